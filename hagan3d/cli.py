@@ -1,0 +1,105 @@
+"""What every command shares: its parser, and one clear line with status 2 for bad input."""
+
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import jsonargparse
+
+from hagan3d.errors import InputError
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parser(command: str, description: str, examples: Sequence[str] = ()) -> jsonargparse.ArgumentParser:
+    """Return the parser of `hagan3d COMMAND`, with `--debug` and worked examples under its help."""
+    lines = ["examples:", *(f"  {line}" for line in examples)] if examples else []
+    made = jsonargparse.ArgumentParser(
+        prog=f"hagan3d {command}",
+        description=description,
+        epilog="\n".join(lines),
+        formatter_class=_Formatter,
+        exit_on_error=False,
+    )
+    made.add_argument("--debug", action="store_true", help="Show where an error came from.")
+    return made
+
+
+class _Formatter(jsonargparse.DefaultHelpFormatter):
+    """Help that keeps the line breaks of the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if text.startswith("examples:"):
+            return text
+        return super()._fill_text(text, width, indent)
+
+
+def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run one command on its arguments and return its exit status.
+
+    Returns:
+        0 if it went well, 2 for what the user can mend (one line on stderr), 1 if interrupted for good.
+        Every other error is a bug and raises.
+    """
+    arguments = join_numbers(list(sys.argv[1:] if argv is None else argv))
+    try:
+        command(arguments)
+    except (InputError, jsonargparse.ArgumentError, OSError, MemoryError, RuntimeError) as error:
+        message = explain(error)
+        if message is None:
+            raise
+        if "--debug" in arguments:
+            traceback.print_exc()
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 1
+    return 0
+
+
+def join_numbers(arguments: list[str]) -> list[str]:
+    """Turn `--size 64 64 64` into `--size [64,64,64]`: several numbers after an option are a list."""
+    joined: list[str] = []
+    numbers: list[str] = []
+    for word in [*arguments, "--"]:
+        if _NUMBER.match(word):
+            numbers.append(word)
+            continue
+        option = joined[-1] if joined else ""
+        is_list = len(numbers) > 1 and option.startswith("--") and "=" not in option
+        joined += [f"[{','.join(numbers)}]"] if is_list else numbers
+        numbers = []
+        joined.append(word)
+    return joined[:-1]
+
+
+def explain(error: BaseException) -> str | None:
+    """Return one line on an error that a user can mend, None for one that is ours."""
+    if isinstance(error, InputError):
+        return str(error)
+    if isinstance(error, jsonargparse.ArgumentError):
+        return _tidy_parser_message(str(error))
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        first = text.splitlines()[0] if text else "the machine has too little memory"
+        return f"out of memory ({first}): take a smaller batch_size, more train.accumulate, or train.checkpointing"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full{_where(error)}: free some space and run the same command again"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno)}{_where(error)}"
+    return None
+
+
+def _where(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""
+
+
+def _tidy_parser_message(text: str) -> str:
+    """Put the several lines of a parser's message into one."""
+    return re.sub(r"\s+", " ", text).strip()

@@ -1,0 +1,1 @@
+"""Files to volumes, volumes to a store, a store to batches."""

@@ -1,0 +1,1 @@
+"""The trainer: phases, optimizers, precision, averages, logs. It knows no method."""

@@ -1,0 +1,1 @@
+"""A checkpoint to volumes or latents."""

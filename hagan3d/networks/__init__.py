@@ -1,0 +1,1 @@
+"""The networks of HA-GAN, one class each for every size."""
