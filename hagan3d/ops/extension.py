@@ -1,6 +1,47 @@
 """The compiled libraries: loaded once, and what to say where they are missing."""
 
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_FOLDER = Path(__file__).parents[1]
+
+
+def _load(name: str) -> str:
+    """Load one library and say in a few words why it is missing, or nothing where it is there."""
+    path = _FOLDER / name
+    if not path.exists():
+        return "not built"
+    try:
+        torch.ops.load_library(path)
+    except (OSError, RuntimeError) as error:
+        return f"cannot be loaded: {str(error).splitlines()[0]}"
+    return ""
+
+
+def _load_cuda() -> str:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    return _NO_CPU or _load("_C_cuda.so")  # the schemas are in the CPU library
+
+
+_NO_CPU = _load("_C.so")
+_NO_CUDA = _load_cuda()
+
+
+def has_kernels(*tensors: Tensor) -> bool:
+    """Say whether compiled kernels exist for the device of these tensors, which is that of the first."""
+    kind = tensors[0].device.type
+    return (kind == "cpu" and not _NO_CPU) or (kind == "cuda" and not _NO_CUDA)
+
 
 def backend() -> str:
     """Say in one line what computes the operators of this process, for a run's log."""
-    return "PyTorch references (extension not built)"
+    if _NO_CPU:
+        return f"PyTorch references (compiled operators {_NO_CPU})"
+    if _NO_CUDA == "no CUDA device":
+        return "compiled CPU kernels"
+    if _NO_CUDA:
+        return f"compiled CPU kernels; PyTorch references on CUDA (compiled operators {_NO_CUDA})"
+    return "compiled CPU and CUDA kernels"

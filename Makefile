@@ -1,0 +1,52 @@
+# make build | test | lint | demo | bench: each sets up .venv first; a second call only does what changed.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(VENV)/bin/uv pip install -q --python $(PY) -c constraints.txt
+CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+.PHONY: build test lint demo bench format clean
+
+build: $(VENV)/.built
+
+test: build
+	$(PY) -m pytest
+
+lint: build
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --cache-dir .import_linter_cache
+	$(VENV)/bin/clang-format --dry-run -Werror $(CSRC)
+
+format: build
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/clang-format -i $(CSRC)
+
+demo: build
+	$(PY) -m hagan3d.demo
+
+bench: build
+	$(PY) benchmarks/kernels.py
+
+clean:
+	rm -rf build hagan3d/_C*.so $(VENV)/.built
+
+# PyTorch comes before the package, whose extension is compiled against it.
+$(VENV)/.requirements: constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hagan3d needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	test -x $(VENV)/bin/uv || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	$(INSTALL) setuptools ninja torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.requirements setup.py
+	HAGAN3D_NO_BUILD=1 $(INSTALL) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(CSRC)
+	$(PY) setup.py -q build_ext --inplace
+	@$(PY) -c 'from hagan3d.ops import backend; print("operators:", backend())'
+	@touch $@

@@ -1,0 +1,1 @@
+"""One YAML file per published run, found from an installed package too."""
