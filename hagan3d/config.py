@@ -1,12 +1,14 @@
 """Every setting of hagan3d, with its unit and its default: the only place where a default lives."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from hagan3d.errors import InputError
 
 Size = tuple[int, int, int]
+Section = TypeVar("Section")
 
 LOW_SIDE = 64  # voxels: the low-resolution anchor has at most so many along any axis
 SIZE_STEP = 32  # voxels: every side is a multiple of it
@@ -278,9 +280,10 @@ class PrepareConfig:
     axis: Literal["axial", "coronal", "sagittal"] = "axial"
     """Slices that sub-volumes are made of: D runs across them."""
     spacing: tuple[float, float, float] | None = None
-    """Millimetres per voxel along D, H, W. Default: each volume is resized to fill `size`."""
-    fit: Literal["resize", "crop-pad"] = "resize"
-    """resize: the whole volume is stretched to `size`. crop-pad: the spacing is kept and the volume cut or padded."""
+    """Millimetres per voxel along D, H, W. Default: what `fit` makes of each volume."""
+    fit: Literal["resize", "crop-pad"] | None = None
+    """resize: the whole volume is stretched to `size`. crop-pad: the spacing (the file's own if none is given) is kept
+    and the volume cut or padded round its centre. Default: crop-pad where a spacing is given, else resize."""
     intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
     """What becomes [-1, 1]: one fixed window for all, two percentiles of each volume, or mean +- 3 deviations of each."""
     window: tuple[float, float] = (-1024.0, 600.0)
@@ -293,6 +296,10 @@ class PrepareConfig:
     """Cut off blank slices (background) on all sides before resizing."""
     labels: str | None = None
     """CSV with a column `id` (file name without its ending, or its beginning), optionally `class`, `subject` and numbers."""
+    class_column: str = "class"
+    """Column of the CSV that holds the class."""
+    partial_labels: bool = False
+    """Accept volumes without a line in the CSV (their class is unknown) and lines without a volume."""
     subject: str | None = None
     """Rule that makes a subject from an id where the CSV has none: a regular expression with one group, or `pairs`."""
     validation: float = 0.1
@@ -312,3 +319,78 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_size(self.size)
+        if self.spacing is not None and (self.fit == "resize" or any(not 0 < side < math.inf for side in self.spacing)):
+            raise InputError(f"spacing {list(self.spacing)}: want three sides above 0 mm, and --fit crop-pad")
+        if not -math.inf < self.window[0] < self.window[1] < math.inf:
+            raise InputError(f"window {list(self.window)}: want the lower value first")
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise InputError(f"percentiles {list(self.percentiles)}: want two from 0 to 100, the lower first")
+        if self.validation < 0 or self.test < 0 or self.validation + self.test >= 1:
+            raise InputError(f"validation {self.validation:g}, test {self.test:g}: want fractions that leave some to train")
+        if self.fill is not None and not math.isfinite(self.fill):
+            raise InputError(f"fill: want a finite value, got {self.fill}")
+        if self.workers < 1:
+            raise InputError(f"workers: want at least 1, got {self.workers}")
+
+    @property
+    def fit_used(self) -> Literal["resize", "crop-pad"]:
+        """How volumes are brought to `size`."""
+        return self.fit or ("resize" if self.spacing is None else "crop-pad")
+
+    @property
+    def units_used(self) -> str:
+        """Name of the intensity units."""
+        return self.units or ("HU" if self.intensity == "window" else "")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """Which shard this is, k of n; 1 of 1 without shards."""
+        if self.shard is None:
+            return 1, 1
+        k, _, n = self.shard.partition("/")
+        if not (k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n)):
+            raise InputError(f"shard {self.shard!r}: want k/n with k from 1 to n, such as 3/16")
+        return int(k), int(n)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turn a config, or a section of one, into plain values, fit for YAML and checkpoints."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_dict(values: Mapping[str, Any], kind: type[Section] = Config) -> Section:  # type: ignore[assignment]
+    """Invert `to_dict`.
+
+    Raises:
+        InputError: If a key is unknown (its name is given) or a value cannot work.
+    """
+    types = get_type_hints(kind)
+    unknown = sorted(set(values) - set(types))
+    if unknown:
+        raise InputError(f"unknown setting {unknown[0]!r} in {kind.__name__}; known: {', '.join(sorted(types))}")
+    made = {}
+    for key, value in values.items():
+        if is_dataclass(types[key]):
+            made[key] = from_dict(value, types[key])
+        else:
+            made[key] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ, as `train.lr_g`, with both values."""
+    flat_one, flat_other = _flat(to_dict(one)), _flat(to_dict(other))
+    return {key: (value, flat_other[key]) for key, value in flat_one.items() if value != flat_other[key]}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

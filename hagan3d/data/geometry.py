@@ -1,0 +1,180 @@
+"""Geometry: from a file's voxel grid to the grid of a store and back, with one interpolation at most.
+
+A target grid is the file's grid with axes swapped or mirrored, another step and another first voxel along each axis,
+so one interpolation per axis with its own weights is all it takes. An oblique volume stays oblique: its affine says so.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from nibabel.affines import apply_affine
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from hagan3d.config import Size
+from hagan3d.errors import InputError
+
+Axis = Literal["axial", "coronal", "sagittal"]
+Fit = Literal["resize", "crop-pad"]
+
+ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}  # the anatomical axis that runs across the slices
+BLANK_LEVEL = 0.1  # of the range from the 0.5th to the 99.5th percentile: voxels below are background
+BLANK_SHARE = 1e-3  # a slice with a smaller share of foreground is blank
+
+
+@dataclass(frozen=True)
+class GridRule:
+    """How the grid of a stored volume follows from that of a file."""
+
+    size: Size
+    """Voxels D, H, W."""
+    orientation: str
+    """Three letters, as nibabel has them."""
+    axis: Axis
+    """Slices that D runs across."""
+    spacing: tuple[float, float, float] | None
+    """Millimetres along D, H, W; None: the file's own, or whatever fills `size`."""
+    fit: Fit
+    trim: bool
+    """Cut off blank slices first."""
+
+
+def check_orientation(code: str) -> None:
+    """Raise InputError unless `code` names each anatomical axis once, such as RAS or PSR."""
+    if len(code) != 3 or any(sum(letter in pair for letter in code) != 1 for pair in ACROSS.values()):
+        raise InputError(
+            f"orientation {code!r}: want three letters, one each of R/L, A/P and S/I, such as RAS, LPS or PSR"
+        )
+
+
+def stored_code(orientation: str, axis: Axis) -> str:
+    """Orientation of a stored array [D, H, W]: first the axis across the slices, then the others in reverse order.
+
+    RAS is stored as SAR for axial, ASR for coronal and RSA for sagittal sub-volumes.
+    """
+    across = next(letter for letter in orientation if letter in ACROSS[axis])
+    return across + "".join(letter for letter in reversed(orientation) if letter != across)
+
+
+def reorient(array: np.ndarray, affine: np.ndarray, code: str) -> tuple[np.ndarray, np.ndarray]:
+    """Swap and mirror axes so that they run as `code` says; the affine follows, no voxel changes its place in mm.
+
+    Args:
+        array: Volume with three axes of any lengths.
+        affine: Voxel index to RAS mm [4, 4].
+        code: Three letters, e.g. RAS.
+    """
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt(code))
+    return apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape)
+
+
+def to_output_axes(array: np.ndarray, affine: np.ndarray, orientation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a stored volume into the voxel order of `orientation` for writing (RAS: axes x, y, z).
+
+    Args:
+        array: Stored volume [D, H, W]; sides may differ.
+        affine: Its affine [4, 4].
+        orientation: Three letters.
+
+    Returns:
+        The volume in that order, contiguous, and its affine.
+    """
+    turned, turned_affine = reorient(array, affine, orientation)
+    return np.ascontiguousarray(turned), turned_affine
+
+
+def spacing_of(affine: np.ndarray) -> np.ndarray:
+    """Millimetres per voxel along each axis [3]."""
+    return np.linalg.norm(affine[:3, :3], axis=0)
+
+
+def to_grid(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a volume as read to the grid of a store.
+
+    Args:
+        array: Voxels in file units, three axes of any lengths.
+        affine: Voxel index to RAS mm [4, 4].
+        rule: The wanted grid.
+
+    Returns:
+        Voxels [D, H, W], float32, and their affine. Where the grid reaches beyond the file, the smallest value stands.
+    """
+    array, affine = reorient(array, affine, stored_code(rule.orientation, rule.axis))
+    begin, end = _content(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
+    box = array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))]
+    first, step = _placement(box.shape, spacing_of(affine), rule)
+    background = float(box.min())
+    for axis in range(3):
+        weights, outside = _weights(box.shape[axis], rule.size[axis], first[axis], step[axis])
+        box = _along(box, axis, weights, outside, background)
+    shift = np.eye(4)
+    shift[:3, :3] = np.diag(step)
+    shift[:3, 3] = begin + first
+    return np.ascontiguousarray(box, dtype=np.float32), affine @ shift
+
+
+def _placement(shape: tuple[int, ...], spacing: np.ndarray, rule: GridRule) -> tuple[np.ndarray, np.ndarray]:
+    """First voxel centre and step of the target grid, in voxels of the source; both grids share their centre."""
+    size, source = np.array(rule.size), np.array(shape)
+    if rule.fit == "resize":
+        step = source / size
+    else:
+        step = np.ones(3) if rule.spacing is None else np.array(rule.spacing) / spacing
+    return (source - 1) / 2 - step * (size - 1) / 2, step
+
+
+def _weights(source: int, target: int, first: float, step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of every source voxel in every target voxel [target, source], and which target voxels lie outside.
+
+    Linear interpolation; where the grid gets coarser the triangle widens with the step, which removes what the coarser
+    grid cannot hold (antialiasing).
+    """
+    centre = first + step * np.arange(target)  # [target], in source voxels
+    distance = np.abs(np.clip(centre, 0, source - 1)[:, None] - np.arange(source))  # [target, source]
+    weights = np.clip(1 - distance / max(step, 1.0), 0, None)
+    outside = (centre < -0.5 - 1e-6) | (centre > source - 0.5 + 1e-6)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32), outside
+
+
+def _along(box: np.ndarray, axis: int, weights: np.ndarray, outside: np.ndarray, background: float) -> np.ndarray:
+    """Apply the weights along one axis."""
+    target, source = weights.shape
+    if not (target == source and np.array_equal(weights, np.eye(target, dtype=np.float32))):
+        box = np.moveaxis(np.tensordot(weights, box, axes=(1, axis)), 0, axis)
+    if outside.any():
+        box = np.array(box)
+        np.moveaxis(box, axis, 0)[outside] = background
+    return box
+
+
+def _content(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and past-the-last slice along each axis that shows more than background."""
+    low, high = np.percentile(array, (0.5, 99.5))
+    foreground = array > low + BLANK_LEVEL * (high - low)
+    begin, end = np.zeros(3, int), np.array(array.shape)
+    for axis in range(3):
+        share = foreground.mean(axis=tuple(other for other in range(3) if other != axis))
+        shown = np.flatnonzero(share > BLANK_SHARE)
+        if shown.size:
+            begin[axis], end[axis] = shown[0], shown[-1] + 1
+    return begin, end
+
+
+def typical_affine(affines: np.ndarray, size: Size) -> np.ndarray:
+    """One affine for many volumes [N, 4, 4] of one orientation: median spacing and centre, mean direction."""
+    spacing = np.median([spacing_of(affine) for affine in affines], axis=0)
+    mean = np.mean([affine[:3, :3] / spacing_of(affine) for affine in affines], axis=0)
+    left, _, right = np.linalg.svd(mean)
+    middle = (np.array(size) - 1) / 2
+    centre = np.median([apply_affine(affine, middle) for affine in affines], axis=0)
+    typical = np.eye(4)
+    typical[:3, :3] = (left @ right) * spacing
+    typical[:3, 3] = centre - typical[:3, :3] @ middle
+    return typical
+
+
+def angle_deg(a: np.ndarray, b: np.ndarray) -> float:
+    """Angle between two vectors, degrees."""
+    cosine = float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
+    return math.degrees(math.acos(min(1.0, max(-1.0, cosine))))

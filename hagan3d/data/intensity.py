@@ -1,0 +1,68 @@
+"""Intensities: from the units of a file to [-1, 1] and back, always by a straight line."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import numpy as np
+
+from hagan3d.errors import InputError
+
+if TYPE_CHECKING:  # the processes that read files need no torch
+    from torch import Tensor
+
+Values = TypeVar("Values", np.ndarray, "Tensor")
+Kind = Literal["window", "percentiles", "z-score"]
+
+DEVIATIONS = 3.0  # of a z-score, on either side of the mean
+
+
+def normalize(values: Values, lo: float, hi: float) -> Values:
+    """Map [lo, hi] (file units) to [-1, 1]; what lies outside is clipped."""
+    return ((values - lo) * (2.0 / (hi - lo)) - 1.0).clip(-1.0, 1.0)
+
+
+def denormalize(x: Values, lo: float, hi: float) -> Values:
+    """Map [-1, 1] back to [lo, hi] (file units)."""
+    return (x + 1.0) * ((hi - lo) / 2.0) + lo
+
+
+@dataclass(frozen=True)
+class IntensityRule:
+    """How the interval [lo, hi] of a volume is found."""
+
+    kind: Kind
+    window: tuple[float, float]
+    """File units; for `window`."""
+    percentiles: tuple[float, float]
+    """Per cent; for `percentiles`."""
+
+    def interval(self, values: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
+        """Find (lo, hi) in file units.
+
+        Args:
+            values: Voxels of one volume, any shape, finite.
+            mask: Voxels that count for a z-score, same shape. Default: those above the mean of all.
+
+        Raises:
+            InputError: If the interval is empty. The caller adds the file's name.
+        """
+        if self.kind == "window":
+            return self.window
+        if self.kind == "percentiles":
+            lo, hi = (float(value) for value in np.percentile(values, self.percentiles))
+            if not lo < hi:
+                raise InputError(
+                    f"percentiles {self.percentiles[0]:g} and {self.percentiles[1]:g} are both {lo:g} (mostly "
+                    "background?); use --trim true, wider percentiles, or an intensity window"
+                )
+            return lo, hi
+        return _z_score_interval(values, mask)
+
+
+def _z_score_interval(values: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:
+    """Mean -+ 3 standard deviations of the voxels inside the mask."""
+    inside = values[values > values.mean(dtype=np.float64)] if mask is None else values[mask]
+    mean, deviation = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+    if not deviation > 0:
+        raise InputError(f"all voxels inside the mask are {mean:g}: no deviation to scale by; use an intensity window")
+    return mean - DEVIATIONS * deviation, mean + DEVIATIONS * deviation

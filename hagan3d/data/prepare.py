@@ -1,0 +1,259 @@
+"""Files to a store: check them all, resample them in parallel, write one file; a second start goes on where one stopped."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hagan3d.config import PrepareConfig
+from hagan3d.data.files import readable_write_errors, write_text
+from hagan3d.data.geometry import GridRule, check_orientation, typical_affine
+from hagan3d.data.intensity import IntensityRule
+from hagan3d.data.labels import Labels, Row, match_rows, read_labels, some, split_of, subject_of
+from hagan3d.data.parallel import map_files
+from hagan3d.data.parts import SCALE, Checked, Task, check_file, file_hash, make_part, read_part
+from hagan3d.data.pictures import contact_sheet
+from hagan3d.data.store import Record, Store, write_store
+from hagan3d.data.volumes import Source, find_volumes
+from hagan3d.errors import InputError
+
+SHEET_VOLUMES = 12  # on the contact sheet
+BYTES_PER_VOXEL = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` leaves behind."""
+
+    path: Path
+    """The store, or one shard of it."""
+    volumes: int
+    left_out: tuple[str, ...] = ()
+    """Why files were left out, one line each; ids only, if the store was there before."""
+    sheet: Path | None = None
+    """Contact sheet."""
+    done_before: bool = False
+    """Whether the store was already there, whole."""
+
+
+def prepare(
+    inputs: Path | str | Iterable[Path | str], output: Path | str, config: PrepareConfig, progress: bool = True
+) -> Prepared:
+    """Make a store of volumes.
+
+    All files are checked before anything is written. What is done survives a kill: the same call goes on from there, and
+    the store is the same as if it had never stopped. A finished store of the same settings and files is left alone.
+
+    Args:
+        inputs: Folders, lists or files (`find_volumes`).
+        output: The .h5 file to write; with `config.shard` the folder of the shards.
+        config: Settings.
+        progress: Whether to show a bar on stderr.
+
+    Raises:
+        InputError: With one line per file that cannot be used, unless `config.skip_bad`; or if there is a store of other
+            settings or files at `output`.
+    """
+    check_orientation(config.orientation)
+    path = _target(Path(output), config)
+    labels = read_labels(Path(config.labels), config.class_column) if config.labels else Labels()
+    sources, rows, unlabelled = _sources(inputs, labels, config)
+    settings = _settings(config, labels)
+    work = path.with_name(f".{path.name}.parts")
+    if path.exists():
+        return _finished(path, settings, sources, work)
+    labelled = [source for source in sources if source.id in rows]
+    tasks, bad, hashes = _checked_tasks(labelled, config, settings, work, progress)
+    bad = unlabelled + bad
+    if not tasks or (bad and not config.skip_bad):
+        raise InputError("\n".join(bad))
+    _check_disk(path, tasks)
+    with _kept(work, settings, labelled, hashes):
+        todo = [task for task in tasks if not task.part.exists()]
+        for _ in map_files(make_part, todo, config.workers, "Resampling", progress):
+            pass
+        records = [_record(task, rows[task.source.id], hashes[task.source.id], labels, config) for task in tasks]
+        sheet = path.with_suffix(".png")
+        _write_sheet(sheet, tasks, records)
+        used = {record.id for record in records}
+        left_out = [source.id for source in sources if source.id not in used]
+        write_store(path, settings, records, lambda index: read_part(tasks[index].part).voxels, left_out)
+    return Prepared(path, len(records), tuple(bad), sheet)
+
+
+def _target(output: Path, config: PrepareConfig) -> Path:
+    """File to write."""
+    if config.shard is None:
+        if output.suffix != ".h5" or output.is_dir():
+            raise InputError(f"{output}: want a file name that ends in .h5 (a folder goes with --shard k/n)")
+        return output
+    if output.suffix == ".h5" or output.is_file():
+        raise InputError(f"{output}: want a folder for the shards, not a file")
+    k, n = config.part
+    return output / f"shard-{k:03d}-of-{n:03d}.h5"
+
+
+def _sources(
+    inputs: Path | str | Iterable[Path | str], labels: Labels, config: PrepareConfig
+) -> tuple[list[Source], dict[str, Row], list[str]]:
+    """The volumes of this shard, their lines of the labels file, and what is wrong with that file, a line each."""
+    sources = find_volumes(inputs)
+    k, n = config.part
+    mine = sources[k - 1 :: n]
+    if not mine:
+        raise InputError(f"shard {k}/{n}: there are {len(sources)} volumes only; use fewer shards")
+    if not config.labels:
+        return mine, {source.id: Row() for source in mine}, []
+    rows, missing, unknown = match_rows(labels, [source.id for source in sources])
+    if config.partial_labels:
+        return mine, {source.id: Row() for source in mine} | rows, []
+    bad, remedy = [], "correct the id, or accept it by --partial_labels true"
+    if missing:
+        bad.append(f"{config.labels}: has no line for {len(missing)} volumes, {some(missing)}; {remedy}")
+    if unknown:
+        bad.append(f"{config.labels}: has {len(unknown)} lines without a volume, {some(unknown)}; {remedy}")
+    return mine, rows, bad
+
+
+def _settings(config: PrepareConfig, labels: Labels) -> dict[str, Any]:
+    """Everything that a stored volume and its record follow from, besides the files."""
+    settings = asdict(config)
+    for name in ("skip_bad", "workers", "class_column", "partial_labels"):  # change nothing, or are part of the labels
+        del settings[name]
+    settings |= {
+        "fit": config.fit_used,
+        "units": config.units_used,
+        "labels": labels.hash if config.labels else "",
+        "class_names": list(labels.class_names),
+        "columns": list(labels.columns),
+        "shard": list(config.part),
+    }
+    return dict(json.loads(json.dumps(settings)))
+
+
+def _finished(path: Path, settings: dict[str, Any], sources: list[Source], work: Path) -> Prepared:
+    """Make sure that the store at `path` is the one asked for."""
+    store = Store(path)
+    made = store.settings | {"shard": list(store.shard)}
+    remedy = "choose another --output, or delete it"
+    odd = [name for name in settings if settings[name] != made.get(name)]
+    if odd:
+        raise InputError(f"{path}: was made with other settings ({', '.join(odd)}); {remedy}")
+    if {source.id for source in sources} != {*store.ids, *store.left_out}:
+        raise InputError(f"{path}: was made from other files; {remedy}")
+    written = path.stat().st_mtime_ns
+    hashes = dict(zip(store.ids, store.hashes, strict=True))
+    for source in sources:
+        if _changed(source.path) > written and file_hash(source.path) != hashes.get(source.id, ""):
+            raise InputError(f"{path}: is older than {source.path}, which has changed; {remedy}")
+    shutil.rmtree(work, ignore_errors=True)
+    return Prepared(path, len(store), tuple(store.left_out), path.with_suffix(".png"), done_before=True)
+
+
+def _checked_tasks(
+    sources: list[Source], config: PrepareConfig, settings: dict[str, Any], work: Path, progress: bool
+) -> tuple[list[Task], list[str], dict[str, str]]:
+    """Check every file: tasks for those that can be used, a line for each that cannot, hashes by id."""
+    grid = GridRule(config.size, config.orientation, config.axis, config.spacing, config.fit_used, config.trim)
+    intensity = IntensityRule(config.intensity, config.window, config.percentiles)
+    tasks = [Task(source, grid, intensity, config.fill, work / _part_name(source, settings)) for source in sources]
+    hashes, bad = _remembered(work, settings, sources), []
+    if hashes is None:
+        found = list(map_files(check_file, tasks, config.workers, "Checking", progress))
+        bad, hashes = _judged(tasks, found)
+    return [task for task in tasks if task.source.id in hashes], bad, hashes
+
+
+def _judged(tasks: list[Task], found: list[Checked]) -> tuple[list[str], dict[str, str]]:
+    """Lines for bad files, and the hashes of good ones; a file with the bytes of one before it is bad."""
+    bad, hashes, first = [], {}, dict[str, Path]()
+    for task, checked in zip(tasks, found, strict=True):
+        path = task.source.path
+        if checked.error:
+            bad.append(checked.error)
+        elif checked.hash in first:
+            bad.append(f"{path}: is the same file as {first[checked.hash]}; leave one out")
+        else:
+            first[checked.hash] = path
+            hashes[task.source.id] = checked.hash
+    return bad, hashes
+
+
+@contextmanager
+def _kept(work: Path, settings: dict[str, Any], sources: list[Source], hashes: dict[str, str]) -> Iterator[None]:
+    """Keep parts in a folder that says what they are of; remove it once the store is there."""
+    memo = {"state": _state(settings, sources), "hashes": hashes}
+    with readable_write_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+    write_text(work / "checked.json", json.dumps(memo))
+    yield
+    shutil.rmtree(work)
+
+
+def _remembered(work: Path, settings: dict[str, Any], sources: list[Source]) -> dict[str, str] | None:
+    """Hashes from a check before a kill, if nothing has changed since."""
+    try:
+        memo = json.loads((work / "checked.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    all_good = len(memo["hashes"]) == len(sources)  # else check again, to be able to say what is wrong
+    return dict(memo["hashes"]) if all_good and memo["state"] == _state(settings, sources) else None
+
+
+def _state(settings: dict[str, Any], sources: list[Source]) -> str:
+    """Changes with the settings, and with any file's name or time."""
+    state = [settings, [(source.id, str(source.path), _changed(source.path)) for source in sources]]
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _changed(path: Path) -> int:
+    """When a file, or any file of a folder, was last changed, ns."""
+    return max((file.stat().st_mtime_ns for file in path.iterdir()), default=0) if path.is_dir() else path.stat().st_mtime_ns
+
+
+def _part_name(source: Source, settings: dict[str, Any]) -> str:
+    key = json.dumps([settings, source.id, _changed(source.path)], sort_keys=True)
+    return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+
+def _check_disk(path: Path, tasks: list[Task]) -> None:
+    """Raise InputError if the parts cannot fit."""
+    needed = sum(int(np.prod(task.grid.size)) * BYTES_PER_VOXEL for task in tasks if not task.part.exists())
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise InputError(
+            f"{path}: needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; make room or use another place"
+        )
+
+
+def _record(task: Task, row: Row, digest: str, labels: Labels, config: PrepareConfig) -> Record:
+    part, source = read_part(task.part), task.source
+    subject = row.subject or subject_of(source.id, config.subject)
+    return Record(
+        id=source.id,
+        subject=subject,
+        split=split_of(subject, config.seed, config.validation, config.test),
+        label=labels.label(row),
+        affine=part.affine,
+        lo=part.lo,
+        hi=part.hi,
+        source=source.path.name,
+        hash=digest,
+        numbers=row.numbers,
+    )
+
+
+def _write_sheet(path: Path, tasks: list[Task], records: list[Record]) -> None:
+    """Picture of some volumes, evenly taken from all."""
+    chosen = np.unique(np.linspace(0, len(tasks) - 1, SHEET_VOLUMES).round().astype(int))
+    parts = [read_part(tasks[index].part) for index in chosen]
+    affine = typical_affine(np.array([part.affine for part in parts]), tasks[0].grid.size)
+    captions = [records[index].id for index in chosen]
+    contact_sheet([part.voxels / np.float32(SCALE) for part in parts], affine, captions, path)
