@@ -1,0 +1,53 @@
+"""`hagan3d COMMAND ...`: the same as `python -m hagan3d.COMMAND ...`."""
+
+import importlib
+import sys
+
+from hagan3d import __version__, cli
+
+COMMANDS = {
+    "prepare": "files (NIfTI, DICOM, NRRD, MetaImage, NumPy) to a store",
+    "train": "a store to a model; the same line again goes on where it stopped",
+    "generate": "a model to new volumes, in the units and the place of the training data",
+    "encode": "volumes to latent features, and back to volumes",
+    "phantoms": "make phantoms of the thorax with known attributes, to try things on",
+    "demo": "all of the above on phantoms, in a few minutes",
+}
+
+
+def usage() -> str:
+    """Return the text of `hagan3d --help`."""
+    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            f"hagan3d {__version__}: memory-efficient 3D generative models of medical volumes",
+            "",
+            "usage: hagan3d COMMAND [options]        hagan3d COMMAND --help explains each",
+            "",
+            *lines,
+            "",
+            "a first run:",
+            "  hagan3d prepare --input scans/ --output scans.h5 --size 64 64 64",
+            "  hagan3d train --config configs/hagan_64.yaml --data.store scans.h5 --out runs/scans",
+            "  hagan3d generate runs/scans --num 8 --out volumes/",
+        ]
+    )
+
+
+def main() -> int:
+    """Run the command that is named first."""
+    name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return cli.run(importlib.import_module(f"hagan3d.{name}").main, rest)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

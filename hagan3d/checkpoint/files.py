@@ -1,0 +1,165 @@
+"""Checkpoint files: tensors and plain values, written beside their name and renamed."""
+
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hagan3d.config import Config, from_dict, to_dict
+from hagan3d.data.description import DataDescription
+from hagan3d.data.files import replacing
+from hagan3d.errors import InputError
+from hagan3d.networks.build import Networks
+
+FORMAT = "hagan3d checkpoint 1"
+FOLDER = "checkpoints"
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at one step: the model and all that training needs to go on."""
+
+    config: Config
+    description: DataDescription
+    """The data it was trained on."""
+    step: int
+    """Steps done."""
+    networks: dict[str, State]
+    """Weights of each network."""
+    ema: dict[str, State] = field(default_factory=dict)
+    """Averaged weights of some networks."""
+    optimizers: dict[str, Any] = field(default_factory=dict)
+    """Optimizer state of each phase."""
+    scalers: dict[str, Any] = field(default_factory=dict)
+    """Loss scaler state of each phase."""
+    state: dict[str, float] = field(default_factory=dict)
+    """Numbers that the recipe steers."""
+    store: str = ""
+    """Fingerprint of the store."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What inference needs of a checkpoint."""
+
+    networks: Networks
+    """In evaluation mode, without gradients."""
+    config: Config
+    description: DataDescription
+    step: int
+    path: Path
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        InputError: If the disk is full or the place cannot be written to.
+    """
+    values = {field: getattr(checkpoint, field) for field in checkpoint.__dataclass_fields__}
+    values |= {
+        "format": FORMAT,
+        "config": to_dict(checkpoint.config),
+        "description": checkpoint.description.to_dict(),
+    }
+    with replacing(path) as beside, beside.open("wb") as file:
+        torch.save(values, file)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint without running any code that it might hold.
+
+    Raises:
+        InputError: If it is missing, truncated, not safe to load or no checkpoint of this project.
+    """
+    values = read_tensors(path, device)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: no checkpoint of hagan3d (published weights come in by `python -m hagan3d.checkpoint import`)"
+        )
+    values = {key: value for key, value in values.items() if key != "format"}
+    missing = sorted(set(Checkpoint.__dataclass_fields__) - set(values))
+    if missing:
+        raise InputError(f"{path}: the checkpoint lacks {missing[0]!r}; it was written by another version")
+    values["config"] = from_dict(values["config"])
+    values["description"] = DataDescription.from_dict(values["description"])
+    return Checkpoint(**values)
+
+
+def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read a file of tensors and plain values; nothing in it is executed.
+
+    Raises:
+        InputError: If it is missing, truncated or holds anything else.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise InputError(f"{path}: holds more than tensors and plain values; not loaded, as it could run code") from error
+        raise InputError(f"{path}: truncated or no checkpoint") from error
+    except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if "out of memory" in str(error):
+            raise
+        raise InputError(f"{path}: truncated or no checkpoint; delete it to go on from the one before") from error
+
+
+def path_of(run: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return run / FOLDER / f"step-{step:08d}.pt"
+
+
+def all_of(run: Path) -> list[Path]:
+    """Return the checkpoints of a run, oldest first."""
+    return sorted((run / FOLDER).glob("step-*.pt"))
+
+
+def newest(run: Path) -> Path | None:
+    """Return the newest checkpoint of a run, None where there is none."""
+    return next(reversed(all_of(run)), None)
+
+
+def load_model(run: Path, weights: str = "ema", device: torch.device | str = "cpu") -> Model:
+    """Load the networks of a run for inference.
+
+    Args:
+        run: Folder of a run (its newest checkpoint is taken) or a checkpoint file.
+        weights: ``ema`` (the average, where there is one) or ``raw``.
+        device: Where to put the networks.
+
+    Raises:
+        InputError: If there is no usable checkpoint.
+    """
+    path = run if run.is_file() else newest(run)
+    if path is None:
+        what = "no such run" if not run.exists() else f"no checkpoint in {run / FOLDER}"
+        raise InputError(f"{run}: {what}; train one by `hagan3d train --out {run}`")
+    checkpoint = load(path)
+    networks = build(checkpoint)
+    for name, state in checkpoint.networks.items():
+        _load_state(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
+    networks.to(device).eval().requires_grad_(False)
+    return Model(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
+
+
+def build(checkpoint: Checkpoint) -> Networks:
+    """Build the networks that a checkpoint's config and data ask for."""
+    data, model = checkpoint.config.data, checkpoint.config.model
+    num_classes = len(checkpoint.description.class_names) if model.conditional else 0
+    with torch.device("meta"):
+        networks = Networks(data.size, data.depth, model, num_classes)
+    return networks.to_empty(device="cpu")
+
+
+def _load_state(network: torch.nn.Module, state: State, path: Path, name: str) -> None:
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, AttributeError) as error:
+        raise InputError(f"{path}: the weights of {name} do not fit the networks of its config") from error

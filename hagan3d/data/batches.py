@@ -1,0 +1,202 @@
+"""Batches: which volumes, windows and random numbers a step sees, as a function of (seed, step, sample) alone."""
+
+import queue
+import threading
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hagan3d.config import AugmentConfig
+
+from hagan3d.data.store import Store
+
+TILED = 0.75  # of the windows lie on the disjoint tiling of the volume, the others anywhere
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one update sees: real volumes, the windows cut out of them, and the source of its random numbers."""
+
+    window: Tensor
+    """Real sub-volumes ``[B, 1, depth, H, W]`` in [-1, 1], each at its own start."""
+    low: Tensor
+    """The same volumes at low resolution ``[B, 1, d, h, w]``."""
+    start: Tensor
+    """First slice of each window ``[B]``, int64, in voxels."""
+    label: Tensor
+    """Class of each volume ``[B]``, int64; -1: unknown."""
+    volume: Tensor | None
+    """The whole volumes ``[B, D, H, W]``, on the CPU; None where no phase needs them."""
+    samples: tuple[int, ...]
+    """Number of each sample in the global batch of the step."""
+    seed: int
+    step: int
+    phase: str = ""
+    """Name of the phase that sees the batch; part of its random numbers."""
+    state: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that the recipe steers."""
+
+    def __len__(self) -> int:
+        """Return the volumes in the batch."""
+        return len(self.samples)
+
+    def normal(self, name: str, count: int) -> Tensor:
+        """Draw ``[B, count]`` standard normal numbers; the same for the same (seed, step, sample, phase, name)."""
+        return self._draw(name, lambda generator: generator.standard_normal(count, dtype=np.float32))
+
+    def uniform(self, name: str, count: int) -> Tensor:
+        """Draw ``[B, count]`` numbers uniform in [0, 1), as `normal`, on the CPU."""
+        return self._draw(name, lambda generator: generator.random(count, dtype=np.float32)).cpu()
+
+    def _draw(self, name: str, draw) -> Tensor:
+        key = zlib.crc32(f"{self.phase}/{name}".encode())
+        rows = [draw(np.random.default_rng([self.seed, self.step, sample, key])) for sample in self.samples]
+        return torch.from_numpy(np.stack(rows)).to(self.window.device)
+
+    def slabs(self) -> Iterator[Tensor]:
+        """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes, in order; the last may be thin."""
+        assert self.volume is not None
+        for slab in self.volume.split(self.window.shape[2], dim=1):
+            yield slab[:, None].to(self.window.device, non_blocking=True)
+
+    def parts(self, count: int) -> Iterator["Batch"]:
+        """Cut the batch into ``count`` parts of equal size."""
+        size = len(self) // count
+        for first in range(0, len(self), size):
+            rows = slice(first, first + size)
+            yield replace(
+                self,
+                window=self.window[rows],
+                low=self.low[rows],
+                start=self.start[rows],
+                label=self.label[rows],
+                volume=None if self.volume is None else self.volume[rows],
+                samples=self.samples[rows],
+            )
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move all but the whole volumes to a device."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("window", "low", "start", "label")}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Real volumes of one split of a store, step by step."""
+
+    store: Store
+    split: str
+    depth: int
+    batch_size: int
+    """Volumes per step and process."""
+    seed: int
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    whole: bool = True
+    """Whether batches carry the whole volumes."""
+    rank: int = 0
+    world: int = 1
+    """Processes that share a global batch."""
+
+    def batch(self, step: int) -> Batch:
+        """Read the batch of one step, on the CPU."""
+        first = self.rank * self.batch_size
+        samples = tuple(range(first, first + self.batch_size))
+        indices = [self._index(step * self.world * self.batch_size + sample) for sample in samples]
+        starts = [self._start(step, sample) for sample in samples]
+        windows, lows, volumes = zip(
+            *(self._read(index, start, step, sample) for index, start, sample in zip(indices, starts, samples, strict=True)),
+            strict=True,
+        )
+        return Batch(
+            window=torch.stack(windows)[:, None],
+            low=torch.stack(lows)[:, None],
+            start=torch.tensor(starts),
+            label=torch.tensor([int(self.store.labels[index]) for index in indices]),
+            volume=torch.stack(volumes) if self.whole else None,
+            samples=samples,
+            seed=self.seed,
+            step=step,
+        )
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Give the batches of steps ``first`` to ``last - 1``; one thread reads ahead by two."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
+        stopped = threading.Event()
+        reader = threading.Thread(target=self._read_ahead, args=(first, last, ready, stopped), daemon=True)
+        reader.start()
+        try:
+            for _ in range(first, last):
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            reader.join()
+
+    def _read_ahead(self, first: int, last: int, ready: queue.Queue, stopped: threading.Event) -> None:
+        for step in range(first, last):
+            try:
+                item: Batch | BaseException = self.batch(step)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the batch is asked for
+                item = error
+            while not stopped.is_set():
+                try:
+                    ready.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if stopped.is_set() or isinstance(item, BaseException):
+                return
+
+    def _index(self, position: int) -> int:
+        """Return the volume at a position of the endless sequence of shuffled passes over the split."""
+        indices = self.store.indices(self.split)
+        epoch, place = divmod(position, len(indices))
+        return int(indices[_order(self.seed, epoch, len(indices))[place]])
+
+    def _start(self, step: int, sample: int) -> int:
+        uniform = np.random.default_rng([self.seed, step, sample, zlib.crc32(b"start")]).random(2)
+        return choose_start(uniform, self.store.size[0], self.depth, self.store.factor)
+
+    def _read(self, index: int, start: int, step: int, sample: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Window, low-resolution volume and (where asked for) the whole volume of one sample."""
+        stop = start + self.depth
+        if self.augment.active:
+            key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
+            volume = augment(self.store.volume(index), self.augment, int(key))
+            return volume[start:stop], F.avg_pool3d(volume[None], self.store.factor)[0], volume
+        if self.whole:
+            volume = self.store.volume(index)
+            return volume[start:stop], self.store.low(index), volume
+        return self.store.window(index, start, self.depth), self.store.low(index), None
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Order of the volumes in one pass."""
+    return np.random.default_rng([seed, epoch, zlib.crc32(b"order")]).permutation(count)
+
+
+def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int) -> int:
+    """Choose the first slice of a window so that every slice is seen about equally often.
+
+    Three windows in four lie on the disjoint tiling of the volume, which covers all slices alike; the others start at
+    any multiple of the stride, so that what lies across two tiles is seen too.
+
+    Args:
+        uniform: Two numbers, uniform in [0, 1).
+        length: Slices of the volume.
+        depth: Slices of a window.
+        stride: Every start is a multiple of it, that is, a whole slice of the feature map A.
+    """
+    tiles = -(-length // depth)
+    if uniform[0] < TILED:
+        return min(int(uniform[1] * tiles) * depth, length - depth)
+    return stride * int(uniform[1] * ((length - depth) // stride + 1))

@@ -1,0 +1,107 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard, and progress on the terminal."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from hagan3d.data.files import write_text
+
+PLAIN_SECONDS = 20.0  # between two lines where there is no terminal
+
+
+class MetricsFile:
+    """metrics.jsonl: one row per logged step. It holds no times, so that equal runs leave equal files."""
+
+    def __init__(self, path: Path, steps_done: int) -> None:
+        """Open the file and drop what a stopped run wrote after its last checkpoint."""
+        self.path = path
+        rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        write_text(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= steps_done))
+        self.file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, terms: Mapping[str, float]) -> None:
+        """Append the terms after ``step`` steps."""
+        self.file.write(json.dumps({"step": step, **terms}) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def _step_of(row: str) -> float:
+    """Step of a row; a row that was cut off counts as one of the future."""
+    try:
+        return float(json.loads(row)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class TensorBoard:
+    """The same terms, and the speed, as TensorBoard events."""
+
+    def __init__(self, folder: Path, steps_done: int) -> None:
+        """Open a writer that hides what a stopped run wrote after its last checkpoint."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=steps_done + 1)
+
+    def write(self, step: int, terms: Mapping[str, float], steps_per_second: float) -> None:
+        """Add the terms after ``step`` steps."""
+        for name, value in {**terms, "speed/steps_per_second": steps_per_second}.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.writer.close()
+
+
+class ProgressLine:
+    """A bar with speed, time left and losses; on a terminal live, else as a line now and then."""
+
+    def __init__(self, first: int, last: int) -> None:
+        """Show progress from step ``first`` to ``last``."""
+        self.console = Console(stderr=True)
+        self.first, self.last = first, last
+        self.started = self.spoke = time.monotonic()
+        self.progress: Progress | None = None
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[terms]}"),
+            )
+            self.progress = Progress(*columns, console=self.console)
+            self.task = self.progress.add_task("train", total=last, completed=first, speed="", terms="")
+            self.progress.start()
+
+    def update(self, step: int, terms: Mapping[str, float]) -> None:
+        """Show that ``step`` steps are done, with the losses of the last."""
+        now = time.monotonic()
+        speed = self.speed(step)
+        shown = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step, speed=f"{speed:.2f} steps/s", terms=shown)
+        elif now - self.spoke > PLAIN_SECONDS or step == self.last:
+            self.spoke = now
+            left = (self.last - step) / speed if speed else 0.0
+            self.console.print(
+                f"step {step}/{self.last}  {speed:.2f} steps/s  {left / 60:.0f} min left  {shown}", soft_wrap=True
+            )
+
+    def speed(self, step: int) -> float:
+        """Steps per second since the start."""
+        return (step - self.first) / max(time.monotonic() - self.started, 1e-9)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self.progress is not None:
+            self.progress.stop()

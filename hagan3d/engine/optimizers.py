@@ -1,0 +1,43 @@
+"""The optimizers a config can name, and the device it can name."""
+
+import torch
+from torch import nn
+
+from hagan3d.config import TrainConfig
+from hagan3d.errors import InputError
+
+
+def make_optimizer(
+    train: TrainConfig, lr: float, parameters: list[nn.Parameter], device: torch.device
+) -> torch.optim.Optimizer:
+    """Return Adam over ``parameters``: torch's, fused, or NVIDIA apex's.
+
+    Raises:
+        InputError: If apex is asked for and not there (the package of that name on PyPI is another project).
+    """
+    if train.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=lr, betas=train.betas, fused=True)
+    try:
+        from apex.optimizers import FusedAdam
+    except ImportError as error:
+        raise InputError(
+            "train.optimizer apex: NVIDIA apex is not installed (the package `apex` on PyPI is another project; "
+            "build it from NVIDIA's repository), or take train.optimizer adam, which is fused too"
+        ) from error
+    if device.type != "cuda":
+        raise InputError("train.optimizer apex: works on a GPU only; take train.optimizer adam")
+    return FusedAdam(parameters, lr=lr, betas=train.betas)
+
+
+def choose_device(name: str, precision: str = "fp32") -> torch.device:
+    """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
+
+    Raises:
+        InputError: If there is no GPU, or it lacks the precision.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device cuda: torch sees no GPU here; take train.device cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(f"train.precision bf16: {torch.cuda.get_device_name()} has none; take fp16 or fp32")
+    return device

@@ -1,0 +1,287 @@
+"""The trainer: runs the phases of a recipe over batches, step by step, and can stop and go on anywhere.
+
+It knows no method: what a phase moves and what its loss is come from the recipe, what a step sees from the batches.
+"""
+
+import contextlib
+import fcntl
+import math
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from hagan3d.checkpoint import files
+from hagan3d.checkpoint.files import Checkpoint
+from hagan3d.config import Config, differences, to_dict
+from hagan3d.data.batches import Batch, BatchSource
+from hagan3d.data.description import DataDescription
+from hagan3d.data.files import write_text
+from hagan3d.engine.ema import EMA
+from hagan3d.engine.logs import MetricsFile, ProgressLine, TensorBoard
+from hagan3d.engine.optimizers import make_optimizer
+from hagan3d.engine.preview import Preview
+from hagan3d.errors import InputError
+from hagan3d.networks.build import Networks
+from hagan3d.networks.layers import iterate_spectral_norms
+from hagan3d.recipes.phase import Phase, Recipe
+
+FIRST_CHECKPOINT_SECONDS = 30.0
+AVERAGED = ("g",)  # networks that have an EMA
+MAY_CHANGE = ("train.steps", "train.device", "train.accumulate", "train.checkpointing", "data.store", "log.")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """A run: networks, optimizers, averages and the step they are at."""
+
+    def __init__(
+        self,
+        config: Config,
+        recipe: Recipe,
+        networks: Networks,
+        source: BatchSource,
+        description: DataDescription,
+        out: Path,
+        device: torch.device,
+        fingerprint: str = "",
+    ) -> None:
+        """Set up a run in the folder ``out``; go on from its newest checkpoint, where there is one.
+
+        Raises:
+            InputError: If the newest checkpoint is damaged or belongs to other settings or another store.
+        """
+        self.config, self.recipe, self.source, self.description = config, recipe, source, description
+        self.out, self.device, self.fingerprint = out, device, fingerprint
+        self.networks = networks.to(device)
+        networks.set_checkpointing(config.train.checkpointing)
+        train = config.train
+        self.optimizers = {
+            phase.name: make_optimizer(train, phase.lr, self._parameters(phase), device) for phase in recipe.phases
+        }
+        self.scalers = {
+            phase.name: torch.amp.GradScaler(device.type, enabled=train.precision == "fp16") for phase in recipe.phases
+        }
+        self.averages = {name: EMA(networks[name], train.ema) for name in AVERAGED} if train.ema else {}
+        self.state = dict(recipe.state)
+        self.steps_done = 0
+        self._resume()
+
+    def _parameters(self, phase: Phase) -> list[nn.Parameter]:
+        return [parameter for name in phase.updates for parameter in self.networks[name].parameters()]
+
+    def run(self) -> bool:
+        """Train until ``train.steps`` are done or a signal asks to stop.
+
+        Returns:
+            Whether all steps are done.
+
+        Raises:
+            InputError: If a loss is not finite: the message names the step and the term.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_sole_user(self.out))
+            stop = stack.enter_context(_stop_signals())
+            self._write_config()
+            metrics = MetricsFile(self.out / "metrics.jsonl", self.steps_done)
+            stack.callback(metrics.close)
+            board = TensorBoard(self.out / "tensorboard", self.steps_done)
+            stack.callback(board.close)
+            progress = ProgressLine(self.steps_done, self.config.train.steps)
+            stack.callback(progress.close)
+            self._train(metrics, board, progress, stop)
+        return self.steps_done >= self.config.train.steps
+
+    def _train(self, metrics: MetricsFile, board: TensorBoard, progress: ProgressLine, stop: list[int]) -> None:
+        log, steps = self.config.log, self.config.train.steps
+        preview = Preview(self.source.store, self.source.split, self.config.train.seed)
+        due = time.monotonic() + min(FIRST_CHECKPOINT_SECONDS, log.checkpoint_minutes * 60)
+        with contextlib.closing(self.source.batches(self.steps_done, steps)) as batches:
+            for batch in batches:
+                terms = self.step(batch)
+                done = self.steps_done
+                if done % log.every == 0 or done == steps:
+                    metrics.write(done, terms)
+                    board.write(done, terms, progress.speed(done))
+                progress.update(done, {name: terms[name] for name in list(terms) if name.count("/") == 1})
+                if log.preview_every and (done % log.preview_every == 0 or done == steps):
+                    self._preview(preview)
+                is_due = time.monotonic() >= due or (log.checkpoint_steps and done % log.checkpoint_steps == 0)
+                if is_due or stop or done == steps:
+                    self.save()
+                    due = time.monotonic() + log.checkpoint_minutes * 60
+                if stop:
+                    break
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Run every phase once.
+
+        Returns:
+            The terms of all losses, and measures, as ``phase/term``.
+
+        Raises:
+            InputError: If a term is not finite.
+        """
+        batch = replace(batch.to(self.device), state=self.state)
+        logged: dict[str, Tensor] = {}
+        for phase in self.recipe.phases:
+            for name, value in self.update(phase, replace(batch, phase=phase.name)).items():
+                logged[f"{phase.name}/{name}"] = value
+        terms = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))  # the one wait for the GPU
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise InputError(
+                    f"step {self.steps_done + 1}: {name} is {value}; training stopped, the last checkpoint in {self.out} "
+                    "is intact (lower the learning rate, or take train.precision bf16 or fp32)"
+                )
+        self.steps_done += 1
+        self.state = self.recipe.adapt(self.state, terms, len(batch) * self.source.world)
+        return terms
+
+    def update(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+        """Run one phase: move the networks it names, and no other, and return the terms of its loss."""
+        optimizer, scaler = self.optimizers[phase.name], self.scalers[phase.name]
+        accumulate = self.config.train.accumulate
+        means: dict[str, Tensor] = {}
+        for name in phase.updates:
+            iterate_spectral_norms(self.networks[name])
+        with only_trainable(self.networks, phase.updates):
+            for part in batch.parts(accumulate):
+                with self._autocast():
+                    terms = phase.losses(self.networks, part)
+                loss = torch.stack([term.float() for name, term in terms.items() if name not in phase.measures]).sum()
+                scaler.scale(loss / accumulate).backward()
+                for name, term in terms.items():
+                    means[name] = means.get(name, 0) + term.detach().float() / accumulate
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+        for name in phase.updates:
+            if name in self.averages:
+                self.averages[name].update(self.steps_done)
+        return means
+
+    def _autocast(self) -> torch.autocast:
+        precision = self.config.train.precision
+        return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
+
+    def _preview(self, preview: Preview) -> None:
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for average in self.averages.values():
+                stack.enter_context(average.applied())
+            path = self.out / "previews" / f"step-{self.steps_done:08d}.png"
+            preview.write(path, self.networks, self.description, self.config.train.encoder)
+
+    def save(self) -> Path:
+        """Write a checkpoint of this step and delete those that need not be kept.
+
+        Raises:
+            InputError: If a weight is not finite, or the disk is full; older checkpoints stay.
+        """
+        for name, value in self.networks.state_dict().items():
+            if not torch.isfinite(value).all():
+                raise InputError(f"step {self.steps_done}: weights {name} are not finite; the last checkpoint is intact")
+        path = files.path_of(self.out, self.steps_done)
+        files.save(self._checkpoint(), path)
+        log, kept = self.config.log, files.all_of(self.out)
+        for old in kept[: -log.keep_last]:
+            if not (log.keep_every and int(old.stem.removeprefix("step-")) % log.keep_every == 0):
+                old.unlink()
+        return path
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            config=self.config,
+            description=self.description,
+            step=self.steps_done,
+            networks={name: self.networks[name].state_dict() for name in self.networks.names()},
+            ema={name: average.state for name, average in self.averages.items()},
+            optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            scalers={name: scaler.state_dict() for name, scaler in self.scalers.items()},
+            state=self.state,
+            store=self.fingerprint,
+        )
+
+    def _resume(self) -> None:
+        path = files.newest(self.out)
+        if path is None:
+            return
+        checkpoint = files.load(path, self.device)
+        _check_same_run(self.config, checkpoint, self.fingerprint, path)
+        for name, state in checkpoint.networks.items():
+            self.networks[name].load_state_dict(state)
+        for name, average in self.averages.items():
+            average.load(checkpoint.ema[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(checkpoint.optimizers[name])
+            self.scalers[name].load_state_dict(checkpoint.scalers[name])
+        self.state, self.steps_done = dict(checkpoint.state), checkpoint.step
+
+    def _write_config(self) -> None:
+        write_text(self.out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
+
+
+@contextlib.contextmanager
+def only_trainable(networks: Networks, names: tuple[str, ...]) -> Iterator[None]:
+    """Freeze every network but those named: inside this block no other gets a gradient."""
+    for name in networks.names():
+        networks[name].requires_grad_(name in names)
+    try:
+        yield
+    finally:
+        networks.requires_grad_(True)
+
+
+def _check_same_run(config: Config, checkpoint: Checkpoint, fingerprint: str, path: Path) -> None:
+    for key, (now, before) in differences(config, checkpoint.config).items():
+        if not key.startswith(MAY_CHANGE):
+            raise InputError(
+                f"{path}: this run was started with {key} = {before}, now it is {now}; give the old value, "
+                "or another --out for a new run"
+            )
+    if checkpoint.store != fingerprint:
+        raise InputError(f"{path}: this run was started on another store; give that one, or another --out")
+
+
+@contextlib.contextmanager
+def _sole_user(out: Path) -> Iterator[None]:
+    """Keep a second process from training in the same folder.
+
+    Raises:
+        InputError: If one does already.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{out}: another process trains in this folder; wait for it, or give another --out") from error
+        yield
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C in a list, so that a step ends before the run does; a second one ends it at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for kind in kinds:
+            signal.signal(kind, before[kind])
+
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before: dict[signal.Signals, Any] = {}
+    with contextlib.suppress(ValueError):  # not the main thread: signals are someone else's
+        before.update({kind: signal.signal(kind, note) for kind in kinds})
+    try:
+        yield received
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

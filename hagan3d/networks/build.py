@@ -1,0 +1,65 @@
+"""All networks of a model, by the paper's names."""
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from hagan3d.config import ModelConfig, Size, low_factor
+from hagan3d.networks.discriminator import HighDiscriminator, LowDiscriminator
+from hagan3d.networks.encoder import GroundEncoder, HighEncoder
+from hagan3d.networks.generator import Generator
+
+
+class Networks(nn.Module):
+    """G, D^H, D^L, E^H and E^G."""
+
+    def __init__(self, size: Size, depth: int, model: ModelConfig, num_classes: int = 0) -> None:
+        """Build the networks of volumes of ``size`` voxels and sub-volumes of ``depth`` slices.
+
+        Args:
+            size: Voxels per axis D, H, W.
+            depth: Slices of a sub-volume, a multiple of the low-resolution factor.
+            model: Widths and norms.
+            num_classes: Classes of a conditional model, else 0.
+        """
+        super().__init__()
+        factor = low_factor(size)
+        low_size = (size[0] // factor, size[1] // factor, size[2] // factor)
+        features = model.channels // 8  # of A
+        self.g = Generator(
+            size,
+            depth,
+            latent_dim=model.latent_dim,
+            num_classes=num_classes,
+            channels=model.channels,
+            norm=model.norm,
+            high_convs=model.high_convs,
+            upsample=model.upsample,
+        )
+        self.d_h = HighDiscriminator(size, depth, num_classes=num_classes, channels=model.d_channels)
+        self.d_l = LowDiscriminator(low_size, num_classes=num_classes, channels=model.d_channels // 2)
+        self.e_h = HighEncoder(factor, features)
+        self.e_g = GroundEncoder(low_size, features, model.latent_dim)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        """Return a network by its name."""
+        return cast(nn.Module, getattr(self, name))
+
+    def names(self) -> list[str]:
+        """Return the names of the networks."""
+        return [name for name, _ in self.named_children()]
+
+    def judge(self, window: Tensor, low: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Judge pairs of a sub-volume at ``start`` and a low-resolution volume.
+
+        Returns:
+            Logits ``[B]``, the mean of D^H's and D^L's, and the class logits ``[B, K]`` of each (none: empty).
+        """
+        logit_h, classes_h = self.d_h(window, start)
+        logit_l, classes_l = self.d_l(low)
+        return (logit_h + logit_l) / 2, [logits for logits in (classes_h, classes_l) if logits is not None]
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Let G^H and D^H compute their activations again in the backward pass instead of keeping them."""
+        self.g.high.checkpointing = on
+        self.d_h.checkpointing = on

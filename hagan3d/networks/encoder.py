@@ -1,0 +1,67 @@
+"""The hierarchical encoder: E^H maps a sub-volume to a piece of A, E^G the whole of A to z."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hagan3d.config import Size
+from hagan3d.networks.layers import ConvBlock, StridedBlock
+
+LAST_SIDE = 4
+LEAST_CHANNELS = 8
+
+
+class HighEncoder(nn.Sequential):
+    """E^H: a sub-volume ``[B, 1, depth, H, W]`` to its piece of A ``[B, channels, depth / factor, ...]``.
+
+    One convolution of stride 2 per doubling, channels doubling; a plain one between each two.
+    """
+
+    def __init__(self, factor: int, channels: int) -> None:
+        """Build E^H for a low-resolution factor and the channels of A."""
+        levels = int(math.log2(factor))
+        widths = [1, *(max(channels >> (levels - 1 - level), LEAST_CHANNELS) for level in range(levels))]
+        blocks: list[nn.Module] = []
+        for level in range(levels):
+            blocks.append(StridedBlock(widths[level], widths[level + 1]))
+            if level < levels - 1:
+                blocks.append(ConvBlock(widths[level + 1], widths[level + 1], "group"))
+        super().__init__(*blocks)
+
+
+class GroundEncoder(nn.Module):
+    """E^G: the feature map ``A [B, C, d, h, w]`` to the latent ``[B, latent_dim]``."""
+
+    def __init__(self, low_size: Size, channels: int, latent_dim: int) -> None:
+        """Build E^G for an A of ``low_size`` voxels and ``channels`` channels (widest layer: 4 x channels)."""
+        super().__init__()
+        widest = 4 * channels
+        levels = max(0, (max(low_size) // LAST_SIDE).bit_length() - 1)
+        widths = [channels, *(max(widest >> (levels - 1 - level), LEAST_CHANNELS) for level in range(levels))]
+        sides = low_size
+        blocks: list[nn.Module] = []
+        for level in range(levels):
+            blocks.append(_halving_block(widths[level], widths[level + 1], sides))
+            sides = tuple(side // 2 if side >= LAST_SIDE else side for side in sides)  # type: ignore[assignment]
+        self.blocks = nn.Sequential(*blocks)
+        self.last = nn.Conv3d(widths[-1], latent_dim, sides)
+
+    def forward(self, a: Tensor) -> Tensor:
+        """Encode ``a``."""
+        return self.last(self.blocks(a)).flatten(1)
+
+
+def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedBlock:
+    """Return a block that halves every side from 4 voxels up and keeps shorter ones."""
+    block = StridedBlock(in_channels, out_channels)
+    axes = [(4, 2, 1) if side >= LAST_SIDE else (1, 1, 0) for side in sides]
+    if any(axis != (4, 2, 1) for axis in axes):
+        kernel, stride, padding = zip(*axes, strict=True)
+        block[0] = nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=padding)
+    return block
+
+
+def encode(e_h: nn.Module, e_g: nn.Module, slabs: list[Tensor]) -> Tensor:
+    """Encode volumes given as their disjoint sub-volumes ``[B, 1, depth, H, W]``, in order: z ``[B, latent_dim]``."""
+    return e_g(torch.cat([e_h(slab) for slab in slabs], dim=2))

@@ -1,0 +1,193 @@
+"""The hierarchical generator: common block G^A, low-resolution head G^L, high-resolution head G^H."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from hagan3d import ops
+from hagan3d.config import Size, low_factor
+from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, UpConv3d
+
+START_SIDE = 4  # voxels: longest side of the feature map that z is mapped to
+COMMON_CONVS = 5
+
+
+class CommonBlock(nn.Module):
+    """G^A: latent to the feature map A, which both heads share.
+
+    A fully connected layer makes a map of at most 4 voxels a side, five convolutions follow; the first upsamplings
+    come before convolutions 2, 3, ... A side that is no power of two is cut to length after each upsampling.
+    """
+
+    def __init__(self, low_size: Size, latent_dim: int, num_classes: int, channels: int, upsample: str) -> None:
+        super().__init__()
+        levels = max(0, math.ceil(math.log2(max(low_size) / START_SIDE)))
+        self.sides = [tuple(-(-side // 2**level) for side in low_size) for level in range(levels, -1, -1)]
+        self.num_classes = num_classes
+        self.channels = channels
+        self.fc = nn.Linear(latent_dim + num_classes, channels * math.prod(self.sides[0]))
+        widths = [channels, channels, channels, channels // 2, channels // 4, channels // 8]
+        self.blocks = nn.ModuleList(
+            ConvBlock(widths[i], widths[i + 1], "group", up=1 <= i <= levels, upsample=upsample)
+            for i in range(COMMON_CONVS)
+        )
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Map ``z [B, latent_dim]`` and class ``label [B]`` to ``A [B, channels / 8, d, h, w]``."""
+        if self.num_classes:
+            if label is None:
+                raise ValueError("a conditional generator needs a label per volume")
+            z = torch.cat([z, F.one_hot(label, self.num_classes).to(z.dtype)], dim=1)
+        x = self.fc(z).view(len(z), self.channels, *self.sides[0])
+        level = 0
+        for block in self.blocks:
+            x = block(x)
+            if block.up:
+                level += 1
+                d, h, w = self.sides[level]
+                x = x[:, :, :d, :h, :w]
+        return x
+
+
+class LowHead(nn.Sequential):
+    """G^L: A to the whole volume at low resolution, in [-1, 1]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            ConvBlock(channels, max(channels // 2, GROUPS), "group"),
+            ConvBlock(max(channels // 2, GROUPS), max(channels // 4, GROUPS), "group"),
+            Conv3d(max(channels // 4, GROUPS), 1),
+            nn.Tanh(),
+        )
+
+
+class HighHead(nn.Module):
+    """G^H: A, or some slices of it, to voxels at full resolution, in [-1, 1].
+
+    One upsampling per doubling, each followed by ``high_convs`` more convolutions; channels halve from level to
+    level. With ``norm: rms`` a window is computed from A with a halo of slices around it, and what lies outside of the
+    volume is set to zero before every convolution, as zero padding has it in the whole volume: the window equals the
+    same slices of the whole. With ``norm: group`` it is computed from its own slices alone, as published.
+    """
+
+    def __init__(self, factor: int, channels: int, norm: str, high_convs: int, upsample: str) -> None:
+        super().__init__()
+        levels = int(math.log2(factor))
+        widths = [max(channels >> level, GROUPS) for level in range(levels + 1)]
+        blocks: list[nn.Module] = []
+        for level in range(levels):
+            is_last = level == levels - 1
+            if is_last and not high_convs:
+                break
+            blocks.append(ConvBlock(widths[level], widths[level + 1], norm, up=True, upsample=upsample))
+            extra = high_convs - 1 if is_last else high_convs
+            blocks += [ConvBlock(widths[level + 1], widths[level + 1], norm) for _ in range(extra)]
+        self.blocks = nn.ModuleList(blocks)
+        self.last = Conv3d(widths[levels], 1) if high_convs else UpConv3d(widths[levels - 1], 1, upsample)
+        self.is_exact = norm == "rms"
+        self.checkpointing = False
+        self.halos = self._plan_halos()
+
+    def _layers(self) -> list[nn.Module]:
+        return [*self.blocks, self.last]
+
+    def _plan_halos(self) -> list[int]:
+        """Slices needed beyond each end of a window before every layer and, last, in the output: 0."""
+        halos = [0]
+        for layer in reversed(self._layers()):
+            halos.insert(0, (halos[0] + 2) // 2 if _scale(layer) == 2 else halos[0] + 1)
+        return halos
+
+    def forward(self, a: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
+        """Make voxels.
+
+        Args:
+            a: Feature map ``[B, C, d, h, w]``, all of it.
+            start: First slice of each window ``[B]``, in slices of ``a``; None makes every slice of ``a``.
+            depth: Slices of ``a`` per window.
+
+        Returns:
+            ``[B, 1, factor * depth, factor * h, factor * w]``.
+        """
+        if start is None or depth is None:
+            for layer in self._layers():
+                a = self._run(layer, a, 0)
+            return torch.tanh(a)
+        if not self.is_exact:
+            return self.forward(ops.select_subvolume(a, start, depth))
+        x, total, first = ops.select_subvolume(a, start, depth, halo=self.halos[0]), a.shape[2], start - self.halos[0]
+        for layer, halo, next_halo in zip(self._layers(), self.halos, self.halos[1:], strict=False):
+            scale = _scale(layer)
+            trim = scale * halo - next_halo
+            x, total, first = self._run(layer, x, trim), total * scale, first * scale + trim
+            if next_halo:
+                x = x * _is_inside(first, x.shape[2], total).to(x.dtype)
+        return torch.tanh(x)
+
+    def _run(self, layer: nn.Module, x: Tensor, trim: int) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, x, trim, use_reentrant=False)
+        return layer(x, trim)
+
+
+def _scale(layer: nn.Module) -> int:
+    """Voxels out per voxel in, along each axis."""
+    conv = layer.conv if isinstance(layer, ConvBlock) else layer
+    return 2 if isinstance(conv, UpConv3d) else 1
+
+
+def _is_inside(first: Tensor, count: int, total: int) -> Tensor:
+    """Tell which slices of a window lie in a volume of ``total`` slices: ``[B, 1, count, 1, 1]``."""
+    slices = first[:, None] + torch.arange(count, device=first.device)
+    return ((slices >= 0) & (slices < total))[:, None, :, None, None]
+
+
+class Generator(nn.Module):
+    """G: a latent to a sub-volume and the low-resolution volume (training) or to the whole volume (inference)."""
+
+    def __init__(
+        self,
+        size: Size,
+        depth: int,
+        *,
+        latent_dim: int = 1024,
+        num_classes: int = 0,
+        channels: int = 512,
+        norm: str = "rms",
+        high_convs: int = 0,
+        upsample: str = "folded",
+    ) -> None:
+        """Build G for volumes of ``size`` voxels and sub-volumes of ``depth`` slices."""
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.factor = low_factor(size)
+        self.depth = depth
+        low_size = (size[0] // self.factor, size[1] // self.factor, size[2] // self.factor)
+        self.common = CommonBlock(low_size, latent_dim, num_classes, channels, upsample)
+        self.low = LowHead(channels // 8)
+        self.high = HighHead(self.factor, channels // 8, norm, high_convs, upsample)
+
+    def forward(self, z: Tensor, start: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Generate what training needs.
+
+        Args:
+            z: Latents ``[B, latent_dim]``.
+            start: First slice of each sub-volume ``[B]``, in voxels; multiples of ``factor``.
+            label: Class of each volume ``[B]``, for a conditional generator.
+
+        Returns:
+            Sub-volumes ``[B, 1, depth, H, W]`` and volumes at low resolution ``[B, 1, D / factor, ...]``.
+        """
+        a = self.common(z, label)
+        return self.window(a, start), self.low(a)
+
+    def window(self, a: Tensor, start: Tensor) -> Tensor:
+        """Make the sub-volumes ``[B, 1, depth, H, W]`` at ``start [B]`` (voxels) from the feature map ``a``."""
+        return self.high(a, start // self.factor, self.depth // self.factor)
+
+    def volume(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Generate whole volumes ``[B, 1, D, H, W]``."""
+        return self.high(self.common(z, label))

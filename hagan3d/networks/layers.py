@@ -1,0 +1,143 @@
+"""Layers that several networks share: normalised convolutions with and without upsampling, spectral norm."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hagan3d import ops
+
+GROUPS = 8  # of every GroupNorm
+
+
+class RMSNormReLU(nn.Module):
+    """Divide each voxel's channels by their root mean square, scale, shift, ReLU: no statistics over space."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[B, C, D, H, W]``."""
+        return ops.rms_norm(x, self.weight, self.bias, activation="relu")
+
+
+class GroupNormReLU(nn.GroupNorm):
+    """GroupNorm of 8 groups, then ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[B, C, D, H, W]`` over space and the channels of a group."""
+        return F.relu(super().forward(x), inplace=True)
+
+
+def norm_relu(norm: str, channels: int) -> nn.Module:
+    """Return the normalisation and ReLU that ``norm`` (rms or group) names."""
+    return RMSNormReLU(channels) if norm == "rms" else GroupNormReLU(channels)
+
+
+class Conv3d(nn.Conv3d):
+    """3^3 convolution, zero padding 1, that can leave out the outermost slices of axis D."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, x: Tensor, trim: int = 0) -> Tensor:
+        """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) slices at each end of D are not made."""
+        return F.conv3d(x, self.weight, self.bias, padding=(1 - trim, 1, 1))
+
+
+class UpConv3d(Conv3d):
+    """Nearest-neighbour upsampling by 2 and a 3^3 convolution, in one go or (``method="plain"``) one by one."""
+
+    def __init__(self, in_channels: int, out_channels: int, upsample: str = "folded") -> None:
+        super().__init__(in_channels, out_channels)
+        self.method = "plain" if upsample == "plain" else "auto"
+
+    def forward(self, x: Tensor, trim: int = 0) -> Tensor:
+        """Upsample and convolve ``[B, C, D, H, W]``; ``trim`` (0 to 2) slices at each end of D are not made."""
+        return ops.upsample_conv3d(x, self.weight, self.bias, trim=trim, method=self.method)
+
+
+class ConvBlock(nn.Module):
+    """Convolution (with upsampling before it, if so asked), normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str, up: bool = False, upsample: str = "folded"):
+        super().__init__()
+        self.up = up
+        self.conv = UpConv3d(in_channels, out_channels, upsample) if up else Conv3d(in_channels, out_channels)
+        self.norm = norm_relu(norm, out_channels)
+
+    def forward(self, x: Tensor, trim: int = 0) -> Tensor:
+        """Map ``[B, C, D, H, W]``; ``trim`` slices at each end of D are not made."""
+        return self.norm(self.conv(x, trim))
+
+
+class StridedBlock(nn.Sequential):
+    """Convolution of kernel 4 and stride 2, GroupNorm, ReLU: half the side."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str = "group") -> None:
+        super().__init__(nn.Conv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels))
+
+
+class _Spectral(nn.Module):
+    """Weight divided by an estimate of its largest singular value, W / (u^T W v).
+
+    ``u`` and ``v`` change in `iterate_spectral_norms` only, never in a forward pass: however often a pass is repeated
+    (real and generated, parts of a batch, checkpointing), the function is the same.
+
+    Source: Miyato et al., Spectral Normalization for GANs, ICLR 2018, eq. 8 and algorithm 1.
+    """
+
+    weight: Tensor
+    u: Tensor
+    v: Tensor
+
+    def init_spectral(self) -> None:
+        out = self.weight.shape[0]
+        self.register_buffer("u", F.normalize(torch.randn(out), dim=0))
+        self.register_buffer("v", torch.zeros(self.weight.numel() // out))
+        self.iterate()
+
+    @torch.no_grad()
+    def iterate(self) -> None:
+        """One power iteration: v = W^T u, u = W v, each of length 1."""
+        matrix = self.weight.flatten(1)
+        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
+        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+
+    def normalized_weight(self) -> Tensor:
+        return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
+
+
+class SpectralConv3d(nn.Conv3d, _Spectral):
+    """Convolution with spectral norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], **keywords) -> None:
+        super().__init__(in_channels, out_channels, kernel, **keywords)
+        self.init_spectral()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``[B, C, D, H, W]``."""
+        return self._conv_forward(x, self.normalized_weight(), self.bias)
+
+
+class SpectralLinear(nn.Linear, _Spectral):
+    """Linear layer with spectral norm."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.init_spectral()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, in_features]``."""
+        return F.linear(x, self.normalized_weight(), self.bias)
+
+
+def iterate_spectral_norms(network: nn.Module) -> None:
+    """One power iteration in every layer with spectral norm; call it once per update of the network."""
+    for module in network.modules():
+        if isinstance(module, _Spectral):
+            module.iterate()

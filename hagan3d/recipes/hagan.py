@@ -1,0 +1,119 @@
+"""HA-GAN: a low-resolution volume and a high-resolution sub-volume, generated together and judged together.
+
+Source: Sun et al., Hierarchical Amortized GAN for 3D High Resolution Medical Image Synthesis, IEEE JBHI 26(8), 2022.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hagan3d.config import TrainConfig
+from hagan3d.data.batches import Batch
+from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
+from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, r1_penalty
+from hagan3d.networks.build import Networks
+from hagan3d.networks.encoder import encode
+from hagan3d.recipes.phase import Phase, Recipe
+
+PROBABILITY = "diffaug_probability"
+
+
+def recipe(train: TrainConfig) -> Recipe:
+    """Return the updates of one step: the discriminators, the generator, and (if asked for) both encoders."""
+    phases = [
+        Phase("d", ("d_h", "d_l"), partial(d_losses, train), train.lr_d, measures=("sign_real",)),
+        Phase("g", ("g",), partial(g_losses, train), train.lr_g),
+    ]
+    if train.encoder:
+        phases += [
+            Phase("e_h", ("e_h",), e_h_losses, train.lr_e),
+            Phase("e_g", ("e_g",), e_g_losses, train.lr_e),
+        ]
+    return Recipe(phases, {PROBABILITY: train.diffaug.probability}, partial(_adapt, train))
+
+
+def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    """Tell real pairs from generated ones; on real volumes, name the class."""
+    with torch.no_grad():
+        fake = generate(nets, batch)
+    real = (batch.window, batch.low)
+    logits_real, classes = nets.judge(*_augmented(train, batch, "real", *real), batch.start)
+    logits_fake, _ = nets.judge(*_augmented(train, batch, "fake", *fake), batch.start)
+    terms = {"gan": d_loss(train.objective, logits_real, logits_fake)}
+    terms |= _class_terms(classes, batch.label, 1.0)
+    if train.objective == "wgan-gp":
+        terms["gp"] = train.gp_weight * _gradient_penalty(nets, batch, real, fake)
+    if train.r1_weight and batch.step % train.r1_every == 0:
+        terms["r1"] = train.r1_weight * train.r1_every * _r1(train, nets, batch)
+    return terms | {"sign_real": logits_real.detach().sign().mean()}
+
+
+def g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    """Be taken for real, and for the class that was asked for."""
+    window, low = _augmented(train, batch, "fake", *generate(nets, batch))
+    logits, classes = nets.judge(window, low, batch.start)
+    return {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
+
+
+def e_h_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    """Encode a sub-volume into a piece of A from which G^H makes it again."""
+    return {"l1": F.l1_loss(nets.g.high(nets.e_h(batch.window)), batch.window)}
+
+
+def e_g_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    """Encode a whole volume into a z from which G makes its sub-volume and its low-resolution volume again."""
+    with torch.no_grad():
+        a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], dim=2)
+    window, low = nets.g(nets.e_g(a), batch.start, _labels(nets, batch))
+    return {"l1_high": F.l1_loss(window, batch.window) / 2, "l1_low": F.l1_loss(low, batch.low) / 2}
+
+
+def generate(nets: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Generate pairs from fresh latents, of the classes and at the places of the real ones."""
+    return nets.g(batch.normal("z", nets.g.latent_dim), batch.start, _labels(nets, batch))
+
+
+def _labels(nets: Networks, batch: Batch) -> Tensor | None:
+    return batch.label if nets.g.common.num_classes else None
+
+
+def _class_terms(classes: list[Tensor], label: Tensor, weight: float) -> dict[str, Tensor]:
+    """Cross-entropy of the class heads; none in a model without classes."""
+    if not classes:
+        return {}
+    return {"class": weight * torch.stack([F.cross_entropy(logits, label) for logits in classes]).mean()}
+
+
+def _augmented(train: TrainConfig, batch: Batch, name: str, window: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    """Change pairs as the differentiable augmentation has it, each volume by its own random numbers."""
+    if not train.diffaug.active:
+        return window, low
+    return diffaug(window, low, train.diffaug, batch.state[PROBABILITY], batch.uniform(name, NUM_RANDOMS))
+
+
+def _r1(train: TrainConfig, nets: Networks, batch: Batch) -> Tensor:
+    """Squared gradient of D on the real pairs as D sees them; in float32, for its double backward pass."""
+    with torch.autocast(batch.window.device.type, enabled=False):
+        pair = _augmented(train, batch, "real", batch.window, batch.low)
+        inputs = [x.detach().requires_grad_() for x in pair]
+        return r1_penalty(nets.judge(*inputs, batch.start)[0], inputs)
+
+
+def _gradient_penalty(nets: Networks, batch: Batch, real: tuple[Tensor, ...], fake: tuple[Tensor, ...]) -> Tensor:
+    """Gradient penalty between real and generated pairs, in float32."""
+    mix = batch.uniform("mix", 1).to(batch.window.device)[:, :, None, None, None]
+    with torch.autocast(batch.window.device.type, enabled=False):
+        inputs = [torch.lerp(x.float(), y.float(), mix).requires_grad_() for x, y in zip(real, fake, strict=True)]
+        return gradient_penalty(nets.judge(*inputs, batch.start)[0], inputs)
+
+
+def _adapt(
+    train: TrainConfig, state: Mapping[str, float], measures: Mapping[str, float], volumes: int
+) -> dict[str, float]:
+    """Steer the probability of differentiable augmentation."""
+    if not (train.diffaug.active and train.diffaug.adaptive):
+        return dict(state)
+    return {PROBABILITY: adapted_probability(state[PROBABILITY], measures["d/sign_real"], volumes, train.diffaug)}
