@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import hypothesis
+import nibabel
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+
+from hagan3d.config import PrepareConfig
+from hagan3d.data.prepare import prepare
 
 NO_GPU = "no GPU"
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -49,3 +55,23 @@ def _without_unseen_skip(report: Report) -> Report:
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longreprtext}"
     return report
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of eight smooth random volumes of 32^3 voxels in two classes, 2 mm a voxel, in HU."""
+    folder = tmp_path_factory.mktemp("small_store")
+    rows = ["id,class,age"]
+    for number in range(8):
+        random = np.random.default_rng(number)
+        volume = gaussian_filter(random.standard_normal((32, 32, 32)), 3) * 4000 - 300 * (number % 2)
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[:3, 3] = (-31, -40, 100)
+        nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16), affine), folder / f"scan{number}.nii.gz")
+        rows.append(f"scan{number},{'ab'[number % 2]},{40 + number}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    settings = PrepareConfig(
+        size=(32, 32, 32), intensity="window", labels=str(folder / "labels.csv"), validation=0.0, workers=1
+    )
+    prepare([folder], folder / "small.h5", settings, progress=False)
+    return folder / "small.h5"

@@ -143,8 +143,12 @@ def load_model(run: Path, weights: str = "ema", device: torch.device | str = "cp
         raise InputError(f"{run}: {what}; train one by `hagan3d train --out {run}`")
     checkpoint = load(path)
     networks = build(checkpoint)
-    for name, state in checkpoint.networks.items():
-        _load_state(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
+    for name in networks.names():
+        state = checkpoint.networks.get(name)
+        if state is None:  # imported weights need not have every network
+            setattr(networks, name, torch.nn.Identity())
+        else:
+            _load_state(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
     networks.to(device).eval().requires_grad_(False)
     return Model(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
 

@@ -214,6 +214,8 @@ class Trainer:
         if path is None:
             return
         checkpoint = files.load(path, self.device)
+        if not checkpoint.optimizers:
+            raise InputError(f"{path}: holds imported weights, which cannot be trained on; give another --out")
         _check_same_run(self.config, checkpoint, self.fingerprint, path)
         for name, state in checkpoint.networks.items():
             self.networks[name].load_state_dict(state)

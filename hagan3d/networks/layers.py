@@ -109,7 +109,8 @@ class _Spectral(nn.Module):
         self.u.copy_(F.normalize(matrix @ self.v, dim=0))
 
     def normalized_weight(self) -> Tensor:
-        return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
 
 
 class SpectralConv3d(nn.Conv3d, _Spectral):

@@ -1,0 +1,104 @@
+"""Batches are a function of (seed, step, sample), cover a volume evenly and read what they should."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from hagan3d.config import AugmentConfig
+from hagan3d.data.batches import BatchSource, choose_start
+from hagan3d.data.store import Store
+
+
+@pytest.fixture
+def source(small_store):
+    return BatchSource(Store(small_store), "train", depth=8, batch_size=3, seed=7)
+
+
+@pytest.mark.parametrize(("length", "depth", "stride"), [(32, 4, 4), (32, 16, 4), (256, 32, 4), (512, 64, 8), (96, 20, 4)])
+def test_every_slice_is_seen_about_equally_often(length, depth, stride):
+    random = np.random.default_rng(0)
+    seen = np.zeros(length)
+    starts = [choose_start(random.random(2), length, depth, stride) for _ in range(40_000)]
+    for start in starts:
+        assert start % stride == 0 and 0 <= start <= length - depth
+        seen[start : start + depth] += 1
+    tolerance = 1.45 if length % depth == 0 else 2.2
+    assert seen.max() / seen.min() < tolerance
+    assert len(set(starts)) == (length - depth) // stride + 1
+
+
+def test_the_last_random_number_still_fits():
+    assert choose_start(np.array([0.99, 1 - 1e-12]), 32, 8, 4) == 24
+    assert choose_start(np.array([0.0, 1 - 1e-12]), 32, 8, 4) == 24
+
+
+def test_windows_and_low_volumes_belong_to_the_volumes(source):
+    batch = source.batch(5)
+    assert batch.window.shape == (3, 1, 8, 32, 32)
+    for i, start in enumerate(batch.start.tolist()):
+        assert torch.equal(batch.window[i, 0], batch.volume[i, start : start + 8])
+        average = torch.nn.functional.avg_pool3d(batch.volume[i][None], 4)
+        torch.testing.assert_close(batch.low[i], average, atol=1e-4, rtol=0)
+    assert torch.equal(torch.cat(list(batch.slabs()), 2)[:, 0], batch.volume)
+
+
+def test_a_batch_without_whole_volumes_reads_the_same_windows(source):
+    whole, windows = source.batch(2), dataclasses.replace(source, whole=False).batch(2)
+    assert windows.volume is None
+    assert torch.equal(whole.window, windows.window) and torch.equal(whole.low, windows.low)
+
+
+def test_batches_are_a_function_of_the_step(source):
+    again = BatchSource(source.store, "train", 8, 3, seed=7)
+    one, other = source.batch(11), again.batch(11)
+    assert torch.equal(one.window, other.window) and torch.equal(one.normal("z", 4), other.normal("z", 4))
+    ahead = list(source.batches(10, 13))
+    assert [batch.step for batch in ahead] == [10, 11, 12]
+    assert torch.equal(ahead[1].window, one.window)
+    assert not torch.equal(one.normal("z", 4), source.batch(12).normal("z", 4))
+
+
+def test_phases_and_names_draw_other_numbers(source):
+    batch = source.batch(0)
+    d, g = dataclasses.replace(batch, phase="d"), dataclasses.replace(batch, phase="g")
+    assert not torch.equal(d.normal("z", 4), g.normal("z", 4))
+    assert not torch.equal(d.uniform("real", 4), d.uniform("fake", 4))
+    z = torch.cat([dataclasses.replace(source.batch(i), phase="d").normal("z", 500) for i in range(4)])
+    assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
+
+
+def test_every_volume_once_a_pass_in_another_order_each(source):
+    order = [source._index(position) for position in range(16)]
+    assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
+    assert order[:8] != order[8:]
+
+
+def test_two_processes_share_the_batch_of_one(source):
+    whole = dataclasses.replace(source, batch_size=4).batch(3)
+    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world=2).batch(3) for rank in (0, 1)]
+    assert torch.equal(torch.cat([half.window for half in halves]), whole.window)
+    assert torch.equal(torch.cat([half.normal("z", 4) for half in halves]), whole.normal("z", 4))
+
+
+def test_parts_make_the_batch(source):
+    batch = dataclasses.replace(source, batch_size=4).batch(0)
+    parts = list(batch.parts(2))
+    assert torch.equal(torch.cat([part.window for part in parts]), batch.window)
+    assert torch.equal(torch.cat([part.normal("z", 4) for part in parts]), batch.normal("z", 4))
+
+
+def test_augmented_volumes_are_cut_after_the_change(source):
+    batch = dataclasses.replace(source, augment=AugmentConfig(flip_axes=("W",), brightness=0.2, rotate_deg=10)).batch(4)
+    plain = source.batch(4)
+    assert not torch.equal(batch.volume, plain.volume)
+    for i, start in enumerate(batch.start.tolist()):
+        assert torch.equal(batch.window[i, 0], batch.volume[i, start : start + 8])
+        torch.testing.assert_close(batch.low[i], torch.nn.functional.avg_pool3d(batch.volume[i][None], 4))
+
+
+def test_an_error_of_the_reader_is_raised_where_the_batch_is_asked_for(source, monkeypatch):
+    monkeypatch.setattr(Store, "volume", lambda self, i: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(source.batches(0, 3))

@@ -1,0 +1,257 @@
+"""The trainer: what a phase moves, what stopping and going on changes (nothing), and what stops a run."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from hagan3d.checkpoint import files
+from hagan3d.config import Config, DataConfig, DiffAugConfig, LogConfig, ModelConfig, TrainConfig
+from hagan3d.data.batches import BatchSource
+from hagan3d.data.store import Store
+from hagan3d.engine.trainer import Trainer
+from hagan3d.errors import InputError
+from hagan3d.networks.build import Networks
+from hagan3d.recipes import hagan
+
+TINY = ModelConfig(latent_dim=8, channels=64, d_channels=64)
+CPU = torch.device("cpu")
+NETWORKS = ("g", "d_h", "d_l", "e_h", "e_g")
+
+
+def make_config(conditional=False, **train):
+    train = {"steps": 4, "batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)} | train
+    return Config(
+        data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
+        model=dataclasses.replace(TINY, conditional=conditional),
+        train=TrainConfig(**train),
+        log=LogConfig(every=1, preview_every=0, checkpoint_steps=1, keep_last=2),
+    )
+
+
+def make_trainer(store_path, out, config=None):
+    config = config or make_config()
+    store = Store(store_path)
+    torch.manual_seed(config.train.seed)
+    nets = Networks(config.data.size, 8, config.model, 2 if config.model.conditional else 0)
+    source = BatchSource(store, "train", 8, config.train.batch_size, config.train.seed)
+    recipe = hagan.recipe(config.train)
+    return Trainer(config, recipe, nets, source, store.description(), out, CPU, store.store_fingerprint)
+
+
+def weights(networks):
+    return {key: value.clone() for key, value in networks.state_dict().items()}
+
+
+def moved(before, after):
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    return changed
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize(
+    ("phase", "networks"), [("d", {"d_h", "d_l"}), ("g", {"g"}), ("e_h", {"e_h"}), ("e_g", {"e_g"})]
+)
+def test_a_phase_moves_its_networks_and_no_other(small_store, tmp_path, phase, networks, conditional):
+    trainer = make_trainer(small_store, tmp_path, make_config(conditional=conditional, r1_weight=1.0))
+    batch = dataclasses.replace(trainer.source.batch(0), phase=phase, state=trainer.state)
+    before = weights(trainer.networks)
+    trainer.update(next(p for p in trainer.recipe.phases if p.name == phase), batch)
+    assert moved(before, weights(trainer.networks)) == networks
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.networks.parameters())
+
+
+def test_every_network_learns_in_a_step(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path)
+    before = weights(trainer.networks)
+    terms = trainer.step(trainer.source.batch(0))
+    assert moved(before, weights(trainer.networks)) == set(NETWORKS)
+    assert set(terms) == {"d/gan", "d/sign_real", "g/gan", "e_h/l1", "e_g/l1_high", "e_g/l1_low"}
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_a_resume_is_invisible(small_store, tmp_path, stop_after):
+    augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)
+    config = make_config(diffaug=augment, r1_weight=0.1, r1_every=2)
+    straight = make_trainer(small_store, tmp_path / "straight", config)
+    assert straight.run()
+    short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=stop_after))
+    make_trainer(small_store, tmp_path / "stopped", short).run()
+    with (tmp_path / "stopped" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "d/gan": 1.0}\n{"step": 1')  # written after the last checkpoint, then cut off
+    resumed = make_trainer(small_store, tmp_path / "stopped", config)
+    assert resumed.steps_done == stop_after
+    assert resumed.run()
+    one, other = (files.load(files.newest(tmp_path / name)) for name in ("straight", "stopped"))
+    assert (one.step, one.state) == (other.step, other.state) == (4, one.state)
+    assert one.state[hagan.PROBABILITY] != 0.2
+    for part in ("networks", "ema", "optimizers", "scalers"):
+        assert_equal(getattr(one, part), getattr(other, part))
+    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("straight", "stopped")]
+    assert logs[0] == logs[1]
+    assert len(logs[0].splitlines()) == 4
+
+
+def assert_equal(one, other):
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_equal(left, right)
+    else:
+        assert one == other
+
+
+def gradients(trainer, phase_name, batch):
+    """Gradients that an update would step along."""
+    phase = next(p for p in trainer.recipe.phases if p.name == phase_name)
+    seen = {}
+    optimizer = trainer.optimizers[phase_name]
+    optimizer.step = lambda *_, **__: seen.update(
+        {key: p.grad.clone() for key, p in trainer.networks.named_parameters() if p.grad is not None}
+    )
+    trainer.update(phase, dataclasses.replace(batch, phase=phase_name, state=trainer.state))
+    return seen
+
+
+@pytest.mark.parametrize("phase", ["d", "g", "e_h", "e_g"])
+def test_gradients_of_parts_add_up_to_those_of_the_batch(small_store, tmp_path, phase):
+    config = make_config(batch_size=4, r1_weight=1.0, diffaug=DiffAugConfig(translate=0.1, contrast=0.1))
+    whole = make_trainer(small_store, tmp_path / "a", config)
+    parts = make_trainer(
+        small_store, tmp_path / "b", dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
+    )
+    batch = whole.source.batch(0)
+    one, other = gradients(whole, phase, batch), gradients(parts, phase, batch)
+    assert one.keys() == other.keys() and one
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("phase", ["d", "g", "e_g"])
+def test_checkpointing_changes_nothing_but_memory(small_store, tmp_path, phase):
+    config = make_config(r1_weight=1.0)
+    kept = make_trainer(small_store, tmp_path / "a", config)
+    again = make_trainer(
+        small_store, tmp_path / "b", dataclasses.replace(config, train=dataclasses.replace(config.train, checkpointing=True))
+    )
+    batch = kept.source.batch(0)
+    one, other = gradients(kept, phase, batch), gradients(again, phase, batch)
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-4)
+    buffers = [{key: value for key, value in t.networks.named_buffers()} for t in (kept, again)]
+    assert buffers[0] and all(torch.equal(buffers[0][key], buffers[1][key]) for key in buffers[0])
+
+
+@pytest.mark.parametrize("objective", ["bce", "hinge", "lsgan", "wgan-gp"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_objective_and_precision_trains(small_store, tmp_path, objective, precision):
+    trainer = make_trainer(
+        small_store, tmp_path, make_config(objective=objective, precision=precision, r1_weight=0.1, steps=2)
+    )
+    terms = trainer.step(trainer.source.batch(0))
+    assert ("d/gp" in terms) == (objective == "wgan-gp")
+    assert "d/r1" in terms
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.networks.parameters())
+
+
+def test_fp16_scales_each_phase_by_itself(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, make_config(precision="fp16", steps=2))
+    trainer.step(trainer.source.batch(0))
+    before = weights(trainer.networks)
+    trainer.scalers["g"].update(8.0)
+    trainer.step(trainer.source.batch(1))
+    assert moved(before, weights(trainer.networks)) == set(NETWORKS)
+    assert trainer.scalers["g"].get_scale() == 8.0
+    assert trainer.scalers["e_h"].get_scale() > 8.0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path)
+    trainer.step(trainer.source.batch(0))
+    good = trainer.save()
+    content = good.read_bytes()
+    with torch.no_grad():
+        trainer.networks.e_g.last.bias[0] = float("nan")
+    with pytest.raises(InputError, match=r"step 2: e_g/l1_high is nan"):
+        trainer.step(trainer.source.batch(1))
+    with pytest.raises(InputError, match="not finite"):
+        trainer.save()
+    assert files.newest(tmp_path) == good and good.read_bytes() == content
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(small_store, tmp_path, monkeypatch):
+    trainer = make_trainer(small_store, tmp_path)
+    trainer.step(trainer.source.batch(0))
+    good = trainer.save()
+    trainer.step(trainer.source.batch(1))
+
+    def full(values, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="disk is full"):
+        trainer.save()
+    assert [path.name for path in good.parent.iterdir()] == [good.name]
+
+
+def test_keeps_the_last_and_every_nth(small_store, tmp_path):
+    config = make_config(steps=5)
+    config = dataclasses.replace(config, log=dataclasses.replace(config.log, keep_last=1, keep_every=2))
+    make_trainer(small_store, tmp_path, config).run()
+    assert [path.stem for path in files.all_of(tmp_path)] == ["step-00000002", "step-00000004", "step-00000005"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"lr_g": 0.01}, "train.lr_g = 0.0001, now it is 0.01"), ({"batch_size": 4}, "train.batch_size")],
+)
+def test_other_settings_do_not_go_on(small_store, tmp_path, change, named):
+    make_trainer(small_store, tmp_path, make_config(steps=1)).run()
+    with pytest.raises(InputError, match=named):
+        make_trainer(small_store, tmp_path, make_config(steps=2, **change))
+
+
+def test_a_damaged_checkpoint_is_named(small_store, tmp_path):
+    make_trainer(small_store, tmp_path, make_config(steps=1)).run()
+    path = files.newest(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=f"{path.name}: truncated"):
+        make_trainer(small_store, tmp_path, make_config(steps=2))
+
+
+def test_two_processes_cannot_train_in_one_folder(small_store, tmp_path):
+    import fcntl
+
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process"):
+            make_trainer(small_store, tmp_path).run()
+
+
+def test_the_average_follows_the_weights(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, make_config(ema=0.9))
+    expected = trainer.networks.g.low[2].weight.detach().clone()
+    for step in range(3):
+        trainer.step(trainer.source.batch(step))
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = expected * decay + trainer.networks.g.low[2].weight.detach() * (1 - decay)
+    torch.testing.assert_close(trainer.averages["g"].state["low.2.weight"], expected)
+    raw = trainer.networks.g.low[2].weight.detach().clone()
+    with trainer.averages["g"].applied():
+        torch.testing.assert_close(trainer.networks.g.low[2].weight.detach(), expected)
+    assert torch.equal(trainer.networks.g.low[2].weight.detach(), raw)
+
+
+def test_rows_of_the_log_are_json(small_store, tmp_path):
+    make_trainer(small_store, tmp_path, make_config(steps=2)).run()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert set(rows[0]) == {"step", "d/gan", "d/sign_real", "g/gan", "e_h/l1", "e_g/l1_high", "e_g/l1_low"}

@@ -1,0 +1,50 @@
+"""The games and penalties, against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, r1_penalty
+
+OBJECTIVES = ("bce", "hinge", "lsgan", "wgan-gp")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_discriminator_wants_real_up_and_generated_down(objective):
+    real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    d_loss(objective, real, fake).backward()
+    assert (real.grad < 0).all()
+    assert (fake.grad > 0).all() or (objective == "lsgan" and (fake.grad == 0).all())
+    assert d_loss(objective, torch.full((3,), 0.9), torch.full((3,), -0.1)) < d_loss(objective, -real - 1, fake + 1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_generator_wants_its_volumes_up(objective):
+    fake = torch.zeros(3, requires_grad=True)
+    g_loss(objective, fake).backward()
+    assert (fake.grad < 0).all()
+
+
+def test_bce_is_binary_cross_entropy_on_logits():
+    real, fake = torch.randn(5), torch.randn(5)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    expected = bce(real, torch.ones(5)) + bce(fake, torch.zeros(5))
+    torch.testing.assert_close(d_loss("bce", real, fake), expected)
+    torch.testing.assert_close(g_loss("bce", fake), bce(fake, torch.ones(5)))
+    assert d_loss("bce", torch.zeros(1), torch.zeros(1)).item() == pytest.approx(2 * math.log(2))
+
+
+def test_penalties_of_a_linear_discriminator_are_known():
+    weights = [torch.tensor([1.0, 2.0]), torch.tensor([2.0])]
+    inputs = [torch.randn(4, 2, requires_grad=True), torch.randn(4, 1, requires_grad=True)]
+    logits = inputs[0] @ weights[0] + inputs[1] @ weights[1]
+    assert r1_penalty(logits, inputs).item() == pytest.approx(9 / 2)  # |(1, 2, 2)|^2 = 9
+    assert gradient_penalty(logits, inputs).item() == pytest.approx((3 - 1) ** 2)
+
+
+def test_penalties_reach_the_weights():
+    weight = torch.randn(3, 1, requires_grad=True)
+    x = torch.randn(4, 3, requires_grad=True)
+    r1_penalty((x @ weight).tanh().flatten(), [x]).backward()
+    assert weight.grad.abs().min() > 0

@@ -1,0 +1,50 @@
+"""The networks of every size: the published ones parameter for parameter, and all others that fit."""
+
+import pytest
+import torch
+
+from hagan3d.config import ModelConfig
+from hagan3d.networks.build import Networks
+from hagan3d.networks.encoder import encode
+
+COUNTS = {  # side: G, D^H, D^L, E^H, E^G
+    32: (52_518_210, 4_207_809, 33_025, 161_152, 17_827_584),
+    64: (52_518_210, 4_470_017, 2_122_113, 161_152, 19_400_832),
+    128: (52_518_210, 4_599_073, 2_642_369, 161_152, 19_663_168),
+    256: (52_518_210, 4_630_833, 2_771_425, 161_152, 19_663_264),
+}
+SMALL = ModelConfig(latent_dim=8, channels=64, d_channels=64)
+
+
+@pytest.mark.parametrize("side", COUNTS)
+def test_published_parameter_counts(side):
+    with torch.device("meta"):
+        nets = Networks((side,) * 3, side // 8, ModelConfig(norm="group"))
+    counts = tuple(sum(p.numel() for p in nets[name].parameters()) for name in ("g", "d_h", "d_l", "e_h", "e_g"))
+    assert counts == COUNTS[side]
+
+
+@pytest.mark.parametrize("side", [512, 1024])
+def test_large_sizes_grow_by_levels_not_by_width(side):
+    with torch.device("meta"):
+        nets = Networks((side,) * 3, side // 8, ModelConfig())
+    assert nets.g.factor == side // 64
+    assert sum(p.numel() for p in nets.parameters()) == pytest.approx(79_744_884, rel=0.002)
+
+
+@pytest.mark.parametrize(
+    ("size", "depth"), [((32, 32, 32), 4), ((64, 96, 32), 8), ((32, 64, 160), 16), ((96, 32, 32), 96), ((96, 64, 32), 20)]
+)
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_every_size_runs(size, depth, num_classes):
+    nets = Networks(size, depth, SMALL, num_classes)
+    z, start, label = torch.randn(2, 8), torch.tensor([0, size[0] - depth]), torch.tensor([0, num_classes - 1])
+    window, low = nets.g(z, start, label if num_classes else None)
+    assert window.shape == (2, 1, depth, *size[1:])
+    assert low.shape == (2, 1, *(side // nets.g.factor for side in size))
+    logits, classes = nets.judge(window, low, start)
+    assert logits.shape == (2,)
+    assert [head.shape for head in classes] == [(2, 3)] * (2 if num_classes else 0)
+    volume = nets.g.volume(z, label if num_classes else None)
+    assert volume.shape == (2, 1, *size)
+    assert encode(nets.e_h, nets.e_g, list(volume.split(depth, 2))).shape == (2, 8)

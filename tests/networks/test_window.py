@@ -1,0 +1,67 @@
+"""A sub-volume is a window of the volume (norm: rms)."""
+
+import pytest
+import torch
+from torch import nn
+
+from hagan3d.config import ModelConfig
+from hagan3d.networks.build import Networks
+
+
+def networks(size, depth, norm="rms", high_convs=0, upsample="folded"):
+    torch.manual_seed(0)
+    model = ModelConfig(latent_dim=8, channels=64, d_channels=64, norm=norm, high_convs=high_convs, upsample=upsample)
+    nets = Networks(size, depth, model)
+    for parameter in nets.g.high.parameters():
+        nn.init.normal_(parameter, std=0.3)  # biases too: a halo that is made up would show
+    return nets
+
+
+@pytest.mark.parametrize("size", [(32, 32, 32), (64, 32, 96), (96, 64, 32)])
+@pytest.mark.parametrize("high_convs", [0, 1, 2])
+@pytest.mark.parametrize("upsample", ["folded", "plain"])
+def test_every_window_equals_its_slices_of_the_volume(device, size, high_convs, upsample):
+    depth = size[0] // 8
+    depth += -depth % 4
+    g = networks(size, depth, high_convs=high_convs, upsample=upsample).g.to(device)
+    z = torch.randn(1, 8, device=device)
+    with torch.no_grad():
+        volume = g.volume(z)
+        assert volume.std() > 0.02
+        for start in range(0, size[0] - depth + 1, g.factor):
+            window, _ = g(z, torch.tensor([start], device=device))
+            torch.testing.assert_close(window, volume[:, :, start : start + depth], atol=1e-5, rtol=0)
+
+
+def test_every_sample_has_its_own_window():
+    g = networks((32, 32, 32), 8).g
+    z, starts = torch.randn(3, 8), torch.tensor([24, 0, 12])
+    with torch.no_grad():
+        windows, volumes = g(z, starts)[0], g.volume(z)
+    for window, volume, start in zip(windows, volumes, starts.tolist(), strict=True):
+        torch.testing.assert_close(window, volume[:, start : start + 8], atol=1e-5, rtol=0)
+
+
+def test_a_window_sends_its_gradient_to_the_halo_too():
+    g = networks((32, 32, 32), 8).g
+    a = torch.randn(1, 8, 8, 8, 8, requires_grad=True)
+    g.window(a, torch.tensor([8])).sum().backward()
+    moved = a.grad.abs().sum((0, 1, 3, 4)) > 0
+    assert moved.tolist() == [False, True, True, True, True, False, False, False]
+
+
+def test_group_norm_windows_are_as_published_and_not_exact():
+    g = networks((32, 32, 32), 8, norm="group").g
+    z = torch.randn(1, 8)
+    with torch.no_grad():
+        a = g.common(z)
+        window = g.window(a, torch.tensor([8]))
+        torch.testing.assert_close(window, g.high(a[:, :, 2:4]))
+        assert (window - g.volume(z)[:, :, 8:16]).abs().max() > 1e-3
+
+
+def test_the_two_ways_of_upsampling_are_the_same_function():
+    folded, plain = networks((32, 32, 32), 8), networks((32, 32, 32), 8, upsample="plain")
+    z = torch.randn(1, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(folded.g.volume(z), plain.g.volume(z), atol=1e-5, rtol=1e-4)
