@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--input", nargs="+", required=True, help="Folders, text files that list paths, or volumes.")
     parser.add_argument("--output", required=True, help="The .h5 file to write; with --shard a folder.")
     parser.add_class_arguments(PrepareConfig, as_group=False)
-    args = parser.instantiate_classes(parser.parse_args(arguments))
+    args = parser.instantiate(parser.parse_args(arguments))
     names = PrepareConfig.__dataclass_fields__
     config = PrepareConfig(**{name: args[name] for name in names})
     from hagan3d.data.prepare import prepare  # after parsing, so that --help is instant

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (the name everybody knows)
 from pydicom.errors import InvalidDicomError
 
 from hagan3d.data.geometry import angle_deg
@@ -44,10 +44,10 @@ class Slice:
     """Columns, rows."""
     samples: int
     frames: int
-    position: np.ndarray | None
-    """Centre of its first voxel, LPS mm [3]."""
-    cosines: np.ndarray | None
-    """Directions of a row and of a column [6]."""
+    position: np.ndarray
+    """Centre of its first voxel, LPS mm [3]; NaN where the file does not say."""
+    cosines: np.ndarray
+    """Directions of a row and of a column [6]; NaN where the file does not say."""
     spacing: tuple[float, float]
     """Millimetres from column to column and from row to row."""
 
@@ -56,7 +56,7 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a folder that holds the slices of one series, in whatever file order.
 
     Returns:
-        Voxels [column, row, slice] with each slice's own rescale applied (HU for CT), float32, and the affine to RAS mm.
+        Voxels [column, row, slice] in float32, each slice's own rescale applied (HU for CT), and the affine to RAS mm.
 
     Raises:
         InputError: If slices are missing, unequally spaced, turned against each other or sheared, or of two series.
@@ -104,7 +104,9 @@ def _voxels(reader: sitk.ImageSeriesReader | sitk.ImageFileReader, shape: tuple[
         image = reader.Execute()
     except RuntimeError as error:
         lines = str(error).strip().splitlines()
-        raise InputError(f"its DICOM pixels cannot be read, truncated or an unknown compression ({lines[-1]})") from error
+        raise InputError(
+            f"its DICOM pixels cannot be read, truncated or an unknown compression ({lines[-1]})"
+        ) from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError("has colours; want one number per voxel")
     array = sitk.GetArrayFromImage(image)
@@ -140,8 +142,8 @@ def _header(path: Path) -> Slice | None:
             shape=(int(data.Columns), int(data.Rows)),
             samples=int(data.get("SamplesPerPixel", 1)),
             frames=int(data.get("NumberOfFrames") or 1),
-            position=None if position is None else np.array(position, dtype=np.float64),
-            cosines=None if cosines is None else np.array(cosines, dtype=np.float64),
+            position=np.array([np.nan] * 3 if position is None else position, dtype=np.float64),
+            cosines=np.array([np.nan] * 6 if cosines is None else cosines, dtype=np.float64),
             spacing=(float(columns_apart), float(rows_apart)),
         )
     except (InvalidDicomError, OSError, ValueError, TypeError, AttributeError, EOFError) as error:
@@ -165,7 +167,7 @@ def _check_one_series(slices: list[Slice]) -> None:
         raise InputError(f"holds {len(slices)} files of many frames each; give each its own folder")
     if any(item.shape != first.shape for item in slices):
         raise InputError("has slices of different sizes (a scout view among them?); take the odd ones out")
-    if any(item.position is None or item.cosines is None for item in slices):
+    if any(np.isnan([*item.position, *item.cosines]).any() for item in slices):
         raise InputError("has slices without position or orientation; convert it with a tool that knows this scanner")
 
 

@@ -67,7 +67,9 @@ def read_labels(path: Path, class_column: str) -> Labels:
     rows: dict[str, Row] = {}
     for line in lines:
         if line[id_column] in rows or not line[id_column]:
-            raise InputError(f"{path}: has the id {line[id_column]!r} twice, or a line without one; want one line per id")
+            raise InputError(
+                f"{path}: has the id {line[id_column]!r} twice, or a line without one; want one line per id"
+            )
         rows[line[id_column]] = Row(
             (line[chosen] or None) if chosen else None,
             (line[subject] or None) if subject else None,

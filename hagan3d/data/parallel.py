@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from rich.console import Console
@@ -45,7 +46,9 @@ def _in_processes(
             yield result
             advance()
     except BrokenProcessPool as error:
-        raise InputError("a worker was killed, most likely for want of memory; run again with fewer --workers") from error
+        raise InputError(
+            "a worker was killed, most likely for want of memory; run again with fewer --workers"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -54,7 +57,12 @@ def _end_with_parent() -> None:
     """Leave when the parent is gone, even if it was killed and could not say so."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -39,8 +39,10 @@ def contact_sheet(
         planes: Planes, in order.
         columns: Volumes side by side.
     """
-    tiles = [_captioned(_row([_plane(volume, affine, plane) for plane in planes]), text)
-             for volume, text in zip(volumes, captions, strict=True)]
+    tiles = [
+        _captioned(_row([_plane(volume, affine, plane) for plane in planes]), text)
+        for volume, text in zip(volumes, captions, strict=True)
+    ]
     rows = [_row(tiles[first : first + columns], 3 * GAP) for first in range(0, len(tiles), columns)]
     _save(_column(rows, 2 * GAP), path)
 

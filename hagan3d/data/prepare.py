@@ -1,4 +1,4 @@
-"""Files to a store: check them all, resample them in parallel, write one file; a second start goes on where one stopped."""
+"""Files to a store: check them all, resample them in parallel, write one file; after a kill, go on from there."""
 
 import hashlib
 import json
@@ -47,8 +47,8 @@ def prepare(
 ) -> Prepared:
     """Make a store of volumes.
 
-    All files are checked before anything is written. What is done survives a kill: the same call goes on from there, and
-    the store is the same as if it had never stopped. A finished store of the same settings and files is left alone.
+    All files are checked before anything is written. What is done survives a kill: the same call goes on from there,
+    and the store is the same as if it had never stopped. A finished store of the same settings and files stays.
 
     Args:
         inputs: Folders, lists or files (`find_volumes`).
@@ -57,8 +57,8 @@ def prepare(
         progress: Whether to show a bar on stderr.
 
     Raises:
-        InputError: With one line per file that cannot be used, unless `config.skip_bad`; or if there is a store of other
-            settings or files at `output`.
+        InputError: With one line per file that cannot be used, unless `config.skip_bad`; or if there is a store
+            of other settings or files at `output`.
     """
     check_orientation(config.orientation)
     path = _target(Path(output), config)
@@ -163,7 +163,8 @@ def _checked_tasks(
     grid = GridRule(config.size, config.orientation, config.axis, config.spacing, config.fit_used, config.trim)
     intensity = IntensityRule(config.intensity, config.window, config.percentiles)
     tasks = [Task(source, grid, intensity, config.fill, work / _part_name(source, settings)) for source in sources]
-    hashes, bad = _remembered(work, settings, sources), []
+    hashes = _remembered(work, settings, sources)
+    bad: list[str] = []
     if hashes is None:
         found = list(map_files(check_file, tasks, config.workers, "Checking", progress))
         bad, hashes = _judged(tasks, found)
@@ -214,7 +215,11 @@ def _state(settings: dict[str, Any], sources: list[Source]) -> str:
 
 def _changed(path: Path) -> int:
     """When a file, or any file of a folder, was last changed, ns."""
-    return max((file.stat().st_mtime_ns for file in path.iterdir()), default=0) if path.is_dir() else path.stat().st_mtime_ns
+    return (
+        max((file.stat().st_mtime_ns for file in path.iterdir()), default=0)
+        if path.is_dir()
+        else path.stat().st_mtime_ns
+    )
 
 
 def _part_name(source: Source, settings: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""One reader per file format: path -> (voxels in file units, affine to RAS mm). Shapes are checked before voxels are read."""
+"""One reader per file format: path -> (voxels in file units, affine to RAS mm), with shapes checked before reading."""
 
 import os
 import zlib
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 (the name everybody knows)
 
 from hagan3d.data.dicom import read_dicom_file, read_series
 from hagan3d.data.memory import check_memory

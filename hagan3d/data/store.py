@@ -6,12 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-import torch
-from torch import Tensor
 
 from hagan3d.config import low_factor
 from hagan3d.data.description import DataDescription
@@ -20,6 +18,9 @@ from hagan3d.data.geometry import typical_affine
 from hagan3d.data.labels import some
 from hagan3d.data.parts import SCALE
 from hagan3d.errors import InputError
+
+if TYPE_CHECKING:  # preparing needs no torch, which takes seconds to import
+    from torch import Tensor
 
 FORMAT = "hagan3d store 1"
 SPLITS = ("train", "validation", "test")
@@ -173,17 +174,17 @@ class Store:
             raise InputError(f"{self.path}: no volume for {split} (it has {have}); prepare it with other fractions")
         return found
 
-    def window(self, i: int, start: int, depth: int) -> Tensor:
+    def window(self, i: int, start: int, depth: int) -> "Tensor":
         """Read `depth` slices from `start` on of volume `i`: [depth, H, W], float32 in [-1, 1]."""
         if not 0 <= start <= self.size[0] - depth:
             raise ValueError(f"want 0 <= start <= {self.size[0] - depth}, got {start}")
         return self._read("high", i, slice(start, start + depth))
 
-    def volume(self, i: int) -> Tensor:
+    def volume(self, i: int) -> "Tensor":
         """Read volume `i` [D, H, W], float32 in [-1, 1]."""
         return self._read("high", i, slice(None))
 
-    def low(self, i: int) -> Tensor:
+    def low(self, i: int) -> "Tensor":
         """Read the area average of volume `i` [D/f, H/f, W/f], float32 in [-1, 1]."""
         return self._read("low", i, slice(None))
 
@@ -215,7 +216,9 @@ class Store:
         while self._open:
             self._open.popitem()[1].close()
 
-    def _read(self, name: str, i: int, slices: slice) -> Tensor:
+    def _read(self, name: str, i: int, slices: slice) -> "Tensor":
+        import torch
+
         number, row = self._where[i]
         key = (os.getpid(), number)  # a handle that came through a fork must not be used
         if key not in self._open:

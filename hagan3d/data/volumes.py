@@ -104,7 +104,9 @@ def read_volume(path: Path, fill: float | None = None) -> Volume:
         raise InputError(f"{path}: too little memory to read it; use fewer --workers or a machine with more") from error
 
 
-def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray, dtype: Literal["float32", "int16"] = "float32") -> None:
+def write_nifti(
+    path: Path, array: np.ndarray, affine: np.ndarray, dtype: Literal["float32", "int16"] = "float32"
+) -> None:
     """Write a volume as .nii or .nii.gz, whole or not at all; equal input gives equal bytes.
 
     Args:
@@ -182,7 +184,9 @@ def _with_ids(paths: list[Path]) -> list[Source]:
     counts = Counter(source.id for source in sources)
     twins = [source for source in sources if counts[source.id] > 1]
     if twins:
-        raise InputError(f"{twins[0].path} and {twins[1].path}: have one name, {twins[0].id!r}; rename one or leave it out")
+        raise InputError(
+            f"{twins[0].path} and {twins[1].path}: have one name, {twins[0].id!r}; rename one or leave it out"
+        )
     return sources
 
 
