@@ -17,7 +17,7 @@ CSRC = Path("csrc")
 ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0+PTX"
 TARGET_VERSION = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # PyTorch 2.11
 # Without errno and traps loops over exp and log become vector code; infinities and NaN keep their meaning.
-CPU_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", TARGET_VERSION]
+CPU_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-Wall", "-Wextra", TARGET_VERSION]
 CUDA_FLAGS = ["-O3", "-DUSE_CUDA", TARGET_VERSION]
 
 

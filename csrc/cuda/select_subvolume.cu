@@ -64,8 +64,7 @@ void launch(const Plan& plan, const In* x, const int64_t* start, Out* y, double 
     select_kernel<In, Out, T, kGroup><<<blocks_for(numel / kGroup), kThreads, 0, stream>>>(
         plan, x, start, y, T(scale), numel / kGroup, loads_align(plan, x, kGroup));
   } else {
-    select_kernel<In, Out, T, 1>
-        <<<blocks_for(numel), kThreads, 0, stream>>>(plan, x, start, y, T(scale), numel, false);
+    select_kernel<In, Out, T, 1><<<blocks_for(numel), kThreads, 0, stream>>>(plan, x, start, y, T(scale), numel, false);
   }
   check_launch();
 }

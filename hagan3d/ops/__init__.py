@@ -4,7 +4,7 @@ A compiled kernel runs where one was built for the tensor's device, the referenc
 """
 
 from hagan3d.ops.extension import backend
-from hagan3d.ops.ggd import ggd_guide, ggd_log_sigma, ggd_nll, ggd_nll_reference, ggd_sigma
+from hagan3d.ops.ggd import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_nll, ggd_nll_reference, ggd_sigma
 from hagan3d.ops.rms_norm import rms_norm, rms_norm_reference
 from hagan3d.ops.subvolume import missing_halo, select_subvolume, select_subvolume_reference, select_subvolumes
 from hagan3d.ops.upsample_conv import fold_weight, shared_folds, upsample_conv3d, upsample_conv3d_reference
@@ -14,6 +14,7 @@ __all__ = [
     "fold_weight",
     "ggd_guide",
     "ggd_log_sigma",
+    "ggd_mean_sigma",
     "ggd_nll",
     "ggd_nll_reference",
     "ggd_sigma",

@@ -28,12 +28,12 @@ def _load_cuda() -> str:
 
 _NO_CPU = _load("_C.so")
 _NO_CUDA = _load_cuda()
+LOADED = not _NO_CPU  # whether the schemas exist, so that autograd and fake kernels can be registered
 
 
-def has_kernels(*tensors: Tensor) -> bool:
-    """Say whether compiled kernels exist for the device of these tensors, which is that of the first."""
-    kind = tensors[0].device.type
-    return (kind == "cpu" and not _NO_CPU) or (kind == "cuda" and not _NO_CUDA)
+def has_kernels(x: Tensor) -> bool:
+    """Say whether compiled kernels exist for the device of a tensor."""
+    return (x.device.type == "cpu" and not _NO_CPU) or (x.device.type == "cuda" and not _NO_CUDA)
 
 
 def backend() -> str:

@@ -1,7 +1,13 @@
 """Root-mean-square norm over the channels of each voxel, with its activation."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
+
+from hagan3d.ops.extension import LOADED, has_kernels
+from hagan3d.ops.second_order import backward_through_reference
 
 ACTIVATIONS = ("none", "relu")
 
@@ -27,12 +33,14 @@ def rms_norm(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", 
     Source: Zhang and Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019, equation 4.
     """
     if x.ndim != 5 or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
-        raise ValueError(
-            f"want x [B, C, D, H, W], weight [C] and bias [C], got {tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
-        )
+        shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
+        raise ValueError(f"want x [B, C, D, H, W], weight [C] and bias [C], got {shapes}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"want an activation among {', '.join(ACTIVATIONS)}, got {activation}")
-    return rms_norm_reference(x, weight, bias, activation, eps)
+    if not has_kernels(x):
+        return rms_norm_reference(x, weight, bias, activation, eps)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return torch.ops.hagan3d.rms_norm(_dense(x), weight.to(wide), bias.to(wide), activation == "relu", eps)
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", eps: float = 1e-6) -> Tensor:
@@ -43,3 +51,41 @@ def rms_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, activation: str 
     y = v * torch.rsqrt(v.square().mean(1, keepdim=True) + eps) * weight.to(wide).view(channel)
     y = y + bias.to(wide).view(channel)
     return (y.relu() if activation == "relu" else y).to(x.dtype)
+
+
+def _dense(x: Tensor) -> Tensor:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+    return x if x.is_contiguous() or channels_last else x.contiguous()
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.options = inputs[3:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias = ctx.saved_tensors
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last_3d
+    grad = grad.contiguous(memory_format=layout)
+    return *torch.ops.hagan3d.rms_norm_backward(grad, x, weight, bias, *ctx.options), None, None
+
+
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.options = inputs[4:]
+
+
+def _second_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad, *inputs = ctx.saved_tensors
+    relu, eps = ctx.options
+    reference = partial(rms_norm_reference, activation="relu" if relu else "none", eps=eps)
+    return *backward_through_reference(reference, inputs, grad, cotangents), None, None
+
+
+if LOADED:
+    torch.library.register_fake("hagan3d::rms_norm", lambda x, *_: torch.empty_like(x))
+    torch.library.register_fake(
+        "hagan3d::rms_norm_backward", lambda _, *inputs: tuple(torch.empty_like(t) for t in inputs[:3])
+    )
+    torch.library.register_autograd("hagan3d::rms_norm", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("hagan3d::rms_norm_backward", _second_backward, setup_context=_setup_second)

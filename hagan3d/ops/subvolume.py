@@ -1,9 +1,12 @@
 """Sub-volume selection: one window of slices per volume, along any axis."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from hagan3d.ops.extension import LOADED, has_kernels
 
 
 def select_subvolume(
@@ -39,6 +42,8 @@ def select_subvolume(
     dtype = x.dtype if dtype is None else dtype
     if not dtype.is_floating_point:
         raise ValueError(f"want a floating dtype for the windows, got {dtype}")
+    if has_kernels(x):
+        return torch.ops.hagan3d.select_subvolume(x, start, depth + 2 * halo, axis, halo, False, dtype, scale)
     return select_subvolume_reference(x, start, depth, axis, halo, dtype=dtype, scale=scale)
 
 
@@ -133,3 +138,30 @@ def _check_window(x: Tensor, start: Tensor, depth: int, axis: int, halo: int) ->
         raise ValueError(f"want axis 0, 1 or 2 and halo >= 0, got axis {axis} and halo {halo}")
     if not 1 <= depth <= x.shape[2 + axis]:
         raise ValueError(f"want 1 <= depth <= {x.shape[2 + axis]}, got {depth}")
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, start, _, axis, halo, adjoint, _, scale = inputs
+    ctx.save_for_backward(start)
+    ctx.length, ctx.dtype = x.shape[2 + axis], x.dtype
+    ctx.window = (axis, halo, not adjoint)
+    ctx.scale = scale
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (start,) = ctx.saved_tensors
+    rest = (None,) * 7
+    return torch.ops.hagan3d.select_subvolume(grad, start, ctx.length, *ctx.window, ctx.dtype, ctx.scale), *rest
+
+
+def _fake(
+    x: Tensor, start: Tensor, length: int, axis: int, halo: int, adjoint: bool, dtype: torch.dtype, scale: float
+) -> Tensor:
+    shape = list(x.shape)
+    shape[2 + axis] = length
+    return x.new_empty(shape, dtype=dtype)
+
+
+if LOADED:
+    torch.library.register_fake("hagan3d::select_subvolume", _fake)
+    torch.library.register_autograd("hagan3d::select_subvolume", _backward, setup_context=_setup_context)
