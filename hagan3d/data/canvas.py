@@ -1,4 +1,4 @@
-"""A canvas in patient coordinates: shapes are painted by their signed distance, with edges as soft as a voxel is wide."""
+"""A canvas in patient coordinates: shapes are painted by signed distance, with edges as soft as a voxel is wide."""
 
 from collections.abc import Sequence
 

@@ -103,10 +103,7 @@ def _voxels(reader: sitk.ImageSeriesReader | sitk.ImageFileReader, shape: tuple[
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        lines = str(error).strip().splitlines()
-        raise InputError(
-            f"its DICOM pixels cannot be read, truncated or an unknown compression ({lines[-1]})"
-        ) from error
+        raise InputError("its DICOM pixels cannot be read: truncated, or a compression that SimpleITK lacks") from error
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError("has colours; want one number per voxel")
     array = sitk.GetArrayFromImage(image)
@@ -207,7 +204,7 @@ def _check_gaps(heights: np.ndarray) -> None:
     usual = float(np.median(gaps))
     if (gaps < SAME_GAP * max(usual, 1e-3)).any():
         doubled = int((gaps < SAME_GAP * max(usual, 1e-3)).sum())
-        raise InputError(f"has {doubled} slices at the place of another (time points or echoes?); keep one of each")
+        raise InputError(f"has slices at the place of another ({doubled}; time points or echoes?); keep one of each")
     odd = np.flatnonzero(np.abs(gaps - usual) > SAME_GAP * usual)
     if not odd.size:
         return
@@ -215,7 +212,7 @@ def _check_gaps(heights: np.ndarray) -> None:
     if (np.abs(steps - np.rint(steps)) < SAME_GAP).all():
         missing = int((np.rint(steps) - 1).sum())
         raise InputError(
-            f"has {missing} missing slices, the first after {heights[odd[0]]:.2f} mm (slices are {usual:.2f} mm apart); "
+            f"has missing slices ({missing}), the first after {heights[odd[0]]:.2f} mm (they are {usual:.2f} mm apart); "
             "complete the series"
         )
     raise InputError(

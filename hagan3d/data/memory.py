@@ -16,7 +16,7 @@ def check_memory(shape: tuple[int, ...]) -> None:
     if needed > free:
         shown = " x ".join(str(side) for side in shape)
         raise InputError(
-            f"{shown} voxels need about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; "
+            f"{shown} voxels need about {needed / 1e6:.0f} MB of memory, {free / 1e6:.0f} MB are free; "
             "use fewer --workers or a machine with more, or repair the header if it is wrong"
         )
 

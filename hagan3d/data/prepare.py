@@ -25,6 +25,7 @@ from hagan3d.errors import InputError
 
 SHEET_VOLUMES = 12  # on the contact sheet
 BYTES_PER_VOXEL = 2
+BYTES_PER_WORKER = 32 * 2**20  # of input: a process takes a second to start, so it must have something to do
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def prepare(
     _check_disk(path, tasks)
     with _kept(work, settings, labelled, hashes):
         todo = [task for task in tasks if not task.part.exists()]
-        for _ in map_files(make_part, todo, config.workers, "Resampling", progress):
+        for _ in map_files(make_part, todo, _workers(labelled, config), "Resampling", progress):
             pass
         records = [_record(task, rows[task.source.id], hashes[task.source.id], labels, config) for task in tasks]
         sheet = path.with_suffix(".png")
@@ -166,7 +167,7 @@ def _checked_tasks(
     hashes = _remembered(work, settings, sources)
     bad: list[str] = []
     if hashes is None:
-        found = list(map_files(check_file, tasks, config.workers, "Checking", progress))
+        found = list(map_files(check_file, tasks, _workers(sources, config), "Checking", progress))
         bad, hashes = _judged(tasks, found)
     return [task for task in tasks if task.source.id in hashes], bad, hashes
 
@@ -211,6 +212,13 @@ def _state(settings: dict[str, Any], sources: list[Source]) -> str:
     """Changes with the settings, and with any file's name or time."""
     state = [settings, [(source.id, str(source.path), _changed(source.path)) for source in sources]]
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _workers(sources: list[Source], config: PrepareConfig) -> int:
+    """Processes that are worth starting."""
+    paths = [source.path for source in sources]
+    files = (file for path in paths for file in (path.iterdir() if path.is_dir() else [path]))
+    return min(config.workers, 1 + sum(file.stat().st_size for file in files) // BYTES_PER_WORKER)
 
 
 def _changed(path: Path) -> int:

@@ -17,6 +17,7 @@ from hagan3d.errors import InputError
 Reader = Callable[[Path], tuple[np.ndarray, np.ndarray]]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+NPY_MAGIC = b"\x93NUMPY"
 MOST_PACKED = 1032  # bytes that one byte of a gzip file can stand for, at most
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
@@ -56,7 +57,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
         return array, np.asarray(image.affine, dtype=np.float64)
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(f"cannot be read as NIfTI ({_reason(error)}); is it another kind of file?") from error
+        raise InputError("is no NIfTI file, whatever its name says, or its header is damaged") from error
     except (EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, InputError):
             raise
@@ -71,11 +72,13 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
         reader.ReadImageInformation()
         if reader.GetNumberOfComponents() != 1:
             raise InputError(f"has {reader.GetNumberOfComponents()} values per voxel (colours?); want one")
+        if min(reader.GetSpacing()) <= 0:
+            raise InputError(f"its header has the spacing {reader.GetSpacing()}; repair it, a spacing is above 0 mm")
         check_memory(check_shape(reader.GetSize()))
         reader.SetOutputPixelType(sitk.sitkFloat32)
         return from_itk(reader.Execute())
     except RuntimeError as error:
-        raise InputError(f"cannot be read, truncated or no such format ({_reason(error)})") from error
+        raise InputError("cannot be read: truncated, damaged or no NRRD or MetaImage file") from error
 
 
 def from_itk(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +93,15 @@ def from_itk(image: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
 
 def read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a NumPy array; it knows no geometry, so voxels are 1 mm and axes run to the right, forward and up."""
+    with path.open("rb") as file:
+        if file.read(len(NPY_MAGIC)) != NPY_MAGIC:
+            raise InputError("is no NumPy file, whatever its name says")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"is no NumPy array of numbers, or truncated ({_reason(error)})") from error
+        if "Python objects" in str(error):
+            raise InputError("holds Python objects, which are never loaded; want an array of numbers") from error
+        raise InputError("is truncated or damaged: its header promises more than the file holds") from error
     if array.dtype.kind not in "iufb":
         raise InputError(f"holds {array.dtype}; want one real number per voxel")
     shape = check_shape(array.shape)

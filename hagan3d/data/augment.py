@@ -1,0 +1,58 @@
+"""Random changes of real volumes before they are cut, by MONAI's transforms: a pure function of volume, settings, seed."""
+
+from collections.abc import Callable
+from math import radians
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hagan3d.config import AugmentConfig
+
+if TYPE_CHECKING:
+    from monai.transforms import Compose
+
+AXES = ("D", "H", "W")
+
+
+def augment(volume: Tensor, config: AugmentConfig, seed: int) -> Tensor:
+    """Change a volume at random; equal arguments give equal results.
+
+    Args:
+        volume: Volume [D, H, W] in [-1, 1], on the CPU.
+        config: Which changes, and how large.
+        seed: From 0 up; MONAI takes it modulo 2^32.
+
+    Returns:
+        The changed volume [D, H, W] in [-1, 1]; what comes in from outside the volume repeats its faces.
+    """
+    if not config.active:
+        return volume
+    changes = _changes(config, tuple(volume.shape))
+    changes.set_random_state(seed=seed % 2**32)
+    return changes(volume[None]).as_subclass(Tensor)[0].clamp(-1, 1)
+
+
+def _changes(config: AugmentConfig, shape: tuple[int, ...]) -> "Compose":
+    """MONAI's transforms for these settings."""
+    from monai import transforms as mt  # seconds to import, and only training with augmentation needs it
+
+    made: list[Callable[[Tensor], Tensor]] = []
+    made += [mt.RandFlip(prob=0.5, spatial_axis=AXES.index(axis)) for axis in config.flip_axes]
+    if config.rotate_deg or config.scale or config.shift:
+        made.append(
+            mt.RandAffine(
+                prob=1.0,
+                rotate_range=[radians(config.rotate_deg)] * 3,
+                scale_range=[config.scale] * 3,
+                translate_range=[config.shift * side for side in shape],
+                mode="bilinear",
+                padding_mode="border",
+            )
+        )
+    if config.contrast:
+        made.append(mt.RandScaleIntensity(factors=config.contrast, prob=1.0))
+    if config.brightness:
+        made.append(mt.RandShiftIntensity(offsets=config.brightness, prob=1.0))
+    if config.noise:
+        made.append(mt.RandGaussianNoise(prob=1.0, std=config.noise))
+    return mt.Compose(made)
