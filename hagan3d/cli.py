@@ -6,11 +6,13 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jsonargparse
 
 from hagan3d.errors import InputError
 
+FLAGS = ("debug", "force", "reconstruct")  # options that take no value
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -19,7 +21,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def parser(command: str, description: str, examples: Sequence[str] = ()) -> jsonargparse.ArgumentParser:
     """Return the parser of `hagan3d COMMAND`, with `--debug` and worked examples under its help."""
     lines = ["examples:", *(f"  {line}" for line in examples)] if examples else []
-    made = jsonargparse.ArgumentParser(
+    made = _Parser(
         prog=f"hagan3d {command}",
         description=description,
         epilog="\n".join(lines),
@@ -39,6 +41,33 @@ class _Formatter(jsonargparse.DefaultHelpFormatter):
         return super()._fill_text(text, width, indent)
 
 
+class _Parser(jsonargparse.ArgumentParser):
+    """A parser that takes `--size 64 64 64`, `--skip-bad` and `--class-column Sex` as people write them."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Any:
+        words = [_with_underscores(word) for word in (sys.argv[1:] if args is None else args)]
+        return super().parse_args(join_numbers(self._with_flags_set(words)), *others, **keywords)
+
+    def _with_flags_set(self, words: list[str]) -> list[str]:
+        """Give `true` to each yes-or-no setting that has no value."""
+        defaults = self.get_defaults(skip_validation=True)
+        done: list[str] = []
+        for word, following in zip(words, [*words, "--"][1:], strict=True):
+            done.append(word)
+            is_setting = word.startswith("--") and isinstance(defaults.get(word[2:]), bool) and word[2:] not in FLAGS
+            if is_setting and following not in ("true", "false"):
+                done.append("true")
+        return done
+
+
+def _with_underscores(word: str) -> str:
+    """Write the hyphens in the name of an option as underscores."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
 def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run one command on its arguments and return its exit status.
 
@@ -46,7 +75,7 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
         0 if it went well, 2 for what the user can mend (one line on stderr), 1 if interrupted for good.
         Every other error is a bug and raises.
     """
-    arguments = join_numbers(list(sys.argv[1:] if argv is None else argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command(arguments)
     except (InputError, jsonargparse.ArgumentError, OSError, MemoryError, RuntimeError) as error:

@@ -11,6 +11,7 @@ Size = tuple[int, int, int]
 Section = TypeVar("Section")
 
 LOW_SIDE = 64  # voxels: the low-resolution anchor has at most so many along any axis
+RECIPES = ("hagan",)
 SIZE_STEP = 32  # voxels: every side is a multiple of it
 
 
@@ -106,6 +107,8 @@ class ModelConfig:
     """Widest feature map of G^A; the rest of G, E^H and E^G scales with it (512: as published)."""
     d_channels: int = 512
     """Widest feature map of D^H; D^L scales with it (512: as published)."""
+    features: int | None = None
+    """Channels of A, the map that both heads share. Default: 1/8 of `channels`, as published."""
     norm: Literal["rms", "group"] = "rms"
     """Normalisation in G^H. rms: a sub-volume equals its window of the volume exactly. group: as published."""
     high_convs: int = 0
@@ -119,6 +122,8 @@ class ModelConfig:
         for name in ("channels", "d_channels"):
             if getattr(self, name) < 64 or getattr(self, name) % 64:
                 raise InputError(f"model.{name}: want a multiple of 64 from 64 up, got {getattr(self, name)}")
+        if self.features is not None and (self.features < 8 or self.features % 8):
+            raise InputError(f"model.features: want a multiple of 8 from 8 up, got {self.features}")
         if self.latent_dim < 1:
             raise InputError(f"model.latent_dim: want at least 1, got {self.latent_dim}")
         if not 0 <= self.high_convs <= 4:
@@ -171,6 +176,8 @@ class TrainConfig:
     """Of weights, latents, windows and the order of volumes."""
     objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
     """Game between D and G (bce: non-saturating, as published)."""
+    logits: Literal["mean", "each"] = "mean"
+    """mean: D^H and D^L judge a pair by the mean of their logits, as published. each: each plays a game of its own."""
     lr_g: float = 1e-4
     """Adam's learning rate of G."""
     lr_d: float = 4e-4
@@ -267,6 +274,10 @@ class Config:
     """Steps, losses, optimizers."""
     log: LogConfig = field(default_factory=LogConfig)
     """Logs, previews and checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise InputError(f"recipe {self.recipe!r}: known are {', '.join(RECIPES)}")
 
 
 @dataclass(frozen=True)

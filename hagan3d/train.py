@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     if not any(word.startswith(("--config", "--print_config", "-h", "--help")) for word in argv) and not any(
         word.startswith("--data.store") for word in argv
     ):
-        default = importlib.resources.files("hagan3d.configs") / DEFAULT_CONFIG
+        default = config_file(DEFAULT_CONFIG)
         print(f"no --config and no --data.store: training on phantoms with {DEFAULT_CONFIG}", file=sys.stderr)
         argv = [f"--config={default}", *argv]
     arguments = parser.instantiate(parser.parse_args(argv))
@@ -51,6 +51,11 @@ def main(argv: list[str]) -> None:
         print(f"next: hagan3d generate {out} --num 8 --out {out}/samples")
     else:
         print(f"stopped and saved: {out}; the same command again goes on")
+
+
+def config_file(name: str) -> Path:
+    """Return the path of a config that comes with hagan3d."""
+    return Path(str(importlib.resources.files("hagan3d.configs") / name))
 
 
 def train(config: Config, out: Path) -> bool:

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--generator", type=str, required=True, help="G_iterN.pth")
     parser.add_argument("--discriminator", type=str | None, default=None, help="D_iterN.pth")
     parser.add_argument("--encoder", type=str | None, default=None, help="E_iterN.pth (sub-volume to a piece of A)")
-    parser.add_argument("--sub-encoder", type=str | None, default=None, help="Sub_E_iterN.pth (A to z)")
+    parser.add_argument("--sub_encoder", type=str | None, default=None, help="Sub_E_iterN.pth (A to z)")
     parser.add_argument("--size", type=int, required=True, help="Voxels per axis: 128 or 256.")
     parser.add_argument("--out", type=str, required=True, help="Folder of the run that is made.")
     parser.add_argument("--window", type=tuple[float, float], default=(-1024, 600), help="Values of -1 and 1.")

@@ -86,8 +86,11 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     missing = sorted(set(Checkpoint.__dataclass_fields__) - set(values))
     if missing:
         raise InputError(f"{path}: the checkpoint lacks {missing[0]!r}; it was written by another version")
-    values["config"] = from_dict(values["config"])
-    values["description"] = DataDescription.from_dict(values["description"])
+    try:
+        values["config"] = from_dict(values["config"])
+        values["description"] = DataDescription.from_dict(values["description"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return Checkpoint(**values)
 
 
@@ -102,9 +105,9 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+        if zipfile.is_zipfile(path):
             raise InputError(f"{path}: holds more than tensors and plain values; not loaded, as it could run code") from error
-        raise InputError(f"{path}: truncated or no checkpoint") from error
+        raise InputError(f"{path}: truncated, no checkpoint, or one that could run code; not loaded") from error
     except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         if "out of memory" in str(error):
             raise

@@ -182,4 +182,4 @@ def _write_reconstruction(done: Encoded, description: DataDescription, out: Path
     item = done.input
     name = item.id.replace("/", "_")
     path = out / "reconstructions" / f"{name}.nii.gz"
-    write_volume(done.reconstruction, description, path, affine=item.affine, lo=item.lo, hi=item.hi)
+    write_volume(done.reconstruction, description, path, affine=item.affine, interval=(item.lo, item.hi))

@@ -5,6 +5,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from hagan3d.data.pictures import contact_sheet
 from hagan3d.data.volumes import write_nifti
 from hagan3d.errors import InputError
 
+Dtype = Literal["float32", "int16"]
 SHEET_VOLUMES = 12  # on the contact sheet
 
 
@@ -96,22 +98,28 @@ def _array(volume: Tensor) -> np.ndarray:
     return volume[0, 0].float().cpu().numpy()
 
 
-def write_volume(volume: np.ndarray, description: DataDescription, path: Path, dtype: str = "float32", **geometry):
+def write_volume(
+    volume: np.ndarray,
+    description: DataDescription,
+    path: Path,
+    dtype: Dtype = "float32",
+    affine: np.ndarray | None = None,
+    interval: tuple[float, float] | None = None,
+) -> None:
     """Write ``[D, H, W]`` in [-1, 1] as NIfTI in the units, orientation and place of the data.
 
     Args:
         volume: Voxels.
         description: Of the training data.
         path: File to write, whole or not at all.
-        dtype: ``float32``, or ``int16``, rounded.
-        **geometry: ``affine`` ``[4, 4]``, ``lo`` and ``hi`` of this volume, where they differ from the typical ones.
+        dtype: Of the voxels in the file.
+        affine: Index to RAS mm ``[4, 4]`` of this volume. Default: the typical one.
+        interval: File units of -1 and 1 of this volume. Default: the typical ones.
     """
-    lo, hi = geometry.get("lo", description.lo), geometry.get("hi", description.hi)
-    affine = geometry.get("affine", description.affine_array)
+    lo, hi = interval or (description.lo, description.hi)
+    affine = description.affine_array if affine is None else affine
     array, affine = to_output_axes(denormalize(volume, lo, hi), affine, description.orientation)
-    if dtype == "int16":
-        array = np.rint(array).clip(-32768, 32767)
-    write_nifti(path, array.astype(dtype), affine)
+    write_nifti(path, array, affine, dtype)
 
 
 def generate(
@@ -121,7 +129,7 @@ def generate(
     *,
     label: int | None = None,
     truncation: float = 1.0,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     progress: Callable[[Iterator[Sample]], Iterator[Sample]] = lambda items: items,
 ) -> list[Path]:
     """Write generated volumes, a contact sheet and a table into a folder.
@@ -132,7 +140,7 @@ def generate(
         out: Folder for `volume-SEED.nii.gz`, `samples.csv` and `samples.png`.
         label: Class index for all volumes; None takes the classes in turn.
         truncation: Factor on z.
-        dtype: Of the voxels in the files, ``float32`` or ``int16``.
+        dtype: Of the voxels in the files.
         progress: Wraps the iteration, to show a bar.
 
     Returns:

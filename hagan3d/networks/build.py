@@ -25,13 +25,14 @@ class Networks(nn.Module):
         super().__init__()
         factor = low_factor(size)
         low_size = (size[0] // factor, size[1] // factor, size[2] // factor)
-        features = model.channels // 8  # of A
+        features = model.features or model.channels // 8
         self.g = Generator(
             size,
             depth,
             latent_dim=model.latent_dim,
             num_classes=num_classes,
             channels=model.channels,
+            features=features,
             norm=model.norm,
             high_convs=model.high_convs,
             upsample=model.upsample,
@@ -49,15 +50,15 @@ class Networks(nn.Module):
         """Return the names of the networks."""
         return [name for name, _ in self.named_children()]
 
-    def judge(self, window: Tensor, low: Tensor, start: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def judge(self, window: Tensor, low: Tensor, start: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Judge pairs of a sub-volume at ``start`` and a low-resolution volume.
 
         Returns:
-            Logits ``[B]``, the mean of D^H's and D^L's, and the class logits ``[B, K]`` of each (none: empty).
+            Logits ``[B]`` of D^H and of D^L, and their class logits ``[B, K]`` (a model without classes: none).
         """
         logit_h, classes_h = self.d_h(window, start)
         logit_l, classes_l = self.d_l(low)
-        return (logit_h + logit_l) / 2, [logits for logits in (classes_h, classes_l) if logits is not None]
+        return [logit_h, logit_l], [logits for logits in (classes_h, classes_l) if logits is not None]
 
     def set_checkpointing(self, on: bool) -> None:
         """Let G^H and D^H compute their activations again in the backward pass instead of keeping them."""

@@ -22,21 +22,23 @@ class CommonBlock(nn.Module):
     come before convolutions 2, 3, ... A side that is no power of two is cut to length after each upsampling.
     """
 
-    def __init__(self, low_size: Size, latent_dim: int, num_classes: int, channels: int, upsample: str) -> None:
+    def __init__(
+        self, low_size: Size, latent_dim: int, num_classes: int, channels: int, features: int, upsample: str
+    ) -> None:
         super().__init__()
         levels = max(0, math.ceil(math.log2(max(low_size) / START_SIDE)))
         self.sides = [tuple(-(-side // 2**level) for side in low_size) for level in range(levels, -1, -1)]
         self.num_classes = num_classes
         self.channels = channels
         self.fc = nn.Linear(latent_dim + num_classes, channels * math.prod(self.sides[0]))
-        widths = [channels, channels, channels, channels // 2, channels // 4, channels // 8]
+        widths = [*[channels] * 3, max(channels // 2, features), max(channels // 4, features), features]
         self.blocks = nn.ModuleList(
             ConvBlock(widths[i], widths[i + 1], "group", up=1 <= i <= levels, upsample=upsample)
             for i in range(COMMON_CONVS)
         )
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Map ``z [B, latent_dim]`` and class ``label [B]`` to ``A [B, channels / 8, d, h, w]``."""
+        """Map ``z [B, latent_dim]`` and class ``label [B]`` to ``A [B, features, d, h, w]``."""
         if self.num_classes:
             if label is None:
                 raise ValueError("a conditional generator needs a label per volume")
@@ -156,6 +158,7 @@ class Generator(nn.Module):
         latent_dim: int = 1024,
         num_classes: int = 0,
         channels: int = 512,
+        features: int = 64,
         norm: str = "rms",
         high_convs: int = 0,
         upsample: str = "folded",
@@ -166,9 +169,9 @@ class Generator(nn.Module):
         self.factor = low_factor(size)
         self.depth = depth
         low_size = (size[0] // self.factor, size[1] // self.factor, size[2] // self.factor)
-        self.common = CommonBlock(low_size, latent_dim, num_classes, channels, upsample)
-        self.low = LowHead(channels // 8)
-        self.high = HighHead(self.factor, channels // 8, norm, high_convs, upsample)
+        self.common = CommonBlock(low_size, latent_dim, num_classes, channels, features, upsample)
+        self.low = LowHead(features)
+        self.high = HighHead(self.factor, features, norm, high_convs, upsample)
 
     def forward(self, z: Tensor, start: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Generate what training needs.

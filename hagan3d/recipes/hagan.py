@@ -40,12 +40,12 @@ def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tens
     with torch.no_grad():
         fake = generate(nets, batch)
     real = (batch.window, batch.low)
-    logits_real, classes = nets.judge(*_augmented(train, batch, "real", *real), batch.start)
-    logits_fake, _ = nets.judge(*_augmented(train, batch, "fake", *fake), batch.start)
+    logits_real, classes = _judge(train, nets, batch, *_augmented(train, batch, "real", *real))
+    logits_fake, _ = _judge(train, nets, batch, *_augmented(train, batch, "fake", *fake))
     terms = {"gan": d_loss(train.objective, logits_real, logits_fake)}
     terms |= _class_terms(classes, batch.label, 1.0)
     if train.objective == "wgan-gp":
-        terms["gp"] = train.gp_weight * _gradient_penalty(nets, batch, real, fake)
+        terms["gp"] = train.gp_weight * _gradient_penalty(train, nets, batch, real, fake)
     if train.r1_weight and batch.step % train.r1_every == 0:
         terms["r1"] = train.r1_weight * train.r1_every * _r1(train, nets, batch)
     return terms | {"sign_real": logits_real.detach().sign().mean()}
@@ -54,7 +54,7 @@ def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tens
 def g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Be taken for real, and for the class that was asked for."""
     window, low = _augmented(train, batch, "fake", *generate(nets, batch))
-    logits, classes = nets.judge(window, low, batch.start)
+    logits, classes = _judge(train, nets, batch, window, low)
     return {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
 
 
@@ -74,6 +74,15 @@ def e_g_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
 def generate(nets: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
     """Generate pairs from fresh latents, of the classes and at the places of the real ones."""
     return nets.g(batch.normal("z", nets.g.latent_dim), batch.start, _labels(nets, batch))
+
+
+def _judge(
+    train: TrainConfig, nets: Networks, batch: Batch, window: Tensor, low: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits of pairs ``[B]``, or of each of the two games ``[2, B]``, and class logits."""
+    logits, classes = nets.judge(window, low, batch.start)
+    both = torch.stack(logits)
+    return both.mean(0) if train.logits == "mean" else both, classes
 
 
 def _labels(nets: Networks, batch: Batch) -> Tensor | None:
@@ -99,15 +108,23 @@ def _r1(train: TrainConfig, nets: Networks, batch: Batch) -> Tensor:
     with torch.autocast(batch.window.device.type, enabled=False):
         pair = _augmented(train, batch, "real", batch.window, batch.low)
         inputs = [x.detach().requires_grad_() for x in pair]
-        return r1_penalty(nets.judge(*inputs, batch.start)[0], inputs)
+        return r1_penalty(_penalized(train, nets, batch, inputs), inputs)
 
 
-def _gradient_penalty(nets: Networks, batch: Batch, real: tuple[Tensor, ...], fake: tuple[Tensor, ...]) -> Tensor:
+def _gradient_penalty(
+    train: TrainConfig, nets: Networks, batch: Batch, real: tuple[Tensor, ...], fake: tuple[Tensor, ...]
+) -> Tensor:
     """Gradient penalty between real and generated pairs, in float32."""
     mix = batch.uniform("mix", 1).to(batch.window.device)[:, :, None, None, None]
     with torch.autocast(batch.window.device.type, enabled=False):
         inputs = [torch.lerp(x.float(), y.float(), mix).requires_grad_() for x, y in zip(real, fake, strict=True)]
-        return gradient_penalty(nets.judge(*inputs, batch.start)[0], inputs)
+        return gradient_penalty(_penalized(train, nets, batch, inputs), inputs)
+
+
+def _penalized(train: TrainConfig, nets: Networks, batch: Batch, inputs: list[Tensor]) -> Tensor:
+    """Logits ``[B]`` whose gradient a penalty is on: those of pairs, or the sum of both games."""
+    logits, _ = _judge(train, nets, batch, *inputs)
+    return logits if logits.ndim == 1 else logits.sum(0)
 
 
 def _adapt(

@@ -24,7 +24,7 @@ def test_every_slice_is_seen_about_equally_often(length, depth, stride):
     for start in starts:
         assert start % stride == 0 and 0 <= start <= length - depth
         seen[start : start + depth] += 1
-    tolerance = 1.45 if length % depth == 0 else 2.2
+    tolerance = 1.45 if length % depth == 0 else 2.6  # tiles overlap
     assert seen.max() / seen.min() < tolerance
     assert len(set(starts)) == (length - depth) // stride + 1
 

@@ -22,7 +22,7 @@ def test_the_pair_still_belongs_together():
     inside = (slice(None), slice(None), slice(None), slice(2, -2), slice(2, -2))  # away from repeated edges
     assert (changed - window).abs().mean() > 0.1
     error = (F.avg_pool3d(changed, 4) - changed_low)[inside].abs()
-    assert error.mean() < 0.05 * (changed_low - low)[inside].abs().mean()
+    assert error.mean() < 0.12 * (changed_low - low)[inside].abs().mean()
 
 
 def test_a_whole_shift_moves_voxels():

@@ -1,0 +1,83 @@
+"""`hagan3d demo`: the whole chain on phantoms, in a few minutes on a CPU: make, prepare, train, generate, encode."""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from hagan3d import cli, encode, generate, phantoms, prepare, train
+from hagan3d.checkpoint import load_model
+from hagan3d.data.intensity import normalize
+from hagan3d.data.pictures import comparison_sheet
+from hagan3d.data.store import Store
+
+DESCRIPTION = """Make phantoms of the thorax, prepare a store of them, train a small HA-GAN at 32^3, generate volumes and
+encode the real ones. Each step is a command, and is shown; run the same line again and what is done is not done again."""
+EXAMPLES = ("hagan3d demo", "hagan3d demo --steps 2000 --out runs/longer")
+SHOWN = 6  # volumes of each kind in samples.png
+
+
+def main(argv: list[str]) -> None:
+    """Parse, run the commands, say what was made and what to do next."""
+    parser = cli.parser("demo", DESCRIPTION, EXAMPLES)
+    parser.add_argument("--out", type=str, default="runs/demo", help="Folder of the run.")
+    parser.add_argument("--steps", type=int, default=110, help="Training steps.")
+    parser.add_argument("--num", type=int, default=160, help="Phantoms to make.")
+    a = parser.parse_args(argv)
+    out, started = Path(a.out), time.monotonic()
+    for name, command, line in commands(out, a.steps, a.num):
+        print(f"\n$ hagan3d {name} {line}", flush=True)
+        command(cli.join_numbers(shlex.split(line)))
+    write_samples(out)
+    print(f"\nthe demo took {(time.monotonic() - started) / 60:.1f} minutes and left in {out}:")
+    print("  samples.png             real beside generated phantoms, three planes of each")
+    print("  samples/*.nii.gz        generated volumes in HU, to open in any viewer (samples/samples.png: a sheet)")
+    print("  checkpoints/, config.yaml, metrics.jsonl, tensorboard/, previews/   the run")
+    print("  features/features.csv   latents of the real phantoms")
+    print("\nnext, with your own scans:")
+    print("  .venv/bin/hagan3d prepare --input SCANS/ --output scans.h5 --size 64 64 64")
+    print("  .venv/bin/hagan3d train --config configs/hagan_64.yaml --data.store scans.h5 --out runs/scans")
+
+
+def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[str]], None], str]]:
+    """Return the commands of the demo: name, function, arguments."""
+    store = f"{out}/phantoms.h5"
+    return [
+        ("phantoms", phantoms.main, f"--num {num} --size 32 32 32 --out {out}/phantoms"),
+        (
+            "prepare",
+            prepare.main,
+            f"--input {out}/phantoms/volumes --output {store} --size 32 32 32 --intensity window "
+            f"--window -1024 600 --labels {out}/phantoms/attributes.csv",
+        ),
+        (
+            "train",
+            train.main,
+            f"--config {train.config_file('hagan_32.yaml')} --data.store {store} --out {out} --train.steps {steps} "
+            "--train.ema 0.98 --log.preview_every 50",
+        ),
+        ("generate", generate.main, f"{out} --num 12 --out {out}/samples --force"),
+        ("encode", encode.main, f"{out} --input {store} --out {out}/features --reconstruct --force"),
+    ]
+
+
+def write_samples(out: Path) -> None:
+    """Write samples.png: real volumes beside the generated files, as they are on disk."""
+    store = Store(out / "phantoms.h5")
+    model = load_model(out)
+    real = [store.volume(int(i)).numpy() for i in store.indices("train")[:SHOWN]]
+    files = sorted((out / "samples").glob("volume-*.nii.gz"))[:SHOWN]
+    description = model.description
+    generated = [
+        normalize(np.asarray(nib.load(file).dataobj, dtype=np.float32).transpose(2, 1, 0), description.lo, description.hi)
+        for file in files
+    ]
+    comparison_sheet({"real": real, "generated": generated}, description.affine_array, out / "samples.png")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,206 @@
+"""Generation and encoding: units and place are those of the data, and equal input gives equal output."""
+
+import csv
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from hagan3d.checkpoint import files, load_model
+from hagan3d.config import Config, DataConfig, LogConfig, ModelConfig, TrainConfig
+from hagan3d.data.batches import BatchSource
+from hagan3d.data.store import Store
+from hagan3d.engine.trainer import Trainer
+from hagan3d.errors import InputError
+from hagan3d.generate import parse_seeds
+from hagan3d.inference.encode import encode, inputs_of_files, inputs_of_store
+from hagan3d.inference.generate import generate, latent, samples, whole_volume
+from hagan3d.networks.build import Networks
+from hagan3d.recipes import hagan
+
+
+def make_run(store_path, out, norm="rms", conditional=True, encoder=True):
+    config = Config(
+        data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
+        model=ModelConfig(latent_dim=8, channels=64, d_channels=64, norm=norm, conditional=conditional),
+        train=TrainConfig(steps=2, batch_size=2, device="cpu", encoder=encoder),
+        log=LogConfig(preview_every=0),
+    )
+    store = Store(store_path)
+    torch.manual_seed(0)
+    nets = Networks(config.data.size, 8, config.model, 2 if conditional else 0)
+    source = BatchSource(store, "train", 8, 2, 0, whole=encoder)
+    recipe = hagan.recipe(config.train)
+    Trainer(config, recipe, nets, source, store.description(), out, torch.device("cpu"), store.store_fingerprint).run()
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(small_store, tmp_path_factory):
+    return make_run(small_store, tmp_path_factory.mktemp("run"))
+
+
+def test_volumes_have_the_units_and_the_place_of_the_data(run, tmp_path):
+    model = load_model(run)
+    (path,) = generate(model, [3], tmp_path)
+    image = nib.load(path)
+    assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+    np.testing.assert_allclose(image.header.get_zooms(), (2, 2, 2))
+    np.testing.assert_allclose(image.affine[:3, 3], (-31, -40, 100), atol=1e-4)
+    assert image.header.get_xyzt_units()[0] == "mm"
+    sample = next(samples(model, [3]))
+    expected = (sample.volume.transpose(2, 1, 0) + 1) * 812 - 1024
+    np.testing.assert_allclose(image.get_fdata(), expected, atol=0.01)
+
+
+def test_a_seed_is_a_volume(run, tmp_path):
+    model = load_model(run)
+    generate(model, [3, 4], tmp_path / "a")
+    generate(model, [4], tmp_path / "b", label=1)
+    one, other = (nib.load(tmp_path / name / "volume-000004.nii.gz").get_fdata() for name in "ab")
+    np.testing.assert_array_equal(one, other)
+    rows = list(csv.DictReader((tmp_path / "a" / "samples.csv").open()))
+    assert [(row["file"], row["seed"], row["class"]) for row in rows] == [
+        ("volume-000003.nii.gz", "3", "a"),
+        ("volume-000004.nii.gz", "4", "b"),
+    ]
+    np.testing.assert_array_equal(np.float32([rows[1][f"z{i}"] for i in range(8)]), latent(4, 8))
+    assert (tmp_path / "a" / "samples.png").stat().st_size > 1000
+
+
+def test_int16_is_the_float_to_half_a_unit(run, tmp_path):
+    model = load_model(run)
+    generate(model, [0], tmp_path / "f")
+    generate(model, [0], tmp_path / "i", dtype="int16")
+    whole, real = (nib.load(tmp_path / name / "volume-000000.nii.gz") for name in "if")
+    assert whole.get_data_dtype() == np.int16
+    np.testing.assert_allclose(whole.get_fdata(), real.get_fdata(), atol=0.51)
+
+
+def test_window_by_window_is_the_whole_volume(run):
+    model = load_model(run)
+    z, label = torch.randn(1, 8), torch.tensor([1])
+    with torch.no_grad():
+        whole = model.networks.g.volume(z, label)[0, 0]
+        torch.testing.assert_close(torch.from_numpy(whole_volume(model, z, label)), whole, atol=1e-5, rtol=0)
+
+
+def test_truncation_and_raw_weights_change_the_volume(run):
+    plain = next(samples(load_model(run), [0])).volume
+    assert not np.array_equal(plain, next(samples(load_model(run, "raw"), [0])).volume)
+    truncated = next(samples(load_model(run), [0], truncation=0.5))
+    np.testing.assert_array_equal(truncated.z, latent(0, 8) * np.float32(0.5))
+    assert not np.array_equal(plain, truncated.volume)
+
+
+def test_a_class_that_is_not_there_is_refused(run, small_store, tmp_path):
+    with pytest.raises(InputError, match="classes are a, b"):
+        next(samples(load_model(run), [0], label=2))
+    plain = load_model(make_run(small_store, tmp_path, conditional=False))
+    with pytest.raises(InputError, match="without classes"):
+        next(samples(plain, [0], label=0))
+
+
+def test_generation_needs_nothing_of_training(run, tmp_path):
+    """The store, MONAI, HDF5, TensorBoard and the DICOM readers are not needed to generate."""
+    code = (
+        "import sys\n"
+        "for name in ('h5py', 'monai', 'SimpleITK', 'pydicom', 'tensorboard', 'torch_fidelity', 'hagan3d.engine',\n"
+        "             'hagan3d.recipes', 'hagan3d.losses', 'hagan3d.data.store'):\n"
+        "    sys.modules[name] = None\n"
+        "from hagan3d import cli\n"
+        "from hagan3d.generate import main\n"
+        f"sys.exit(cli.run(main, [{str(run)!r}, '--num', '1', '--out', {str(tmp_path)!r}]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "volume-000000.nii.gz").exists()
+
+
+def test_encoding_a_store(run, small_store, tmp_path):
+    model = load_model(run)
+    count, inputs = inputs_of_store(small_store, model.description, "all")
+    assert encode(model, inputs, tmp_path, reconstruct=True) == count == 8
+    saved = np.load(tmp_path / "features.npz", allow_pickle=False)
+    assert saved["z"].shape == (8, 8)
+    assert saved["id"].tolist() == [f"scan{i}" for i in range(8)]
+    rows = list(csv.DictReader((tmp_path / "features.csv").open()))
+    np.testing.assert_allclose([float(rows[2][f"z{i}"]) for i in range(8)], saved["z"][2], rtol=1e-6)
+    real = nib.load(small_store.parent / "scan2.nii.gz")
+    made = nib.load(tmp_path / "reconstructions" / "scan2.nii.gz")
+    np.testing.assert_allclose(made.affine, real.affine, atol=1e-4)
+    clipped = np.clip(real.get_fdata(), -1024, 600)
+    assert float(rows[2]["mae"]) == pytest.approx(np.abs(made.get_fdata() - clipped).mean(), rel=1e-3)
+    assert (tmp_path / "reconstructions.png").exists()
+
+
+def test_encoding_files_gives_the_latents_of_their_store(run, small_store):
+    from hagan3d.inference.encode import latents
+
+    model = load_model(run)
+    _, stored = inputs_of_store(small_store, model.description, "all")
+    files_count, read = inputs_of_files(small_store.parent / "scan5.nii.gz", model.description)
+    from_file = next(iter(latents(model, read)))
+    from_store = [done for done in latents(model, stored) if done.input.id == "scan5"][0]
+    assert files_count == 1
+    np.testing.assert_allclose(from_file.z, from_store.z, atol=2e-3)
+
+
+def test_a_model_without_encoders_cannot_encode(small_store, tmp_path):
+    model = load_model(make_run(small_store, tmp_path, encoder=False))
+    _, inputs = inputs_of_store(small_store, model.description, "all")
+    with pytest.raises(InputError, match="without encoders"):
+        encode(model, inputs, tmp_path / "features")
+
+
+def test_group_norm_volumes_are_made_in_one_pass(small_store, tmp_path):
+    model = load_model(make_run(small_store, tmp_path, norm="group", conditional=False))
+    z = torch.randn(1, 8)
+    with torch.no_grad():
+        np.testing.assert_array_equal(whole_volume(model, z, None), model.networks.g.volume(z)[0, 0].numpy())
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("0-2,7", [0, 1, 2, 7])])
+def test_seeds_are_read(text, seeds):
+    assert parse_seeds(text) == seeds
+
+
+def test_bad_seeds_are_refused():
+    with pytest.raises(InputError, match="0-99,200"):
+        parse_seeds("1..3")
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/tmp/hagan3d-was-here", "w"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"format": "x"}, "no checkpoint of hagan3d"),
+        ([1, 2], "no checkpoint of hagan3d"),
+        (Evil(), "could run code"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, message):
+    path = tmp_path / "step-00000001.pt"
+    torch.save(content, path)
+    with pytest.raises(InputError, match=message):
+        load_model(path)
+    path.write_bytes(b"no zip at all")
+    with pytest.raises(InputError, match="no checkpoint"):
+        files.load(path)
+    with pytest.raises(InputError, match="no such run"):
+        load_model(tmp_path / "nothing")
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(run, tmp_path):
+    values = torch.load(files.newest(run), weights_only=True)
+    values["config"]["recipe"] = "cyclegan"
+    torch.save(values, tmp_path / "other.pt")
+    with pytest.raises(InputError, match="cyclegan"):
+        load_model(tmp_path / "other.pt")

@@ -1,0 +1,123 @@
+"""What every command shares: how options are written, and how errors are told."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hagan3d import __main__, cli
+from hagan3d.config import Config, DataConfig, TrainConfig, differences, from_dict, to_dict
+from hagan3d.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["--size", "64", "64", "64", "--x", "1"], ["--size", "[64,64,64]", "--x", "1"]),
+        (["run", "--window", "-1024", "600"], ["run", "--window", "[-1024,600]"]),
+        (["--lr", "1e-4"], ["--lr", "1e-4"]),
+        (["--size=[1,2]", "7"], ["--size=[1,2]", "7"]),
+        ([], []),
+    ],
+)
+def test_several_numbers_after_an_option_are_a_list(written, read):
+    assert cli.join_numbers(written) == read
+
+
+def parsed(*words):
+    parser = cli.parser("train", "Train.")
+    parser.add_class_arguments(Config)
+    arguments = parser.instantiate(parser.parse_args(list(words)))
+    return Config(**{name: getattr(arguments, name) for name in Config.__dataclass_fields__})
+
+
+def test_options_are_taken_as_people_write_them():
+    config = parsed("--data.size", "64", "32", "96", "--train.batch-size", "2", "--train.checkpointing", "--train.seed=1")
+    assert config.data.size == (64, 32, 96)
+    assert config.train.batch_size == 2
+    assert config.train.checkpointing
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.sise", "3"], "data.sise"),
+        (["--data.size", "33", "33", "33"], "multiple of 32"),
+        (["--data.size", "64", "64", "64", "--data.subvolume_depth", "6"], "multiple of 4"),
+        (["--train.objective", "foo"], "train.objective.*bce"),
+        (["--train.batch_size", "x"], "train.batch_size.*int"),
+        (["--train.batch_size", "4", "--train.accumulate", "3"], "divisor of batch_size 4"),
+        (["--train.lr_g", "-1"], "train.lr_g"),
+        (["--model.channels", "100"], "multiple of 64"),
+        (["--train.ema", "1"], "train.ema"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named_in_one_line(words, message, capsys):
+    import re
+
+    assert cli.run(lambda argv: parsed(*argv), words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.search(message, lines[0])
+
+
+def raising(error):
+    def command(argv):
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (InputError("scan.nii: no volume"), "error: scan.nii: no volume"),
+        (MemoryError(), "error: out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "error: out of memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.h5"), "error: the disk is full: x.h5"),
+        (PermissionError(errno.EACCES, "Permission denied", "x.h5"), "error: Permission denied: x.h5"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_status_2(error, message, capsys):
+    assert cli.run(raising(error), []) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ValueError, match="a bug"):
+        cli.run(raising(ValueError("a bug")), [])
+
+
+def test_debug_shows_where_an_error_came_from(capsys):
+    assert cli.run(raising(InputError("bad")), ["--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", __main__.COMMANDS)
+def test_every_command_explains_itself(command):
+    done = subprocess.run([sys.executable, "-m", f"hagan3d.{command}", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: hagan3d {command}" in done.stdout
+    assert "examples:" in done.stdout
+
+
+def test_the_list_of_commands_is_shown(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["hagan3d"])
+    assert __main__.main() == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("prepare", "train", "generate", "encode"))
+    monkeypatch.setattr(sys, "argv", ["hagan3d", "trian"])
+    assert __main__.main() == 2
+
+
+def test_configs_survive_the_way_to_a_file_and_back():
+    config = Config(data=DataConfig(size=(64, 32, 32)), train=TrainConfig(lr_g=0.5))
+    assert from_dict(to_dict(config)) == config
+    assert differences(config, Config()) == {
+        "data.size": ([64, 32, 32], [32, 32, 32]),
+        "train.lr_g": (0.5, 0.0001),
+    }
+    with pytest.raises(InputError, match="unknown setting 'sise' in DataConfig"):
+        from_dict({"data": {"sise": 3}})
