@@ -44,7 +44,9 @@ class _Formatter(jsonargparse.DefaultHelpFormatter):
 class _Parser(jsonargparse.ArgumentParser):
     """A parser that takes `--size 64 64 64`, `--skip-bad` and `--class-column Sex` as people write them."""
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **keywords: Any) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **keywords: Any
+    ) -> Any:
         words = [_with_underscores(word) for word in (sys.argv[1:] if args is None else args)]
         return super().parse_args(join_numbers(self._with_flags_set(words)), *others, **keywords)
 

@@ -296,7 +296,7 @@ class PrepareConfig:
     """resize: the whole volume is stretched to `size`. crop-pad: the spacing (the file's own if none is given) is kept
     and the volume cut or padded round its centre. Default: crop-pad where a spacing is given, else resize."""
     intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
-    """What becomes [-1, 1]: one fixed window for all, two percentiles of each volume, or mean +- 3 deviations of each."""
+    """What becomes [-1, 1]: one window for all, two percentiles of each volume, or mean +- 3 deviations of each."""
     window: tuple[float, float] = (-1024.0, 600.0)
     """Lowest and highest value for `intensity: window`, in the units of the files (HU for CT)."""
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -306,7 +306,7 @@ class PrepareConfig:
     trim: bool = False
     """Cut off blank slices (background) on all sides before resizing."""
     labels: str | None = None
-    """CSV with a column `id` (file name without its ending, or its beginning), optionally `class`, `subject` and numbers."""
+    """CSV with a column `id` (file name without its ending, or its start), perhaps `class`, `subject` and numbers."""
     class_column: str = "class"
     """Column of the CSV that holds the class."""
     partial_labels: bool = False
@@ -337,7 +337,9 @@ class PrepareConfig:
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise InputError(f"percentiles {list(self.percentiles)}: want two from 0 to 100, the lower first")
         if self.validation < 0 or self.test < 0 or self.validation + self.test >= 1:
-            raise InputError(f"validation {self.validation:g}, test {self.test:g}: want fractions that leave some to train")
+            raise InputError(
+                f"validation {self.validation:g}, test {self.test:g}: want fractions that leave some to train"
+            )
         if self.fill is not None and not math.isfinite(self.fill):
             raise InputError(f"fill: want a finite value, got {self.fill}")
         if self.workers < 1:

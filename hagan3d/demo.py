@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
-import numpy as np
 
 from hagan3d import cli, encode, generate, phantoms, prepare, train
 from hagan3d.checkpoint import load_model
@@ -15,8 +14,8 @@ from hagan3d.data.intensity import normalize
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store import Store
 
-DESCRIPTION = """Make phantoms of the thorax, prepare a store of them, train a small HA-GAN at 32^3, generate volumes and
-encode the real ones. Each step is a command, and is shown; run the same line again and what is done is not done again."""
+DESCRIPTION = """Make phantoms of the thorax, prepare a store of them, train a small HA-GAN at 32^3, generate volumes
+and encode the real ones. Each step is a command, and is shown; run again, what is done is not done again."""
 EXAMPLES = ("hagan3d demo", "hagan3d demo --steps 2000 --out runs/longer")
 SHOWN = 6  # volumes of each kind in samples.png
 
@@ -31,7 +30,7 @@ def main(argv: list[str]) -> None:
     out, started = Path(a.out), time.monotonic()
     for name, command, line in commands(out, a.steps, a.num):
         print(f"\n$ hagan3d {name} {line}", flush=True)
-        command(cli.join_numbers(shlex.split(line)))
+        command(shlex.split(line))
     write_samples(out)
     print(f"\nthe demo took {(time.monotonic() - started) / 60:.1f} minutes and left in {out}:")
     print("  samples.png             real beside generated phantoms, three planes of each")
@@ -73,7 +72,7 @@ def write_samples(out: Path) -> None:
     files = sorted((out / "samples").glob("volume-*.nii.gz"))[:SHOWN]
     description = model.description
     generated = [
-        normalize(np.asarray(nib.load(file).dataobj, dtype=np.float32).transpose(2, 1, 0), description.lo, description.hi)
+        normalize(nib.Nifti1Image.from_filename(file).get_fdata().transpose(2, 1, 0), description.lo, description.hi)
         for file in files
     ]
     comparison_sheet({"real": real, "generated": generated}, description.affine_array, out / "samples.png")

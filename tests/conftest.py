@@ -51,7 +51,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def _without_unseen_skip(report: Report) -> Report:
-    if os.environ.get("CI") and report.skipped and not hasattr(report, "wasxfail") and NO_GPU not in report.longreprtext:
+    if (
+        os.environ.get("CI")
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+        and NO_GPU not in report.longreprtext
+    ):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longreprtext}"
     return report

@@ -32,16 +32,11 @@ def main(argv: list[str]) -> None:
     a = parser.parse_args(argv)
     if a.action != "import":
         raise InputError(f"unknown action {a.action!r}; known: import")
-    files = PublishedFiles(*(None if name is None else Path(name) for name in _names(a)))
-    path = import_published(
-        files, a.size, Path(a.out), window=tuple(a.window), spacing=tuple(a.spacing), units=a.units
-    )
+    optional = (Path(name) if name else None for name in (a.discriminator, a.encoder, a.sub_encoder))
+    files = PublishedFiles(Path(a.generator), *optional)
+    path = import_published(files, a.size, Path(a.out), window=tuple(a.window), spacing=tuple(a.spacing), units=a.units)
     print(f"imported: {path}")
     print(f"next: hagan3d generate {a.out} --num 8 --out {a.out}/samples")
-
-
-def _names(a) -> tuple[str | None, ...]:
-    return a.generator, a.discriminator, a.encoder, a.sub_encoder
 
 
 if __name__ == "__main__":

@@ -106,7 +106,9 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
         return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path):
-            raise InputError(f"{path}: holds more than tensors and plain values; not loaded, as it could run code") from error
+            raise InputError(
+                f"{path}: holds more than tensors and plain values; not loaded, as it could run code"
+            ) from error
         raise InputError(f"{path}: truncated, no checkpoint, or one that could run code; not loaded") from error
     except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         if "out of memory" in str(error):

@@ -174,8 +174,6 @@ def _mapped(ours: State, theirs: State, layers: dict[str, str], path: Path) -> S
             raise InputError(f"{path}: lacks {name}; is it the right file, and of this --size?")
         got = theirs[name].flatten() if tensor == "u" else theirs[name]
         if got.shape != value.shape:
-            raise InputError(
-                f"{path}: {name} is {list(got.shape)}, want {list(value.shape)}; is it the right file, and of this --size?"
-            )
+            raise InputError(f"{path}: {name} is {list(got.shape)}, want {list(value.shape)}; is it of this --size?")
         state[key] = got.to(value.dtype)
     return state

@@ -3,7 +3,7 @@
 import queue
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig
-
+from hagan3d.data.augment import augment
 from hagan3d.data.store import Store
 
 TILED = 0.75  # of the windows lie on the disjoint tiling of the volume, the others anywhere
@@ -54,18 +54,18 @@ class Batch:
         """Draw ``[B, count]`` numbers uniform in [0, 1), as `normal`, on the CPU."""
         return self._draw(name, lambda generator: generator.random(count, dtype=np.float32)).cpu()
 
-    def _draw(self, name: str, draw) -> Tensor:
+    def _draw(self, name: str, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
         key = zlib.crc32(f"{self.phase}/{name}".encode())
         rows = [draw(np.random.default_rng([self.seed, self.step, sample, key])) for sample in self.samples]
         return torch.from_numpy(np.stack(rows)).to(self.window.device)
 
-    def slabs(self) -> Iterator[Tensor]:
-        """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes, in order; the last may be thin."""
+    def slabs(self) -> Generator[Tensor]:
+        """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes; the last may be thinner."""
         assert self.volume is not None
         for slab in self.volume.split(self.window.shape[2], dim=1):
             yield slab[:, None].to(self.window.device, non_blocking=True)
 
-    def parts(self, count: int) -> Iterator["Batch"]:
+    def parts(self, count: int) -> Generator["Batch"]:
         """Cut the batch into ``count`` parts of equal size."""
         size = len(self) // count
         for first in range(0, len(self), size):
@@ -82,7 +82,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Move all but the whole volumes to a device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("window", "low", "start", "label")}
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True) for name in ("window", "low", "start", "label")
+        }
         return replace(self, **moved)
 
 
@@ -110,7 +112,10 @@ class BatchSource:
         indices = [self._index(step * self.world * self.batch_size + sample) for sample in samples]
         starts = [self._start(step, sample) for sample in samples]
         windows, lows, volumes = zip(
-            *(self._read(index, start, step, sample) for index, start, sample in zip(indices, starts, samples, strict=True)),
+            *(
+                self._read(index, start, step, sample)
+                for index, start, sample in zip(indices, starts, samples, strict=True)
+            ),
             strict=True,
         )
         return Batch(
@@ -124,7 +129,7 @@ class BatchSource:
             step=step,
         )
 
-    def batches(self, first: int, last: int) -> Iterator[Batch]:
+    def batches(self, first: int, last: int) -> Generator[Batch]:
         """Give the batches of steps ``first`` to ``last - 1``; one thread reads ahead by two."""
         ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
         stopped = threading.Event()
@@ -140,7 +145,9 @@ class BatchSource:
             stopped.set()
             reader.join()
 
-    def _read_ahead(self, first: int, last: int, ready: queue.Queue, stopped: threading.Event) -> None:
+    def _read_ahead(
+        self, first: int, last: int, ready: queue.Queue[Batch | BaseException], stopped: threading.Event
+    ) -> None:
         for step in range(first, last):
             try:
                 item: Batch | BaseException = self.batch(step)

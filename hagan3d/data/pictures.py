@@ -1,6 +1,6 @@
 """Pictures of volumes as a radiologist holds them: front and head up, the patient's left on the right."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +48,7 @@ def contact_sheet(
 
 
 def comparison_sheet(
-    groups: dict[str, Sequence[Any]], affine: np.ndarray, path: Path, planes: Sequence[Plane] = PLANES
+    groups: Mapping[str, Sequence[Any]], affine: np.ndarray, path: Path, planes: Sequence[Plane] = PLANES
 ) -> None:
     """Write a PNG with one block per group, such as real and generated: volumes side by side, a row per plane.
 

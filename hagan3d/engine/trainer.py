@@ -138,8 +138,8 @@ class Trainer:
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise InputError(
-                    f"step {self.steps_done + 1}: {name} is {value}; training stopped, the last checkpoint in {self.out} "
-                    "is intact (lower the learning rate, or take train.precision bf16 or fp32)"
+                    f"step {self.steps_done + 1}: {name} is {value}; training stopped, the last checkpoint in "
+                    f"{self.out} is intact (lower the learning rate, or take train.precision bf16 or fp32)"
                 )
         self.steps_done += 1
         self.state = self.recipe.adapt(self.state, terms, len(batch) * self.source.world)
@@ -187,7 +187,9 @@ class Trainer:
         """
         for name, value in self.networks.state_dict().items():
             if not torch.isfinite(value).all():
-                raise InputError(f"step {self.steps_done}: weights {name} are not finite; the last checkpoint is intact")
+                raise InputError(
+                    f"step {self.steps_done}: weights {name} are not finite; the last checkpoint is intact"
+                )
         path = files.path_of(self.out, self.steps_done)
         files.save(self._checkpoint(), path)
         log, kept = self.config.log, files.all_of(self.out)
@@ -264,7 +266,9 @@ def _sole_user(out: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"{out}: another process trains in this folder; wait for it, or give another --out") from error
+            raise InputError(
+                f"{out}: another process trains in this folder; wait for it, or give another --out"
+            ) from error
         yield
 
 

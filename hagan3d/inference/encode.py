@@ -139,7 +139,9 @@ def _class_of(model: Model, item: Input, device: torch.device) -> torch.Tensor |
     if not model.networks.g.common.num_classes:
         return None
     if item.label < 0:
-        raise InputError(f"{item.id}: has no class, but the model needs one to make it again; encode a store with classes")
+        raise InputError(
+            f"{item.id}: has no class, but the model needs one to make it again; encode a store with classes"
+        )
     return torch.tensor([item.label], device=device)
 
 

@@ -42,9 +42,7 @@ def latent(seed: int, dim: int, truncation: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32) * np.float32(truncation)
 
 
-def samples(
-    model: Model, seeds: Sequence[int], label: int | None = None, truncation: float = 1.0
-) -> Iterator[Sample]:
+def samples(model: Model, seeds: Sequence[int], label: int | None = None, truncation: float = 1.0) -> Iterator[Sample]:
     """Generate a volume per seed, one at a time.
 
     Args:

@@ -48,7 +48,7 @@ class HighDiscriminator(nn.Module):
             kernel, stride, padding = zip(*_halving_window(sides), strict=True)
             convs.append(SpectralConv3d(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))
             sides = [_halved(sides[0]), *(side if side < LAST_SIDE else side // 2 for side in sides[1:])]
-        convs.append(SpectralConv3d(widths[-1], channels // 4, (sides[0], sides[1], sides[2])))
+        convs.append(SpectralConv3d(widths[-1], channels // 4, sides))
         self.convs = nn.ModuleList(convs)
         self.hidden = SpectralLinear(channels // 4 + 1, channels // 8)
         self.logit = SpectralLinear(channels // 8, 1)
@@ -93,7 +93,7 @@ class LowDiscriminator(nn.Module):
             convs.append(SpectralConv3d(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))
             sides = [side // 2 if side >= LAST_SIDE else side for side in sides]
         self.convs = nn.ModuleList(convs)
-        self.logits = SpectralConv3d(widths[-1], 1 + num_classes, (sides[0], sides[1], sides[2]))
+        self.logits = SpectralConv3d(widths[-1], 1 + num_classes, sides)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Judge volumes ``x [B, 1, d, h, w]``: logits ``[B]`` and class logits ``[B, K]`` or None."""

@@ -1,5 +1,8 @@
 """Layers that several networks share: normalised convolutions with and without upsampling, spectral norm."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -116,8 +119,9 @@ class _Spectral(nn.Module):
 class SpectralConv3d(nn.Conv3d, _Spectral):
     """Convolution with spectral norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: tuple[int, int, int], **keywords) -> None:
-        super().__init__(in_channels, out_channels, kernel, **keywords)
+    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int], **keywords: Any) -> None:
+        d, h, w = kernel
+        super().__init__(in_channels, out_channels, (d, h, w), **keywords)
         self.init_spectral()
 
     def forward(self, x: Tensor) -> Tensor:

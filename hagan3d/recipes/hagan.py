@@ -15,7 +15,6 @@ from hagan3d.data.batches import Batch
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
 from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, r1_penalty
 from hagan3d.networks.build import Networks
-from hagan3d.networks.encoder import encode
 from hagan3d.recipes.phase import Phase, Recipe
 
 PROBABILITY = "diffaug_probability"

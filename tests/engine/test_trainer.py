@@ -45,8 +45,7 @@ def weights(networks):
 
 
 def moved(before, after):
-    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
-    return changed
+    return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -139,7 +138,9 @@ def test_checkpointing_changes_nothing_but_memory(small_store, tmp_path, phase):
     config = make_config(r1_weight=1.0)
     kept = make_trainer(small_store, tmp_path / "a", config)
     again = make_trainer(
-        small_store, tmp_path / "b", dataclasses.replace(config, train=dataclasses.replace(config.train, checkpointing=True))
+        small_store,
+        tmp_path / "b",
+        dataclasses.replace(config, train=dataclasses.replace(config.train, checkpointing=True)),
     )
     batch = kept.source.batch(0)
     one, other = gradients(kept, phase, batch), gradients(again, phase, batch)
