@@ -1,6 +1,6 @@
 """The engine's own operators: each a validated function beside its plain-PyTorch reference.
 
-A compiled kernel runs where one was built for the tensor's device, the reference everywhere else; ``backend`` says which.
+A compiled kernel runs where one was built for the device of a tensor, the reference elsewhere; ``backend`` says which.
 """
 
 from hagan3d.ops.extension import backend

@@ -1,0 +1,91 @@
+import itertools
+
+import pytest
+import torch
+
+from hagan3d.ops import fold_weight, shared_folds, upsample_conv3d, upsample_conv3d_reference
+from hagan3d.ops.upsample_conv import METHODS
+
+FOLDED = [method for method in METHODS if method != "plain"]
+
+
+def arguments(shape, channels, device, dtype=torch.float64):
+    torch.manual_seed(0)
+    x = torch.randn(shape, device=device, dtype=dtype)
+    weight = torch.randn(channels, shape[1], 3, 3, 3, device=device, dtype=dtype) / (27 * shape[1]) ** 0.5
+    bias = torch.randn(channels, device=device, dtype=dtype)
+    return [tensor.requires_grad_() for tensor in (x, weight, bias)]
+
+
+@pytest.mark.parametrize("method", FOLDED)
+@pytest.mark.parametrize("trim", [0, 1, 2])
+@pytest.mark.parametrize(("shape", "channels"), [((2, 3, 4, 5, 6), 2), ((1, 16, 3, 1, 2), 1), ((1, 1, 3, 2, 3), 40)])
+def test_equals_upsampling_and_convolution(device, shape, channels, trim, method):
+    inputs = arguments(shape, channels, device)
+    ours, theirs = upsample_conv3d(*inputs, trim, method), upsample_conv3d_reference(*inputs, trim)
+    torch.testing.assert_close(ours, theirs)
+    grad = torch.randn_like(ours)
+    for a, b in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layouts_and_no_bias(device, method):
+    x, weight, _ = arguments((2, 8, 3, 4, 5), 4, device, torch.float32)
+    for source in (x.contiguous(memory_format=torch.channels_last_3d), x.transpose(2, 4).contiguous().transpose(2, 4)):
+        expected = upsample_conv3d_reference(x, weight, None)
+        torch.testing.assert_close(upsample_conv3d(source, weight, None, method=method), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", FOLDED)
+def test_gradients_of_first_and_second_order(device, method):
+    inputs = arguments((1, 2, 2, 1, 2), 1, device)
+    assert torch.autograd.gradcheck(lambda *t: upsample_conv3d(*t, 1, method), inputs)
+    assert torch.autograd.gradgradcheck(lambda *t: upsample_conv3d(*t, 0, method), inputs, atol=1e-4)
+
+
+def test_the_fold_sums_the_taps_that_meet_the_same_voxel():
+    weight = torch.zeros(1, 1, 3, 3, 3)
+    weight[0, 0, :, 1, 1] = torch.tensor([1.0, 10.0, 100.0])
+    assert fold_weight(weight)[0, 0, :, 1, 1].tolist() == [100, 110, 11, 1]
+
+
+@pytest.mark.parametrize("method", FOLDED)
+def test_autocast_folds_in_the_precision_of_the_weight(device, method):
+    x, weight, bias = arguments((1, 8, 4, 4, 4), 4, device, torch.float32)
+    with torch.autocast(device.type, torch.bfloat16):
+        y = upsample_conv3d(x, weight, bias, method=method)
+    exact = upsample_conv3d_reference(x, weight, bias)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), exact, rtol=0.02, atol=0.02)
+
+
+def test_shared_folds_are_made_once_and_give_the_same_gradients(device):
+    x, weight, bias = arguments((1, 2, 2, 2, 2), 2, device)
+    (expected,) = torch.autograd.grad(2 * upsample_conv3d(x, weight, bias, method="transposed").sum(), weight)
+    folded = []
+    with shared_folds(), torch.autograd.graph.saved_tensors_hooks(lambda t: folded.append(t) or t, lambda t: t):
+        total = sum(upsample_conv3d(x, weight, bias, method="transposed").sum() for _ in range(2))
+    (grad,) = torch.autograd.grad(total, weight)
+    torch.testing.assert_close(grad, expected)
+    assert len({t.data_ptr() for t in folded if t.shape[2:] == (4, 4, 4)}) == 1
+
+
+def test_saves_the_small_input_only():
+    inputs, saved = arguments((1, 8, 8, 8, 8), 8, torch.device("cpu"), torch.float32), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes), lambda _: None):
+        upsample_conv3d(*inputs)
+    assert sum(saved) < inputs[0].nbytes * 8 / 4 + 8 * 8 * 64 * 4 * 2
+
+
+def test_empty_batch(device):
+    x, weight, bias = arguments((0, 2, 2, 2, 2), 3, device)
+    assert upsample_conv3d(x, weight, bias).shape == (0, 3, 4, 4, 4)
+
+
+def test_rejects():
+    x, weight, bias = torch.zeros(1, 2, 2, 2, 2), torch.zeros(3, 2, 3, 3, 3), torch.zeros(3)
+    bad = [(x[0], weight, bias), (x, weight[:, :1], bias), (x, weight, bias[:2]), (x, weight, bias, 2)]
+    for arguments_, options in itertools.chain(((b, {}) for b in bad), [((x, weight, bias), {"method": "fast"})]):
+        with pytest.raises(ValueError, match="want"):
+            upsample_conv3d(*arguments_, **options)
