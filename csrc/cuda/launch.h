@@ -1,9 +1,10 @@
-// What every kernel launch needs: the current stream, a grid for a grid-stride loop, the launch check.
+// What every kernel launch needs: the current stream, a grid for a grid-stride loop, grouped loads, sums over a block.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 
@@ -12,7 +13,11 @@
 namespace hagan3d {
 
 constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
 constexpr int64_t kMaxBlocks = 1 << 16;
+constexpr int64_t kMaxPartials = 2048;  // blocks of a kernel that leaves a partial sum each
+
+using torch::stable::accelerator::DeviceGuard;
 
 inline cudaStream_t current_stream(const Tensor& x) {
   void* stream = nullptr;
@@ -20,13 +25,72 @@ inline cudaStream_t current_stream(const Tensor& x) {
   return static_cast<cudaStream_t>(stream);
 }
 
-inline unsigned blocks_for(int64_t items) {
-  return static_cast<unsigned>(std::clamp<int64_t>((items + kThreads - 1) / kThreads, 1, kMaxBlocks));
+inline unsigned blocks_for(int64_t items, int64_t most = kMaxBlocks) {
+  return static_cast<unsigned>(std::clamp<int64_t>((items + kThreads - 1) / kThreads, 1, most));
 }
 
 inline void check_launch() {
   const cudaError_t error = cudaGetLastError();
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
+}
+
+template <typename T>
+const T* data(const Tensor& x) {
+  return static_cast<const T*>(x.const_data_ptr());
+}
+
+template <typename T>
+T* mutable_data(const Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+inline int64_t voxels(const Tensor& x) { return x.size(2) * x.size(3) * x.size(4); }
+
+// N elements that move as one load or store
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Group {
+  T at[N];
+};
+
+template <int N, typename T>
+__device__ Group<T, N> load(const T* from) {
+  return *reinterpret_cast<const Group<T, N>*>(from);
+}
+
+template <typename T, int N>
+__device__ void store(const Group<T, N>& group, T* to) {
+  *reinterpret_cast<Group<T, N>*>(to) = group;
+}
+
+// Whether contiguous tensors, of `row` elements per row, can be read and written in groups of n.
+template <typename... Tensors>
+bool groups_align(int64_t row, int n, const Tensors&... tensors) {
+  const auto aligned = [n](const Tensor& x) {
+    return reinterpret_cast<uintptr_t>(x.const_data_ptr()) % (x.element_size() * n) == 0;
+  };
+  return row % n == 0 && (aligned(tensors) && ...);
+}
+
+// The sum of one value per thread of a block of kThreads, valid in thread 0; always in the same order.
+__device__ inline double block_sum(double value) {
+  __shared__ double warps[kWarps];
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_down_sync(0xffffffffu, value, offset);
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+  __syncthreads();
+  double total = 0;
+  if (threadIdx.x == 0)
+    for (const double warp : warps) total += warp;
+  __syncthreads();
+  return total;
+}
+
+// out[b] = factor (x *scale where it is given) x the sum of partials [samples, count], one block per sample
+template <typename M>
+__global__ void sum_partials(const double* partials, int64_t count, double factor, const M* scale, M* out) {
+  double total = 0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) total += partials[blockIdx.x * count + i];
+  total = block_sum(total);
+  if (threadIdx.x == 0) out[blockIdx.x] = static_cast<M>(total * factor * (scale ? double(*scale) : 1.0));
 }
 
 }  // namespace hagan3d

@@ -1,18 +1,11 @@
 // Sub-volume selection on CUDA: neighbouring threads write neighbouring groups of voxels along W.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include "cuda/launch.h"
 #include "select_subvolume.h"
 
 namespace hagan3d::subvolume {
 namespace {
-
-// N elements that move as one load or store
-template <typename T, int N>
-struct alignas(sizeof(T) * N) Group {
-  T at[N];
-};
 
 // y in groups of N voxels of one row. Loads are grouped too where `aligned`: groups of x start at multiples of N.
 template <typename In, typename Out, typename T, int N>
@@ -25,15 +18,17 @@ __global__ void select_kernel(Plan plan, const In* x, const int64_t* start, Out*
     at[4] = rest % row_groups * N, rest /= row_groups;
 #pragma unroll
     for (int k = 3; k >= 0; --k) at[k] = rest % plan.size[k], rest /= plan.size[k];
-    at[plan.dim] += first_slice(plan, start[at[0]]);
-    int64_t offset = 0;
+    int64_t slice = first_slice(plan, start[at[0]]), offset = 0;
+#pragma unroll
+    for (int k = 2; k < 5; ++k)
+      if (k == plan.dim) slice = at[k] += slice;
 #pragma unroll
     for (int k = 0; k < 5; ++k) offset += at[k] * plan.stride[k];
 
     Group<Out, N> out;
-    const bool row_inside = plan.dim == 4 || (at[plan.dim] >= 0 && at[plan.dim] < plan.length);
+    const bool row_inside = plan.dim == 4 || (slice >= 0 && slice < plan.length);
     if (aligned && row_inside) {
-      const Group<In, N> in = *reinterpret_cast<const Group<In, N>*>(x + offset);
+      const Group<In, N> in = load<N>(x + offset);
 #pragma unroll
       for (int k = 0; k < N; ++k) out.at[k] = convert<In, Out>(in.at[k], scale);
     } else {
@@ -43,7 +38,7 @@ __global__ void select_kernel(Plan plan, const In* x, const int64_t* start, Out*
         out.at[k] = inside ? convert<In, Out>(x[offset + k * plan.stride[4]], scale) : Out(0);
       }
     }
-    *reinterpret_cast<Group<Out, N>*>(y + i * N) = out;
+    store(out, y + i * N);
   }
 }
 
@@ -71,7 +66,7 @@ void launch(const Plan& plan, const In* x, const int64_t* start, Out* y, double 
 
 Tensor select_subvolume(const Tensor& x, const Tensor& start, int64_t length, int64_t axis, int64_t halo, bool adjoint,
                         ScalarType dtype, double scale) {
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
+  const DeviceGuard guard(x.get_device_index());
   const Plan plan = make_plan(x, length, axis, halo, adjoint);
   Tensor y = torch::stable::new_empty(x, {plan.size, 5}, dtype);
   if (y.numel() == 0) return y;

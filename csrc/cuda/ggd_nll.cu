@@ -1,0 +1,214 @@
+// Generalized Gaussian likelihood on CUDA: value and gradients of every voxel in one pass.
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "cuda/launch.h"
+#include "ggd.h"
+
+namespace hagan3d::ggd {
+namespace {
+
+using torch::stable::contiguous;
+using torch::stable::empty_like;
+using torch::stable::new_empty;
+
+// Contiguous: e [groups, channels, spatial], a and lb [groups, spatial]; channels is 1 where each channel has its own
+// parameters. What is null is not read, or not written.
+template <typename T>
+struct Call {
+  const T *e, *a, *lb, *weight, *grad;
+  const Math<T>* factor;  // of all gradients
+  T *nll, *ge, *ga, *glb;
+  double* partials;  // sum of weight x nll per block
+  int64_t groups, channels, spatial;
+  int64_t weight_repeats;  // channels of e per channel of the weight
+};
+
+// One thread takes N neighbouring voxels with all their channels.
+template <typename T, int N>
+__device__ double take_voxels(const Call<T>& call, int64_t group, int64_t first, Math<T> factor) {
+  using M = Math<T>;
+  const int64_t at_group = group * call.spatial + first;
+  const Group<T, N> a = load<N>(call.a + at_group), lb = load<N>(call.lb + at_group);
+  M local_a[N] = {}, local_lb[N] = {}, grad_a[N] = {}, grad_lb[N] = {};
+  M total = 0;
+  for (int64_t k = 0; k < call.channels; ++k) {
+    const int64_t channel = group * call.channels + k, at = channel * call.spatial + first;
+    const Group<T, N> e = load<N>(call.e + at);
+    Group<T, N> weight, grad, nll, ge;
+    if (call.weight) weight = load<N>(call.weight + channel / call.weight_repeats * call.spatial + first);
+    if (call.grad) grad = load<N>(call.grad + at);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const Terms<M> terms = evaluate(static_cast<M>(e.at[j]), static_cast<M>(a.at[j]), static_cast<M>(lb.at[j]));
+      const M w = call.weight ? static_cast<M>(weight.at[j]) : M(1);
+      const M scale = w * (call.grad ? static_cast<M>(grad.at[j]) : factor);
+      total += w * terms.nll;
+      nll.at[j] = static_cast<T>(w * terms.nll);
+      ge.at[j] = static_cast<T>(scale * terms.de);
+      local_a[j] += w * terms.da;
+      local_lb[j] += w * terms.dlb;
+      grad_a[j] += scale * terms.da;
+      grad_lb[j] += scale * terms.dlb;
+    }
+    if (call.nll) store(nll, call.nll + at);
+    if (call.ge) store(ge, call.ge + at);
+  }
+  if (call.ga) {
+    Group<T, N> ga, glb;
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      ga.at[j] = static_cast<T>(pass_scale(static_cast<M>(a.at[j]), local_a[j], grad_a[j]));
+      glb.at[j] = static_cast<T>(pass_shape(static_cast<M>(lb.at[j]), local_lb[j], grad_lb[j]));
+    }
+    store(ga, call.ga + at_group);
+    store(glb, call.glb + at_group);
+  }
+  return total;
+}
+
+template <typename T, int N>
+__global__ void nll_kernel(Call<T> call) {
+  const Math<T> factor = call.factor ? *call.factor : Math<T>(1);
+  const int64_t row = call.spatial / N, step = int64_t(gridDim.x) * blockDim.x;
+  double total = 0;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < call.groups * row; i += step)
+    total += take_voxels<T, N>(call, i / row, i % row * N, factor);
+  if (!call.partials) return;
+  total = block_sum(total);
+  if (threadIdx.x == 0) call.partials[blockIdx.x] = total;
+}
+
+struct Inputs {
+  Tensor e, a, lb;
+  std::optional<Tensor> weight;
+
+  Inputs(const Tensor& error, const Tensor& log_scale, const Tensor& log_shape, const std::optional<Tensor>& mask)
+      : e(contiguous(error)),
+        a(contiguous(log_scale)),
+        lb(contiguous(log_shape)),
+        weight(mask ? std::optional<Tensor>(contiguous(*mask)) : std::nullopt) {}
+
+  template <typename T>
+  Call<T> call() const {
+    Call<T> call = {};
+    call.e = data<T>(e), call.a = data<T>(a), call.lb = data<T>(lb);
+    call.weight = weight ? data<T>(*weight) : nullptr;
+    call.groups = a.size(0) * a.size(1), call.spatial = voxels(a);
+    call.channels = e.size(1) / std::max<int64_t>(1, a.size(1));
+    call.weight_repeats = weight ? e.size(1) / std::max<int64_t>(1, weight->size(1)) : 1;
+    return call;
+  }
+};
+
+// Launches for `out`, whose results were allocated here and are aligned. Returns the number of blocks.
+template <typename T>
+unsigned launch(const Inputs& in, const std::optional<Tensor>& grad, const Call<T>& call, int64_t most,
+                cudaStream_t stream) {
+  constexpr int kGroup = 4;
+  const bool grouped =
+      groups_align(call.spatial, kGroup, in.e, in.a, in.lb, in.weight ? *in.weight : in.e, grad ? *grad : in.e);
+  const int64_t items = call.groups * call.spatial / (grouped ? kGroup : 1);
+  const unsigned blocks = blocks_for(items, most);
+  if (grouped)
+    nll_kernel<T, kGroup><<<blocks, kThreads, 0, stream>>>(call);
+  else
+    nll_kernel<T, 1><<<blocks, kThreads, 0, stream>>>(call);
+  check_launch();
+  return blocks;
+}
+
+Tensor ggd_nll(const Tensor& error, const Tensor& log_scale, const Tensor& log_shape,
+               const std::optional<Tensor>& weight) {
+  const DeviceGuard guard(error.get_device_index());
+  const Inputs in(error, log_scale, log_shape, weight);
+  Tensor nll = empty_like(in.e);
+  if (nll.numel() == 0) return nll;
+  dispatch_floating(in.e.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Call<T> call = in.call<T>();
+    call.nll = mutable_data<T>(nll);
+    launch(in, std::nullopt, call, kMaxBlocks, current_stream(error));
+  });
+  return nll;
+}
+
+// `grad` has the shape of error, or none: then it is the gradient of every voxel, in the math type.
+std::tuple<Tensor, Tensor, Tensor> ggd_nll_backward(const Tensor& grad, const Tensor& error, const Tensor& log_scale,
+                                                    const Tensor& log_shape, const std::optional<Tensor>& weight) {
+  const DeviceGuard guard(error.get_device_index());
+  const Inputs in(error, log_scale, log_shape, weight);
+  const Tensor g = contiguous(grad);
+  Tensor ge = empty_like(in.e), ga = empty_like(in.a), glb = empty_like(in.a);
+  if (ge.numel() == 0) return {ge, ga, glb};
+  dispatch_floating(in.e.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Call<T> call = in.call<T>();
+    call.ge = mutable_data<T>(ge), call.ga = mutable_data<T>(ga), call.glb = mutable_data<T>(glb);
+    const bool one = g.dim() == 0;
+    if (one)
+      call.factor = data<Math<T>>(g);
+    else
+      call.grad = data<T>(g);
+    launch(in, one ? std::nullopt : std::optional<Tensor>(g), call, kMaxBlocks, current_stream(error));
+  });
+  return {ge, ga, glb};
+}
+
+// The sum of weight x nll times `factor`, and its gradients where they are wanted.
+std::tuple<Tensor, Tensor, Tensor, Tensor> ggd_nll_mean(const Tensor& error, const Tensor& log_scale,
+                                                        const Tensor& log_shape, const std::optional<Tensor>& weight,
+                                                        const Tensor& factor, bool with_gradients) {
+  const DeviceGuard guard(error.get_device_index());
+  const Inputs in(error, log_scale, log_shape, weight);
+  const auto gradient_of = [&](const Tensor& x) { return with_gradients ? empty_like(x) : new_empty(x, {0}); };
+  Tensor mean = empty_like(factor), ge = gradient_of(in.e), ga = gradient_of(in.a), glb = gradient_of(in.a);
+  if (in.e.numel() == 0) return {torch::stable::zero_(mean), ge, ga, glb};
+  Tensor partials = new_empty(in.e, {kMaxPartials}, ScalarType::Double);
+  dispatch_floating(in.e.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Call<T> call = in.call<T>();
+    call.factor = data<Math<T>>(factor), call.partials = mutable_data<double>(partials);
+    if (with_gradients) call.ge = mutable_data<T>(ge), call.ga = mutable_data<T>(ga), call.glb = mutable_data<T>(glb);
+    const cudaStream_t stream = current_stream(error);
+    const unsigned blocks = launch(in, std::nullopt, call, kMaxPartials, stream);
+    sum_partials<<<1, kThreads, 0, stream>>>(call.partials, blocks, 1.0, call.factor, mutable_data<Math<T>>(mean));
+    check_launch();
+  });
+  return {mean, ge, ga, glb};
+}
+
+// The factor is read on the device: where it is 1, as where the mean is the loss itself, nothing else is touched.
+template <typename T>
+__global__ void scale_kernel(T* x, int64_t numel, const Math<T>* factor) {
+  const Math<T> scale = *factor;
+  if (scale == Math<T>(1)) return;
+  const int64_t step = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < numel; i += step)
+    x[i] = static_cast<T>(static_cast<Math<T>>(x[i]) * scale);
+}
+
+void ggd_scale(Tensor ge, Tensor ga, Tensor glb, const Tensor& factor) {
+  const DeviceGuard guard(ge.get_device_index());
+  for (const Tensor* x : {&ge, &ga, &glb}) {
+    if (x->numel() == 0) continue;
+    dispatch_floating(x->scalar_type(), [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      scale_kernel<<<blocks_for(x->numel()), kThreads, 0, current_stream(ge)>>>(mutable_data<T>(*x), x->numel(),
+                                                                                data<Math<T>>(factor));
+      check_launch();
+    });
+  }
+}
+
+}  // namespace
+}  // namespace hagan3d::ggd
+
+STABLE_TORCH_LIBRARY_IMPL(hagan3d, CUDA, m) {
+  m.impl("ggd_nll", TORCH_BOX(&hagan3d::ggd::ggd_nll));
+  m.impl("ggd_nll_backward", TORCH_BOX(&hagan3d::ggd::ggd_nll_backward));
+  m.impl("ggd_nll_mean", TORCH_BOX(&hagan3d::ggd::ggd_nll_mean));
+  m.impl("ggd_scale_", TORCH_BOX(&hagan3d::ggd::ggd_scale));
+}

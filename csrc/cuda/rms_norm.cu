@@ -1,0 +1,236 @@
+// Root-mean-square norm on CUDA. Channels first: a thread takes one voxel and its neighbours the next ones. Channels
+// last: a warp takes one voxel and its lanes the channels. Both read x again from the cache.
+#include "rms_norm.h"
+
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "cuda/launch.h"
+
+namespace hagan3d::rms_norm {
+namespace {
+
+using torch::stable::empty_like;
+using torch::stable::new_empty;
+
+constexpr int64_t kSumBlocks = 512;      // of the backward: each leaves its sums over voxels
+constexpr int kSharedBytes = 32 * 1024;  // for the sums of the warps of a block
+
+template <typename T>
+struct Call {
+  const T *x, *grad;
+  const Math<T>*weight, *bias;
+  T* out;
+  Math<T>* sums;  // [blocks, 2, channels]
+  int64_t samples, spatial;
+  int channels;
+  bool relu;
+  Math<T> eps;
+};
+
+template <typename M>
+__device__ M warp_sum(M value) {  // in every lane
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+template <typename T>
+__global__ void forward_planes(Call<T> call) {
+  using M = Math<T>;
+  const int64_t step = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < call.samples * call.spatial; i += step) {
+    const int64_t base = i / call.spatial * call.channels * call.spatial + i % call.spatial;
+    M squares = 0;
+    for (int c = 0; c < call.channels; ++c) {
+      const M x = static_cast<M>(call.x[base + c * call.spatial]);
+      squares += x * x;
+    }
+    const M r = inverse_rms(squares, M(call.channels), call.eps);
+    for (int c = 0; c < call.channels; ++c) {
+      const int64_t at = base + c * call.spatial;
+      call.out[at] = static_cast<T>(value(static_cast<M>(call.x[at]) * r, call.weight[c], call.bias[c], call.relu));
+    }
+  }
+}
+
+template <typename T>
+__global__ void forward_rows(Call<T> call) {
+  using M = Math<T>;
+  const int lane = threadIdx.x % 32;
+  const int64_t step = int64_t(gridDim.x) * blockDim.x / 32;
+  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32; i < call.samples * call.spatial; i += step) {
+    const T* x = call.x + i * call.channels;
+    M squares = 0;
+    for (int c = lane; c < call.channels; c += 32) squares += static_cast<M>(x[c]) * static_cast<M>(x[c]);
+    const M r = inverse_rms(warp_sum(squares), M(call.channels), call.eps);
+    for (int c = lane; c < call.channels; c += 32)
+      call.out[i * call.channels + c] =
+          static_cast<T>(value(static_cast<M>(x[c]) * r, call.weight[c], call.bias[c], call.relu));
+  }
+}
+
+// The sums of the warps of this block, [warps, 2, channels] in shared memory, to its place in call.sums.
+template <typename T>
+__device__ void write_sums(const Call<T>& call, const Math<T>* shared) {
+  __syncthreads();
+  const int width = 2 * call.channels, warps = blockDim.x / 32;
+  for (int i = threadIdx.x; i < width; i += blockDim.x) {
+    Math<T> total = 0;
+    for (int warp = 0; warp < warps; ++warp) total += shared[warp * width + i];
+    call.sums[int64_t(blockIdx.x) * width + i] = total;
+  }
+}
+
+template <typename M>
+__device__ void zero_sums(M* own, int width) {
+  for (int i = threadIdx.x % 32; i < width; i += 32) own[i] = 0;
+  __syncwarp();
+}
+
+template <typename T>
+__global__ void backward_planes(Call<T> call) {
+  using M = Math<T>;
+  extern __shared__ __align__(16) unsigned char raw[];
+  M* own = reinterpret_cast<M*>(raw) + threadIdx.x / 32 * 2 * call.channels;
+  zero_sums(own, 2 * call.channels);
+  const int64_t total = call.samples * call.spatial, step = int64_t(gridDim.x) * blockDim.x;
+  // Whole warps take part in the sums, so that the loop runs over the first voxel of the block.
+  for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < total; first += step) {
+    const int64_t i = first + threadIdx.x;
+    const bool inside = i < total;
+    const int64_t base = inside ? i / call.spatial * call.channels * call.spatial + i % call.spatial : 0;
+    M squares = 0, dot = 0;
+    for (int c = 0; c < call.channels; ++c) {
+      const M x = static_cast<M>(call.x[base + c * call.spatial]);
+      squares += x * x;
+    }
+    const M r = inverse_rms(squares, M(call.channels), call.eps);
+    for (int c = 0; c < call.channels; ++c) {
+      const int64_t at = base + c * call.spatial;
+      const M normed = static_cast<M>(call.x[at]) * r;
+      const M g = inside ? gated(static_cast<M>(call.grad[at]), normed, call.weight[c], call.bias[c], call.relu) : M(0);
+      dot += g * normed * call.weight[c];
+      const M sum_w = warp_sum(g * normed), sum_b = warp_sum(g);
+      if (threadIdx.x % 32 == 0) own[c] += sum_w, own[call.channels + c] += sum_b;
+    }
+    dot /= call.channels;
+    if (!inside) continue;
+    for (int c = 0; c < call.channels; ++c) {
+      const int64_t at = base + c * call.spatial;
+      const M normed = static_cast<M>(call.x[at]) * r;
+      const M g = gated(static_cast<M>(call.grad[at]), normed, call.weight[c], call.bias[c], call.relu);
+      call.out[at] = static_cast<T>(input_gradient(g, normed, call.weight[c], r, dot));
+    }
+  }
+  write_sums(call, reinterpret_cast<M*>(raw));
+}
+
+template <typename T>
+__global__ void backward_rows(Call<T> call) {
+  using M = Math<T>;
+  extern __shared__ __align__(16) unsigned char raw[];
+  M* own = reinterpret_cast<M*>(raw) + threadIdx.x / 32 * 2 * call.channels;
+  zero_sums(own, 2 * call.channels);
+  const int lane = threadIdx.x % 32;
+  const int64_t step = int64_t(gridDim.x) * blockDim.x / 32;
+  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32; i < call.samples * call.spatial; i += step) {
+    const T *x = call.x + i * call.channels, *grad = call.grad + i * call.channels;
+    M squares = 0, dot = 0;
+    for (int c = lane; c < call.channels; c += 32) squares += static_cast<M>(x[c]) * static_cast<M>(x[c]);
+    const M r = inverse_rms(warp_sum(squares), M(call.channels), call.eps);
+    for (int c = lane; c < call.channels; c += 32) {
+      const M normed = static_cast<M>(x[c]) * r;
+      const M g = gated(static_cast<M>(grad[c]), normed, call.weight[c], call.bias[c], call.relu);
+      dot += g * normed * call.weight[c];
+      own[c] += g * normed;
+      own[call.channels + c] += g;
+    }
+    dot = warp_sum(dot) / call.channels;
+    for (int c = lane; c < call.channels; c += 32) {
+      const M normed = static_cast<M>(x[c]) * r;
+      const M g = gated(static_cast<M>(grad[c]), normed, call.weight[c], call.bias[c], call.relu);
+      call.out[i * call.channels + c] = static_cast<T>(input_gradient(g, normed, call.weight[c], r, dot));
+    }
+  }
+  write_sums(call, reinterpret_cast<M*>(raw));
+}
+
+// gw and gb [channels] from the sums of all blocks [blocks, 2, channels], in their order
+template <typename M>
+__global__ void sum_blocks(const M* sums, int64_t blocks, int channels, M* gw, M* gb) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= 2 * channels) return;
+  double total = 0;
+  for (int64_t block = 0; block < blocks; ++block) total += sums[block * 2 * channels + i];
+  (i < channels ? gw[i] : gb[i - channels]) = static_cast<M>(total);
+}
+
+template <typename T>
+Call<T> make_call(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& out, bool relu, double eps) {
+  Call<T> call = {};
+  call.x = data<T>(x), call.out = mutable_data<T>(out);
+  call.weight = data<Math<T>>(weight), call.bias = data<Math<T>>(bias);
+  call.samples = x.size(0), call.spatial = voxels(x), call.channels = static_cast<int>(x.size(1));
+  call.relu = relu, call.eps = static_cast<Math<T>>(eps);
+  return call;
+}
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, bool relu, double eps) {
+  const DeviceGuard guard(x.get_device_index());
+  Tensor y = empty_like(x);
+  if (y.numel() == 0) return y;
+  dispatch_floating(x.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const Call<T> call = make_call<T>(x, weight, bias, y, relu, eps);
+    const int64_t items = call.samples * call.spatial;
+    if (x.is_contiguous())
+      forward_planes<<<blocks_for(items), kThreads, 0, current_stream(x)>>>(call);
+    else
+      forward_rows<<<blocks_for(items * 32), kThreads, 0, current_stream(x)>>>(call);
+    check_launch();
+  });
+  return y;
+}
+
+template <typename T>
+void launch_backward(Call<T> call, bool planes, const Tensor& gw, const Tensor& gb, cudaStream_t stream) {
+  using M = Math<T>;
+  const int64_t per_warp = 2 * call.channels * static_cast<int64_t>(sizeof(M));
+  STD_TORCH_CHECK(per_warp <= kSharedBytes, "rms_norm: too many channels for its backward: ", call.channels);
+  const int warps = static_cast<int>(std::clamp<int64_t>(kSharedBytes / per_warp, 1, kWarps));
+  const int64_t items = call.samples * call.spatial * (planes ? 1 : 32);
+  const auto blocks = static_cast<unsigned>(std::clamp<int64_t>(items / (warps * 32), 1, kSumBlocks));
+  const Tensor sums = new_empty(gw, {static_cast<int64_t>(blocks), 2 * call.channels});
+  call.sums = mutable_data<M>(sums);
+  if (planes)
+    backward_planes<<<blocks, warps * 32, warps * per_warp, stream>>>(call);
+  else
+    backward_rows<<<blocks, warps * 32, warps * per_warp, stream>>>(call);
+  check_launch();
+  sum_blocks<<<blocks_for(2 * call.channels), kThreads, 0, stream>>>(call.sums, blocks, call.channels,
+                                                                     mutable_data<M>(gw), mutable_data<M>(gb));
+  check_launch();
+}
+
+std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
+                                                     const Tensor& bias, bool relu, double eps) {
+  const DeviceGuard guard(x.get_device_index());
+  Tensor gx = empty_like(x), gw = empty_like(weight), gb = empty_like(bias);
+  if (x.numel() == 0) return {gx, torch::stable::zero_(gw), torch::stable::zero_(gb)};
+  dispatch_floating(x.scalar_type(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    Call<T> call = make_call<T>(x, weight, bias, gx, relu, eps);
+    call.grad = data<T>(grad);
+    launch_backward(call, x.is_contiguous(), gw, gb, current_stream(x));
+  });
+  return {gx, gw, gb};
+}
+
+}  // namespace
+}  // namespace hagan3d::rms_norm
+
+STABLE_TORCH_LIBRARY_IMPL(hagan3d, CUDA, m) {
+  m.impl("rms_norm", TORCH_BOX(&hagan3d::rms_norm::rms_norm));
+  m.impl("rms_norm_backward", TORCH_BOX(&hagan3d::rms_norm::rms_norm_backward));
+}
