@@ -37,8 +37,8 @@ clean:
 # PyTorch comes before the package, whose extension is compiled against it.
 $(VENV)/.requirements: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hagan3d needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	test -x $(VENV)/bin/uv || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@test -x $(VENV)/bin/uv || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv
 	$(INSTALL) setuptools ninja torch
 	@touch $@
 

@@ -4,6 +4,7 @@ Nothing here asks for a GPU. A library that cannot be built is left out with one
 its PyTorch references; ``hagan3d.ops.backend()`` says which it uses.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -49,6 +50,8 @@ def _use_toolkit_root() -> None:
 def _extensions() -> tuple[list[Any], dict[str, Any]]:
     import torch
     from torch.utils import cpp_extension
+
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
 
     class BuildWhatWorks(cpp_extension.BuildExtension):  # type: ignore[misc]
         """Leave out a library whose build fails: the other one and the package are still of use."""

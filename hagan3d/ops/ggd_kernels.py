@@ -1,5 +1,6 @@
 """Autograd and fake kernels of the compiled generalized Gaussian operators."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -68,8 +69,8 @@ def _nll_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _nll_second(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     grad, error, log_scale, log_shape, weight = ctx.saved_tensors
 
-    def reference(*inputs: Tensor) -> Tensor:
-        return nll_reference(*inputs, weight)
+    def reference(error: Tensor, log_scale: Tensor, log_shape: Tensor) -> Tensor:
+        return nll_reference(error, log_scale, log_shape, weight)
 
     return *backward_through_reference(reference, (error, log_scale, log_shape), grad, cotangents), None
 
@@ -137,7 +138,7 @@ def _fake_mean_sigma(log_scale: Tensor, log_shape: Tensor) -> Tensor:
 
 
 def _register() -> None:
-    fakes = {
+    fakes: dict[str, Callable[..., Any]] = {
         "ggd_nll": lambda error, *_: _empty_like_each(error)[0],
         "ggd_nll_backward": lambda _grad, *inputs: _empty_like_each(*inputs[:3]),
         "ggd_nll_mean": _fake_mean,
@@ -150,7 +151,7 @@ def _register() -> None:
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"hagan3d::{name}", fake)
-    derivatives = {
+    derivatives: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
         "ggd_nll": (_nll_backward, _setup_nll),
         "ggd_nll_backward": (_nll_second, _setup_nll),
         "ggd_nll_mean": (_mean_backward, _setup_mean),
