@@ -30,7 +30,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
     parser.add_argument("--split", type=str, default="all", help="Part of a store: train, validation, test or all.")
     parser.add_argument("--reconstruct", action="store_true", help="Write each volume as made from its latent, too.")
-    parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="G's averaged weights, or the last.")
+    parser.add_argument(
+        "--weights", type=Literal["ema", "raw"], default="ema", help="G's averaged weights, or the last."
+    )
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Where to compute.")
     parser.add_argument("--force", action="store_true", help="Replace features that are in --out already.")
     a = parser.parse_args(argv)

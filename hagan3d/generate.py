@@ -32,7 +32,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--num", type=int, default=8, help="Volumes to make, with seeds 0, 1, ...")
     parser.add_argument("--seeds", type=str | None, default=None, help="Seeds instead of --num, such as 0-99,200.")
     parser.add_argument("--class_name", type=str | None, default=None, help="Class to make. Default: all in turn.")
-    parser.add_argument("--truncation", type=float, default=1.0, help="Factor on z; below 1: more typical, less varied.")
+    parser.add_argument(
+        "--truncation", type=float, default=1.0, help="Factor on z; below 1: more typical, less varied."
+    )
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Averaged weights, or the last.")
     parser.add_argument("--dtype", type=Literal["float32", "int16"], default="float32", help="Of the voxels written.")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Where to compute.")
@@ -40,7 +42,9 @@ def main(argv: list[str]) -> None:
     a = parser.parse_args(argv)
     seeds = parse_seeds(a.seeds) if a.seeds else list(range(a.num))
     if not seeds or not 0 < a.truncation <= 10:
-        raise InputError(f"want at least one volume and a truncation above 0 (at most 10), got {len(seeds)}, {a.truncation}")
+        raise InputError(
+            f"want at least one volume and a truncation above 0 (at most 10), got {len(seeds)}, {a.truncation}"
+        )
     out = Path(a.out)
     if not a.force and any(out.glob("volume-*.nii*")):
         raise InputError(f"{out}: holds generated volumes already; give another --out, or --force to replace them")
@@ -50,9 +54,7 @@ def main(argv: list[str]) -> None:
     def progress(items: Iterator[Sample]) -> Iterator[Sample]:
         return iter(track(items, "generate", total=len(seeds), console=Console(stderr=True)))
 
-    paths = generate(
-        model, seeds, out, label=label, truncation=a.truncation, dtype=a.dtype, progress=progress
-    )
+    paths = generate(model, seeds, out, label=label, truncation=a.truncation, dtype=a.dtype, progress=progress)
     print(f"{len(paths)} volumes from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
 
 

@@ -130,8 +130,8 @@ class BatchSource:
         )
 
     def batches(self, first: int, last: int) -> Generator[Batch]:
-        """Give the batches of steps ``first`` to ``last - 1``; one thread reads ahead by two."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=2)
+        """Give the batches of steps ``first`` to ``last - 1``; one thread reads ahead."""
+        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=1)
         stopped = threading.Event()
         reader = threading.Thread(target=self._read_ahead, args=(first, last, ready, stopped), daemon=True)
         reader.start()

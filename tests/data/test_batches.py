@@ -16,7 +16,9 @@ def source(small_store):
     return BatchSource(Store(small_store), "train", depth=8, batch_size=3, seed=7)
 
 
-@pytest.mark.parametrize(("length", "depth", "stride"), [(32, 4, 4), (32, 16, 4), (256, 32, 4), (512, 64, 8), (96, 20, 4)])
+@pytest.mark.parametrize(
+    ("length", "depth", "stride"), [(32, 4, 4), (32, 16, 4), (256, 32, 4), (512, 64, 8), (96, 20, 4)]
+)
 def test_every_slice_is_seen_about_equally_often(length, depth, stride):
     random = np.random.default_rng(0)
     seen = np.zeros(length)

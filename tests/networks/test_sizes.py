@@ -33,7 +33,8 @@ def test_large_sizes_grow_by_levels_not_by_width(side):
 
 
 @pytest.mark.parametrize(
-    ("size", "depth"), [((32, 32, 32), 4), ((64, 96, 32), 8), ((32, 64, 160), 16), ((96, 32, 32), 96), ((96, 64, 32), 20)]
+    ("size", "depth"),
+    [((32, 32, 32), 4), ((64, 96, 32), 8), ((32, 64, 160), 16), ((96, 32, 32), 96), ((96, 64, 32), 20)],
 )
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_every_size_runs(size, depth, num_classes):
