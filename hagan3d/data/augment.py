@@ -1,4 +1,4 @@
-"""Random changes of real volumes before they are cut, by MONAI's transforms: a pure function of volume, settings, seed."""
+"""Random changes of real volumes, by MONAI's transforms: a pure function of volume, settings and seed."""
 
 from collections.abc import Callable
 from math import radians

@@ -212,7 +212,7 @@ def _check_gaps(heights: np.ndarray) -> None:
     if (np.abs(steps - np.rint(steps)) < SAME_GAP).all():
         missing = int((np.rint(steps) - 1).sum())
         raise InputError(
-            f"has missing slices ({missing}), the first after {heights[odd[0]]:.2f} mm (they are {usual:.2f} mm apart); "
+            f"has missing slices ({missing}), the first after {heights[odd[0]]:.2f} mm, {usual:.2f} mm apart; "
             "complete the series"
         )
     raise InputError(

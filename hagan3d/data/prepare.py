@@ -70,6 +70,7 @@ def prepare(
     if path.exists():
         return _finished(path, settings, sources, work)
     labelled = [source for source in sources if source.id in rows]
+    subjects = {source.id: rows[source.id].subject or subject_of(source.id, config.subject) for source in labelled}
     tasks, bad, hashes = _checked_tasks(labelled, config, settings, work, progress)
     bad = unlabelled + bad
     if not tasks or (bad and not config.skip_bad):
@@ -79,7 +80,7 @@ def prepare(
         todo = [task for task in tasks if not task.part.exists()]
         for _ in map_files(make_part, todo, _workers(labelled, config), "Resampling", progress):
             pass
-        records = [_record(task, rows[task.source.id], hashes[task.source.id], labels, config) for task in tasks]
+        records = [_record(task, rows, subjects, hashes, labels, config) for task in tasks]
         sheet = path.with_suffix(".png")
         _write_sheet(sheet, tasks, records)
         used = {record.id for record in records}
@@ -242,13 +243,20 @@ def _check_disk(path: Path, tasks: list[Task]) -> None:
     free = shutil.disk_usage(place).free
     if needed > free:
         raise InputError(
-            f"{path}: needs {needed / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; make room or use another place"
+            f"{path}: needs {needed / 1e6:.1f} MB of disk, {free / 1e6:.1f} MB are free; make room or use another place"
         )
 
 
-def _record(task: Task, row: Row, digest: str, labels: Labels, config: PrepareConfig) -> Record:
+def _record(
+    task: Task,
+    rows: dict[str, Row],
+    subjects: dict[str, str],
+    hashes: dict[str, str],
+    labels: Labels,
+    config: PrepareConfig,
+) -> Record:
     part, source = read_part(task.part), task.source
-    subject = row.subject or subject_of(source.id, config.subject)
+    row, subject = rows[source.id], subjects[source.id]
     return Record(
         id=source.id,
         subject=subject,
@@ -258,7 +266,7 @@ def _record(task: Task, row: Row, digest: str, labels: Labels, config: PrepareCo
         lo=part.lo,
         hi=part.hi,
         source=source.path.name,
-        hash=digest,
+        hash=hashes[source.id],
         numbers=row.numbers,
     )
 

@@ -227,7 +227,7 @@ class Store:
             values = self._open[key][name][row, slices]
         except OSError as error:
             raise InputError(f"{self._files[number]}: volume {i} cannot be read; the file is damaged") from error
-        return torch.from_numpy(values.astype(np.float32)) / SCALE
+        return torch.from_numpy(values / np.float32(SCALE))  # by NumPy: torch may hang in a process that was forked
 
 
 def _store_files(path: Path) -> list[Path]:

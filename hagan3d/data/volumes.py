@@ -113,7 +113,8 @@ def write_nifti(
         path: Name that ends in .nii or .nii.gz.
         array: Voxels with three axes, in the order they shall have in the file.
         affine: Voxel index to RAS mm [4, 4].
-        dtype: float32, or int16: whole numbers where the range is 1000 or more (HU), else scaled by the header's slope.
+        dtype: float32, or int16: whole numbers where the voxels are or their range is 1000 or more (HU), else scaled by
+            the header's slope.
 
     Raises:
         InputError: If the name has another ending, the disk is full or the place cannot be written to.
@@ -121,8 +122,7 @@ def write_nifti(
     if not path.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: want a name that ends in .nii or .nii.gz")
     voxels = np.asarray(array, dtype=np.float32)
-    limits = np.iinfo(np.int16)
-    if dtype == "int16" and np.ptp(voxels) >= WHOLE_UNITS and limits.min <= voxels.min() and voxels.max() <= limits.max:
+    if dtype == "int16" and _whole(voxels):
         voxels = np.rint(voxels).astype(np.int16)
     image = nib.Nifti1Image(voxels, np.asarray(affine, dtype=np.float64))
     image.set_data_dtype(dtype)
@@ -135,6 +135,13 @@ def write_nifti(
                 image.to_stream(packed)
         else:
             image.to_stream(file)
+
+
+def _whole(voxels: np.ndarray) -> bool:
+    """Whether voxels can be kept as 16-bit whole numbers without scaling."""
+    limits = np.iinfo(np.int16)
+    fits = limits.min <= voxels.min() and voxels.max() <= limits.max
+    return bool(fits and (np.ptp(voxels) >= WHOLE_UNITS or np.array_equal(voxels, np.rint(voxels))))
 
 
 def _expand(path: Path) -> list[Path]:

@@ -1,0 +1,55 @@
+"""Augmentation of real volumes: a pure function of volume, settings and seed."""
+
+import pytest
+import torch
+
+from hagan3d.config import AugmentConfig
+from hagan3d.data.augment import augment
+
+EVERYTHING = AugmentConfig(
+    flip_axes=("W",), rotate_deg=10, scale=0.1, shift=0.1, brightness=0.1, contrast=0.1, noise=0.05
+)
+
+
+@pytest.fixture
+def volume() -> torch.Tensor:
+    return torch.rand(32, 32, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_equal_seeds_give_equal_volumes_and_others_do_not(volume: torch.Tensor):
+    before, state = volume.clone(), torch.get_rng_state()
+    first, second, other = (augment(volume, EVERYTHING, seed) for seed in (5, 5, 6))
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert type(first) is torch.Tensor and first.shape == volume.shape and first.abs().max() <= 1
+    assert torch.equal(volume, before) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_nothing_asked_for_is_nothing_done(volume: torch.Tensor):
+    assert augment(volume, AugmentConfig(), 1) is volume
+
+
+@pytest.mark.parametrize(("axis", "dim"), [("D", 0), ("H", 1), ("W", 2)])
+def test_flips_mirror_that_axis_half_of_the_time(volume: torch.Tensor, axis: str, dim: int):
+    made = [augment(volume, AugmentConfig(flip_axes=(axis,)), seed) for seed in range(40)]  # type: ignore[arg-type]
+    flipped = sum(torch.equal(item, volume.flip(dim)) for item in made)
+    assert flipped + sum(torch.equal(item, volume) for item in made) == 40 and 10 <= flipped <= 30
+
+
+def test_brightness_and_contrast_stay_within_what_was_asked_for(volume: torch.Tensor):
+    small = volume / 2
+    for seed in range(5):
+        shift = augment(small, AugmentConfig(brightness=0.1), seed) - small
+        assert shift.std() < 1e-6 and shift.abs().max() <= 0.1 + 1e-6
+        ratio = augment(small, AugmentConfig(contrast=0.2), seed) / small
+        assert ratio.std() < 1e-3 and 0.8 - 1e-5 <= ratio.median() <= 1.2 + 1e-5
+
+
+def test_a_shift_moves_whole_volumes_by_the_fraction_asked_for_at_most():
+    dot = torch.full((32, 32, 64), -1.0)
+    dot[15:17, 15:17, 31:33] = 1
+    for seed in range(5):
+        made = augment(dot, AugmentConfig(shift=0.25), seed) + 1
+        for dim, side in enumerate(dot.shape):
+            profile = made.sum([other for other in range(3) if other != dim])
+            centre = (profile * torch.arange(side)).sum() / profile.sum()
+            assert abs(centre - (side - 1) / 2) <= 0.25 * side + 0.01

@@ -1,0 +1,140 @@
+"""Geometry: whatever a file's axes and whatever is asked for, a place in the patient stays at its millimetres."""
+
+import itertools
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+
+from hagan3d.data.geometry import (
+    GridRule,
+    check_orientation,
+    spacing_of,
+    stored_code,
+    to_grid,
+    to_output_axes,
+    typical_affine,
+)
+from hagan3d.errors import InputError
+
+TILT = np.array([[0.98, -0.15, 0.1], [0.16, 0.97, -0.16], [-0.07, 0.17, 0.98]])  # a few degrees off the axes
+LANDMARK = np.array([11.0, -7.0, 23.0])  # RAS mm
+
+
+def file_with_landmark(code: str, tilt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return a volume of odd sides and spacings in orientation `code` with a bright ball at LANDMARK."""
+    shape, spacing = (50, 44, 38), (1.6, 2.1, 2.5)
+    ornt = nibabel.orientations.axcodes2ornt(code)
+    direction = np.zeros((3, 3))
+    for axis, (world, sign) in enumerate(ornt):
+        direction[int(world), axis] = sign
+    affine = np.eye(4)
+    affine[:3, :3] = tilt @ direction * spacing
+    affine[:3, 3] = LANDMARK + (3, -4, 2) - affine[:3, :3] @ (np.array(shape) / 2)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    distance = np.linalg.norm(apply_affine(affine, grid) - LANDMARK, axis=-1)
+    return np.exp(-((distance / 7) ** 2)).astype(np.float32), affine
+
+
+def centre_of_mass(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    weights = np.clip(array - 0.2, 0, None).astype(np.float64)
+    grid = np.stack(np.meshgrid(*map(np.arange, array.shape), indexing="ij"), -1)
+    return apply_affine(affine, (grid * weights[..., None]).sum((0, 1, 2)) / weights.sum())
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize(("code", "orientation"), [("RAS", "RAS"), ("PSR", "LPS"), ("LIA", "SAR"), ("ASL", "PIR")])
+@pytest.mark.parametrize("tilt", [np.eye(3), TILT], ids=["straight", "oblique"])
+def test_a_landmark_stays_where_it_is_all_the_way(axis: str, code: str, orientation: str, tilt: np.ndarray):
+    array, affine = file_with_landmark(code, tilt)
+    size = (32, 64, 96)
+    rule = GridRule(size, orientation, axis, None, "resize", False)  # type: ignore[arg-type]
+    stored, stored_affine = to_grid(array, affine, rule)
+    assert stored.shape == size and nibabel.aff2axcodes(stored_affine) == tuple(stored_code(orientation, rule.axis))
+    np.testing.assert_allclose(centre_of_mass(stored, stored_affine), LANDMARK, atol=0.15)
+    written, written_affine = to_output_axes(stored, stored_affine, orientation)
+    assert nibabel.aff2axcodes(written_affine) == tuple(orientation)
+    np.testing.assert_allclose(centre_of_mass(written, written_affine), LANDMARK, atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "axis", "code"),
+    [("RAS", "axial", "SAR"), ("RAS", "coronal", "ASR"), ("RAS", "sagittal", "RSA"), ("LPI", "axial", "IPL")],
+)
+def test_stored_axes(orientation: str, axis: str, code: str):
+    assert stored_code(orientation, axis) == code  # type: ignore[arg-type]
+
+
+def test_output_axes_undo_storing_exactly():
+    array, affine = file_with_landmark("RAS", np.eye(3))
+    for axis in ("axial", "coronal", "sagittal"):
+        size = tuple(array.shape["RAS".index(letter)] for letter in stored_code("RAS", axis))  # type: ignore[arg-type]
+        stored, stored_affine = to_grid(array, affine, GridRule(size, "RAS", axis, None, "resize", False))  # type: ignore[arg-type]
+        written, written_affine = to_output_axes(stored, stored_affine, "RAS")
+        np.testing.assert_array_equal(written, array)
+        np.testing.assert_allclose(written_affine, affine, atol=1e-12)
+
+
+def test_crop_pad_keeps_spacing_and_centre():
+    array, affine = file_with_landmark("RAS", np.eye(3))
+    for spacing in (None, (2.0, 2.0, 2.0)):
+        stored, stored_affine = to_grid(
+            array, affine, GridRule((64, 32, 32), "RAS", "axial", spacing, "crop-pad", False)
+        )
+        np.testing.assert_allclose(spacing_of(stored_affine), spacing or (2.5, 2.1, 1.6))
+        middle = apply_affine(affine, (np.array(array.shape) - 1) / 2)
+        np.testing.assert_allclose(apply_affine(stored_affine, (31.5, 15.5, 15.5)), middle, atol=1e-9)
+        np.testing.assert_allclose(centre_of_mass(stored, stored_affine), LANDMARK, atol=0.2)
+    same = to_grid(array, affine, GridRule((64, 32, 32), "RAS", "axial", None, "crop-pad", False))[0]
+    np.testing.assert_array_equal(same[13:51, 6:26], np.transpose(array, (2, 1, 0))[:, 12:32, 9:41])
+    assert (same[:13] == array.min()).all()
+
+
+def test_shrinking_averages_and_keeps_a_constant():
+    stripes = np.tile(np.array([0.0, 1.0], np.float32), 32)[:, None, None] * np.ones((64, 8, 8), np.float32)
+    small, _ = to_grid(stripes, np.eye(4), GridRule((8, 8, 16), "RAS", "axial", None, "resize", False))
+    np.testing.assert_allclose(small[..., 1:-1], 0.5, atol=1e-6)  # every fourth voxel alone would be 0 or 1
+    flat, _ = to_grid(
+        np.full((9, 10, 11), 3, np.float32), np.eye(4), GridRule((32,) * 3, "RAS", "axial", None, "resize", False)
+    )
+    np.testing.assert_allclose(flat, 3, atol=1e-6)
+
+
+def test_a_ramp_is_resampled_to_a_ramp():
+    ramp = np.arange(48, dtype=np.float32)[:, None, None] * np.ones((48, 6, 7), np.float32)
+    affine = np.diag([2.0, 1, 1, 1])
+    stored, stored_affine = to_grid(ramp, affine, GridRule((7, 6, 16), "RAS", "axial", None, "resize", False))
+    x = apply_affine(stored_affine, np.stack([np.zeros(16), np.zeros(16), np.arange(16)], -1))[:, 0]
+    np.testing.assert_allclose(stored[3, 3, 1:-1], x[1:-1] / 2, atol=1e-4)
+
+
+def test_trim_cuts_what_is_blank_and_keeps_places():
+    array, affine = np.zeros((60, 50, 40), np.float32), np.diag([1.0, 2.0, 3.0, 1])
+    array[20:44, 10:30, 5:33] = 100 + np.random.default_rng(0).random((24, 20, 28))
+    stored, stored_affine = to_grid(array, affine, GridRule((28, 20, 24), "RAS", "axial", None, "resize", True))
+    np.testing.assert_array_equal(stored, array[20:44, 10:30, 5:33].transpose(2, 1, 0))
+    np.testing.assert_allclose(apply_affine(stored_affine, (0, 0, 0)), (20, 20, 15))
+
+
+def test_typical_affine_is_the_affine_of_equal_ones_and_the_middle_of_others():
+    array, affine = file_with_landmark("LIA", TILT)
+    rule = GridRule((32, 32, 64), "RAS", "axial", None, "resize", False)
+    stored_affine = to_grid(array, affine, rule)[1]
+    typical = typical_affine(np.array([stored_affine] * 3), rule.size)
+    np.testing.assert_allclose(
+        apply_affine(typical, (15.5, 15.5, 31.5)), apply_affine(stored_affine, (15.5, 15.5, 31.5))
+    )
+    np.testing.assert_allclose(spacing_of(typical), spacing_of(stored_affine))
+    several = np.array([np.diag([s, s, s, 1.0]) for s in (1.0, 2.0, 9.0)])
+    np.testing.assert_allclose(spacing_of(typical_affine(several, (32, 32, 32))), 2.0)
+
+
+def test_orientations_are_checked():
+    codes = {"".join(code) for axes in itertools.permutations(("RL", "AP", "SI")) for code in itertools.product(*axes)}
+    for code in codes:
+        check_orientation(code)
+    assert len(codes) == 48
+    for code in ("RAR", "ras", "RA", "XYZ"):
+        with pytest.raises(InputError, match="want three letters"):
+            check_orientation(code)

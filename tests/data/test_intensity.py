@@ -1,0 +1,44 @@
+"""Intensities: a straight line there and back, found by window, percentiles or z-score."""
+
+import numpy as np
+import pytest
+import torch
+
+from hagan3d.data.intensity import IntensityRule, denormalize, normalize
+from hagan3d.errors import InputError
+
+VALUES = np.random.default_rng(0).normal(300, 50, (8, 9, 10))
+
+
+@pytest.mark.parametrize("values", [VALUES, torch.from_numpy(VALUES)], ids=["numpy", "torch"])
+def test_there_and_back(values: np.ndarray | torch.Tensor):
+    x = normalize(values, 0.0, 700.0)
+    assert x.min() >= -1 and x.max() <= 1
+    np.testing.assert_allclose(denormalize(x, 0.0, 700.0), VALUES, atol=1e-9)
+
+
+def test_window_clips():
+    np.testing.assert_array_equal(normalize(np.array([-2000.0, -1024, -212, 600, 3000]), -1024, 600), [-1, -1, 0, 1, 1])
+
+
+def test_percentiles_ignore_a_few_wild_voxels():
+    wild = VALUES.copy()
+    wild[0, 0, 0] = 1e6
+    lo, hi = IntensityRule("percentiles", (0, 1), (0.5, 99.5)).interval(wild)
+    assert 100 < lo < 250 and 400 < hi < 500
+
+
+def test_z_score_is_mean_and_three_deviations_inside_the_mask():
+    mask = np.zeros(VALUES.shape, bool)
+    mask[2:5] = True
+    lo, hi = IntensityRule("z-score", (0, 1), (0, 100)).interval(VALUES, mask)
+    inside = VALUES[2:5]
+    np.testing.assert_allclose([(lo + hi) / 2, (hi - lo) / 6], [inside.mean(), inside.std()])
+
+
+@pytest.mark.parametrize("kind", ["percentiles", "z-score"])
+def test_an_empty_interval_is_refused_with_a_remedy(kind: str):
+    values = np.zeros((10, 10, 10))
+    values[0, 0, 0] = 1.0
+    with pytest.raises(InputError, match="use .*window"):
+        IntensityRule(kind, (0, 1), (0.5, 99.5)).interval(values)  # type: ignore[arg-type]

@@ -1,0 +1,51 @@
+"""Pictures: turned as a radiologist holds them, in the right proportions, large enough to see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hagan3d.data.pictures import comparison_sheet, contact_sheet, middle_plane
+
+AFFINES = {
+    "SAR": np.array([[0, 0, 1.0, 0], [0, 1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]]),
+    "RPI": np.diag([1.0, -1, -1, 1]),
+}
+
+
+def marked(code: str, letter: str) -> np.ndarray:
+    """Return a volume whose half towards `letter` is bright."""
+    volume = np.full((16, 16, 16), -1.0, np.float32)
+    pair = next(pair for pair in ("RL", "AP", "SI") if letter in pair)
+    axis = next(i for i, own in enumerate(code) if own in pair)
+    half = slice(8, None) if code[axis] == letter else slice(None, 8)
+    np.moveaxis(volume, axis, 0)[half] = 1
+    return volume
+
+
+@pytest.mark.parametrize("code", list(AFFINES))
+@pytest.mark.parametrize(("plane", "up", "right"), [("axial", "A", "L"), ("coronal", "S", "L"), ("sagittal", "S", "P")])
+def test_planes_are_in_radiological_display(code: str, plane: str, up: str, right: str):
+    picture, _ = middle_plane(marked(code, up), AFFINES[code], plane)  # type: ignore[arg-type]
+    assert (picture[:8] == 1).all() and (picture[8:] == -1).all()
+    picture, _ = middle_plane(marked(code, right), AFFINES[code], plane)  # type: ignore[arg-type]
+    assert (picture[:, 8:] == 1).all() and (picture[:, :8] == -1).all()
+
+
+def test_proportions_follow_the_spacing(tmp_path: Path):
+    affine = AFFINES["SAR"] @ np.diag([3.0, 1, 1, 1])
+    contact_sheet([np.ones((32, 32, 32), np.float32)], affine, ["a"], tmp_path / "a.png", planes=["coronal"])
+    picture = np.array(Image.open(tmp_path / "a.png"))
+    rows, columns = np.flatnonzero((picture[:-30] == 255).any(1)), np.flatnonzero((picture == 255).any(0))
+    assert abs(len(rows) / len(columns) - 3) < 0.1 and len(rows) >= 128
+
+
+def test_sheets_take_tensors_long_names_and_odd_numbers(tmp_path: Path):
+    volumes = [torch.rand(32, 64, 32) * 2 - 1 for _ in range(3)]
+    contact_sheet(volumes, AFFINES["SAR"], ["a", "b" * 300, ""], tmp_path / "deep" / "a.png")
+    comparison_sheet({"real": volumes, "generated": volumes[:2]}, AFFINES["SAR"], tmp_path / "b.png")
+    for path in (tmp_path / "deep" / "a.png", tmp_path / "b.png"):
+        assert Image.open(path).size[0] > 200
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "deep"]
