@@ -6,6 +6,7 @@ from torch import nn
 
 from hagan3d.config import ModelConfig
 from hagan3d.networks.build import Networks
+from hagan3d.networks.layers import Conv3d
 
 
 def networks(size, depth, norm="rms", high_convs=0, upsample="folded"):
@@ -65,3 +66,12 @@ def test_the_two_ways_of_upsampling_are_the_same_function():
     z = torch.randn(1, 8)
     with torch.no_grad():
         torch.testing.assert_close(folded.g.volume(z), plain.g.volume(z), atol=1e-5, rtol=1e-4)
+
+
+def test_a_convolution_to_one_channel_is_the_same_sum():
+    torch.manual_seed(0)
+    conv = Conv3d(3, 1).double()
+    x = torch.randn(2, 3, 5, 4, 6, dtype=torch.float64)
+    for trim in (0, 1):
+        expected = nn.functional.conv3d(x, conv.weight, conv.bias, padding=(1 - trim, 1, 1))
+        torch.testing.assert_close(conv(x, trim), expected)
