@@ -1,6 +1,11 @@
-"""The up-convolution: nearest x2 upsampling and a 3^3 convolution as one transposed convolution of 4^3 taps."""
+"""The up-convolution: nearest x2 upsampling and a 3^3 convolution in one, without the upsampled tensor.
 
-from collections.abc import Iterator
+Along one axis, output voxels 2i and 2i + 1 see w0 x[i-1] + (w1 + w2) x[i] and (w0 + w1) x[i] + w2 x[i+1]: two taps of
+the small input instead of three of the large one, 8 multiply-adds per output voxel instead of 27.
+"""
+
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -8,9 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-METHODS = ("auto", "plain", "transposed")
+METHODS = ("auto", "plain", "transposed", "parity")
 
-_folds: ContextVar[dict[tuple[int, int, bool], tuple[Tensor, Tensor]] | None] = ContextVar("folds", default=None)
+# Measured on CPU in float32 by benchmarks/kernels.py: below, the parities win; above, a volume is faster channels last.
+_PARITY_CHANNELS = 4
+_CHANNELS_LAST_VOXELS = 4096
+
+_Fold = Callable[[Tensor], Tensor]
+_folds: ContextVar[dict[tuple[_Fold, int, int, bool], tuple[Tensor, Tensor]] | None] = ContextVar("folds", default=None)
 
 
 def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0, method: str = "auto") -> Tensor:
@@ -18,23 +28,31 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
 
     Args:
         x: Feature maps ``[B, C_in, D, H, W]``.
-        weight: Kernel ``[C_out, C_in, 3, 3, 3]``, kept in its own precision under autocast until it is folded.
+        weight: Kernel ``[C_out, C_in, 3, 3, 3]``, folded in its own precision also under autocast.
         bias: ``[C_out]`` or None.
         trim: 0, 1 or 2 output slices to leave out at both ends of D.
-        method: ``plain`` makes the upsampled tensor, the others do not; ``auto`` takes what was measured fastest.
+        method: ``plain`` makes the upsampled tensor; ``transposed`` is one transposed convolution of 4^3 taps;
+            ``parity`` is a convolution of 2^3 taps with 8 C_out channels, interleaved; ``auto`` is the faster of these.
 
     Returns:
-        ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``. Any number of times differentiable.
+        ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, contiguous or channels last. Any number of times
+        differentiable.
 
     Raises:
         ValueError: If the shapes disagree or ``method`` or ``trim`` is none of those named.
 
-    Source: the sub-pixel identity; per axis the taps (w0, w1, w2) become (w2, w1 + w2, w0 + w1, w0).
+    Source: Shi et al., Real-time single image super-resolution with sub-pixel convolution, CVPR 2016, for the
+    interleaving; the folded taps follow from the two lines above.
     """
     _check(x, weight, bias, trim, method)
+    if method == "auto":
+        method = "parity" if weight.shape[0] <= _PARITY_CHANNELS else "transposed"
+        x = _fast_layout(x)
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
-    return F.conv_transpose3d(x, _shared_fold(weight), bias, stride=2, padding=(1 + trim, 1, 1))
+    if method == "parity":
+        return _by_parity(x, _shared_fold(fold_parities, weight), bias, trim)
+    return F.conv_transpose3d(x, _shared_fold(fold_weight, weight), bias, stride=2, padding=(1 + trim, 1, 1))
 
 
 def upsample_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0) -> Tensor:
@@ -54,6 +72,18 @@ def fold_weight(weight: Tensor) -> Tensor:
     return weight.transpose(0, 1)
 
 
+def fold_parities(weight: Tensor) -> Tensor:
+    """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into the eight of 2^3 taps ``[8 * C_out, C_in, 2, 2, 2]``.
+
+    Parities come first, odd before even along each axis: between x[i-1] and x[i] lie output voxels 2i - 1 and 2i.
+    """
+    for dim in (2, 3, 4):
+        w0, w1, w2 = weight.unbind(dim)
+        weight = torch.stack((w0 + w1, w2, w0, w1 + w2), dim)
+    c_out, c_in = weight.shape[:2]
+    return weight.view(c_out, c_in, 2, 2, 2, 2, 2, 2).permute(2, 4, 6, 0, 1, 3, 5, 7).reshape(8 * c_out, c_in, 2, 2, 2)
+
+
 @contextmanager
 def shared_folds() -> Iterator[None]:
     """Fold every weight once inside this context, which must not change a weight."""
@@ -64,21 +94,37 @@ def shared_folds() -> Iterator[None]:
         _folds.reset(token)
 
 
-def _shared_fold(weight: Tensor) -> Tensor:
+def _shared_fold(fold: _Fold, weight: Tensor) -> Tensor:
     folds = _folds.get()
     if folds is None:
-        return fold_weight(weight)
-    key = (id(weight), weight._version, torch.is_grad_enabled() and weight.requires_grad)
+        return fold(weight)
+    key = (fold, id(weight), weight._version, torch.is_grad_enabled() and weight.requires_grad)
     if key not in folds:
-        folds[key] = (weight, fold_weight(weight))  # the weight is held: its id stays its own
+        folds[key] = (weight, fold(weight))  # the weight is held: its id stays its own
     return folds[key][1]
+
+
+def _by_parity(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
+    y = F.conv3d(x, folded, None if bias is None else bias.repeat(8), padding=1)  # [B, 8 C_out, D + 1, H + 1, W + 1]
+    B, _, D, H, W = y.shape
+    y = (
+        y.view(B, 2, 2, 2, folded.shape[0] // 8, D, H, W)
+        .permute(0, 4, 5, 1, 6, 2, 7, 3)
+        .reshape(B, folded.shape[0] // 8, 2 * D, 2 * H, 2 * W)
+    )
+    return y[:, :, 1 + trim : -1 - trim, 1:-1, 1:-1].contiguous()
+
+
+def _fast_layout(x: Tensor) -> Tensor:
+    if x.device.type == "cpu" and math.prod(x.shape[2:]) >= _CHANNELS_LAST_VOXELS:
+        return x.contiguous(memory_format=torch.channels_last_3d)
+    return x
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, method: str) -> None:
     if x.ndim != 5 or weight.shape != (weight.shape[0], x.shape[1], 3, 3, 3):
-        raise ValueError(
-            f"want x [B, C_in, D, H, W] and weight [C_out, C_in, 3, 3, 3], got {tuple(x.shape)}, {tuple(weight.shape)}"
-        )
+        shapes = f"{tuple(x.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"want x [B, C_in, D, H, W] and weight [C_out, C_in, 3, 3, 3], got {shapes}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"want bias [{weight.shape[0]}], got {tuple(bias.shape)}")
     if trim not in (0, 1, 2) or 2 * x.shape[2] <= 2 * trim:
