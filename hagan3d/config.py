@@ -301,6 +301,9 @@ class PrepareConfig:
     """Lowest and highest value for `intensity: window`, in the units of the files (HU for CT)."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """Per cent, for `intensity: percentiles`."""
+    masks: str | None = None
+    """Folder of volumes named as the scans or beginning so, above 0 where `intensity: z-score` shall look. Default: it
+    looks at voxels above the mean of each scan."""
     units: str = ""
     """Name of the intensity units, written into pictures and tables. Default: HU for a window, else none."""
     trim: bool = False
@@ -342,6 +345,8 @@ class PrepareConfig:
             )
         if self.fill is not None and not math.isfinite(self.fill):
             raise InputError(f"fill: want a finite value, got {self.fill}")
+        if self.masks is not None and self.intensity != "z-score":
+            raise InputError(f"masks: want --intensity z-score with them, got {self.intensity}")
         if self.workers < 1:
             raise InputError(f"workers: want at least 1, got {self.workers}")
 

@@ -27,7 +27,7 @@ def map_files(
     Raises:
         InputError: If a process was killed, which is what happens when memory runs out.
     """
-    with _bar(title, len(tasks), progress) as advance:
+    with _bar(title, len(tasks), progress and bool(tasks)) as advance:
         if workers == 1 or len(tasks) < 2:
             for task in tasks:
                 yield work(task)

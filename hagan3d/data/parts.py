@@ -10,9 +10,10 @@ from hagan3d.data.files import replacing
 from hagan3d.data.geometry import GridRule
 from hagan3d.data.intensity import IntensityRule
 from hagan3d.data.standard import standardize
-from hagan3d.data.volumes import Source, read_volume
+from hagan3d.data.volumes import Source, Volume, read_volume
 from hagan3d.errors import InputError
 
+SAME_PLACE = 1e-2  # largest difference of two affines that are one, mm
 SCALE = 32767  # x in [-1, 1] is kept as the whole number round(x * SCALE)
 
 
@@ -26,6 +27,8 @@ class Task:
     fill: float | None
     part: Path
     """File its voxels wait in until the store is written."""
+    mask: Path | None = None
+    """Volume that is above 0 where a z-score shall look."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ def check_file(task: Task) -> Checked:
     path = task.source.path
     try:
         volume = read_volume(path, task.fill)
-        task.intensity.interval(volume.array)
-        return Checked(file_hash(path))
+        task.intensity.interval(volume.array, _mask(task, volume))
+        return Checked(content_hash(path, task.mask))
     except InputError as error:
         message = str(error)
         return Checked("", message if str(path) in message else f"{path}: {message}")
@@ -64,7 +67,8 @@ def check_file(task: Task) -> Checked:
 
 def make_part(task: Task) -> None:
     """Resample a volume and leave it in its part file, whole or not at all."""
-    made = standardize(read_volume(task.source.path, task.fill), task.grid, task.intensity)
+    volume = read_volume(task.source.path, task.fill)
+    made = standardize(volume, task.grid, task.intensity, _mask(task, volume))
     voxels = np.rint(made.x * SCALE).astype(np.int16)
     with replacing(task.part) as beside, beside.open("wb") as file:
         np.savez(file, voxels=voxels, affine=made.affine, interval=np.array([made.lo, made.hi]))
@@ -75,6 +79,22 @@ def read_part(path: Path) -> Part:
     with np.load(path, allow_pickle=False) as data:
         lo, hi = data["interval"]
         return Part(data["voxels"], data["affine"], float(lo), float(hi))
+
+
+def _mask(task: Task, volume: Volume) -> np.ndarray | None:
+    """Voxels inside the mask of a volume."""
+    if task.mask is None:
+        return None
+    mask = read_volume(task.mask)
+    if mask.array.shape != volume.array.shape or not np.allclose(mask.affine, volume.affine, atol=SAME_PLACE):
+        raise InputError(f"{task.mask}: is on another grid than {task.source.path}; want its shape and affine")
+    return mask.array > 0
+
+
+def content_hash(path: Path, mask: Path | None) -> str:
+    """SHA-256 of a volume, and of its mask if it has one."""
+    own = file_hash(path)
+    return own if mask is None else hashlib.sha256((own + file_hash(mask)).encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:

@@ -33,15 +33,15 @@ def contact_sheet(
 
     Args:
         volumes: Arrays or CPU tensors [D, H, W] in [-1, 1].
-        affine: Index (d, h, w) to RAS mm [4, 4], of all of them.
+        affine: Index (d, h, w) to RAS mm, of all of them [4, 4] or of each [N, 4, 4].
         captions: One per volume; too long ones are shortened in the middle.
         path: Name of the .png; written whole or not at all.
         planes: Planes, in order.
         columns: Volumes side by side.
     """
     tiles = [
-        _captioned(_row([_plane(volume, affine, plane) for plane in planes]), text)
-        for volume, text in zip(volumes, captions, strict=True)
+        _captioned(_row([_plane(volume, own, plane) for plane in planes]), text)
+        for volume, own, text in zip(volumes, np.broadcast_to(affine, (len(volumes), 4, 4)), captions, strict=True)
     ]
     rows = [_row(tiles[first : first + columns], 3 * GAP) for first in range(0, len(tiles), columns)]
     _save(_column(rows, 2 * GAP), path)

@@ -13,11 +13,11 @@ import numpy as np
 
 from hagan3d.config import PrepareConfig
 from hagan3d.data.files import readable_write_errors, write_text
-from hagan3d.data.geometry import GridRule, check_orientation, typical_affine
+from hagan3d.data.geometry import GridRule, check_orientation
 from hagan3d.data.intensity import IntensityRule
 from hagan3d.data.labels import Labels, Row, match_rows, read_labels, some, split_of, subject_of
 from hagan3d.data.parallel import map_files
-from hagan3d.data.parts import SCALE, Checked, Task, check_file, file_hash, make_part, read_part
+from hagan3d.data.parts import SCALE, Checked, Task, check_file, content_hash, make_part, read_part
 from hagan3d.data.pictures import contact_sheet
 from hagan3d.data.store import Record, Store, write_store
 from hagan3d.data.volumes import Source, find_volumes
@@ -67,16 +67,17 @@ def prepare(
     sources, rows, unlabelled = _sources(inputs, labels, config)
     settings = _settings(config, labels)
     work = path.with_name(f".{path.name}.parts")
+    masks = _masks(sources, config)
     if path.exists():
-        return _finished(path, settings, sources, work)
+        return _finished(path, settings, sources, masks, work)
     labelled = [source for source in sources if source.id in rows]
     subjects = {source.id: rows[source.id].subject or subject_of(source.id, config.subject) for source in labelled}
-    tasks, bad, hashes = _checked_tasks(labelled, config, settings, work, progress)
+    tasks, bad, hashes = _checked_tasks(labelled, masks, config, settings, work, progress)
     bad = unlabelled + bad
     if not tasks or (bad and not config.skip_bad):
         raise InputError("\n".join(bad))
     _check_disk(path, tasks)
-    with _kept(work, settings, labelled, hashes):
+    with _kept(work, _state(settings, labelled, masks), hashes):
         todo = [task for task in tasks if not task.part.exists()]
         for _ in map_files(make_part, todo, _workers(labelled, config), "Resampling", progress):
             pass
@@ -126,7 +127,13 @@ def _sources(
 def _settings(config: PrepareConfig, labels: Labels) -> dict[str, Any]:
     """Everything that a stored volume and its record follow from, besides the files."""
     settings = asdict(config)
-    for name in ("skip_bad", "workers", "class_column", "partial_labels"):  # change nothing, or are part of the labels
+    for name in (
+        "skip_bad",
+        "workers",
+        "class_column",
+        "partial_labels",
+        "masks",
+    ):  # change nothing, or are part of the labels
         del settings[name]
     settings |= {
         "fit": config.fit_used,
@@ -136,15 +143,19 @@ def _settings(config: PrepareConfig, labels: Labels) -> dict[str, Any]:
         "columns": list(labels.columns),
         "shard": list(config.part),
     }
+    if config.masks is not None:
+        settings["masks"] = True  # whatever their folder is called
     return dict(json.loads(json.dumps(settings)))
 
 
-def _finished(path: Path, settings: dict[str, Any], sources: list[Source], work: Path) -> Prepared:
+def _finished(
+    path: Path, settings: dict[str, Any], sources: list[Source], masks: dict[str, Path], work: Path
+) -> Prepared:
     """Make sure that the store at `path` is the one asked for."""
     store = Store(path)
     made = store.settings | {"shard": list(store.shard)}
     remedy = "choose another --output, or delete it"
-    odd = [name for name in settings if settings[name] != made.get(name)]
+    odd = sorted(name for name in {*settings, *made} if settings.get(name) != made.get(name))
     if odd:
         raise InputError(f"{path}: was made with other settings ({', '.join(odd)}); {remedy}")
     if {source.id for source in sources} != {*store.ids, *store.left_out}:
@@ -152,20 +163,30 @@ def _finished(path: Path, settings: dict[str, Any], sources: list[Source], work:
     written = path.stat().st_mtime_ns
     hashes = dict(zip(store.ids, store.hashes, strict=True))
     for source in sources:
-        if _changed(source.path) > written and file_hash(source.path) != hashes.get(source.id, ""):
+        mask = masks.get(source.id)
+        if _changed(source, masks) > written and content_hash(source.path, mask) != hashes.get(source.id, ""):
             raise InputError(f"{path}: is older than {source.path}, which has changed; {remedy}")
     shutil.rmtree(work, ignore_errors=True)
     return Prepared(path, len(store), tuple(store.left_out), path.with_suffix(".png"), done_before=True)
 
 
 def _checked_tasks(
-    sources: list[Source], config: PrepareConfig, settings: dict[str, Any], work: Path, progress: bool
+    sources: list[Source],
+    masks: dict[str, Path],
+    config: PrepareConfig,
+    settings: dict[str, Any],
+    work: Path,
+    progress: bool,
 ) -> tuple[list[Task], list[str], dict[str, str]]:
     """Check every file: tasks for those that can be used, a line for each that cannot, hashes by id."""
     grid = GridRule(config.size, config.orientation, config.axis, config.spacing, config.fit_used, config.trim)
     intensity = IntensityRule(config.intensity, config.window, config.percentiles)
-    tasks = [Task(source, grid, intensity, config.fill, work / _part_name(source, settings)) for source in sources]
-    hashes = _remembered(work, settings, sources)
+    state = _state(settings, sources, masks)
+    tasks = [
+        Task(source, grid, intensity, config.fill, work / f"{_key(state[source.id])}.npz", masks.get(source.id))
+        for source in sources
+    ]
+    hashes = _remembered(work, state)
     bad: list[str] = []
     if hashes is None:
         found = list(map_files(check_file, tasks, _workers(sources, config), "Checking", progress))
@@ -189,9 +210,9 @@ def _judged(tasks: list[Task], found: list[Checked]) -> tuple[list[str], dict[st
 
 
 @contextmanager
-def _kept(work: Path, settings: dict[str, Any], sources: list[Source], hashes: dict[str, str]) -> Iterator[None]:
+def _kept(work: Path, state: dict[str, list[Any]], hashes: dict[str, str]) -> Iterator[None]:
     """Keep parts in a folder that says what they are of; remove it once the store is there."""
-    memo = {"state": _state(settings, sources), "hashes": hashes}
+    memo = {"state": _key(state), "hashes": hashes}
     with readable_write_errors(work):
         work.mkdir(parents=True, exist_ok=True)
     write_text(work / "checked.json", json.dumps(memo))
@@ -199,20 +220,23 @@ def _kept(work: Path, settings: dict[str, Any], sources: list[Source], hashes: d
     shutil.rmtree(work)
 
 
-def _remembered(work: Path, settings: dict[str, Any], sources: list[Source]) -> dict[str, str] | None:
+def _remembered(work: Path, state: dict[str, list[Any]]) -> dict[str, str] | None:
     """Hashes from a check before a kill, if nothing has changed since."""
     try:
         memo = json.loads((work / "checked.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    all_good = len(memo["hashes"]) == len(sources)  # else check again, to be able to say what is wrong
-    return dict(memo["hashes"]) if all_good and memo["state"] == _state(settings, sources) else None
+    all_good = len(memo["hashes"]) == len(state)  # else check again, to be able to say what is wrong
+    return dict(memo["hashes"]) if all_good and memo["state"] == _key(state) else None
 
 
-def _state(settings: dict[str, Any], sources: list[Source]) -> str:
-    """Changes with the settings, and with any file's name or time."""
-    state = [settings, [(source.id, str(source.path), _changed(source.path)) for source in sources]]
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+def _state(settings: dict[str, Any], sources: list[Source], masks: dict[str, Path]) -> dict[str, list[Any]]:
+    """What the part of each volume follows from, by id: changes with the settings and with any file's name or time."""
+    return {source.id: [settings, str(source.path), _changed(source, masks)] for source in sources}
+
+
+def _key(state: Any) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _workers(sources: list[Source], config: PrepareConfig) -> int:
@@ -222,18 +246,31 @@ def _workers(sources: list[Source], config: PrepareConfig) -> int:
     return min(config.workers, 1 + sum(file.stat().st_size for file in files) // BYTES_PER_WORKER)
 
 
-def _changed(path: Path) -> int:
-    """When a file, or any file of a folder, was last changed, ns."""
-    return (
-        max((file.stat().st_mtime_ns for file in path.iterdir()), default=0)
-        if path.is_dir()
-        else path.stat().st_mtime_ns
-    )
+def _changed(source: Source, masks: dict[str, Path]) -> int:
+    """When a volume, or its mask, was last changed, ns."""
+    paths = [source.path, *([masks[source.id]] if source.id in masks else [])]
+    files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
+    return max(file.stat().st_mtime_ns for file in files)
 
 
-def _part_name(source: Source, settings: dict[str, Any]) -> str:
-    key = json.dumps([settings, source.id, _changed(source.path)], sort_keys=True)
-    return f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+def _masks(sources: list[Source], config: PrepareConfig) -> dict[str, Path]:
+    """Masks by the id of their volume."""
+    if config.masks is None:
+        return {}
+    found = find_volumes(config.masks)
+    masks = {}
+    for source in sources:
+        own = [mask.path for mask in found if _belongs(mask.id, source.id)]
+        if len(own) != 1:
+            raise InputError(
+                f"{config.masks}: has {len(own)} masks for {source.id}; want one, named as it or beginning so"
+            )
+        masks[source.id] = own[0]
+    return masks
+
+
+def _belongs(mask_id: str, volume_id: str) -> bool:
+    return mask_id.startswith(volume_id) and not mask_id[len(volume_id) : len(volume_id) + 1].isalnum()
 
 
 def _check_disk(path: Path, tasks: list[Task]) -> None:
@@ -275,6 +312,6 @@ def _write_sheet(path: Path, tasks: list[Task], records: list[Record]) -> None:
     """Picture of some volumes, evenly taken from all."""
     chosen = np.unique(np.linspace(0, len(tasks) - 1, SHEET_VOLUMES).round().astype(int))
     parts = [read_part(tasks[index].part) for index in chosen]
-    affine = typical_affine(np.array([part.affine for part in parts]), tasks[0].grid.size)
+    affines = np.array([part.affine for part in parts])
     captions = [records[index].id for index in chosen]
-    contact_sheet([part.voxels / np.float32(SCALE) for part in parts], affine, captions, path)
+    contact_sheet([part.voxels / np.float32(SCALE) for part in parts], affines, captions, path)

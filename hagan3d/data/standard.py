@@ -24,16 +24,16 @@ class Standard:
     """Value of x = 1 in file units."""
 
 
-def standardize(volume: Volume, grid: GridRule, intensity: IntensityRule) -> Standard:
+def standardize(volume: Volume, grid: GridRule, intensity: IntensityRule, mask: np.ndarray | None = None) -> Standard:
     """Bring a volume to the grid and the intensities of a store or a model.
 
-    The interval is found on the voxels of the file, before they are resampled.
+    The interval is found on the voxels of the file, before they are resampled; for a z-score on those inside `mask`.
 
     Raises:
         InputError: If the intensities leave nothing to scale.
     """
     try:
-        lo, hi = intensity.interval(volume.array)
+        lo, hi = intensity.interval(volume.array, mask)
     except InputError as error:
         raise InputError(f"{volume.name}: {error}") from error
     array, affine = to_grid(volume.array, volume.affine, grid)

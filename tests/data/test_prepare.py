@@ -15,7 +15,7 @@ from hagan3d.data.geometry import to_output_axes
 from hagan3d.data.intensity import denormalize
 from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store
-from hagan3d.data.volumes import write_nifti
+from hagan3d.data.volumes import read_volume, write_nifti
 from hagan3d.errors import InputError
 
 CONFIG = PrepareConfig(size=(32, 32, 32), workers=1, validation=0.0)
@@ -284,3 +284,24 @@ def test_heads_keep_their_labels_and_stand_upright(test_data: Path, tmp_path: Pa
         assert float(line.split(",")[1]) == store.columns["Age"][i]
         volume = store.volume(i)  # the crown is rounder and more in the air than the neck, which leaves the picture
         assert volume[-1].mean() < volume[0].mean()
+
+
+def test_a_z_score_looks_inside_the_masks(scans: Path, tmp_path: Path):
+    for path in scans.iterdir():
+        volume = read_volume(path)
+        write_nifti(tmp_path / "masks" / path.name.replace(".nii", "_mask.nii"), volume.array > 100, volume.affine)
+    masks = {"intensity": "z-score", "masks": str(tmp_path / "masks")}
+    store = run(scans, tmp_path / "a.h5", **masks)
+    volume = read_volume(scans / "s1_2.nii.gz").array
+    inside = volume[volume > 100].astype(np.float64)
+    assert store.lo[2] == pytest.approx(inside.mean() - 3 * inside.std(), rel=1e-5)
+    assert store.hi[2] == pytest.approx(inside.mean() + 3 * inside.std(), rel=1e-5)
+    assert prepare(scans, tmp_path / "a.h5", replace(CONFIG, **masks), progress=False).done_before  # type: ignore[arg-type]
+    write_nifti(tmp_path / "masks" / "s1_2_mask.nii.gz", np.eye(9)[None].repeat(3, 0), np.eye(4))
+    with pytest.raises(InputError, match=r"s1_2.nii.gz, which has changed"):
+        run(scans, tmp_path / "a.h5", **masks)
+    with pytest.raises(InputError, match="is on another grid"):
+        run(scans, tmp_path / "b.h5", **masks)
+    (tmp_path / "masks" / "s1_2_mask.nii.gz").unlink()
+    with pytest.raises(InputError, match="has 0 masks for s1_2"):
+        run(scans, tmp_path / "b.h5", **masks)
