@@ -113,20 +113,13 @@ def smooth_field(rng: np.random.Generator, shape: Sequence[int], cells: Sequence
         cells: Lattice cells along each axis.
     """
     field = rng.standard_normal([count + 1 for count in cells]).astype(np.float32)
-    along_d, along_h, along_w = (_lattice_weights(n, count) for n, count in zip(shape, cells, strict=True))
-    field = (along_d @ field.reshape(cells[0] + 1, -1)).reshape(-1, cells[1] + 1, cells[2] + 1)
-    return (along_h @ field) @ along_w.T * np.float32(1.6)  # interpolation takes some of the deviation
-
-
-def _lattice_weights(n: int, count: int) -> np.ndarray:
-    """Weights of count + 1 lattice points in n voxels [n, count + 1], with no kink at the points."""
-    place = (np.arange(n) + 0.5) / n * count
-    left = np.minimum(place.astype(int), count - 1)
-    t = (place - left) ** 2 * (3 - 2 * (place - left))
-    weights = np.zeros((n, count + 1), np.float32)
-    weights[np.arange(n), left] = 1 - t
-    weights[np.arange(n), left + 1] = t
-    return weights
+    for axis, (n, count) in enumerate(zip(shape, cells, strict=True)):
+        place = (np.arange(n) + 0.5) / n * count
+        left = np.minimum(place.astype(int), count - 1)
+        t = (place - left).astype(np.float32)
+        t = (t * t * (3 - 2 * t)).reshape([-1 if other == axis else 1 for other in range(3)])  # no kink at the lattice
+        field = np.take(field, left, axis) * (1 - t) + np.take(field, left + 1, axis) * t
+    return field * np.float32(1.6)  # interpolation takes some of the deviation
 
 
 def union(*distances: np.ndarray) -> np.ndarray:

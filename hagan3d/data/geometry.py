@@ -102,12 +102,12 @@ def to_grid(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> tuple[np.n
     """
     array, affine = reorient(array, affine, stored_code(rule.orientation, rule.axis))
     begin, end = _content(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
-    box = array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))]
+    box = np.ascontiguousarray(array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))])
     first, step = _placement(box.shape, spacing_of(affine), rule)
     background = float(box.min())
     for axis in range(3):
-        weights, outside = _weights(box.shape[axis], rule.size[axis], first[axis], step[axis])
-        box = _along(box, axis, weights, outside, background)
+        index, weights, outside = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis])
+        box = _along(box, axis, index, weights, outside, background)
     shift = np.eye(4)
     shift[:3, :3] = np.diag(step)
     shift[:3, 3] = begin + first
@@ -124,28 +124,34 @@ def _placement(shape: tuple[int, ...], spacing: np.ndarray, rule: GridRule) -> t
     return (source - 1) / 2 - step * (size - 1) / 2, step
 
 
-def _weights(source: int, target: int, first: float, step: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of every source voxel in every target voxel [target, source], and which target voxels lie outside.
+def _taps(source: int, target: int, first: float, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Source voxels that each target voxel is made of [target, taps], their weights, and which targets lie outside.
 
     Linear interpolation; where the grid gets coarser the triangle widens with the step, which removes what the coarser
     grid cannot hold (antialiasing).
     """
     centre = first + step * np.arange(target)  # [target], in source voxels
-    distance = np.abs(np.clip(centre, 0, source - 1)[:, None] - np.arange(source))  # [target, source]
-    weights = np.clip(1 - distance / max(step, 1.0), 0, None)
+    inside, reach = np.clip(centre, 0, source - 1), max(step, 1.0)
+    index = np.floor(inside - reach).astype(int)[:, None] + 1 + np.arange(math.ceil(2 * reach))
+    weights = np.clip(1 - np.abs(inside[:, None] - index) / reach, 0, None)
+    weights[(index < 0) | (index >= source)] = 0
     outside = (centre < -0.5 - 1e-6) | (centre > source - 0.5 + 1e-6)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32), outside
+    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return np.clip(index, 0, source - 1), weights, outside
 
 
-def _along(box: np.ndarray, axis: int, weights: np.ndarray, outside: np.ndarray, background: float) -> np.ndarray:
-    """Apply the weights along one axis."""
-    target, source = weights.shape
-    if not (target == source and np.array_equal(weights, np.eye(target, dtype=np.float32))):
-        box = np.moveaxis(np.tensordot(weights, box, axes=(1, axis)), 0, axis)
+def _along(
+    box: np.ndarray, axis: int, index: np.ndarray, weights: np.ndarray, outside: np.ndarray, background: float
+) -> np.ndarray:
+    """Apply the weights along one axis, tap by tap: no matrix product, whose threads would fight over the cores."""
+    shape = [-1 if other == axis else 1 for other in range(3)]
+    made = np.zeros([len(index) if other == axis else side for other, side in enumerate(box.shape)], np.float32)
+    for tap in range(index.shape[1]):
+        if weights[:, tap].any():
+            made += np.take(box, index[:, tap], axis) * weights[:, tap].reshape(shape)
     if outside.any():
-        box = np.array(box)
-        np.moveaxis(box, axis, 0)[outside] = background
-    return box
+        np.moveaxis(made, axis, 0)[outside] = background
+    return made
 
 
 def _content(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from hagan3d.data.volumes import write_nifti
 from hagan3d.errors import InputError
 
 EXTENT = (320.0, 288.0, 384.0)  # mm along D (head), H (front), W (right): the stored axes of axial volumes in RAS
-FINEST = 96  # voxels of the longest side up to which every voxel is the mean of 2^3 samples
+FINEST = 64  # voxels of the longest side up to which every voxel is the mean of 2^3 samples
 SIDE_STEP = 8
 REFERENCE_VOXEL = 135.0  # mm^3: the voxel that a patient's noise is given for
 
