@@ -3,7 +3,7 @@
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -48,16 +48,17 @@ class Batch:
 
     def normal(self, name: str, count: int) -> Tensor:
         """Draw ``[B, count]`` standard normal numbers; the same for the same (seed, step, sample, phase, name)."""
-        return self._draw(name, lambda generator: generator.standard_normal(count, dtype=np.float32))
-
-    def uniform(self, name: str, count: int) -> Tensor:
-        """Draw ``[B, count]`` numbers uniform in [0, 1), as `normal`, on the CPU."""
-        return self._draw(name, lambda generator: generator.random(count, dtype=np.float32)).cpu()
-
-    def _draw(self, name: str, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
-        key = zlib.crc32(f"{self.phase}/{name}".encode())
-        rows = [draw(np.random.default_rng([self.seed, self.step, sample, key])) for sample in self.samples]
+        rows = [generator.standard_normal(count, dtype=np.float32) for generator in self._generators(name)]
         return torch.from_numpy(np.stack(rows)).to(self.window.device)
+
+    def uniform(self, name: str, count: int) -> np.ndarray:
+        """Draw ``[B, count]`` numbers uniform in [0, 1), as `normal`, for the host."""
+        return np.stack([generator.random(count, dtype=np.float32) for generator in self._generators(name)])
+
+    def _generators(self, name: str) -> list[np.random.Generator]:
+        """One generator per sample."""
+        key = zlib.crc32(f"{self.phase}/{name}".encode())
+        return [np.random.default_rng([self.seed, self.step, sample, key]) for sample in self.samples]
 
     def slabs(self) -> Generator[Tensor]:
         """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes; the last may be thinner."""

@@ -1,14 +1,23 @@
 """Live bytes: how much memory the tensors of a step hold at most, counted, with real or fake tensors."""
 
+import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+
+from hagan3d.config import Config
+from hagan3d.data.batches import Batch
+from hagan3d.engine.updates import Updates
+from hagan3d.networks.build import Networks
+from hagan3d.recipes.phase import Recipe
 
 BLOCK = 512  # bytes: what an allocator rounds up to
 
@@ -70,3 +79,58 @@ class LiveBytes(TorchDispatchMode):
         """Start counting."""
         super().__enter__()
         return self
+
+
+def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool = True) -> dict[str, int]:
+    """Count the live bytes of a training step, without computing it unless asked to.
+
+    Args:
+        config: The run.
+        recipe: Its phases.
+        num_classes: Classes of a conditional model.
+        fake: Whether to run the step on fake tensors, which have shapes and no values.
+
+    Returns:
+        Peak of each phase by its name, and what stays between steps as ``static``: weights, Adam's moments, averages.
+    """
+    peaks: dict[str, int] = {}
+    with FakeTensorMode() if fake else contextlib.nullcontext():
+        networks = Networks(config.data.size, config.data.depth, config.model, num_classes)
+        updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
+        averages = [average.state for average in updates.averages.values()]
+        with LiveBytes([*networks.state_dict().values(), *tree_iter(averages)]) as live:
+            batch = _made_up(config, recipe)
+            for step in (1, 2):  # Adam's moments are there from the second on
+                for phase in recipe.phases:
+                    live.reset_peak()
+                    updates.run(phase, replace(batch, phase=phase.name, step=step))
+                    peaks[phase.name] = live.peak
+            peaks["static"] = live.now
+    return peaks
+
+
+class _MadeUp(Batch):
+    """A batch of fake tensors."""
+
+    def normal(self, name: str, count: int) -> Tensor:
+        return torch.zeros(len(self), count)
+
+    def slabs(self) -> Generator[Tensor]:
+        depth = self.window.shape[2]
+        for _ in range(0, self.low.shape[2] * (self.window.shape[3] // self.low.shape[3]), depth):
+            yield torch.zeros_like(self.window)
+
+
+def _made_up(config: Config, recipe: Recipe) -> Batch:
+    count, size, factor = config.train.batch_size, config.data.size, config.data.factor
+    return _MadeUp(
+        window=torch.zeros(count, 1, config.data.depth, *size[1:]),
+        low=torch.zeros(count, 1, *(side // factor for side in size)),
+        start=torch.zeros(count, dtype=torch.int64),
+        label=torch.zeros(count, dtype=torch.int64),
+        volume=None,
+        samples=tuple(range(count)),
+        seed=0,
+        step=1,
+        state=recipe.state,
+    )

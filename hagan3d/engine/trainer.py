@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from hagan3d.checkpoint import files
 from hagan3d.checkpoint.files import Checkpoint
@@ -24,19 +24,15 @@ from hagan3d.config import Config, differences, to_dict
 from hagan3d.data.batches import Batch, BatchSource
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import write_text
-from hagan3d.engine.ema import EMA
 from hagan3d.engine.logs import MetricsFile, ProgressLine, TensorBoard
-from hagan3d.engine.optimizers import make_optimizer
 from hagan3d.engine.preview import Preview
+from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
 from hagan3d.networks.build import Networks
-from hagan3d.networks.layers import iterate_spectral_norms
-from hagan3d.recipes.phase import Phase, Recipe
+from hagan3d.recipes.phase import Recipe
 
 FIRST_CHECKPOINT_SECONDS = 30.0
-AVERAGED = ("g",)  # networks that have an EMA
 MAY_CHANGE = ("train.steps", "train.device", "train.accumulate", "train.checkpointing", "data.store", "log.")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -60,22 +56,11 @@ class Trainer:
         """
         self.config, self.recipe, self.source, self.description = config, recipe, source, description
         self.out, self.device, self.fingerprint = out, device, fingerprint
-        self.networks = networks.to(device)
-        networks.set_checkpointing(config.train.checkpointing)
-        train = config.train
-        self.optimizers = {
-            phase.name: make_optimizer(train, phase.lr, self._parameters(phase), device) for phase in recipe.phases
-        }
-        self.scalers = {
-            phase.name: torch.amp.GradScaler(device.type, enabled=train.precision == "fp16") for phase in recipe.phases
-        }
-        self.averages = {name: EMA(networks[name], train.ema) for name in AVERAGED} if train.ema else {}
+        self.networks = networks
+        self.updates = Updates(config.train, recipe.phases, networks, device)
         self.state = dict(recipe.state)
         self.steps_done = 0
         self._resume()
-
-    def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        return [parameter for name in phase.updates for parameter in self.networks[name].parameters()]
 
     def run(self) -> bool:
         """Train until ``train.steps`` are done or a signal asks to stop.
@@ -132,7 +117,7 @@ class Trainer:
         batch = replace(batch.to(self.device), state=self.state)
         logged: dict[str, Tensor] = {}
         for phase in self.recipe.phases:
-            for name, value in self.update(phase, replace(batch, phase=phase.name)).items():
+            for name, value in self.updates.run(phase, replace(batch, phase=phase.name)).items():
                 logged[f"{phase.name}/{name}"] = value
         terms = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))  # the one wait for the GPU
         for name, value in terms.items():
@@ -145,36 +130,9 @@ class Trainer:
         self.state = self.recipe.adapt(self.state, terms, len(batch) * self.source.world)
         return terms
 
-    def update(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
-        """Run one phase: move the networks it names, and no other, and return the terms of its loss."""
-        optimizer, scaler = self.optimizers[phase.name], self.scalers[phase.name]
-        accumulate = self.config.train.accumulate
-        means: dict[str, Tensor] = {}
-        for name in phase.updates:
-            iterate_spectral_norms(self.networks[name])
-        with only_trainable(self.networks, phase.updates):
-            for part in batch.parts(accumulate):
-                with self._autocast():
-                    terms = phase.losses(self.networks, part)
-                loss = torch.stack([term.float() for name, term in terms.items() if name not in phase.measures]).sum()
-                scaler.scale(loss / accumulate).backward()
-                for name, term in terms.items():
-                    means[name] = means.get(name, 0) + term.detach().float() / accumulate
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-        for name in phase.updates:
-            if name in self.averages:
-                self.averages[name].update(self.steps_done)
-        return means
-
-    def _autocast(self) -> torch.autocast:
-        precision = self.config.train.precision
-        return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
-
     def _preview(self, preview: Preview) -> None:
         with contextlib.ExitStack() as stack, torch.no_grad():
-            for average in self.averages.values():
+            for average in self.updates.averages.values():
                 stack.enter_context(average.applied())
             path = self.out / "previews" / f"step-{self.steps_done:08d}.png"
             preview.write(path, self.networks, self.description, self.config.train.encoder)
@@ -204,9 +162,7 @@ class Trainer:
             description=self.description,
             step=self.steps_done,
             networks={name: self.networks[name].state_dict() for name in self.networks.names()},
-            ema={name: average.state for name, average in self.averages.items()},
-            optimizers={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            scalers={name: scaler.state_dict() for name, scaler in self.scalers.items()},
+            **self.updates.state(),
             state=self.state,
             store=self.fingerprint,
         )
@@ -221,26 +177,11 @@ class Trainer:
         _check_same_run(self.config, checkpoint, self.fingerprint, path)
         for name, state in checkpoint.networks.items():
             self.networks[name].load_state_dict(state)
-        for name, average in self.averages.items():
-            average.load(checkpoint.ema[name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(checkpoint.optimizers[name])
-            self.scalers[name].load_state_dict(checkpoint.scalers[name])
+        self.updates.load(checkpoint)
         self.state, self.steps_done = dict(checkpoint.state), checkpoint.step
 
     def _write_config(self) -> None:
         write_text(self.out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
-
-
-@contextlib.contextmanager
-def only_trainable(networks: Networks, names: tuple[str, ...]) -> Iterator[None]:
-    """Freeze every network but those named: inside this block no other gets a gradient."""
-    for name in networks.names():
-        networks[name].requires_grad_(name in names)
-    try:
-        yield
-    finally:
-        networks.requires_grad_(True)
 
 
 def _check_same_run(config: Config, checkpoint: Checkpoint, fingerprint: str, path: Path) -> None:

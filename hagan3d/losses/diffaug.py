@@ -5,6 +5,7 @@ Source: Zhao et al., Differentiable Augmentation for Data-Efficient GAN Training
 probability: Karras et al., Training GANs with Limited Data, NeurIPS 2020, section 3.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ NUM_RANDOMS = 7  # uniform numbers per volume: 3 for whether, 4 for how much
 
 
 def diffaug(
-    window: Tensor, low: Tensor, config: DiffAugConfig, probability: float, randoms: Tensor
+    window: Tensor, low: Tensor, config: DiffAugConfig, probability: float, randoms: np.ndarray
 ) -> tuple[Tensor, Tensor]:
     """Shift, brighten and stretch the contrast of pairs.
 
@@ -23,15 +24,15 @@ def diffaug(
         low: Volumes at low resolution ``[B, 1, d, h, w]``.
         config: Largest changes.
         probability: How often each change is made, 0 to 1.
-        randoms: ``[B, NUM_RANDOMS]``, uniform in [0, 1), on the CPU (shifts are numbers to the host).
+        randoms: ``[B, NUM_RANDOMS]``, uniform in [0, 1).
 
     Returns:
         The changed ``(window, low)``. Once differentiable in both, and linear: any number of times.
     """
-    made = (randoms[:, :3] < probability).float()
+    made = (randoms[:, :3] < probability).astype(np.float32)
     amount = randoms[:, 3:] * 2 - 1
-    contrast = (1 + config.contrast * made[:, 0] * amount[:, 0]).to(window)
-    brightness = (config.brightness * made[:, 1] * amount[:, 1]).to(window)
+    contrast = torch.tensor(1 + config.contrast * made[:, 0] * amount[:, 0]).to(window)
+    brightness = torch.tensor(config.brightness * made[:, 1] * amount[:, 1]).to(window)
     shift = (config.translate * made[:, 2:] * amount[:, 2:]).tolist() if config.translate else None
     return (
         _shifted(_restained(window, contrast, brightness), shift),

@@ -114,7 +114,7 @@ def _gradient_penalty(
     train: TrainConfig, nets: Networks, batch: Batch, real: tuple[Tensor, ...], fake: tuple[Tensor, ...]
 ) -> Tensor:
     """Gradient penalty between real and generated pairs, in float32."""
-    mix = batch.uniform("mix", 1).to(batch.window.device)[:, :, None, None, None]
+    mix = torch.tensor(batch.uniform("mix", 1)).to(batch.window.device)[:, :, None, None, None]
     with torch.autocast(batch.window.device.type, enabled=False):
         inputs = [torch.lerp(x.float(), y.float(), mix).requires_grad_() for x, y in zip(real, fake, strict=True)]
         return gradient_penalty(_penalized(train, nets, batch, inputs), inputs)

@@ -1,11 +1,13 @@
 """The counter of live bytes: storages, once each, for as long as they live."""
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from hagan3d.config import ModelConfig
-from hagan3d.engine.live_bytes import LiveBytes
+from hagan3d.config import Config, DataConfig, DiffAugConfig, ModelConfig, TrainConfig
+from hagan3d.engine.live_bytes import LiveBytes, count_step
 from hagan3d.networks.build import Networks
+from hagan3d.recipes import hagan
 
 KIB = 1024
 
@@ -51,3 +53,17 @@ def test_fake_tensors_count_as_real_ones():
         fake = peaks()
     assert real > 1_000_000
     assert abs(fake - real) <= 0.01 * real
+
+
+@pytest.mark.parametrize("train", [{}, {"checkpointing": True, "precision": "bf16"}])
+def test_a_whole_step_counts_the_same_fake_and_real(train):
+    config = Config(
+        data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
+        model=ModelConfig(latent_dim=8, channels=64, d_channels=64),
+        train=TrainConfig(batch_size=2, diffaug=DiffAugConfig(translate=0.1, brightness=0.1), **train),
+    )
+    recipe = hagan.recipe(config.train)
+    fake, real = count_step(config, recipe), count_step(config, recipe, fake=False)
+    assert fake.keys() == real.keys() == {"d", "g", "e_h", "e_g", "static"}
+    for name in fake:
+        assert abs(fake[name] - real[name]) <= 0.01 * real[name], name

@@ -56,7 +56,7 @@ def test_a_phase_moves_its_networks_and_no_other(small_store, tmp_path, phase, n
     trainer = make_trainer(small_store, tmp_path, make_config(conditional=conditional, r1_weight=1.0))
     batch = dataclasses.replace(trainer.source.batch(0), phase=phase, state=trainer.state)
     before = weights(trainer.networks)
-    trainer.update(next(p for p in trainer.recipe.phases if p.name == phase), batch)
+    trainer.updates.run(next(p for p in trainer.recipe.phases if p.name == phase), batch)
     assert moved(before, weights(trainer.networks)) == networks
     assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.networks.parameters())
 
@@ -111,11 +111,11 @@ def gradients(trainer, phase_name, batch):
     """Gradients that an update would step along."""
     phase = next(p for p in trainer.recipe.phases if p.name == phase_name)
     seen = {}
-    optimizer = trainer.optimizers[phase_name]
+    optimizer = trainer.updates.optimizers[phase_name]
     optimizer.step = lambda *_, **__: seen.update(
         {key: p.grad.clone() for key, p in trainer.networks.named_parameters() if p.grad is not None}
     )
-    trainer.update(phase, dataclasses.replace(batch, phase=phase_name, state=trainer.state))
+    trainer.updates.run(phase, dataclasses.replace(batch, phase=phase_name, state=trainer.state))
     return seen
 
 
@@ -166,11 +166,11 @@ def test_fp16_scales_each_phase_by_itself(small_store, tmp_path):
     trainer = make_trainer(small_store, tmp_path, make_config(precision="fp16", steps=2))
     trainer.step(trainer.source.batch(0))
     before = weights(trainer.networks)
-    trainer.scalers["g"].update(8.0)
+    trainer.updates.scalers["g"].update(8.0)
     trainer.step(trainer.source.batch(1))
     assert moved(before, weights(trainer.networks)) == set(NETWORKS)
-    assert trainer.scalers["g"].get_scale() == 8.0
-    assert trainer.scalers["e_h"].get_scale() > 8.0
+    assert trainer.updates.scalers["g"].get_scale() == 8.0
+    assert trainer.updates.scalers["e_h"].get_scale() > 8.0
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(small_store, tmp_path):
@@ -244,9 +244,9 @@ def test_the_average_follows_the_weights(small_store, tmp_path):
         trainer.step(trainer.source.batch(step))
         decay = min(0.9, (1 + step) / (10 + step))
         expected = expected * decay + trainer.networks.g.low[2].weight.detach() * (1 - decay)
-    torch.testing.assert_close(trainer.averages["g"].state["low.2.weight"], expected)
+    torch.testing.assert_close(trainer.updates.averages["g"].state["low.2.weight"], expected)
     raw = trainer.networks.g.low[2].weight.detach().clone()
-    with trainer.averages["g"].applied():
+    with trainer.updates.averages["g"].applied():
         torch.testing.assert_close(trainer.networks.g.low[2].weight.detach(), expected)
     assert torch.equal(trainer.networks.g.low[2].weight.detach(), raw)
 
