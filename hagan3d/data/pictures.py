@@ -130,10 +130,10 @@ def _titled(picture: Image.Image, text: str) -> Image.Image:
 def _line(text: str, width: int) -> Image.Image:
     """One line of text, shortened in the middle to fit."""
     font, kept = ImageFont.load_default(TEXT), text
-    while font.getlength(kept) > width and len(kept) > 3:
-        half = (len(kept) - 2) // 2
-        kept = f"{text[:half]}...{text[len(text) - half :]}" if half else "..."
-        text = text[:half] + text[len(text) - half :]
+    for half in range(len(text) // 2, -1, -1):
+        if font.getlength(kept) <= width:
+            break
+        kept = f"{text[:half]}...{text[len(text) - half :]}"
     picture = Image.new("L", (width, LINE), GROUND)
     ImageDraw.Draw(picture).text((2, 2), kept, fill=INK, font=font)
     return picture
