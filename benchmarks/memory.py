@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig, from_dict
+from hagan3d.checkpoint.settings import from_dict
+from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
 from hagan3d.data.files import write_text
 from hagan3d.engine.live_bytes import count_step
 from hagan3d.recipes import hagan

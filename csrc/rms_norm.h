@@ -16,12 +16,12 @@ HOST_DEVICE T inverse_rms(T square_sum, T channels, T eps) {
 template <typename T>
 HOST_DEVICE T value(T normed, T w, T b, bool relu) {  // normed = x r
   const T pre = normed * w + b;
-  return relu && !(pre > T(0)) ? T(0) : pre;
+  return relu && pre <= T(0) ? T(0) : pre;  // NaN passes, as through torch's ReLU
 }
 
 template <typename T>
 HOST_DEVICE T gated(T grad, T normed, T w, T b, bool relu) {
-  return relu && !(normed * w + b > T(0)) ? T(0) : grad;
+  return relu && normed * w + b <= T(0) ? T(0) : grad;
 }
 
 template <typename T>

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hagan3d import __main__, cli
-from hagan3d.config import Config, DataConfig, TrainConfig, differences, from_dict, to_dict
+from hagan3d.checkpoint.settings import differences, from_dict, to_dict
+from hagan3d.config import Config, DataConfig, TrainConfig
 from hagan3d.errors import InputError
 
 
@@ -34,7 +35,9 @@ def parsed(*words):
 
 
 def test_options_are_taken_as_people_write_them():
-    config = parsed("--data.size", "64", "32", "96", "--train.batch-size", "2", "--train.checkpointing", "--train.seed=1")
+    config = parsed(
+        "--data.size", "64", "32", "96", "--train.batch-size", "2", "--train.checkpointing", "--train.seed=1"
+    )
     assert config.data.size == (64, 32, 96)
     assert config.train.batch_size == 2
     assert config.train.checkpointing

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hagan3d.config import Config, from_dict, to_dict
+from hagan3d.checkpoint.settings import from_dict, to_dict
+from hagan3d.config import Config
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import replacing
 from hagan3d.errors import InputError

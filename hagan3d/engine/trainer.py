@@ -20,7 +20,8 @@ from torch import Tensor
 
 from hagan3d.checkpoint import files
 from hagan3d.checkpoint.files import Checkpoint
-from hagan3d.config import Config, differences, to_dict
+from hagan3d.checkpoint.settings import differences, to_dict
+from hagan3d.config import Config
 from hagan3d.data.batches import Batch, BatchSource
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import write_text

@@ -78,3 +78,12 @@ def test_rejects_wrong_shapes_and_activations():
     for bad in ((x[0], weight, weight), (x, weight[:3], weight), (x, weight, weight[:3]), (x, weight, weight, "gelu")):
         with pytest.raises(ValueError, match="want"):
             rms_norm(*bad)
+
+
+def test_what_is_not_a_number_stays_so(device):
+    x = torch.randn(1, 16, 2, 3, 4, device=device)
+    x[0, 3, 1, 2, 0] = float("nan")
+    weight, bias = torch.ones(16, device=device), torch.zeros(16, device=device)
+    out = rms_norm(x, weight, bias, activation="relu")
+    assert out[0, :, 1, 2, 0].isnan().all()
+    assert out.isnan().sum() == 16
