@@ -4,10 +4,10 @@ Along one axis, output voxels 2i and 2i + 1 see w0 x[i-1] + (w1 + w2) x[i] and (
 the small input instead of three of the large one, 8 multiply-adds per output voxel instead of 27.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 METHODS = ("auto", "plain", "transposed", "parity")
 
-# Measured on CPU in float32 by benchmarks/kernels.py: below, the parities win; above, a volume is faster channels last.
+# Measured on CPU in float32 by benchmarks/kernels.py: up to so many output channels the parities are faster, and with
+# so many voxels and not too many channels the layout with channels last is.
 _PARITY_CHANNELS = 4
 _CHANNELS_LAST_VOXELS = 4096
+_CHANNELS_LAST_CHANNELS = 128
 
 _Fold = Callable[[Tensor], Tensor]
 _folds: ContextVar[dict[tuple[_Fold, int, int, bool], tuple[Tensor, Tensor]] | None] = ContextVar("folds", default=None)
@@ -52,7 +54,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity":
         return _by_parity(x, _shared_fold(fold_parities, weight), bias, trim)
-    return F.conv_transpose3d(x, _shared_fold(fold_weight, weight), bias, stride=2, padding=(1 + trim, 1, 1))
+    return _by_transposition(x, _shared_fold(fold_weight, weight), bias, trim)
 
 
 def upsample_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0) -> Tensor:
@@ -104,6 +106,25 @@ def _shared_fold(fold: _Fold, weight: Tensor) -> Tensor:
     return folds[key][1]
 
 
+def _by_transposition(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
+    fixed = None if bias is None else bias.detach()
+    y = F.conv_transpose3d(x, folded, fixed, stride=2, padding=(1 + trim, 1, 1))
+    return y if bias is None else _BiasGradient.apply(y, bias)
+
+
+class _BiasGradient(torch.autograd.Function):
+    """Identity with the bias gradient: that of a transposed convolution costs a weight gradient on CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
+        ctx.dtype = bias.dtype
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return grad, grad.sum((0, 2, 3, 4), dtype=ctx.dtype)
+
+
 def _by_parity(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     y = F.conv3d(x, folded, None if bias is None else bias.repeat(8), padding=1)  # [B, 8 C_out, D + 1, H + 1, W + 1]
     B, _, D, H, W = y.shape
@@ -116,7 +137,8 @@ def _by_parity(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Ten
 
 
 def _fast_layout(x: Tensor) -> Tensor:
-    if x.device.type == "cpu" and math.prod(x.shape[2:]) >= _CHANNELS_LAST_VOXELS:
+    few_channels, many_voxels = x.shape[1] <= _CHANNELS_LAST_CHANNELS, x[:, 0].numel() >= _CHANNELS_LAST_VOXELS
+    if x.device.type == "cpu" and few_channels and many_voxels:
         return x.contiguous(memory_format=torch.channels_last_3d)
     return x
 
