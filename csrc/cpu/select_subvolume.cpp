@@ -10,6 +10,7 @@ namespace hagan3d::subvolume {
 namespace {
 
 constexpr int64_t kGrain = 1 << 15;  // elements per task
+constexpr int64_t kRowsAhead = 8;    // to prefetch
 
 template <typename In, typename Out, typename T>
 void copy_row(const In* x, int64_t stride, Out* y, int64_t count, T scale) {
@@ -20,6 +21,13 @@ void copy_row(const In* x, int64_t stride, Out* y, int64_t count, T scale) {
   } else {
     for (int64_t i = 0; i < count; ++i) y[i] = static_cast<Out>(static_cast<T>(x[i * stride]) * scale);
   }
+}
+
+// Short pieces of long rows are more than the hardware foresees.
+template <typename In>
+void prefetch(const In* x, int64_t count) {
+  const char* byte = reinterpret_cast<const char*>(x);
+  for (int64_t i = 0; i < count * int64_t(sizeof(In)) + 63; i += 64) __builtin_prefetch(byte + i);
 }
 
 // One row [w] of y: zeros, or the part of x's row that lies inside.
@@ -37,8 +45,10 @@ void make_row(const Plan& plan, const In* x, int64_t first, const int64_t (&at)[
   const int64_t source_width = plan.dim == 4 ? plan.length : width;
   const int64_t begin = std::clamp<int64_t>(-shift, 0, width);
   const int64_t end = std::clamp<int64_t>(source_width - shift, begin, width);
+  const In* inside = row + (begin + shift) * plan.stride[4];
+  if (plan.dim == 4) prefetch(inside + kRowsAhead * plan.stride[3], (end - begin) * plan.stride[4]);
   std::fill_n(y, begin, Out(0));
-  copy_row(row + (begin + shift) * plan.stride[4], plan.stride[4], y + begin, end - begin, scale);
+  copy_row(inside, plan.stride[4], y + begin, end - begin, scale);
   std::fill_n(y + end, width - end, Out(0));
 }
 
@@ -48,10 +58,11 @@ void make_rows(const Plan& plan, const In* x, const int64_t* start, Out* y, doub
   const int64_t rows = plan.size[0] * plan.size[1] * plan.size[2] * plan.size[3];
   const int64_t grain = std::max<int64_t>(1, kGrain / plan.size[4]);
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
+    int64_t at[4], rest = begin;
+    for (int i = 3; i >= 0; --i) at[i] = rest % plan.size[i], rest /= plan.size[i];
     for (int64_t row = begin; row < end; ++row) {
-      int64_t at[4], rest = row;
-      for (int i = 3; i >= 0; --i) at[i] = rest % plan.size[i], rest /= plan.size[i];
       make_row<In, Out, T>(plan, x, first_slice(plan, start[at[0]]), at, y + row * plan.size[4], T(scale));
+      for (int i = 3; i >= 0 && ++at[i] == plan.size[i] && i > 0; --i) at[i] = 0;
     }
   });
 }
