@@ -11,7 +11,7 @@ CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 build: $(VENV)/.built
 
 test: build
-	$(PY) -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest
 
 lint: build
 	$(VENV)/bin/ruff format --check .
