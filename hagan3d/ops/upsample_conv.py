@@ -6,7 +6,6 @@ the small input instead of three of the large one, 8 multiply-adds per output vo
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
 
 _Fold = Callable[[Tensor], Tensor]
-_folds: ContextVar[dict[tuple[_Fold, int, int, bool], tuple[Tensor, Tensor]] | None] = ContextVar("folds", default=None)
+_folds: dict[tuple[_Fold, int, int, bool], tuple[Tensor, Tensor]] | None = None  # inside shared_folds
 
 
 def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0, method: str = "auto") -> Tensor:
@@ -88,22 +87,22 @@ def fold_parities(weight: Tensor) -> Tensor:
 
 @contextmanager
 def shared_folds() -> Iterator[None]:
-    """Fold every weight once inside this context, which must not change a weight."""
-    token = _folds.set({})
+    """Fold every weight once inside this context, which must not change a weight; for the whole process."""
+    global _folds
+    before, _folds = _folds, {}
     try:
         yield
     finally:
-        _folds.reset(token)
+        _folds = before
 
 
 def _shared_fold(fold: _Fold, weight: Tensor) -> Tensor:
-    folds = _folds.get()
-    if folds is None:
+    if _folds is None:
         return fold(weight)
     key = (fold, id(weight), weight._version, torch.is_grad_enabled() and weight.requires_grad)
-    if key not in folds:
-        folds[key] = (weight, fold(weight))  # the weight is held: its id stays its own
-    return folds[key][1]
+    if key not in _folds:
+        _folds[key] = (weight, fold(weight))  # the weight is held: its id stays its own
+    return _folds[key][1]
 
 
 def _by_transposition(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:

@@ -75,4 +75,4 @@ def test_a_gradient_in_the_shape_of_the_cdf_is_refused():
 def test_expand_and_rejected_parameters():
     assert GeneralizedNormal(0.0, 1.0, 2.0).expand(torch.Size([3])).sample((2,)).shape == (2, 3)
     with pytest.raises(ValueError, match="scale"):
-        GeneralizedNormal(0.0, -1.0, 2.0)
+        GeneralizedNormal(0.0, -1.0, 2.0, validate_args=True)
