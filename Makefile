@@ -29,7 +29,7 @@ demo: build
 	$(PY) -m hagan3d.demo
 
 bench: build
-	$(PY) benchmarks/kernels.py
+	OMP_WAIT_POLICY=PASSIVE $(PY) benchmarks/kernels.py
 
 clean:
 	rm -rf build hagan3d/_C*.so $(VENV)/.built
