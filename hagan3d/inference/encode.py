@@ -75,19 +75,26 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
     """Give the volumes of a folder, list or file, brought to the grid and intensities of the model, and their count.
 
     Raises:
-        InputError: If there is none, or one cannot be read.
+        InputError: If there is none, or some cannot be used: one line for each, before any is given.
     """
     from hagan3d.data.standard import standardize
-    from hagan3d.data.volumes import find_volumes, read_volume
+    from hagan3d.data.volumes import Source, find_volumes, read_volume
 
     sources = find_volumes(path)
 
-    def read() -> Iterator[Input]:
-        for source in sources:
-            made = standardize(read_volume(source.path), description.grid_rule, description.intensity_rule)
-            yield Input(source.id, made.x, made.affine, made.lo, made.hi)
+    def read(source: Source) -> Input:
+        made = standardize(read_volume(source.path), description.grid_rule, description.intensity_rule)
+        return Input(source.id, made.x, made.affine, made.lo, made.hi)
 
-    return len(sources), read()
+    bad: list[str] = []
+    for source in sources:
+        try:
+            read(source)
+        except InputError as error:
+            bad.append(str(error))
+    if bad:
+        raise InputError("\n".join(bad))
+    return len(sources), (read(source) for source in sources)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 import math
 
+import nibabel
 import pytest
 import torch
 from torch.nn import functional as F
 
+from hagan3d import cli
 from hagan3d.checkpoint import load_model
+from hagan3d.checkpoint.__main__ import main
 from hagan3d.checkpoint.published import PublishedFiles, import_published
 from hagan3d.errors import InputError
-from hagan3d.inference.generate import generate
+from hagan3d.inference.generate import generate, latent
 
 
 def conv(state, name, out, into, *kernel):
@@ -162,7 +165,9 @@ def published(request, tmp_path_factory):
         path = folder / f"{name}_iter80000.pth"
         torch.save({"model": {prefix + key: value for key, value in states[name].items()}, "optimizer": {}}, path)
         paths.append(path)
-    import_published(PublishedFiles(*paths), side, folder / "run")
+    names = ("--generator", "--discriminator", "--encoder", "--sub-encoder")
+    words = [word for pair in zip(names, map(str, paths), strict=True) for word in pair]
+    assert cli.run(main, ["import", *words, "--size", str(side), "--out", str(folder / "run")]) == 0
     return side, classes, states, load_model(folder / "run"), folder
 
 
@@ -201,11 +206,9 @@ def test_discriminator_is_the_published_function(published):
 
 def test_an_imported_run_generates_in_hounsfield_units(published, tmp_path):
     _, classes, states, model, _ = published
-    import nibabel
-
     (path,) = generate(model, [5], tmp_path)
     image = nibabel.load(path)
-    z = torch.from_numpy(__import__("numpy").random.default_rng(5).standard_normal((1, 1024), dtype="float32"))
+    z = torch.from_numpy(latent(5, 1024))[None]
     with torch.no_grad():
         x = published_high(states["G"], published_a(states["G"], 128, with_class(z, classes, 0)))[0, 0]
     expected = (x + 1) * 812 - 1024
