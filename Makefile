@@ -47,6 +47,8 @@ $(VENV)/.installed: $(VENV)/.requirements setup.py
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(CSRC)
-	$(PY) setup.py -q build_ext --inplace
+	@mkdir -p build; echo "compiling csrc (log: build/log)"
+	@$(PY) setup.py -q build_ext --inplace > build/log 2>&1 || { cat build/log; exit 1; }
+	@grep "^hagan3d:" build/log || true
 	@$(PY) -c 'from hagan3d.ops import backend; print("operators:", backend())'
 	@touch $@
