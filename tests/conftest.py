@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from hagan3d.config import PrepareConfig
 from hagan3d.data.prepare import prepare
+from hagan3d.ops.extension import has_kernels
 
 NO_GPU = "no GPU"
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
@@ -27,6 +28,13 @@ torch.set_num_threads(len(os.sched_getaffinity(0)))
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device that this machine has."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def kernels(device: torch.device) -> None:
+    """Skip where the device of a test has no compiled operators."""
+    if not has_kernels(torch.empty(0, device=device)):
+        pytest.skip("the compiled operators were not built")
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_gradients_inside_the_bounds(device):
     assert torch.autograd.gradgradcheck(lambda *t: ggd_nll(*t, reduction="none"), inputs)
 
 
-def test_mean_refuses_a_second_derivative(device):
+def test_mean_refuses_a_second_derivative(device, kernels):
     inputs = arguments(1, 1, torch.float32, device)
     (grad,) = torch.autograd.grad(ggd_nll(*inputs), inputs[0], create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
@@ -137,8 +137,8 @@ def test_mean_does_not_depend_on_the_number_of_threads():
     assert torch.equal(*results)
 
 
-def test_mean_saves_twelve_bytes_per_voxel():
-    inputs, saved = arguments(1, 1, torch.float32, torch.device("cpu"), size=(8, 8, 8)), []
+def test_mean_saves_twelve_bytes_per_voxel(device, kernels):
+    inputs, saved = arguments(1, 1, torch.float32, device, size=(8, 8, 8)), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes), lambda _: None):
         ggd_nll(*inputs)
     assert sum(saved) == 12 * inputs[0].numel()

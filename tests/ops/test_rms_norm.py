@@ -56,8 +56,8 @@ def test_gradients_of_first_and_second_order(device, activation):
     assert torch.autograd.gradgradcheck(lambda *t: rms_norm(*t, activation), inputs)
 
 
-def test_saves_its_input_only():
-    inputs, saved = arguments((1, 8, 8, 8, 8), torch.float32, torch.device("cpu")), []
+def test_saves_its_input_only(device, kernels):
+    inputs, saved = arguments((1, 8, 8, 8, 8), torch.float32, device), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()), lambda _: None):
         rms_norm(*inputs, "relu")
     assert sum(saved) == inputs[0].numel() + 2 * 8
