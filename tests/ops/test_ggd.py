@@ -127,8 +127,8 @@ def test_nothing_to_average_gives_zero(device):
     assert ggd_nll(e[:0], a[:0], lb[:0], reduction="none").shape == (0, 1, 4, 5, 7)
 
 
-def test_mean_does_not_depend_on_the_number_of_threads():
-    inputs, results = arguments(1, 1, torch.float32, torch.device("cpu"), size=(32, 32, 32)), []
+def test_mean_does_not_depend_on_the_number_of_threads(device, kernels):
+    inputs, results = arguments(1, 1, torch.float32, device, size=(32, 32, 32)), []
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)

@@ -63,8 +63,8 @@ def test_saves_its_input_only(device, kernels):
     assert sum(saved) == inputs[0].numel() + 2 * 8
 
 
-def test_gradients_do_not_depend_on_the_number_of_threads():
-    inputs, gradients = arguments((2, 8, 16, 16, 16), torch.float32, torch.device("cpu")), []
+def test_gradients_do_not_depend_on_the_number_of_threads(device, kernels):
+    inputs, gradients = arguments((2, 8, 16, 16, 16), torch.float32, device), []
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
