@@ -2,7 +2,7 @@
 
 import os
 
-# Idle OpenMP threads sleep instead of spinning: on a machine that is shared, or with a thread that reads ahead, spinning
+# Idle OpenMP threads sleep instead of spinning: on a shared machine, or beside a thread that reads ahead, spinning
 # takes the cores from those that work. It must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
