@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     config = Config(**values)
     out = Path(arguments.out or f"runs/{Path(config.data.store or 'phantoms').stem}")
     if train(config, out):
-        print(f"trained {config.train.steps} steps: {out}")
+        print(f"all {config.train.steps} steps are done: {out}")
         print(f"next: hagan3d generate {out} --num 8 --out {out}/samples")
     else:
         print(f"stopped and saved: {out}; the same command again goes on")
@@ -89,7 +89,9 @@ def train(config: Config, out: Path) -> bool:
     )
     count = len(store.indices(config.data.split))
     print(f"{path}: {count} volumes to train on; {device}; {ops.backend()}", file=sys.stderr)
-    if trainer.steps_done:
+    if trainer.steps_done >= config.train.steps:
+        print(f"step {trainer.steps_done} is done already; raise train.steps to go on", file=sys.stderr)
+    elif trainer.steps_done:
         print(f"going on at step {trainer.steps_done} of {config.train.steps}", file=sys.stderr)
     return trainer.run()
 

@@ -95,7 +95,7 @@ def test_a_finished_run_is_left_alone(small_store, straight, capsys):
     before = files.newest(straight).stat().st_mtime_ns
     assert cli.run(train.main, command(small_store, straight, 12)) == 0
     assert files.newest(straight).stat().st_mtime_ns == before
-    assert "trained 12 steps" in capsys.readouterr().out
+    assert "step 12 is done already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
