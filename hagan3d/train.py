@@ -118,8 +118,8 @@ def check_store(config: Config, store: Store, path: Path) -> None:
     if config.model.conditional and (len(store.class_names) < 2 or (labels < 0).any()):
         raise InputError(
             f"{path}: model.conditional needs at least two classes and one for every volume; "
-            f"there are {len(store.class_names)} classes, and {int((labels < 0).sum())} volumes have none; complete the "
-            "labels file, or leave those volumes out, and prepare the store again"
+            f"there are {len(store.class_names)} classes, and {int((labels < 0).sum())} volumes have none; complete "
+            "the labels file, or leave those volumes out, and prepare the store again"
         )
 
 
