@@ -1,84 +1,20 @@
-"""Live bytes: how much memory the tensors of a step hold at most, counted, with real or fake tensors."""
+"""Live bytes of a training step: how much memory its tensors hold at most, counted, with real or fake tensors."""
 
 import contextlib
-import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from hagan3d.config import Config
 from hagan3d.data.batches import Batch
 from hagan3d.engine.updates import Updates
+from hagan3d.live_bytes import LiveBytes
 from hagan3d.networks.build import Networks
 from hagan3d.recipes.phase import Recipe
-
-BLOCK = 512  # bytes: what an allocator rounds up to
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the storages that are alive, each rounded up to 512 bytes, and their peak.
-
-    Tensors that were made before count once `track` has seen them. Works under `FakeTensorMode`, entered inside it.
-    """
-
-    def __init__(self, existing: Iterable[Tensor] = ()) -> None:
-        """Start from the tensors in ``existing``."""
-        super().__init__()
-        self.now = 0
-        self.peak = 0
-        self._known: set[int] = set()
-        self._finalizers: list[weakref.finalize[..., Any]] = []
-        self.track(existing)
-
-    def track(self, values: Any) -> None:
-        """Count the storages of all tensors in ``values``."""
-        for value in tree_iter(values):
-            if isinstance(value, Tensor):
-                self._add(value.untyped_storage())
-
-    def reset_peak(self) -> None:
-        """Forget the peak; count on from what is alive."""
-        self.peak = self.now
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = -(-storage.nbytes() // BLOCK) * BLOCK
-        self._known.add(key)
-        self._finalizers.append(weakref.finalize(storage, self._remove, key, size))
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-    def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and count what it made."""
-        out = func(*args, **(kwargs or {}))
-        self.track(out)
-        return out
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop counting."""
-        super().__exit__(kind, error, trace)
-        for finalizer in self._finalizers:
-            finalizer.detach()
-
-    def __enter__(self) -> Self:
-        """Start counting."""
-        super().__enter__()
-        return self
 
 
 def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool = True) -> dict[str, int]:

@@ -5,7 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hagan3d.config import Config, DataConfig, DiffAugConfig, ModelConfig, TrainConfig
-from hagan3d.engine.live_bytes import LiveBytes, count_step
+from hagan3d.engine.live_bytes import count_step
+from hagan3d.live_bytes import LiveBytes
 from hagan3d.networks.build import Networks
 from hagan3d.recipes import hagan
 
