@@ -14,7 +14,7 @@ from hagan3d.data.geometry import to_output_axes
 from hagan3d.data.parallel import map_files
 from hagan3d.data.patient import SEVERITIES, Patient, draw_patient
 from hagan3d.data.skeleton import paint_skeleton
-from hagan3d.data.volumes import write_nifti
+from hagan3d.data.writer import write_nifti
 from hagan3d.errors import InputError
 
 EXTENT = (320.0, 288.0, 384.0)  # mm along D (head), H (front), W (right): the stored axes of axial volumes in RAS

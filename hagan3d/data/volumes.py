@@ -1,22 +1,17 @@
-"""Volumes on disk: find them, read one in its own units and geometry, write one."""
+"""Volumes on disk: find them, and read one in its own units and geometry."""
 
-import gzip
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
-from hagan3d.data.files import replacing
 from hagan3d.errors import InputError
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 DICOM_MAGIC = b"DICM"  # at byte 128
-WHOLE_UNITS = 1000.0  # a range from here up is written as whole numbers when int16 is asked for
 
 
 @dataclass(frozen=True)
@@ -102,46 +97,6 @@ def read_volume(path: Path, fill: float | None = None) -> Volume:
         raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from error
     except MemoryError as error:
         raise InputError(f"{path}: too little memory to read it; use fewer --workers or a machine with more") from error
-
-
-def write_nifti(
-    path: Path, array: np.ndarray, affine: np.ndarray, dtype: Literal["float32", "int16"] = "float32"
-) -> None:
-    """Write a volume as .nii or .nii.gz, whole or not at all; equal input gives equal bytes.
-
-    Args:
-        path: Name that ends in .nii or .nii.gz.
-        array: Voxels with three axes, in the order they shall have in the file.
-        affine: Voxel index to RAS mm [4, 4].
-        dtype: float32, or int16: whole numbers where the voxels are or their range is 1000 or more (HU), else scaled by
-            the header's slope.
-
-    Raises:
-        InputError: If the name has another ending, the disk is full or the place cannot be written to.
-    """
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: want a name that ends in .nii or .nii.gz")
-    voxels = np.asarray(array, dtype=np.float32)
-    if dtype == "int16" and _whole(voxels):
-        voxels = np.rint(voxels).astype(np.int16)
-    image = nib.Nifti1Image(voxels, np.asarray(affine, dtype=np.float64))
-    image.set_data_dtype(dtype)
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
-    image.header.set_xyzt_units("mm")
-    with replacing(path) as beside, beside.open("wb") as file:
-        if path.name.endswith(".gz"):
-            with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0) as packed:
-                image.to_stream(packed)
-        else:
-            image.to_stream(file)
-
-
-def _whole(voxels: np.ndarray) -> bool:
-    """Whether voxels can be kept as 16-bit whole numbers without scaling."""
-    limits = np.iinfo(np.int16)
-    fits = limits.min <= voxels.min() and voxels.max() <= limits.max
-    return bool(fits and (np.ptp(voxels) >= WHOLE_UNITS or np.array_equal(voxels, np.rint(voxels))))
 
 
 def _expand(path: Path) -> list[Path]:

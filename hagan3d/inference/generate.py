@@ -17,7 +17,7 @@ from hagan3d.data.files import write_text
 from hagan3d.data.geometry import to_output_axes
 from hagan3d.data.intensity import denormalize
 from hagan3d.data.pictures import contact_sheet
-from hagan3d.data.volumes import write_nifti
+from hagan3d.data.writer import write_nifti
 from hagan3d.errors import InputError
 
 Dtype = Literal["float32", "int16"]

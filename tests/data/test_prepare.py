@@ -15,7 +15,8 @@ from hagan3d.data.geometry import to_output_axes
 from hagan3d.data.intensity import denormalize
 from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store
-from hagan3d.data.volumes import read_volume, write_nifti
+from hagan3d.data.volumes import read_volume
+from hagan3d.data.writer import write_nifti
 from hagan3d.errors import InputError
 
 CONFIG = PrepareConfig(size=(32, 32, 32), workers=1, validation=0.0)
