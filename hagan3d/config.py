@@ -167,9 +167,9 @@ class TrainConfig:
     steps: int = 80_000
     """Steps of the run; every step updates D, G, E^H and E^G once."""
     batch_size: int = 4
-    """Volumes per step and process."""
+    """Volumes per step, over all processes."""
     accumulate: int = 1
-    """Parts a batch is worked through in: divides the memory of activations, not the result."""
+    """Parts in which a process works through its volumes: divides the memory of activations, not the result."""
     seed: int = 0
     """Of weights, latents, windows and the order of volumes."""
     objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
@@ -202,8 +202,10 @@ class TrainConfig:
     """Differentiable augmentation of real and generated volumes alike."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of activations; weights and Adam's moments stay fp32."""
+    recompute_norms: bool = True
+    """Compute norms and ReLUs of G and E again in the backward pass: one tensor per layer is kept, not two."""
     checkpointing: bool = False
-    """Compute activations of G^H and D^H again in the backward pass instead of keeping them."""
+    """Compute all activations of G^H and D^H again in the backward pass instead of keeping them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where torch sees one."""
 

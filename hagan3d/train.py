@@ -6,13 +6,15 @@ from pathlib import Path
 
 import torch
 
-from hagan3d import cli, ops
+from hagan3d import __version__, cli, ops
+from hagan3d.checkpoint.settings import flat, to_dict
 from hagan3d.config import Config, PrepareConfig
 from hagan3d.data.batches import BatchSource
 from hagan3d.data.phantoms import write_phantoms
 from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store
 from hagan3d.engine.optimizers import choose_device
+from hagan3d.engine.processes import ALONE, Processes, in_environment, together
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.networks.build import Networks
@@ -40,13 +42,18 @@ def main(argv: list[str]) -> None:
         word.startswith("--data.store") for word in argv
     ):
         default = config_file(DEFAULT_CONFIG)
-        print(f"no --config and no --data.store: training on phantoms with {DEFAULT_CONFIG}", file=sys.stderr)
+        if in_environment().is_first:
+            print(f"no --config and no --data.store: training on phantoms with {DEFAULT_CONFIG}", file=sys.stderr)
         argv = [f"--config={default}", *argv]
     arguments = parser.instantiate(parser.parse_args(argv))
     values = {name: getattr(arguments, name) for name in Config.__dataclass_fields__}
     config = Config(**values)
     out = Path(arguments.out or f"runs/{Path(config.data.store or 'phantoms').stem}")
-    if train(config, out):
+    with together() as processes:
+        is_done = train(config, out, processes)
+    if not processes.is_first:
+        return
+    if is_done:
         print(f"all {config.train.steps} steps are done: {out}")
         print(f"next: hagan3d generate {out} --num 8 --out {out}/samples")
     else:
@@ -58,8 +65,8 @@ def config_file(name: str) -> Path:
     return Path(str(importlib.resources.files("hagan3d.configs") / name))
 
 
-def train(config: Config, out: Path) -> bool:
-    """Train a run in the folder ``out``, or go on with it.
+def train(config: Config, out: Path, processes: Processes = ALONE) -> bool:
+    """Train a run in the folder ``out``, or go on with it; the first of several processes writes and prints.
 
     Returns:
         Whether all steps are done (False: a signal asked to stop, and the run is saved).
@@ -67,8 +74,11 @@ def train(config: Config, out: Path) -> bool:
     Raises:
         InputError: If the settings, the store or the run cannot be used.
     """
-    device = choose_device(config.train.device, config.train.precision)
-    path = Path(config.data.store) if config.data.store else phantom_store(config, out)
+    processes.agree({"hagan3d": __version__, "--out": str(out), **own_settings(config)})
+    share = processes.share_of(config.train.batch_size, config.train.accumulate)
+    device = choose_device(config.train.device, config.train.precision, processes.local_rank)
+    with processes.first_before_others():
+        path = Path(config.data.store) if config.data.store else phantom_store(config, out)
     store = Store(path)
     check_store(config, store, path)
     torch.manual_seed(config.train.seed)  # of the weights; everything later draws by (seed, step, sample)
@@ -78,22 +88,44 @@ def train(config: Config, out: Path) -> bool:
         store,
         config.data.split,
         config.data.depth,
-        config.train.batch_size,
+        share,
         config.train.seed,
         config.data.augment,
         whole=config.train.encoder,
+        rank=processes.rank,
+        world=processes.world,
     )
-    recipe = hagan.recipe(config.train)
     trainer = Trainer(
-        config, recipe, networks, source, store.description(), out, device, fingerprint=store.store_fingerprint
+        config,
+        hagan.recipe(config.train),
+        networks,
+        source,
+        store.description(),
+        out,
+        device,
+        fingerprint=store.store_fingerprint,
+        processes=processes,
     )
-    count = len(store.indices(config.data.split))
-    print(f"{path}: {count} volumes to train on; {device}; {ops.backend()}", file=sys.stderr)
-    if trainer.steps_done >= config.train.steps:
+    if processes.is_first:
+        describe(trainer, path)
+    return trainer.run()
+
+
+def describe(trainer: Trainer, path: Path) -> None:
+    """Say what the run trains on, and where it goes on."""
+    count = len(trainer.source.store.indices(trainer.source.split))
+    others = "" if trainer.processes.is_alone else f"; {trainer.processes.world} processes"
+    print(f"{path}: {count} volumes to train on; {trainer.device}{others}; {ops.backend()}", file=sys.stderr)
+    steps = trainer.config.train.steps
+    if trainer.steps_done >= steps:
         print(f"step {trainer.steps_done} is done already; raise train.steps to go on", file=sys.stderr)
     elif trainer.steps_done:
-        print(f"going on at step {trainer.steps_done} of {config.train.steps}", file=sys.stderr)
-    return trainer.run()
+        print(f"going on at step {trainer.steps_done} of {steps}", file=sys.stderr)
+
+
+def own_settings(config: Config) -> dict[str, object]:
+    """Every setting as `section.name` but the place of the store, which may differ from machine to machine."""
+    return {key: value for key, value in flat(to_dict(config)).items() if key != "data.store"}
 
 
 def phantom_store(config: Config, out: Path) -> Path:

@@ -42,12 +42,13 @@ def from_dict(values: Mapping[str, Any], kind: type[Section] = Config) -> Sectio
 
 def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """Settings that differ, as `train.lr_g`, with both values."""
-    flat_one, flat_other = _flat(to_dict(one)), _flat(to_dict(other))
+    flat_one, flat_other = flat(to_dict(one)), flat(to_dict(other))
     return {key: (value, flat_other[key]) for key, value in flat_one.items() if value != flat_other[key]}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Write the nested settings of `to_dict` side by side, as `train.lr_g`."""
+    made: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        made |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return made

@@ -13,6 +13,30 @@ from hagan3d.data.files import write_text
 PLAIN_SECONDS = 20.0  # between two lines where there is no terminal
 
 
+class RunLog:
+    """All that a run writes of its terms: a row now and then, and the progress of every step."""
+
+    def __init__(self, out: Path, steps_done: int, steps: int, every: int) -> None:
+        """Go on after ``steps_done`` of ``steps`` steps in the folder ``out``, with a row each ``every`` steps."""
+        self.steps, self.every = steps, every
+        self.metrics = MetricsFile(out / "metrics.jsonl", steps_done)
+        self.board = TensorBoard(out / "tensorboard", steps_done)
+        self.progress = ProgressLine(steps_done, steps)
+
+    def write(self, step: int, terms: Mapping[str, float]) -> None:
+        """Take the terms after ``step`` steps."""
+        if step % self.every == 0 or step == self.steps:
+            self.metrics.write(step, terms)
+            self.board.write(step, terms, self.progress.speed(step))
+        self.progress.update(step, {name: terms[name] for name in list(terms) if name.count("/") == 1})
+
+    def close(self) -> None:
+        """Close the files and leave the terminal as it was."""
+        self.progress.close()
+        self.board.close()
+        self.metrics.close()
+
+
 class MetricsFile:
     """metrics.jsonl: one row per logged step. It holds no times, so that equal runs leave equal files."""
 

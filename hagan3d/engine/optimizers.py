@@ -29,15 +29,28 @@ def make_optimizer(
     return FusedAdam(parameters, lr=lr, betas=train.betas)
 
 
-def choose_device(name: str, precision: str = "fp32") -> torch.device:
+def choose_device(name: str, precision: str = "fp32", local_rank: int | None = None) -> torch.device:
     """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
 
+    Args:
+        name: What `train.device` says.
+        precision: What the device must be able to do.
+        local_rank: Number of this process on its machine, which is that of its GPU; None where it is alone.
+
     Raises:
-        InputError: If there is no GPU, or it lacks the precision.
+        InputError: If there is no GPU, none for this process, or it lacks the precision.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device cuda: torch sees no GPU here; take train.device cpu")
     device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and local_rank is not None:
+        if local_rank >= torch.cuda.device_count():
+            raise InputError(
+                f"process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
+                f"give torchrun --nproc-per-node {torch.cuda.device_count()}, or take train.device cpu"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
     if device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(f"train.precision bf16: {torch.cuda.get_device_name()} has none; take fp16 or fp32")
     return device

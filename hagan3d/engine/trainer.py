@@ -25,8 +25,9 @@ from hagan3d.config import Config
 from hagan3d.data.batches import Batch, BatchSource
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import write_text
-from hagan3d.engine.logs import MetricsFile, ProgressLine, TensorBoard
+from hagan3d.engine.logs import RunLog
 from hagan3d.engine.preview import Preview
+from hagan3d.engine.processes import ALONE, Processes, digest
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
 from hagan3d.networks.build import Networks
@@ -49,94 +50,109 @@ class Trainer:
         out: Path,
         device: torch.device,
         fingerprint: str = "",
+        processes: Processes = ALONE,
     ) -> None:
         """Set up a run in the folder ``out``; go on from its newest checkpoint, where there is one.
 
         Raises:
-            InputError: If the newest checkpoint is damaged or belongs to other settings or another store.
+            InputError: If the newest checkpoint is damaged or belongs to other settings or another store, or if other
+                processes of the run start from another place.
         """
         self.config, self.recipe, self.source, self.description = config, recipe, source, description
         self.out, self.device, self.fingerprint = out, device, fingerprint
         self.networks = networks
-        self.updates = Updates(config.train, recipe.phases, networks, device)
+        self.processes = processes
+        self.updates = Updates(config.train, recipe.phases, networks, device, processes)
         self.state = dict(recipe.state)
         self.steps_done = 0
+        self.all_stop = False
         self._resume()
+        if not processes.is_alone:
+            weights = digest(networks.state_dict())[:12]
+            processes.agree({"store": fingerprint[:12], "steps done": self.steps_done, "weights": weights})
 
     def run(self) -> bool:
-        """Train until ``train.steps`` are done or a signal asks to stop.
+        """Train until ``train.steps`` are done or a signal asks one of the processes to stop.
 
         Returns:
             Whether all steps are done.
 
         Raises:
-            InputError: If a loss is not finite: the message names the step and the term.
+            InputError: If a loss is not finite (the message names the step and the term) or another process has died.
         """
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_sole_user(self.out))
-            stop = stack.enter_context(_stop_signals())
-            self._write_config()
-            metrics = MetricsFile(self.out / "metrics.jsonl", self.steps_done)
-            stack.callback(metrics.close)
-            board = TensorBoard(self.out / "tensorboard", self.steps_done)
-            stack.callback(board.close)
-            progress = ProgressLine(self.steps_done, self.config.train.steps)
-            stack.callback(progress.close)
-            self._train(metrics, board, progress, stop)
+            signals = stack.enter_context(_stop_signals())
+            log = None
+            if self.processes.is_first:
+                stack.enter_context(_sole_user(self.out))
+                self._write_config()
+                log = RunLog(self.out, self.steps_done, self.config.train.steps, self.config.log.every)
+                stack.callback(log.close)
+            self._train(log, signals)
         return self.steps_done >= self.config.train.steps
 
-    def _train(self, metrics: MetricsFile, board: TensorBoard, progress: ProgressLine, stop: list[int]) -> None:
-        log, steps = self.config.log, self.config.train.steps
+    def _train(self, log: RunLog | None, signals: list[int]) -> None:
+        """Run the steps; the process that has a log writes all that the run leaves behind."""
         preview = Preview(self.source.store, self.source.split, self.config.train.seed)
-        due = time.monotonic() + min(FIRST_CHECKPOINT_SECONDS, log.checkpoint_minutes * 60)
-        with contextlib.closing(self.source.batches(self.steps_done, steps)) as batches:
+        self._save_at = time.monotonic() + min(FIRST_CHECKPOINT_SECONDS, self.config.log.checkpoint_minutes * 60)
+        with contextlib.closing(self.source.batches(self.steps_done, self.config.train.steps)) as batches:
             for batch in batches:
-                terms = self.step(batch)
-                done = self.steps_done
-                if done % log.every == 0 or done == steps:
-                    metrics.write(done, terms)
-                    board.write(done, terms, progress.speed(done))
-                progress.update(done, {name: terms[name] for name in list(terms) if name.count("/") == 1})
-                if log.preview_every and (done % log.preview_every == 0 or done == steps):
-                    self._preview(preview)
-                is_due = time.monotonic() >= due or (log.checkpoint_steps and done % log.checkpoint_steps == 0)
-                if is_due or stop or done == steps:
-                    self.save()
-                    due = time.monotonic() + log.checkpoint_minutes * 60
-                if stop:
+                terms = self.step(batch, is_stopping=bool(signals))
+                if log is not None:
+                    log.write(self.steps_done, terms)
+                    self._preview_if_due(preview)
+                is_stopping = self.all_stop or (self.processes.is_alone and bool(signals))
+                if log is not None:
+                    self._save_if_due(is_stopping)
+                if is_stopping:
                     break
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch, is_stopping: bool = False) -> dict[str, float]:
         """Run every phase once.
 
+        Args:
+            batch: The rows of the global batch that are this process's.
+            is_stopping: Whether this process was asked to stop; ``all_stop`` then says so in every process.
+
         Returns:
-            The terms of all losses, and measures, as ``phase/term``.
+            The terms of all losses, and measures, as ``phase/term``: means over all processes.
 
         Raises:
-            InputError: If a term is not finite.
+            InputError: If a term is not finite, in any process.
         """
         batch = replace(batch.to(self.device), state=self.state)
         logged: dict[str, Tensor] = {}
         for phase in self.recipe.phases:
             for name, value in self.updates.run(phase, replace(batch, phase=phase.name)).items():
                 logged[f"{phase.name}/{name}"] = value
-        terms = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))  # the one wait for the GPU
-        for name, value in terms.items():
-            if not math.isfinite(value):
+        own = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))  # the one wait for the GPU
+        terms, self.all_stop = self.processes.mean(own, is_stopping)
+        for name, mean in terms.items():
+            if not math.isfinite(mean):
                 raise InputError(
-                    f"step {self.steps_done + 1}: {name} is {value}; training stopped, the last checkpoint in "
+                    f"step {self.steps_done + 1}: {name} is {mean}; training stopped, the last checkpoint in "
                     f"{self.out} is intact (lower the learning rate, or take train.precision bf16 or fp32)"
                 )
         self.steps_done += 1
-        self.state = self.recipe.adapt(self.state, terms, len(batch) * self.source.world)
+        self.state = self.recipe.adapt(self.state, terms, len(batch) * self.processes.world)
         return terms
 
-    def _preview(self, preview: Preview) -> None:
+    def _preview_if_due(self, preview: Preview) -> None:
+        every, done = self.config.log.preview_every, self.steps_done
+        if not every or (done % every and done != self.config.train.steps):
+            return
         with contextlib.ExitStack() as stack, torch.no_grad():
             for average in self.updates.averages.values():
                 stack.enter_context(average.applied())
-            path = self.out / "previews" / f"step-{self.steps_done:08d}.png"
+            path = self.out / "previews" / f"step-{done:08d}.png"
             preview.write(path, self.networks, self.description, self.config.train.encoder)
+
+    def _save_if_due(self, is_stopping: bool) -> None:
+        log, done = self.config.log, self.steps_done
+        is_due = time.monotonic() >= self._save_at or (log.checkpoint_steps and done % log.checkpoint_steps == 0)
+        if is_due or is_stopping or done == self.config.train.steps:
+            self.save()
+            self._save_at = time.monotonic() + log.checkpoint_minutes * 60
 
     def save(self) -> Path:
         """Write a checkpoint of this step and delete those that need not be kept.

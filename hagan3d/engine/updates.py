@@ -12,6 +12,7 @@ from hagan3d.config import TrainConfig
 from hagan3d.data.batches import Batch
 from hagan3d.engine.ema import EMA
 from hagan3d.engine.optimizers import make_optimizer
+from hagan3d.engine.processes import ALONE, Processes
 from hagan3d.networks.build import Networks
 from hagan3d.networks.layers import iterate_spectral_norms
 from hagan3d.recipes.phase import Phase
@@ -23,14 +24,22 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Updates:
     """Moves networks, phase by phase."""
 
-    def __init__(self, train: TrainConfig, phases: Sequence[Phase], networks: Networks, device: torch.device) -> None:
+    def __init__(
+        self,
+        train: TrainConfig,
+        phases: Sequence[Phase],
+        networks: Networks,
+        device: torch.device,
+        processes: Processes = ALONE,
+    ) -> None:
         """Move ``networks`` to ``device`` and make an optimizer and a loss scaler for each phase."""
         self.train = train
         self.device = device
+        self.processes = processes
         if next(networks.parameters()).device != device:  # fake tensors are where they are, and cannot be moved
             networks.to(device)
         self.networks = networks
-        networks.set_checkpointing(train.checkpointing)
+        networks.set_memory(train.recompute_norms, train.checkpointing)
         self.optimizers = {
             phase.name: make_optimizer(train, phase.lr, self._parameters(phase), device) for phase in phases
         }
@@ -45,8 +54,11 @@ class Updates:
     def run(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         """Run one phase: move the networks it names, and no other.
 
+        The gradients of all processes are averaged once, when each has worked through its parts. A scaler of fp16 finds
+        the same infinities everywhere, since they survive the mean.
+
         Returns:
-            The terms of its loss, and its measures, each the mean over the parts of the batch.
+            The terms of its loss, and its measures, each the mean over the parts of the batch in this process.
         """
         optimizer, scaler = self.optimizers[phase.name], self.scalers[phase.name]
         parts = self.train.accumulate
@@ -61,6 +73,7 @@ class Updates:
                 scaler.scale(loss / parts).backward()
                 for name, term in terms.items():
                     means[name] = means.get(name, 0) + term.detach().float() / parts
+            self.processes.average([p.grad for p in self._parameters(phase) if p.grad is not None])
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
