@@ -1,0 +1,114 @@
+"""Distances of features: closed forms, other people's code, and errors that hold what they say."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from hagan3d.evaluation import distances as d
+from hagan3d.evaluation.fidelity import fidelity
+
+
+def normal(count, dim=4, seed=0, shift=0.0, scale=1.0):
+    return np.random.default_rng(seed).standard_normal((count, dim)) * scale + shift
+
+
+@pytest.mark.parametrize(("m", "n", "dim"), [(70, 50, 16), (24, 20, 40)])
+def test_torch_fidelity_says_the_same(m, n, dim):
+    fake, real = normal(m, dim, 0, 0.2), normal(n, dim, 1)
+    for subsets, size in ((1, min(m, n)), (5, 12)):
+        theirs = fidelity(fake, real, neighbours=3, subsets=subsets, size=size)
+        assert d.fid(fake, real) == pytest.approx(theirs["fid"], rel=1e-6, abs=1e-6)
+        mean, deviation = d.kid_of_subsets(fake, real, subsets, size)
+        assert mean == pytest.approx(theirs["kid_mean"], rel=1e-6, abs=1e-6)
+        assert deviation == pytest.approx(theirs["kid_deviation"], rel=1e-6, abs=1e-6)
+    precision, recall = d.precision_recall(fake, real)
+    assert (precision.value, recall.value) == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
+
+
+def test_torch_fidelity_that_does_not_import_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    with pytest.raises(ImportError, match="torchvision built for torch"):
+        fidelity(normal(5), normal(5), neighbours=3, subsets=1, size=5)
+
+
+def test_fid_of_two_gaussians_is_the_closed_form():
+    fake, real = normal(200_000, 2, 0, shift=1.0, scale=3.0), normal(200_000, 2, 1)
+    assert d.fid(fake, real) == pytest.approx(2 * 1 + 2 * (3 - 1) ** 2, rel=0.02)
+
+
+@pytest.mark.parametrize("shrink", [False, True])
+def test_fid_in_the_span_of_the_samples_is_the_whole(shrink):
+    fake, real = normal(8, 30, 0, 0.3), normal(9, 30, 1)
+    weights = [d.shrinkage(x) if shrink else 0 for x in (fake, real)]
+    covariances = []
+    for x, w in zip((fake, real), weights, strict=True):
+        s = np.cov(x, rowvar=False)
+        covariances.append((1 - w) * s + w * np.trace(s) / 30 * np.eye(30))
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).astype(complex)).real.sum()
+    difference = ((fake.mean(0) - real.mean(0)) ** 2).sum()
+    expected = difference + np.trace(covariances[0] + covariances[1]) - 2 * roots
+    assert d.fid(fake, real, shrink) == pytest.approx(expected, rel=1e-6)
+
+
+def test_shrinkage_is_the_formula_of_ledoit_and_wolf():
+    x = normal(12, 5, 3) * np.array([1, 2, 3, 4, 5])
+    c = x - x.mean(0)
+    s = c.T @ c / 12
+    delta = ((s - np.trace(s) / 5 * np.eye(5)) ** 2).sum() / 5
+    beta = sum(((np.outer(row, row) - s) ** 2).sum() for row in c) / 12**2 / 5
+    assert d.shrinkage(x) == pytest.approx(min(beta, delta) / delta)
+    assert d.shrinkage(normal(1500, 5) * np.array([1, 2, 3, 4, 5])) < 0.02
+
+
+def test_kernel_distances_are_the_double_sums():
+    x, y = normal(6, 3, 0, 0.5), normal(5, 3, 1)
+
+    def kernel(a, b):
+        return (a @ b / 3 + 1) ** 3
+
+    expected = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
+    expected += np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
+    expected -= 2 * np.mean([kernel(a, b) for a in x for b in y])
+    assert d.kid(x, y).value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("measure", [d.kid, d.rbf_mmd])
+def test_equal_distributions_are_within_the_interval_of_zero_and_others_far_outside(measure):
+    pairs = [measure(normal(60, seed=2 * i), normal(50, seed=2 * i + 1)) for i in range(40)]
+    values = np.array([pair.value for pair in pairs])
+    errors = np.array([pair.error for pair in pairs])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(40)  # unbiased
+    assert (np.abs(values) < 1.96 * errors).mean() >= 0.9
+    apart = measure(normal(60, seed=0), normal(50, seed=1, shift=1.0))
+    assert apart.value > 4 * apart.error
+    seen = np.std([measure(normal(60, seed=2 * i), normal(50, seed=2 * i + 1, shift=1.0)).value for i in range(40)])
+    assert apart.error == pytest.approx(seen, rel=0.5)
+
+
+def test_the_mixture_sees_more_than_means():
+    found = d.rbf_mmd(normal(100, seed=0, scale=2.0), normal(100, seed=1))
+    assert found.value > 5 * found.error
+
+
+def test_precision_and_recall_of_a_collapsed_and_of_a_scattered_set():
+    real = normal(100)
+    one = np.repeat(real[:1], 50, axis=0)
+    precision, recall = d.precision_recall(one, real)
+    assert precision.value == 1 and recall.value <= 0.05
+    precision, recall = d.precision_recall(normal(100, seed=1, scale=20), real)
+    assert precision.value < 0.1
+
+
+def test_sets_that_do_not_fit_are_refused():
+    for x, y in ((normal(5, 3), normal(5, 4)), (normal(2), normal(9)), (normal(9)[0], normal(9))):
+        with pytest.raises(ValueError, match="want .N"):
+            d.kid(x, y)
+    with pytest.raises(ValueError, match="want"):
+        d.kid_of_subsets(normal(5), normal(9), 1, 6)
+
+
+def test_a_small_set_is_warned_of():
+    measured = d.compare(normal(30, 8), normal(7, 8, 1), neighbours=3, subsets=2, rounds=5)
+    assert "look at KID" in measured["warnings"][0]
+    assert not d.compare(normal(30, 8), normal(20, 8, 1), neighbours=3, subsets=2, rounds=5)["warnings"]
