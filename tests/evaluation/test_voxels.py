@@ -1,0 +1,143 @@
+"""Voxel statistics: closed forms, and parts of a set that give the whole."""
+
+import numpy as np
+import pytest
+
+from hagan3d.errors import InputError
+from hagan3d.evaluation import voxels as v
+from hagan3d.evaluation.features import random_extractor
+from hagan3d.evaluation.summary import (
+    VolumeSet,
+    blocks,
+    describe,
+    similarity,
+    ssim_settings,
+    summarize,
+    summarize_set,
+)
+
+SIZE = (32, 32, 32)
+
+
+def volumes(count, seed=0, scale=0.3):
+    return (np.random.default_rng(seed).standard_normal((count, *SIZE)) * scale).clip(-1, 1).astype(np.float32)
+
+
+def summary(x, pairs=False):
+    return summarize(iter(x), [], 4, pairs, SIZE)
+
+
+def test_blocks_are_means():
+    x = np.arange(4 * 4 * 8, dtype=np.float64).reshape(4, 4, 8)
+    small = blocks(x, (2, 2, 2))
+    assert small[0, 1, 0] == x[:2, 2:, :4].mean()
+    assert blocks(x[None], (4, 4, 8)).shape == (1, 4, 4, 8)
+
+
+def test_histograms_shifted_by_a_tenth_are_a_tenth_apart():
+    x = volumes(3)
+    a, b = (np.stack([describe(y * 0.5 + shift)["histogram"] for y in x]) for shift in (0.0, 0.1))
+    assert v.histogram_distance(a, b) == pytest.approx(0.1, rel=0.02)
+
+
+def test_slices_shifted_by_a_tenth_are_a_tenth_apart():
+    x = volumes(5)
+    assert v.slice_distance(describe_all(x), describe_all(x * 1.0 + 0.1)) == pytest.approx(0.1, rel=1e-3)
+
+
+def describe_all(x):
+    return np.stack([describe(y)["slice_mean"] for y in x])
+
+
+def test_planes_see_a_turned_volume():
+    x = volumes(6) + np.linspace(-0.5, 0.5, 32, dtype=np.float32)[None, :, None, None]
+    real = np.stack([describe(y)["planes"] for y in x])
+    turned = np.stack([describe(y[::-1])["planes"] for y in x])
+    assert v.planes_fid(real, real) == pytest.approx(0, abs=1e-6)
+    assert v.planes_fid(turned, real) > 0.5
+
+
+def test_half_the_deviation_is_a_variety_of_one_half():
+    x = volumes(20)
+    rows = v.variety(summary(x * 0.5), summary(x))
+    assert [row["voxels"] for row in rows] == [32, 16, 8, 4]
+    assert [row["ratio"] for row in rows] == pytest.approx([0.5] * 4, rel=1e-4)
+    assert v.variety(summary(x[:1].repeat(20, axis=0)), summary(x))[0]["ratio"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_error_of_variety_is_what_repetition_shows():
+    rows = [v.variety(summary(volumes(10, 2 * i)), summary(volumes(10, 2 * i + 1)))[3] for i in range(12)]
+    seen = np.std([row["ratio"] for row in rows])
+    assert np.mean([row["error"] for row in rows]) == pytest.approx(seen, rel=0.8)
+
+
+def test_seams_at_window_borders_are_seen():
+    x = volumes(6)
+    stepped = x + 0.5 * (np.arange(32) >= 16)[None, :, None, None]
+    assert v.seams(summary(x), summary(volumes(6, 1)), 16)["ratio"]["value"] == pytest.approx(1, abs=0.03)
+    found = v.seams(summary(stepped), summary(x), 16)["ratio"]
+    assert found["low"] > 1.2
+    assert v.seams(summary(x), summary(x), 32) is None
+
+
+def test_a_slice_that_is_never_covered_is_named():
+    x = volumes(8)
+    lacking = x.copy()
+    lacking[:, 5] = -1
+    found = v.coverage(summary(lacking), summary(x))
+    assert (found["worst"], found["worst_share"]) == (5, 0)
+    assert v.coverage(summary(x), summary(x))["share"] == 1
+
+
+def test_a_volume_is_like_itself_and_unlike_others():
+    x = volumes(4)
+    np.testing.assert_allclose(similarity(x, x), 1, atol=1e-5)
+    assert similarity(x[:2], x[2:]).max() < 0.5
+    found = v.diversity(summary(x[:1].repeat(4, axis=0), pairs=True), summary(x, pairs=True))
+    assert found["generated"]["value"] > 0.99 > found["real"]["value"]
+
+
+@pytest.mark.parametrize(("side", "window", "scales"), [(32, 7, 3), (64, 7, 4), (128, 7, 5), (256, 11, 5)])
+def test_windows_of_similarity_fit_the_volume(side, window, scales):
+    settings = ssim_settings((side,) * 3)
+    assert (settings["kernel_size"], len(settings["weights"])) == (window, scales)
+    assert sum(settings["weights"]) == pytest.approx(1)
+
+
+def volume_set(x, store="a"):
+    return VolumeSet("real", SIZE, len(x), lambda first, last: iter(x[first:last]), {"store": store})
+
+
+def test_a_set_in_chunks_is_the_set_at_once_and_goes_on_where_it_stopped(tmp_path):
+    x, extractor = volumes(10), random_extractor()
+    whole = summarize(iter(x), [extractor], 10, True, SIZE)
+    again = summarize_set(volume_set(x), [extractor], tmp_path, batch=2, pairs=5, chunk=4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"real-{i:06d}.npz" for i in (0, 4, 8)]
+    for name, values in whole.items():
+        np.testing.assert_allclose(again[name], values, atol=1e-5, err_msg=name)
+    (tmp_path / "real-000004.npz").unlink()
+    read = []
+
+    def reading(first, last):
+        read.append((first, last))
+        return iter(x[first:last])
+
+    counted = VolumeSet("real", SIZE, 10, reading, {"store": "a"})
+    summarize_set(counted, [extractor], tmp_path, batch=2, pairs=5, chunk=4)
+    assert read == [(4, 8)]
+
+
+def test_what_was_kept_of_another_store_or_extractor_is_refused(tmp_path):
+    x = volumes(4)
+    summarize_set(volume_set(x), [], tmp_path, batch=2, pairs=2)
+    for others, extractors in ((volume_set(x, "b"), []), (volume_set(x), [random_extractor()])):
+        with pytest.raises(InputError, match="another store, run or setting"):
+            summarize_set(others, extractors, tmp_path, batch=2, pairs=2)
+    (tmp_path / "real-000000.npz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="damaged"):
+        summarize_set(volume_set(x), [], tmp_path, batch=2, pairs=2)
+
+
+def test_sizes_that_differ_are_refused():
+    with pytest.raises(InputError, match=r"\[32, 32, 64\]"):
+        summarize(iter([np.zeros((32, 32, 64), np.float32)]), [], 2, False, SIZE)
