@@ -8,7 +8,7 @@ import fcntl
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -34,7 +34,15 @@ from hagan3d.networks.build import Networks
 from hagan3d.recipes.phase import Recipe
 
 FIRST_CHECKPOINT_SECONDS = 30.0
-MAY_CHANGE = ("train.steps", "train.device", "train.accumulate", "train.checkpointing", "data.store", "log.")
+MAY_CHANGE = (
+    "train.steps",
+    "train.device",
+    "train.accumulate",
+    "train.checkpointing",
+    "train.recompute_norms",
+    "data.store",
+    "log.",
+)
 
 
 class Trainer:
@@ -97,7 +105,7 @@ class Trainer:
         self._save_at = time.monotonic() + min(FIRST_CHECKPOINT_SECONDS, self.config.log.checkpoint_minutes * 60)
         with contextlib.closing(self.source.batches(self.steps_done, self.config.train.steps)) as batches:
             for batch in batches:
-                terms = self.step(batch, is_stopping=bool(signals))
+                terms = self.step(batch, signals)
                 if log is not None:
                     log.write(self.steps_done, terms)
                     self._preview_if_due(preview)
@@ -107,12 +115,12 @@ class Trainer:
                 if is_stopping:
                     break
 
-    def step(self, batch: Batch, is_stopping: bool = False) -> dict[str, float]:
+    def step(self, batch: Batch, signals: Sequence[int] = ()) -> dict[str, float]:
         """Run every phase once.
 
         Args:
             batch: The rows of the global batch that are this process's.
-            is_stopping: Whether this process was asked to stop; ``all_stop`` then says so in every process.
+            signals: Signals that asked this process to stop; ``all_stop`` then says so in every process.
 
         Returns:
             The terms of all losses, and measures, as ``phase/term``: means over all processes.
@@ -126,7 +134,7 @@ class Trainer:
             for name, value in self.updates.run(phase, replace(batch, phase=phase.name)).items():
                 logged[f"{phase.name}/{name}"] = value
         own = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))  # the one wait for the GPU
-        terms, self.all_stop = self.processes.mean(own, is_stopping)
+        terms, self.all_stop = self.processes.mean(own, bool(signals))
         for name, mean in terms.items():
             if not math.isfinite(mean):
                 raise InputError(

@@ -60,7 +60,9 @@ class Networks(nn.Module):
         logit_l, classes_l = self.d_l(low)
         return [logit_h, logit_l], [logits for logits in (classes_h, classes_l) if logits is not None]
 
-    def set_checkpointing(self, on: bool) -> None:
-        """Let G^H and D^H compute their activations again in the backward pass instead of keeping them."""
-        self.g.high.checkpointing = on
-        self.d_h.checkpointing = on
+    def set_memory(self, recompute_norms: bool, checkpointing: bool) -> None:
+        """Choose what the backward pass computes again instead of keeping: norms and ReLUs, and all of G^H and D^H."""
+        for network in (self.g.common, self.g.low, self.g.high, self.e_h, self.e_g):
+            network.recompute = recompute_norms
+        self.g.high.checkpointing = checkpointing
+        self.d_h.checkpointing = checkpointing

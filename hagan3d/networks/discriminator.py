@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from hagan3d.config import Size
-from hagan3d.networks.layers import SpectralConv3d, SpectralLinear
+from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, recomputed
 
 LAST_SIDE = 4  # voxels: halving stops below twice this
 SLOPE = 0.2  # of LeakyReLU
@@ -57,14 +56,15 @@ class HighDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor | None]:
         """Judge sub-volumes ``x [B, 1, depth, H, W]`` at ``start [B]``: logits ``[B]``, class logits ``[B, K]``."""
-        for conv in self.convs:
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(_activated, conv, x, use_reentrant=False)
-            else:
-                x = _activated(conv, x)
+        x = recomputed(self._features, x, self.checkpointing)
         place = (start.to(x.dtype) / self.range)[:, None]
         x = F.leaky_relu(self.hidden(torch.cat([x.flatten(1), place], dim=1)), SLOPE)
         return self.logit(x)[:, 0], None if self.classes is None else self.classes(x)
+
+    def _features(self, x: Tensor) -> Tensor:
+        for conv in self.convs:
+            x = _activated(conv, x)
+        return x
 
 
 def _halving_window(sides: list[int]) -> list[tuple[int, int, int]]:
@@ -74,7 +74,7 @@ def _halving_window(sides: list[int]) -> list[tuple[int, int, int]]:
 
 
 def _activated(conv: nn.Module, x: Tensor) -> Tensor:
-    return F.leaky_relu(conv(x), SLOPE)
+    return F.leaky_relu(conv(x), SLOPE, inplace=True)  # so that one tensor is kept, not two
 
 
 class LowDiscriminator(nn.Module):

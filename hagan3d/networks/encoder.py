@@ -1,12 +1,14 @@
 """The hierarchical encoder: E^H maps a sub-volume to a piece of A, E^G the whole of A to z."""
 
 import math
+from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from hagan3d.config import Size
-from hagan3d.networks.layers import ConvBlock, StridedBlock
+from hagan3d.networks.layers import ConvBlock, StridedBlock, run_chain
 
 LAST_SIDE = 4
 LEAST_CHANNELS = 8
@@ -28,6 +30,11 @@ class HighEncoder(nn.Sequential):
             if level < levels - 1:
                 blocks.append(ConvBlock(widths[level + 1], widths[level + 1], "group"))
         super().__init__(*blocks)
+        self.recompute = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode ``x``."""
+        return run_chain([cast(StridedBlock | ConvBlock, block).link() for block in self], x, self.recompute)
 
 
 class GroundEncoder(nn.Module):
@@ -46,10 +53,12 @@ class GroundEncoder(nn.Module):
             sides = tuple(side // 2 if side >= LAST_SIDE else side for side in sides)  # type: ignore[assignment]
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Conv3d(widths[-1], latent_dim, sides)
+        self.recompute = False
 
     def forward(self, a: Tensor) -> Tensor:
         """Encode ``a``."""
-        return self.last(self.blocks(a)).flatten(1)
+        links = [cast(StridedBlock, block).link() for block in self.blocks]
+        return run_chain([*links, (self.last, nn.Flatten())], a, self.recompute)
 
 
 def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedBlock:
@@ -62,6 +71,6 @@ def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedB
     return block
 
 
-def encode(e_h: nn.Module, e_g: nn.Module, slabs: list[Tensor]) -> Tensor:
+def encode(e_h: nn.Module, e_g: nn.Module, slabs: Iterable[Tensor]) -> Tensor:
     """Encode volumes given as their disjoint sub-volumes ``[B, 1, depth, H, W]``, in order: z ``[B, latent_dim]``."""
     return e_g(torch.cat([e_h(slab) for slab in slabs], dim=2))

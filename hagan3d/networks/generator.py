@@ -1,15 +1,16 @@
 """The hierarchical generator: common block G^A, low-resolution head G^L, high-resolution head G^H."""
 
 import math
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from hagan3d import ops
 from hagan3d.config import Size, low_factor
-from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, UpConv3d
+from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, Map, UpConv3d, recomputed, run_chain
 
 START_SIDE = 4  # voxels: longest side of the feature map that z is mapped to
 COMMON_CONVS = 5
@@ -36,6 +37,7 @@ class CommonBlock(nn.Module):
             ConvBlock(widths[i], widths[i + 1], "group", up=1 <= i <= levels, upsample=upsample)
             for i in range(COMMON_CONVS)
         )
+        self.recompute = False
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Map ``z [B, latent_dim]`` and class ``label [B]`` to ``A [B, features, d, h, w]``."""
@@ -44,14 +46,19 @@ class CommonBlock(nn.Module):
                 raise ValueError("a conditional generator needs a label per volume")
             z = torch.cat([z, F.one_hot(label, self.num_classes).to(z.dtype)], dim=1)
         x = self.fc(z).view(len(z), self.channels, *self.sides[0])
-        level = 0
-        for block in self.blocks:
-            x = block(x)
-            if block.up:
-                level += 1
-                d, h, w = self.sides[level]
-                x = x[:, :, :d, :h, :w]
-        return x
+        links = [(self._block(i).link()[0], partial(self._finish, i)) for i in range(COMMON_CONVS)]
+        return run_chain(links, x, self.recompute)
+
+    def _block(self, i: int) -> ConvBlock:
+        return cast(ConvBlock, self.blocks[i])
+
+    def _finish(self, i: int, x: Tensor) -> Tensor:
+        block = self._block(i)
+        x = block.norm(x)
+        if not block.up:
+            return x
+        d, h, w = self.sides[i]  # the first upsampling comes before convolution 1, the next before 2, ...
+        return x[:, :, :d, :h, :w]
 
 
 class LowHead(nn.Sequential):
@@ -64,6 +71,13 @@ class LowHead(nn.Sequential):
             Conv3d(max(channels // 4, GROUPS), 1),
             nn.Tanh(),
         )
+        self.recompute = False
+
+    def forward(self, a: Tensor) -> Tensor:
+        """Make the volume ``[B, 1, d, h, w]`` from ``a``."""
+        first, second, last, tanh = self
+        links: list[tuple[Map, Map]] = [cast(ConvBlock, first).link(), cast(ConvBlock, second).link(), (last, tanh)]
+        return run_chain(links, a, self.recompute)
 
 
 class HighHead(nn.Module):
@@ -91,6 +105,7 @@ class HighHead(nn.Module):
         self.last = Conv3d(widths[levels], 1) if high_convs else UpConv3d(widths[levels - 1], 1, upsample)
         self.is_exact = norm == "rms"
         self.checkpointing = False
+        self.recompute = False
         self.halos = self._plan_halos()
 
     def _layers(self) -> list[nn.Module]:
@@ -114,25 +129,40 @@ class HighHead(nn.Module):
         Returns:
             ``[B, 1, factor * depth, factor * h, factor * w]``.
         """
+        return recomputed(partial(self._run, start=start, depth=depth), a, self.checkpointing)
+
+    def _run(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
+        links = [_link(layer, 0) for layer in self._layers()]
         if start is None or depth is None:
-            for layer in self._layers():
-                a = self._run(layer, a, 0)
-            return torch.tanh(a)
-        if not self.is_exact:
-            return self.forward(ops.select_subvolume(a, start, depth))
-        x, total, first = ops.select_subvolume(a, start, depth, halo=self.halos[0]), a.shape[2], start - self.halos[0]
+            return run_chain(links, a, self.recompute)
+        if self.is_exact:
+            links = self._window_links(start, depth, a.shape[2])
+        window = ops.select_subvolume(a, start, depth, halo=self.halos[0] if self.is_exact else 0)
+        return run_chain(links, window, self.recompute)
+
+    def _window_links(self, start: Tensor, depth: int, total: int) -> list[tuple[Map, Map]]:
+        """Layers of a window of A with its halo, in a volume of ``total`` slices of A."""
+        links = []
+        first, count = start - self.halos[0], depth + 2 * self.halos[0]
         for layer, halo, next_halo in zip(self._layers(), self.halos, self.halos[1:], strict=False):
             scale = _scale(layer)
             trim = scale * halo - next_halo
-            x, total, first = self._run(layer, x, trim), total * scale, first * scale + trim
-            if next_halo:
-                x = x * _is_inside(first, x.shape[2], total).to(x.dtype)
-        return torch.tanh(x)
+            first, count, total = first * scale + trim, count * scale - 2 * trim, total * scale
+            links.append(_link(layer, trim, _is_inside(first, count, total) if next_halo else None))
+        return links
 
-    def _run(self, layer: nn.Module, x: Tensor, trim: int) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(layer, x, trim, use_reentrant=False)
-        return layer(x, trim)
+
+def _link(layer: nn.Module, trim: int, mask: Tensor | None = None) -> tuple[Map, Map]:
+    """Give a layer of G^H as its convolution and what comes after: norm and ReLU, zero outside ``mask``; or tanh."""
+    if isinstance(layer, ConvBlock):
+        conv, norm = layer.link(trim)
+        return conv, partial(_masked, norm, mask)
+    return partial(layer, trim=trim), torch.tanh
+
+
+def _masked(norm: Map, mask: Tensor | None, x: Tensor) -> Tensor:
+    x = norm(x)
+    return x if mask is None else x * mask.to(x.dtype)
 
 
 def _scale(layer: nn.Module) -> int:

@@ -1,15 +1,19 @@
 """Layers that several networks share: normalised convolutions with and without upsampling, spectral norm."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hagan3d import ops
+from hagan3d.ops.conv import Triple
 
 GROUPS = 8  # of every GroupNorm
+Map = Callable[[Tensor], Tensor]
 
 
 class RMSNormReLU(nn.Module):
@@ -33,7 +37,7 @@ class GroupNormReLU(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``[B, C, D, H, W]`` over space and the channels of a group."""
-        return F.relu(super().forward(x), inplace=True)
+        return ops.group_norm_relu(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 def norm_relu(norm: str, channels: int) -> nn.Module:
@@ -50,8 +54,9 @@ class Conv3d(nn.Conv3d):
     def forward(self, x: Tensor, trim: int = 0) -> Tensor:
         """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) slices at each end of D are not made."""
         if self.out_channels == 1 and x.device.type == "cpu":  # the same sum; its backward pass is 6 times faster there
-            return F.conv_transpose3d(x, self.weight.flip(2, 3, 4).transpose(0, 1), self.bias, padding=(1 + trim, 1, 1))
-        return F.conv3d(x, self.weight, self.bias, padding=(1 - trim, 1, 1))
+            weight = self.weight.flip(2, 3, 4).transpose(0, 1)
+            return ops.conv_transpose3d(x, weight, self.bias, padding=(1 + trim, 1, 1))
+        return ops.conv3d(x, self.weight, self.bias, padding=(1 - trim, 1, 1))
 
 
 class UpConv3d(Conv3d):
@@ -79,12 +84,50 @@ class ConvBlock(nn.Module):
         """Map ``[B, C, D, H, W]``; ``trim`` slices at each end of D are not made."""
         return self.norm(self.conv(x, trim))
 
+    def link(self, trim: int = 0) -> tuple[Map, Map]:
+        """Give the two parts, for `run_chain`."""
+        return partial(self.conv, trim=trim), self.norm
+
 
 class StridedBlock(nn.Sequential):
     """Convolution of kernel 4 and stride 2, GroupNorm, ReLU: half the side."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "group") -> None:
         super().__init__(nn.Conv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels))
+
+    def link(self) -> tuple[Map, Map]:
+        """Give the two parts, for `run_chain`."""
+        return self[0], self[1]
+
+
+def recomputed(run: Map, x: Tensor, recompute: bool) -> Tensor:
+    """Return ``run(x)``; with ``recompute``, the backward pass keeps ``x`` alone and computes the rest once more.
+
+    Where ``run`` ends with a convolution, the second computation ends before it: what lies before it is made again,
+    the convolution is not.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    return run(x)
+
+
+def run_chain(links: Iterable[tuple[Map, Map]], x: Tensor, recompute: bool) -> Tensor:
+    """Run convolutions, each with what its result goes through: norm and ReLU, a mask, a cut.
+
+    Args:
+        links: Pairs of a convolution and what comes after it.
+        x: What goes in.
+        recompute: Whether the backward pass keeps the results of the convolutions alone: one tensor per link, not two.
+    """
+    before: Map | None = None
+    for conv, after in links:
+        x = conv(x) if before is None else recomputed(partial(_both, before, conv), x, recompute)
+        before = after
+    return x if before is None else before(x)
+
+
+def _both(first: Map, second: Map, x: Tensor) -> Tensor:
+    return second(first(x))
 
 
 class _Spectral(nn.Module):
@@ -128,7 +171,7 @@ class SpectralConv3d(nn.Conv3d, _Spectral):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[B, C, D, H, W]``."""
-        return self._conv_forward(x, self.normalized_weight(), self.bias)
+        return ops.conv3d(x, self.normalized_weight(), self.bias, cast(Triple, self.stride), cast(Triple, self.padding))
 
 
 class SpectralLinear(nn.Linear, _Spectral):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hagan3d.ops.conv import conv3d, conv_transpose3d
+
 METHODS = ("auto", "plain", "transposed", "parity")
 
 # Measured on CPU in float32 by benchmarks/kernels.py: up to so many output channels the parities are faster, and with
@@ -107,8 +109,8 @@ def _shared_fold(fold: _Fold, weight: Tensor) -> Tensor:
 
 def _by_transposition(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     fixed = None if bias is None else bias.detach()
-    y = F.conv_transpose3d(x, folded, fixed, stride=2, padding=(1 + trim, 1, 1))
-    return y if bias is None else _BiasGradient.apply(y, bias)
+    y = conv_transpose3d(x, folded, fixed, stride=(2, 2, 2), padding=(1 + trim, 1, 1))
+    return _BiasGradient.apply(y, bias) if bias is not None and bias.requires_grad else y
 
 
 class _BiasGradient(torch.autograd.Function):
@@ -125,7 +127,9 @@ class _BiasGradient(torch.autograd.Function):
 
 
 def _by_parity(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    y = F.conv3d(x, folded, None if bias is None else bias.repeat(8), padding=1)  # [B, 8 C_out, D + 1, H + 1, W + 1]
+    y = conv3d(
+        x, folded, None if bias is None else bias.repeat(8), padding=(1, 1, 1)
+    )  # [B, 8 C_out, D + 1, H + 1, W + 1]
     B, _, D, H, W = y.shape
     y = (
         y.view(B, 2, 2, 2, folded.shape[0] // 8, D, H, W)

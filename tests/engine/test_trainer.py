@@ -133,14 +133,15 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(small_store, tmp_path, 
         torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("phase", ["d", "g", "e_g"])
-def test_checkpointing_changes_nothing_but_memory(small_store, tmp_path, phase):
-    config = make_config(r1_weight=1.0)
+@pytest.mark.parametrize("switch", ["checkpointing", "recompute_norms"])
+@pytest.mark.parametrize("phase", ["d", "g", "e_h", "e_g"])
+def test_computing_again_changes_nothing_but_memory(small_store, tmp_path, phase, switch):
+    config = make_config(r1_weight=1.0, recompute_norms=False)
     kept = make_trainer(small_store, tmp_path / "a", config)
     again = make_trainer(
         small_store,
         tmp_path / "b",
-        dataclasses.replace(config, train=dataclasses.replace(config.train, checkpointing=True)),
+        dataclasses.replace(config, train=dataclasses.replace(config.train, **{switch: True})),
     )
     batch = kept.source.batch(0)
     one, other = gradients(kept, phase, batch), gradients(again, phase, batch)

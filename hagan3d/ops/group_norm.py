@@ -1,0 +1,76 @@
+"""Group norm and its ReLU, of which the backward pass needs the input alone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalise over space and the channels of each group, weight, shift, ReLU.
+
+    Keeps ``x`` for the backward pass and not the result, which is worked out again volume by volume there. Statistics
+    are in float32 where ``x`` has less, and stay so under autocast; the result has the type of ``x``.
+
+    Args:
+        x: Feature maps ``[B, C, D, H, W]``.
+        groups: Groups of channels; divides C.
+        weight: Factor per channel ``[C]``.
+        bias: Summand per channel ``[C]``.
+        eps: Added to the variance.
+
+    Returns:
+        ``[B, C, D, H, W]`` in the type of ``x``. Once differentiable; a second derivative is refused.
+
+    Raises:
+        ValueError: If the shapes disagree.
+
+    Source: Wu and He, Group Normalization, ECCV 2018, equations 1 and 2.
+    """
+    if x.ndim != 5 or x.shape[1] % groups or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
+        shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
+        raise ValueError(f"want x [B, C, D, H, W], weight [C], bias [C] and C a multiple of {groups}, got {shapes}")
+    return _GroupNormReLU.apply(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+
+
+def group_norm_relu_reference(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """``group_norm_relu`` as the two functions it stands for, unchecked."""
+    return F.relu(F.group_norm(x, groups, weight, bias, eps))
+
+
+class _GroupNormReLU(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, mean, rstd = _normalized(x, groups, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.options = groups, eps
+        return y.relu_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, bias = ctx.saved_tensors
+        groups, eps = ctx.options
+        asked = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+        dx, dweight, dbias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
+        for b in range(len(x)):
+            one = x[b : b + 1]
+            y, mean, rstd = _normalized(one, groups, weight, bias, eps)
+            inner = torch.ops.aten.threshold_backward(grad[b : b + 1], y, 0)
+            del y
+            parts = torch.ops.aten.native_group_norm_backward(
+                inner, one, mean, rstd, weight, 1, one.shape[1], one[0, 0].numel(), groups, asked
+            )
+            for whole, part in zip((dx[b : b + 1], dweight, dbias), parts, strict=True):
+                if part is not None:
+                    whole.add_(part) if whole.ndim == 1 else whole.copy_(part)
+        return dx, None, dweight, dbias, None
+
+
+def _normalized(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Group norm without ReLU, mean and reciprocal deviation of each group."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.native_group_norm(x, weight, bias, len(x), x.shape[1], x[0, 0].numel(), groups, eps)

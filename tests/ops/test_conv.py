@@ -1,0 +1,73 @@
+"""Convolutions with frozen weights: the same values and gradients, and no input kept."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hagan3d.ops import conv3d, conv_transpose3d
+
+CASES = [
+    (conv3d, F.conv3d, (1, 1, 1), (1, 1, 1), (3, 3, 3)),
+    (conv3d, F.conv3d, (2, 2, 2), (1, 1, 1), (4, 4, 4)),
+    (conv3d, F.conv3d, (2, 1, 2), (0, 1, 0), (2, 3, 4)),
+    (conv_transpose3d, F.conv_transpose3d, (2, 2, 2), (1, 1, 1), (4, 4, 4)),
+    (conv_transpose3d, F.conv_transpose3d, (1, 1, 1), (2, 1, 1), (3, 3, 3)),
+]
+
+
+def tensors(device, transposed, kernel):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 7, 6, 8, generator=generator, dtype=torch.float64)
+    weight = torch.randn(*((3, 5) if transposed else (5, 3)), *kernel, generator=generator, dtype=torch.float64)
+    bias = torch.randn(5, generator=generator, dtype=torch.float64)
+    return x.to(device).requires_grad_(), weight.to(device), bias.to(device)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "stride", "padding", "kernel"), CASES)
+def test_frozen_weights_change_neither_values_nor_gradients(device, ours, theirs, stride, padding, kernel):
+    x, weight, bias = tensors(device, theirs is F.conv_transpose3d, kernel)
+    expected = theirs(x, weight, bias, stride, padding)
+    (gradient,) = torch.autograd.grad(expected.square().sum(), x)
+    y = ours(x, weight, bias, stride, padding)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x)[0], gradient)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "stride", "padding", "kernel"), CASES)
+def test_any_order_of_derivative(device, ours, theirs, stride, padding, kernel):
+    x, weight, bias = tensors(device, theirs is F.conv_transpose3d, kernel)
+    x = x[:1, :, :4, :4, :4].detach().requires_grad_()
+    torch.autograd.gradcheck(lambda x: ours(x, weight, bias, stride, padding), x, fast_mode=True)
+    torch.autograd.gradgradcheck(lambda x: ours(x, weight, bias, stride, padding).tanh(), x, fast_mode=True)
+
+
+def kept(run):
+    """Shapes of what is kept for the backward pass."""
+    shapes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (shapes.append(tuple(t.shape)), t)[1], lambda t: t):
+        run()
+    return shapes
+
+
+def test_the_input_is_kept_only_where_a_weight_learns():
+    x, weight, bias = tensors("cpu", False, (3, 3, 3))
+    assert tuple(x.shape) not in kept(lambda: conv3d(x * 2, weight, bias))
+    assert tuple(x.shape) in kept(lambda: conv3d(x * 2, weight.requires_grad_(), bias))
+
+
+def test_bias_alone_can_learn():
+    x, weight, bias = tensors("cpu", False, (3, 3, 3))
+    bias.requires_grad_()
+    conv3d(x, weight, bias).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full_like(bias, 2 * 5 * 4 * 6))
+
+
+def test_autocast_gives_its_own_type():
+    x, weight, bias = (t.float().detach() for t in tensors("cpu", False, (3, 3, 3)))
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = conv3d(x, weight, bias), F.conv3d(x, weight, bias)
+    assert y.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected)
+    y.float().sum().backward()
+    assert x.grad.dtype == torch.float32
