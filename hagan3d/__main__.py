@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "a store to a model; the same line again goes on where it stopped",
     "generate": "a model to new volumes, in the units and the place of the training data",
     "encode": "volumes to latent features, and back to volumes",
+    "evaluate": "what a model is worth: distances to held-out volumes, variety, a report with pictures",
     "phantoms": "make phantoms of the thorax with known attributes, to try things on",
     "demo": "all of the above on phantoms, in a few minutes",
 }

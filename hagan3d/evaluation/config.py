@@ -26,3 +26,60 @@ class FeatureTrainConfig:
                 raise InputError(f"features {name}: want at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < 1 or not 0 <= self.mask < 1 or self.seed < 0:
             raise InputError(f"want 0 < lr < 1, 0 <= mask < 1 and seed >= 0, got {self.lr}, {self.mask}, {self.seed}")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a run is measured. Numbers of two runs can be compared where these, the store and the protocol agree."""
+
+    num: int = 200
+    """Volumes to generate."""
+    seed: int = 0
+    """Seed of the first one; and of the order of real volumes and of resampling."""
+    truncation: float = 1.0
+    """Factor on z."""
+    features: str | None = None
+    """Extractors, by comma: self, encoder, random. Default: self, and the run's encoder if it has one."""
+    medicalnet: str | None = None
+    """File of MedicalNet weights (resnet_10.pth, resnet_50.pth), to measure in their features too."""
+    train_limit: int = 300
+    """Training volumes used, at most."""
+    least: int = 5
+    """Held-out volumes (validation and test) needed."""
+    neighbours: int = 3
+    """k of precision and recall."""
+    kid_subsets: int = 100
+    """Subsets of KID in the manner of torch-fidelity."""
+    bootstrap: int = 100
+    """Resamplings behind each error that has no formula."""
+    pairs: int = 30
+    """Pairs of volumes per set that MS-SSIM is measured on."""
+    reconstructions: int = 50
+    """Held-out volumes encoded and made again, at most."""
+    shown: int = 6
+    """Volumes of each kind in pictures."""
+    batch_size: int = 8
+    """Volumes held at once."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("num", 5),
+            ("seed", 0),
+            ("train_limit", 5),
+            ("neighbours", 1),
+            ("least", 5),
+            ("kid_subsets", 1),
+            ("bootstrap", 2),
+            ("pairs", 0),
+            ("reconstructions", 0),
+            ("shown", 1),
+            ("batch_size", 2),
+        ):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: want at least {least}, got {getattr(self, name)}")
+        if self.batch_size % 2 or 64 % self.batch_size:
+            raise InputError(f"batch_size: want 2, 4, 8, 16, 32 or 64, got {self.batch_size}")
+        if self.neighbours >= self.least:
+            raise InputError(f"neighbours: want fewer than least {self.least}, got {self.neighbours}")
+        if not 0 < self.truncation <= 10:
+            raise InputError(f"truncation: want above 0, at most 10, got {self.truncation}")

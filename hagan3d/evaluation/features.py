@@ -32,6 +32,8 @@ class Extractor:
     """Maps ``[B, 1, D, H, W]`` to ``[B, dim]``; in evaluation mode, without gradients."""
     zero_mean: bool = False
     """Whether each volume is first brought to zero mean and unit deviation; else it goes in as it is, in [-1, 1]."""
+    rescale: bool = True
+    """Whether features are compared in units of their deviation over the training volumes; else as they come."""
     note: str = ""
     """What a reader of the numbers must know."""
 

@@ -122,7 +122,8 @@ def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extr
     network.load_state_dict(wanted | {name: value for name, value in state.items() if name in wanted})
     network.to(device).eval().requires_grad_(False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Extractor(f"medicalnet-{depth}", network.dim, digest, network, zero_mean=True, note=f"weights: {path.name}")
+    name, note = f"medicalnet-{depth}", f"weights: {path.name}"
+    return Extractor(name, network.dim, digest, network, zero_mean=True, rescale=False, note=note)
 
 
 def _published_state(path: Path) -> dict[str, Tensor]:

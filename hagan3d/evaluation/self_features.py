@@ -228,7 +228,7 @@ def load_features(store: Store, path: Path | None = None, device: torch.device |
         raise InputError(f"{path}: damaged (its weights have another hash); train it again by --train-features")
     net.to(device).eval().requires_grad_(False)
     note = f"trained on the training volumes of {store.path.name}"
-    return Extractor("self", FeatureNet.dim, values["sha256"], net, note=note)
+    return Extractor("self", FeatureNet.dim, values["sha256"], net, rescale=False, note=note)
 
 
 def _read(path: Path) -> dict[str, Any]:

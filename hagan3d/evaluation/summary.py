@@ -22,6 +22,7 @@ SMALL = 32  # voxels per axis of the small copy
 PLANE_SLICES = 8  # slices per plane that are described
 MOST_FULL = 2**24  # voxels of a volume up to which sums are kept at full resolution
 FEATURES = "features/"
+LEAST_DEVIATION = 0.05  # of the typical feature
 SUMS = ("total", "total_square")  # over volumes; all other arrays have a row per volume
 
 Summary = dict[str, np.ndarray]
@@ -122,6 +123,17 @@ def joined(parts: Sequence[Summary]) -> Summary:
 def chosen(summary: Summary, indices: np.ndarray) -> Summary:
     """Take some volumes of a summary; the sums over all volumes and the pairs are left out."""
     return {name: rows[indices] for name, rows in summary.items() if name not in (*SUMS, "similarity")}
+
+
+def rescaled(summaries: Mapping[str, Summary], name: str, reference: str) -> dict[str, Summary]:
+    """Bring the features ``name`` of all sets to the mean and the deviation of one of them.
+
+    A feature that hardly varies counts in units of 1/20 of the typical deviation.
+    """
+    rows = summaries[reference][FEATURES + name].astype(np.float64)
+    mean, deviation = rows.mean(axis=0), rows.std(axis=0)
+    scale = np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)) + 1e-12)
+    return {key: s | {FEATURES + name: (s[FEATURES + name] - mean) / scale} for key, s in summaries.items()}
 
 
 @dataclass(frozen=True)

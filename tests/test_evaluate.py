@@ -1,0 +1,165 @@
+"""`hagan3d evaluate`: a run is measured, what is there is not overwritten, and bad input is one line."""
+
+import html.parser
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from hagan3d import __main__, cli, evaluate, train
+from hagan3d.config import PrepareConfig
+from hagan3d.data.prepare import prepare
+from hagan3d.evaluation.verdict import verdicts
+
+TINY = (
+    "--data.size 32 32 32 --data.subvolume-depth 16 --model.latent-dim 8 --model.channels 64 --model.d-channels 64 "
+    "--train.batch-size 2 --train.device cpu --train.steps 2 --log.preview-every 0 --log.every 1"
+).split()
+FAST = "--num 6 --bootstrap 3 --kid-subsets 2 --pairs 2 --shown 2 --reconstructions 2 --features random,encoder".split()
+
+
+def make_store(folder, count=18, validation=0.4, size=(32, 32, 32)):
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        volume = gaussian_filter(random.standard_normal(size), 3) * 3000 - 200
+        nib.save(nib.Nifti1Image(volume.astype(np.int16), np.diag([2.0, 2, 2, 1])), folder / f"s{number:02d}.nii.gz")
+    settings = PrepareConfig(size=size, intensity="window", validation=validation, workers=1)
+    prepare([folder], folder / "s.h5", settings, progress=False)
+    return folder / "s.h5"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("evaluate") / "store")
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    assert cli.run(train.main, ["--data.store", str(store), "--out", str(out), *TINY]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(run, store, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluate") / "out"
+    assert cli.run(evaluate.main, [str(run), "--store", str(store), "--out", str(out), *FAST]) == 0
+    return out
+
+
+def status(capsys, run, store, out, *words):
+    """Run the command and give its status and its lines on stderr that tell of an error."""
+    capsys.readouterr()
+    code = cli.run(evaluate.main, [str(run), "--store", str(store), "--out", str(out), *FAST, *words])
+    lines = capsys.readouterr().err.splitlines()
+    return code, [line for line in lines if line.startswith("error")]
+
+
+class Links(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_report_is_one_file_that_needs_nothing_beside_it(evaluated):
+    text = (evaluated / "report.html").read_text()
+    links = Links()
+    links.feed(text)
+    assert len(links.found) >= 7
+    assert all(link.startswith("data:image/png;base64,iVBOR") for link in links.found)
+    for heading in ("Real and generated", "Nearest real neighbours", "Variety", "Geometry", "Training", "Protocol 1"):
+        assert f"<h2>{heading}" in text
+
+
+def test_the_numbers_say_what_was_measured(evaluated):
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    assert metrics["protocol"] == 1
+    assert metrics["volumes"] == {"generated": 6, "held-out": 10, "train": 8}
+    assert [(e["name"], len(e["sha256"])) for e in metrics["extractors"]] == [("random", 64), ("encoder", 64)]
+    for found in metrics["features"].values():
+        assert set(found) == {"generated vs held-out", "generated vs train", "train vs held-out"}
+        assert found["train vs held-out"]["kid"]["value"] < found["generated vs held-out"]["kid"]["value"]
+    ours, theirs = metrics["features"]["random"]["generated vs held-out"], metrics["fidelity"]
+    assert theirs["fid"] == pytest.approx(ours["fid"], rel=1e-6)
+    assert theirs["kid_mean"] == pytest.approx(ours["kid_subsets"]["mean"], rel=1e-6)
+    assert theirs["recall"] == pytest.approx(ours["recall"]["value"], abs=1e-6)
+    assert [row["voxels"] for row in metrics["variety"]["generated"]] == [32, 16, 8, 4]
+    assert metrics["reconstruction"]["volumes"] == 2
+    assert all(row["ok"] for row in metrics["geometry"])
+
+
+def test_the_sentences_name_a_collapse(evaluated):
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    for ratio, good in ((0.3, False), (0.97, True)):
+        metrics["variety"]["generated"][0] |= {"ratio": ratio, "error": 0.02}
+        first = verdicts(metrics)[0]
+        assert first.good == good
+        assert ("too little variety" in first.text) == (not good)
+
+
+def test_the_same_line_again_changes_nothing_and_another_is_refused(run, store, evaluated, capsys):
+    before = {path: path.read_bytes() for path in evaluated.rglob("*") if path.is_file()}
+    assert status(capsys, run, store, evaluated) == (0, [])
+    code, lines = status(capsys, run, store, evaluated, "--seed", "5")
+    assert code == 2 and len(lines) == 1 and "--force" in lines[0]
+    assert {path: path.read_bytes() for path in evaluated.rglob("*") if path.is_file()} == before
+
+
+def test_a_stopped_evaluation_goes_on_from_what_is_kept_to_the_same_numbers(run, store, evaluated, tmp_path, capsys):
+    shutil.copytree(evaluated / "features", tmp_path / "features")
+    (tmp_path / "features" / "train-000000.npz").unlink()
+    assert status(capsys, run, store, tmp_path) == (0, [])
+    assert (tmp_path / "metrics.json").read_bytes() == (evaluated / "metrics.json").read_bytes()
+
+
+def test_features_kept_of_another_store_are_refused(run, store, evaluated, tmp_path, capsys):
+    other = make_store(tmp_path / "other", count=16)
+    out = tmp_path / "out"
+    shutil.copytree(evaluated / "features", out / "features")
+    code, lines = status(capsys, run, other, out)
+    assert code == 2 and len(lines) == 1 and "another store" in lines[0]
+    assert not (out / "report.html").exists()
+    assert status(capsys, run, other, out, "--force") == (0, [])
+    warnings = json.loads((out / "metrics.json").read_text())["warnings"]
+    assert "trained on another store" in warnings[0]
+
+
+def test_bad_input_is_one_line_and_status_2(run, store, small_store, tmp_path, capsys):
+    wide = make_store(tmp_path / "wide", size=(32, 32, 64))
+    weights = tmp_path / "resnet_10.pth"
+    torch.save({"state_dict": {"module.fc.weight": torch.zeros(2)}}, weights)
+    for a_run, a_store, words, message in [
+        (tmp_path / "nothing", store, [], "no such run"),
+        (run, tmp_path / "nothing.h5", [], "does not exist"),
+        (run, small_store, [], "0 held-out volumes"),
+        (run, wide, [], r"[32, 32, 64] voxels, but the model's"),
+        (run, store, ["--features", "inception"], "self, encoder, random"),
+        (run, store, ["--features", "self"], "--train-features"),
+        (run, store, ["--medicalnet", str(weights)], "not the weights of MedicalNet"),
+        (run, store, ["--num", "2"], "num: want at least 5"),
+    ]:
+        code, lines = status(capsys, a_run, a_store, tmp_path / "out", *words)
+        assert code == 2 and len(lines) == 1 and message in lines[0], lines
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_of_a_store_are_trained_by_the_command(store, tmp_path, capsys):
+    own = tmp_path / "own.h5"
+    shutil.copy(store, own)
+    words = ["--store", str(own), "--train-features", "--feature-training.steps", "2"]
+    assert cli.run(evaluate.main, words) == 0, capsys.readouterr().err
+    assert (tmp_path / "own.features.pt").exists()
+    assert cli.run(evaluate.main, ["--store", str(own)]) == 2
+    assert "want a run" in capsys.readouterr().err
+
+
+def test_the_command_is_listed():
+    assert "evaluate" in __main__.usage()
