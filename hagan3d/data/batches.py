@@ -4,6 +4,7 @@ import queue
 import threading
 import zlib
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -31,8 +32,8 @@ class Batch:
     """First slice of each window ``[B]``, int64, in voxels."""
     label: Tensor
     """Class of each volume ``[B]``, int64; -1: unknown."""
-    volume: Tensor | None
-    """The whole volumes ``[B, D, H, W]``, on the CPU; None where no phase needs them."""
+    volumes: "StoredVolumes | HeldVolumes | None"
+    """The whole volumes, to be had slab by slab; None where no phase needs them."""
     samples: tuple[int, ...]
     """Number of each sample in the global batch of the step."""
     seed: int
@@ -61,10 +62,19 @@ class Batch:
         return [np.random.default_rng([self.seed, self.step, sample, key]) for sample in self.samples]
 
     def slabs(self) -> Generator[Tensor]:
-        """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes; the last may be thinner."""
-        assert self.volume is not None
-        for slab in self.volume.split(self.window.shape[2], dim=1):
-            yield slab[:, None].to(self.window.device, non_blocking=True)
+        """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes; the last may be thinner.
+
+        One slab is read ahead; no more than two are in memory, unless the volumes were augmented.
+        """
+        assert self.volumes is not None
+        device, depth, length = self.window.device, self.window.shape[2], self.volumes.length
+        with ThreadPoolExecutor(1) as reader:
+            coming = [reader.submit(self.volumes.slab, 0, min(depth, length))]
+            for first in range(depth, length + depth, depth):
+                slab = coming.pop().result()
+                if first < length:
+                    coming.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
+                yield _pinned(slab, device)[:, None].to(device, non_blocking=True)
 
     def parts(self, count: int) -> Generator["Batch"]:
         """Cut the batch into ``count`` parts of equal size."""
@@ -77,16 +87,66 @@ class Batch:
                 low=self.low[rows],
                 start=self.start[rows],
                 label=self.label[rows],
-                volume=None if self.volume is None else self.volume[rows],
+                volumes=None if self.volumes is None else self.volumes.rows(rows),
                 samples=self.samples[rows],
             )
 
     def to(self, device: torch.device) -> "Batch":
         """Move all but the whole volumes to a device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=True) for name in ("window", "low", "start", "label")
-        }
-        return replace(self, **moved)
+
+        def moved(x: Tensor) -> Tensor:
+            return _pinned(x, device).to(device, non_blocking=True)
+
+        return replace(
+            self, window=moved(self.window), low=moved(self.low), start=moved(self.start), label=moved(self.label)
+        )
+
+
+def _pinned(x: Tensor, device: torch.device) -> Tensor:
+    """Put a tensor where a GPU can copy it from while it computes."""
+    return x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x
+
+
+@dataclass(frozen=True)
+class StoredVolumes:
+    """Whole volumes that stay in their store."""
+
+    store: Store
+    indices: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Slices of a volume."""
+        return self.store.size[0]
+
+    def rows(self, rows: slice) -> "StoredVolumes":
+        """Give some of the volumes."""
+        return StoredVolumes(self.store, self.indices[rows])
+
+    def slab(self, first: int, stop: int) -> Tensor:
+        """Read slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
+        return torch.stack([self.store.window(index, first, stop - first) for index in self.indices])
+
+
+@dataclass(frozen=True)
+class HeldVolumes:
+    """Whole volumes in memory: those that were augmented."""
+
+    x: Tensor
+    """``[B, D, H, W]`` in [-1, 1], on the CPU."""
+
+    @property
+    def length(self) -> int:
+        """Slices of a volume."""
+        return self.x.shape[1]
+
+    def rows(self, rows: slice) -> "HeldVolumes":
+        """Give some of the volumes."""
+        return HeldVolumes(self.x[rows])
+
+    def slab(self, first: int, stop: int) -> Tensor:
+        """Give slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
+        return self.x[:, first:stop]
 
 
 @dataclass(frozen=True)
@@ -112,7 +172,7 @@ class BatchSource:
         samples = tuple(range(first, first + self.batch_size))
         indices = [self._index(step * self.world * self.batch_size + sample) for sample in samples]
         starts = [self._start(step, sample) for sample in samples]
-        windows, lows, volumes = zip(
+        windows, lows, augmented = zip(
             *(
                 self._read(index, start, step, sample)
                 for index, start, sample in zip(indices, starts, samples, strict=True)
@@ -124,7 +184,7 @@ class BatchSource:
             low=torch.stack(lows)[:, None],
             start=torch.tensor(starts),
             label=torch.tensor([int(self.store.labels[index]) for index in indices]),
-            volume=torch.stack(volumes) if self.whole else None,
+            volumes=self._whole(indices, augmented) if self.whole else None,
             samples=samples,
             seed=self.seed,
             step=step,
@@ -173,17 +233,17 @@ class BatchSource:
         uniform = np.random.default_rng([self.seed, step, sample, zlib.crc32(b"start")]).random(2)
         return choose_start(uniform, self.store.size[0], self.depth, self.store.factor)
 
+    def _whole(self, indices: list[int], augmented: tuple[Tensor | None, ...]) -> StoredVolumes | HeldVolumes:
+        held = [volume for volume in augmented if volume is not None]
+        return HeldVolumes(torch.stack(held)) if held else StoredVolumes(self.store, tuple(indices))
+
     def _read(self, index: int, start: int, step: int, sample: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Window, low-resolution volume and (where asked for) the whole volume of one sample."""
-        stop = start + self.depth
-        if self.augment.active:
-            key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
-            volume = augment(self.store.volume(index), self.augment, int(key))
-            return volume[start:stop], F.avg_pool3d(volume[None], self.store.factor)[0], volume
-        if self.whole:
-            volume = self.store.volume(index)
-            return volume[start:stop], self.store.low(index), volume
-        return self.store.window(index, start, self.depth), self.store.low(index), None
+        """Window, low-resolution volume and, where it was augmented, the whole volume of one sample."""
+        if not self.augment.active:
+            return self.store.window(index, start, self.depth), self.store.low(index), None
+        key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
+        volume = augment(self.store.volume(index), self.augment, int(key))
+        return volume[start : start + self.depth], F.avg_pool3d(volume[None], self.store.factor)[0], volume
 
 
 @lru_cache(maxsize=4)

@@ -36,10 +36,10 @@ def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool 
         averages = [average.state for average in updates.averages.values()]
         with LiveBytes([*networks.state_dict().values(), *tree_iter(averages)]) as live:
             batch = _made_up(config, recipe)
-            for step in (1, 2):  # Adam's moments are there from the second on
+            for _ in range(2):  # Adam's moments are there from the second on
                 for phase in recipe.phases:
                     live.reset_peak()
-                    updates.run(phase, replace(batch, phase=phase.name, step=step))
+                    updates.run(phase, replace(batch, phase=phase.name))
                     peaks[phase.name] = live.peak
             peaks["static"] = live.now
     return peaks
@@ -64,9 +64,9 @@ def _made_up(config: Config, recipe: Recipe) -> Batch:
         low=torch.zeros(count, 1, *(side // factor for side in size)),
         start=torch.zeros(count, dtype=torch.int64),
         label=torch.zeros(count, dtype=torch.int64),
-        volume=None,
+        volumes=None,
         samples=tuple(range(count)),
         seed=0,
-        step=1,
+        step=0,  # lazy terms such as R1 are part of it
         state=recipe.state,
     )

@@ -36,20 +36,25 @@ def test_the_last_random_number_still_fits():
     assert choose_start(np.array([0.0, 1 - 1e-12]), 32, 8, 4) == 24
 
 
+def whole(batch):
+    return batch.volumes.slab(0, 32)
+
+
 def test_windows_and_low_volumes_belong_to_the_volumes(source):
     batch = source.batch(5)
+    volume = whole(batch)
     assert batch.window.shape == (3, 1, 8, 32, 32)
     for i, start in enumerate(batch.start.tolist()):
-        assert torch.equal(batch.window[i, 0], batch.volume[i, start : start + 8])
-        average = torch.nn.functional.avg_pool3d(batch.volume[i][None], 4)
+        assert torch.equal(batch.window[i, 0], volume[i, start : start + 8])
+        average = torch.nn.functional.avg_pool3d(volume[i][None], 4)
         torch.testing.assert_close(batch.low[i], average, atol=1e-4, rtol=0)
-    assert torch.equal(torch.cat(list(batch.slabs()), 2)[:, 0], batch.volume)
+    assert torch.equal(torch.cat(list(batch.slabs()), 2)[:, 0], volume)
 
 
 def test_a_batch_without_whole_volumes_reads_the_same_windows(source):
-    whole, windows = source.batch(2), dataclasses.replace(source, whole=False).batch(2)
-    assert windows.volume is None
-    assert torch.equal(whole.window, windows.window) and torch.equal(whole.low, windows.low)
+    both, windows = source.batch(2), dataclasses.replace(source, whole=False).batch(2)
+    assert windows.volumes is None
+    assert torch.equal(both.window, windows.window) and torch.equal(both.low, windows.low)
 
 
 def test_batches_are_a_function_of_the_step(source):
@@ -91,16 +96,37 @@ def test_parts_make_the_batch(source):
     assert torch.equal(torch.cat([part.normal("z", 4) for part in parts]), batch.normal("z", 4))
 
 
+def test_no_more_than_two_slabs_are_read_before_they_are_asked_for(source, monkeypatch):
+    read = []
+    window = Store.window
+    monkeypatch.setattr(
+        Store, "window", lambda self, i, start, depth: (read.append(depth), window(self, i, start, depth))[1]
+    )
+    batch = source.batch(5)
+    read.clear()
+    slabs = batch.slabs()
+    next(slabs)
+    slabs.close()
+    assert len(read) <= 2 * len(batch) and set(read) == {8}
+
+
+def test_a_part_has_the_slabs_of_its_rows(source):
+    for config in (AugmentConfig(), AugmentConfig(brightness=0.2)):
+        batch = dataclasses.replace(source, batch_size=4, augment=config).batch(0)
+        parts = [torch.cat(list(part.slabs()), 2)[:, 0] for part in batch.parts(2)]
+        assert torch.equal(torch.cat(parts), whole(batch))
+
+
 def test_augmented_volumes_are_cut_after_the_change(source):
     batch = dataclasses.replace(source, augment=AugmentConfig(flip_axes=("W",), brightness=0.2, rotate_deg=10)).batch(4)
-    plain = source.batch(4)
-    assert not torch.equal(batch.volume, plain.volume)
+    volume, plain = whole(batch), source.batch(4)
+    assert not torch.equal(volume, whole(plain))
     for i, start in enumerate(batch.start.tolist()):
-        assert torch.equal(batch.window[i, 0], batch.volume[i, start : start + 8])
-        torch.testing.assert_close(batch.low[i], torch.nn.functional.avg_pool3d(batch.volume[i][None], 4))
+        assert torch.equal(batch.window[i, 0], volume[i, start : start + 8])
+        torch.testing.assert_close(batch.low[i], torch.nn.functional.avg_pool3d(volume[i][None], 4))
 
 
 def test_an_error_of_the_reader_is_raised_where_the_batch_is_asked_for(source, monkeypatch):
-    monkeypatch.setattr(Store, "volume", lambda self, i: 1 / 0)
+    monkeypatch.setattr(Store, "window", lambda self, i, start, depth: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(source.batches(0, 3))
