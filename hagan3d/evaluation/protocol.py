@@ -161,14 +161,7 @@ def measure(
             summaries = rescaled(summaries, extractor.name, "train")
     made, held_out, train = (summaries[name] for name in ("generated", "held-out", "train"))
     metrics: dict[str, Any] = {
-        "protocol": PROTOCOL,
-        "key": key_of(sets, extractors, config),
-        "versions": {"hagan3d": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "run": {"checkpoint": str(model.path), "step": model.step, **sets["generated"].identity},
-        "store": {"name": store.path.name, "fingerprint": store.store_fingerprint},
-        "settings": dataclasses.asdict(config),
-        "volumes": {name: volumes.count for name, volumes in sets.items()},
-        "extractors": [{k: getattr(e, k) for k in ("name", "dim", "sha256", "rescale", "note")} for e in extractors],
+        **_origin(model, store, sets, extractors, config),
         "features": _compare_features(summaries, extractors, config, start),
         "voxels": {
             pair_name(a, b): voxels.compare_voxels(summaries[a], summaries[b], config.bootstrap) for a, b in PAIRS
@@ -183,6 +176,22 @@ def measure(
         "warnings": _warnings(model, store),
     }
     return Measured(metrics, summaries, sets)
+
+
+def _origin(
+    model: Model, store: Store, sets: dict[str, VolumeSet], extractors: Sequence[Extractor], config: EvaluateConfig
+) -> dict[str, Any]:
+    """What was measured, by what."""
+    return {
+        "protocol": PROTOCOL,
+        "key": key_of(sets, extractors, config),
+        "versions": {"hagan3d": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "run": {"checkpoint": str(model.path), "step": model.step, **sets["generated"].identity},
+        "store": {"name": store.path.name, "fingerprint": store.store_fingerprint},
+        "settings": dataclasses.asdict(config),
+        "volumes": {name: volumes.count for name, volumes in sets.items()},
+        "extractors": [{k: getattr(e, k) for k in ("name", "dim", "sha256", "rescale", "note")} for e in extractors],
+    }
 
 
 def _compare_features(
