@@ -110,6 +110,19 @@ def join_numbers(arguments: list[str]) -> list[str]:
     return joined[:-1]
 
 
+def parse_bytes(option: str, text: str) -> int:
+    """Read an amount of memory such as 2GB, 500MB (of 1000) or 1.5GiB (of 1024).
+
+    Raises:
+        InputError: If the text is none.
+    """
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([kmgt])(i?)b", text.lower())
+    amount = float(found[1]) * (1024 if found[3] else 1000) ** (" kmgt".index(found[2])) if found else 0
+    if not amount:
+        raise InputError(f"{option} {text}: want an amount of memory such as 2GB, 500MB or 1.5GiB")
+    return int(amount)
+
+
 def explain(error: BaseException) -> str | None:
     """Return one line on an error that a user can mend, None for one that is ours."""
     if isinstance(error, InputError):

@@ -11,16 +11,19 @@ from rich.progress import track
 
 from hagan3d import cli
 from hagan3d.checkpoint import Model, load_model
+from hagan3d.data.writer import Format
 from hagan3d.errors import InputError
 from hagan3d.inference.devices import inference_device
 from hagan3d.inference.generate import Sample, generate
+from hagan3d.inference.memory import MEMORY, window_depth
 
-DESCRIPTION = """Generate volumes: NIfTI files in the units, orientation and place of the training data, a contact sheet
-(samples.png) and a table with seed, class and latent of each (samples.csv)."""
+DESCRIPTION = """Generate volumes of any size: files in the units, orientation and place of the training data, a contact
+sheet (samples.png) and a table with seed, class and latent of each (samples.csv)."""
 EXAMPLES = (
     "hagan3d generate runs/lungs --num 8 --out volumes/",
     "hagan3d generate runs/lungs --seeds 0-99,200 --truncation 0.8 --dtype int16 --out volumes/",
     "hagan3d generate runs/lungs --num 20 --class-name severe --out severe/",
+    "hagan3d generate runs/lungs512 --num 4 --memory 1GB --format h5 --out volumes/",
 )
 
 
@@ -37,6 +40,8 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Averaged weights, or the last.")
     parser.add_argument("--dtype", type=Literal["float32", "int16"], default="float32", help="Of the voxels written.")
+    parser.add_argument("--format", type=Format, default="nii.gz", help="Of the files: NIfTI, packed or not, or HDF5.")
+    parser.add_argument("--memory", type=str | None, default=None, help=MEMORY)
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Where to compute.")
     parser.add_argument("--force", action="store_true", help="Replace volumes that are in --out already.")
     a = parser.parse_args(argv)
@@ -46,15 +51,18 @@ def main(argv: list[str]) -> None:
             f"want at least one volume and a truncation above 0 (at most 10), got {len(seeds)}, {a.truncation}"
         )
     out = Path(a.out)
-    if not a.force and any(out.glob("volume-*.nii*")):
+    if not a.force and any(file for ending in ("nii*", "h5") for file in out.glob(f"volume-*.{ending}")):
         raise InputError(f"{out}: holds generated volumes already; give another --out, or --force to replace them")
-    model = load_model(Path(a.run), a.weights, inference_device(a.device))
+    budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)
+    model = load_model(Path(a.run), a.weights, inference_device(a.device), names=("g",))
+    depth = None if budget is None else window_depth(model, budget)
     label = None if a.class_name is None else class_index(model, a.class_name)
 
     def progress(items: Iterator[Sample]) -> Iterator[Sample]:
         return iter(track(items, "generate", total=len(seeds), console=Console(stderr=True)))
 
-    paths = generate(model, seeds, out, label=label, truncation=a.truncation, dtype=a.dtype, progress=progress)
+    chosen = {"label": label, "truncation": a.truncation, "dtype": a.dtype, "format": a.format, "depth": depth}
+    paths = generate(model, seeds, out, progress=progress, **chosen)
     print(f"{len(paths)} volumes from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
 
 

@@ -26,7 +26,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
         self._known: set[int] = set()
         self._finalizers: list[weakref.finalize[..., Any]] = []
-        self.track(existing)
+        self.track(list(existing))
 
     def track(self, values: Any) -> None:
         """Count the storages of all tensors in ``values``."""

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,26 @@ class Model:
     """What inference needs of a checkpoint."""
 
     networks: Networks
-    """In evaluation mode, without gradients."""
+    """In evaluation mode, without gradients; those that were not loaded do nothing."""
     config: Config
     description: DataDescription
     step: int
     path: Path
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the networks that were loaded."""
+        return [name for name in self.networks.names() if not isinstance(self.networks[name], torch.nn.Identity)]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a conditional model, else 0."""
+        return _num_classes(self.config, self.description)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.networks.parameters()).device
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -72,13 +88,18 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         torch.save(values, file)
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> Checkpoint:
     """Read a checkpoint without running any code that it might hold.
+
+    Args:
+        path: The file.
+        device: Where to put the tensors.
+        mapped: Whether tensors stay in the file until they are looked at.
 
     Raises:
         InputError: If it is missing, truncated, not safe to load or no checkpoint of this project.
     """
-    values = read_tensors(path, device)
+    values = read_tensors(path, device, mapped)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(
             f"{path}: no checkpoint of hagan3d (published weights come in by `python -m hagan3d.checkpoint import`)"
@@ -95,7 +116,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     return Checkpoint(**values)
 
 
-def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
+def read_tensors(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> Any:
     """Read a file of tensors and plain values; nothing in it is executed.
 
     Raises:
@@ -104,7 +125,7 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if zipfile.is_zipfile(path):
             raise InputError(
@@ -132,13 +153,16 @@ def newest(run: Path) -> Path | None:
     return next(reversed(all_of(run)), None)
 
 
-def load_model(run: Path, weights: str = "ema", device: torch.device | str = "cpu") -> Model:
+def load_model(
+    run: Path, weights: str = "ema", device: torch.device | str = "cpu", names: Collection[str] | None = None
+) -> Model:
     """Load the networks of a run for inference.
 
     Args:
         run: Folder of a run (its newest checkpoint is taken) or a checkpoint file.
         weights: ``ema`` (the average, where there is one) or ``raw``.
         device: Where to put the networks.
+        names: Networks to load; the others take no memory. Default: all.
 
     Raises:
         InputError: If there is no usable checkpoint.
@@ -147,25 +171,35 @@ def load_model(run: Path, weights: str = "ema", device: torch.device | str = "cp
     if path is None:
         what = "no such run" if not run.exists() else f"no checkpoint in {run / FOLDER}"
         raise InputError(f"{run}: {what}; train one by `hagan3d train --out {run}`")
-    checkpoint = load(path)
-    networks = build(checkpoint)
+    checkpoint = load(path, mapped=True)
+    networks = build(checkpoint, names)
     for name in networks.names():
         state = checkpoint.networks.get(name)
         if state is None:  # imported weights need not have every network
             setattr(networks, name, torch.nn.Identity())
-        else:
+        elif names is None or name in names:
             _load_state(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
     networks.to(device).eval().requires_grad_(False)
     return Model(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
 
 
-def build(checkpoint: Checkpoint) -> Networks:
-    """Build the networks that a checkpoint's config and data ask for."""
-    data, model = checkpoint.config.data, checkpoint.config.model
-    num_classes = len(checkpoint.description.class_names) if model.conditional else 0
+def build(checkpoint: Checkpoint, names: Collection[str] | None = None) -> Networks:
+    """Build the networks that a checkpoint's config and data ask for, without values; only some if ``names`` is given.
+
+    The others become identities.
+    """
+    config = checkpoint.config
     with torch.device("meta"):
-        networks = Networks(data.size, data.depth, model, num_classes)
+        num_classes = _num_classes(config, checkpoint.description)
+        networks = Networks(config.data.size, config.data.depth, config.model, num_classes)
+    for name in networks.names():
+        if names is not None and name not in names:
+            setattr(networks, name, torch.nn.Identity())
     return networks.to_empty(device="cpu")
+
+
+def _num_classes(config: Config, description: DataDescription) -> int:
+    return len(description.class_names) if config.model.conditional else 0
 
 
 def _load_state(network: torch.nn.Module, state: State, path: Path, name: str) -> None:

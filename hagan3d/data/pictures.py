@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image, ImageDraw, ImageFont
 
 from hagan3d.data.files import replacing
@@ -12,6 +13,7 @@ from hagan3d.data.geometry import reorient, spacing_of
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+DISPLAY = "IPL"  # axes of a volume as it is displayed; a plane of each kind is across one of them, in this order
 
 CELL = 160  # pixels of the longest side of a plane, at least
 MOST_CELL = 384  # pixels of the longest side, at most
@@ -19,6 +21,33 @@ GAP = 6  # pixels between planes
 TEXT = 15  # pixels of a line of text, with the space round it 22
 LINE = 22
 GROUND, INK = 16, 235  # grey levels
+
+
+class MiddlePlanes:
+    """The middle slices of a volume that comes slab by slab; the sheets take it in place of the volume."""
+
+    def __init__(self, shape: Sequence[int], affine: np.ndarray) -> None:
+        """Await a volume of `shape` [D, H, W] voxels, to be shown with `affine`, index (d, h, w) to RAS mm [4, 4]."""
+        self.shape = tuple(shape)
+        self._cuts = {plane: _middle(self.shape, affine, plane) for plane in PLANES}
+        self._slices = {
+            plane: np.zeros([1 if axis == across else side for axis, side in enumerate(shape)], np.float32)
+            for plane, (across, _) in self._cuts.items()
+        }
+        self._done = 0
+
+    def add(self, slab: np.ndarray) -> None:
+        """Take the next slices along D."""
+        first, self._done = self._done, self._done + len(slab)
+        for plane, (across, index) in self._cuts.items():
+            if across:
+                self._slices[plane][first : self._done] = slab.take([index], across)
+            elif first <= index < self._done:
+                self._slices[plane][0] = slab[index - first]
+
+    def slice(self, plane: Plane) -> np.ndarray:
+        """Give the middle slice of a plane as a volume that is one voxel thick."""
+        return self._slices[plane]
 
 
 def contact_sheet(
@@ -32,7 +61,7 @@ def contact_sheet(
     """Write a PNG with the middle planes of each volume side by side and a caption below.
 
     Args:
-        volumes: Arrays or CPU tensors [D, H, W] in [-1, 1].
+        volumes: Arrays or CPU tensors [D, H, W] in [-1, 1], or the `MiddlePlanes` of such.
         affine: Index (d, h, w) to RAS mm, of all of them [4, 4] or of each [N, 4, 4].
         captions: One per volume; too long ones are shortened in the middle.
         path: Name of the .png; written whole or not at all.
@@ -53,7 +82,7 @@ def comparison_sheet(
     """Write a PNG with one block per group, such as real and generated: volumes side by side, a row per plane.
 
     Args:
-        groups: Arrays or CPU tensors [D, H, W] in [-1, 1], by the title of their block.
+        groups: Arrays or CPU tensors [D, H, W] in [-1, 1], or the `MiddlePlanes` of such, by the title of their block.
         affine: Index (d, h, w) to RAS mm [4, 4], of all of them.
         path: Name of the .png; written whole or not at all.
         planes: Planes, in order.
@@ -69,21 +98,31 @@ def middle_plane(volume: Any, affine: np.ndarray, plane: Plane) -> tuple[np.ndar
     """Cut the middle slice of a plane, turned for display.
 
     Args:
-        volume: Array or CPU tensor [D, H, W].
+        volume: Array or CPU tensor [D, H, W], or the `MiddlePlanes` of one.
         affine: Index (d, h, w) to RAS mm [4, 4].
         plane: axial (front up), coronal or sagittal (head up; front to the left).
 
     Returns:
         The slice [rows, columns] and the millimetres from row to row and from column to column.
     """
-    turned, turned_affine = reorient(np.asarray(volume, dtype=np.float32), affine, "IPL")
-    down, back, left = spacing_of(turned_affine)
-    i, p, ell = (side // 2 for side in turned.shape)
-    if plane == "axial":
-        return turned[i], (float(back), float(left))
-    if plane == "coronal":
-        return turned[:, p], (float(down), float(left))
-    return turned[:, :, ell], (float(down), float(back))
+    if isinstance(volume, MiddlePlanes):
+        cut = volume.slice(plane)
+    else:
+        across, index = _middle(volume.shape, affine, plane)
+        cut = np.asarray(volume[(slice(None),) * across + (slice(index, index + 1),)], dtype=np.float32)
+    turned, turned_affine = reorient(cut, affine, DISPLAY)
+    axis = PLANES.index(plane)
+    spacing = spacing_of(turned_affine)
+    down, across_mm = (float(spacing[other]) for other in range(3) if other != axis)
+    return turned.squeeze(axis), (down, across_mm)
+
+
+def _middle(shape: Sequence[int], affine: np.ndarray, plane: Plane) -> tuple[int, int]:
+    """Axis across a plane and index of its middle slice: the one behind the centre as it is displayed."""
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt(DISPLAY))
+    axis = int(np.flatnonzero(turn[:, 0] == PLANES.index(plane))[0])
+    side = shape[axis]
+    return axis, side // 2 if turn[axis, 1] > 0 else side - 1 - side // 2
 
 
 def _plane(volume: Any, affine: np.ndarray, plane: Plane) -> Image.Image:

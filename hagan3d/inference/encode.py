@@ -1,7 +1,9 @@
 """Latents of volumes, and the volumes made from them again."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import torch
 from hagan3d.checkpoint import Model
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import replacing
-from hagan3d.data.pictures import comparison_sheet
+from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
+from hagan3d.data.writer import Format, thin
 from hagan3d.errors import InputError
-from hagan3d.inference.generate import whole_volume, write_csv, write_volume
+from hagan3d.inference.generate import volume_slabs, write_csv, write_slabs
 from hagan3d.networks.encoder import encode as encode_slabs
 
 SHEET_VOLUMES = 6  # on the sheet of real and reconstructed volumes
@@ -23,8 +26,10 @@ class Input:
     """One volume to encode."""
 
     id: str
-    x: np.ndarray
-    """``[D, H, W]`` in [-1, 1], on the grid of the model."""
+    read: Callable[[int, int], np.ndarray]
+    """Gives the slices from a start on: ``(start, depth)`` to ``[depth, H, W]`` in [-1, 1], on the model's grid."""
+    depth: int
+    """Slices D."""
     affine: np.ndarray
     """Index (d, h, w) to RAS mm ``[4, 4]``."""
     lo: float
@@ -35,9 +40,14 @@ class Input:
     label: int = -1
     """Class index; -1: unknown."""
 
+    @property
+    def x(self) -> np.ndarray:
+        """All slices ``[D, H, W]``, in memory."""
+        return self.read(0, self.depth)
+
 
 def inputs_of_store(path: Path, description: DataDescription, split: str) -> tuple[int, Iterator[Input]]:
-    """Give the volumes of a store and their count.
+    """Give the volumes of a store, which are read slab by slab, and their count.
 
     Raises:
         InputError: If the store has another size than the model.
@@ -54,7 +64,8 @@ def inputs_of_store(path: Path, description: DataDescription, split: str) -> tup
             i = int(index)
             yield Input(
                 id=store.ids[i],
-                x=store.volume(i).numpy(),
+                read=lambda start, depth, i=i: store.window(i, start, depth).numpy(),  # type: ignore[misc]
+                depth=store.size[0],
                 affine=store.affines[i],
                 lo=float(store.lo[i]),
                 hi=float(store.hi[i]),
@@ -74,6 +85,8 @@ def _label_in(description: DataDescription, names: Sequence[str], label: int) ->
 def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iterator[Input]]:
     """Give the volumes of a folder, list or file, brought to the grid and intensities of the model, and their count.
 
+    Each is in memory while it is encoded, as its file is read whole.
+
     Raises:
         InputError: If there is none, or some cannot be used: one line for each, before any is given.
     """
@@ -84,7 +97,8 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
 
     def read(source: Source) -> Input:
         made = standardize(read_volume(source.path), description.grid_rule, description.intensity_rule)
-        return Input(source.id, made.x, made.affine, made.lo, made.hi)
+        x = made.x
+        return Input(source.id, lambda start, depth: x[start : start + depth], len(x), made.affine, made.lo, made.hi)
 
     bad: list[str] = []
     for source in sources:
@@ -97,83 +111,127 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
     return len(sources), (read(source) for source in sources)
 
 
+class Errors:
+    """How far a reconstruction is from its volume, summed slab by slab."""
+
+    def __init__(self) -> None:
+        self.voxels, self.absolute, self.squares = 0, 0.0, 0.0
+
+    def add(self, real: np.ndarray, made: np.ndarray) -> None:
+        """Take the same slices of both, in [-1, 1]."""
+        for one, other in zip(thin(real), thin(made), strict=True):
+            difference = (other - one).astype(np.float64)
+            self.voxels += difference.size
+            self.absolute += float(np.abs(difference).sum())
+            self.squares += float((difference**2).sum())
+
+    def result(self, lo: float, hi: float) -> dict[str, float]:
+        """Mean absolute error in file units, and peak signal-to-noise ratio (range: that of [-1, 1]) in dB."""
+        psnr = 10 * math.log10(4 * self.voxels / self.squares) if self.squares else math.inf
+        return {"mae": self.absolute / self.voxels * (hi - lo) / 2, "psnr_db": psnr}
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """What became of one volume."""
+    """One volume and what became of it."""
 
     input: Input
     z: np.ndarray
     """Latent ``[latent_dim]``."""
-    reconstruction: np.ndarray | None
-    """``[D, H, W]`` in [-1, 1], where asked for."""
+    slabs: Iterator[np.ndarray] | None
+    """The volume made again, where asked for: slices in [-1, 1], in order along D, each made when asked for, once."""
+
+    @cached_property
+    def reconstruction(self) -> np.ndarray | None:
+        """The volume made again ``[D, H, W]``, in memory: what is left of ``slabs``."""
+        return None if self.slabs is None else np.concatenate(list(self.slabs))
 
     def errors(self) -> dict[str, float]:
-        """Mean absolute error in file units, and peak signal-to-noise ratio (range: that of [-1, 1]) in dB."""
+        """Errors of the reconstruction, which is in memory."""
         assert self.reconstruction is not None
-        difference = (self.reconstruction - self.input.x).astype(np.float64)
-        mean_square = float(np.mean(difference**2))
-        scale = (self.input.hi - self.input.lo) / 2
-        return {
-            "mae": float(np.abs(difference).mean()) * scale,
-            "psnr_db": 10 * np.log10(4 / mean_square) if mean_square else float("inf"),
-        }
+        errors = Errors()
+        errors.add(self.input.x, self.reconstruction)
+        return errors.result(self.input.lo, self.input.hi)
 
 
 @torch.no_grad()
-def latents(model: Model, inputs: Iterable[Input], reconstruct: bool = False) -> Iterator[Encoded]:
+def latents(
+    model: Model, inputs: Iterable[Input], reconstruct: bool = False, depth: int | None = None
+) -> Iterator[Encoded]:
     """Encode volumes one at a time, sub-volume by sub-volume.
 
     Args:
         model: The model; its encoders must have been trained.
         inputs: Volumes on the grid of the model.
         reconstruct: Whether to make each volume again from its latent.
+        depth: Slices of a reconstruction made at a time. Default: as `volume_slabs` has it.
 
     Raises:
         InputError: If the model has no encoders, or needs a class that a volume lacks.
     """
     if not model.config.train.encoder:
         raise InputError(f"{model.path}: trained without encoders (train.encoder false), so it cannot encode")
-    nets = model.networks
-    device = next(nets.parameters()).device
+    nets, step = model.networks, model.config.data.depth
     for item in inputs:
-        slabs = [slab[None, None].to(device) for slab in torch.from_numpy(item.x).split(nets.g.depth)]
+        spans = ((start, min(step, item.depth - start)) for start in range(0, item.depth, step))
+        slabs = (torch.from_numpy(item.read(*span))[None, None].to(model.device) for span in spans)
         z = encode_slabs(nets.e_h, nets.e_g, slabs)
-        volume = whole_volume(model, z, _class_of(model, item, device)) if reconstruct else None
-        yield Encoded(item, z[0].float().cpu().numpy(), volume)
+        again = volume_slabs(model, z, _class_of(model, item), depth) if reconstruct else None
+        yield Encoded(item, z[0].float().cpu().numpy(), again)
 
 
-def _class_of(model: Model, item: Input, device: torch.device) -> torch.Tensor | None:
-    if not model.networks.g.common.num_classes:
+def _class_of(model: Model, item: Input) -> torch.Tensor | None:
+    if not model.num_classes:
         return None
     if item.label < 0:
         raise InputError(
             f"{item.id}: has no class, but the model needs one to make it again; encode a store with classes"
         )
-    return torch.tensor([item.label], device=device)
+    return torch.tensor([item.label], device=model.device)
 
 
-def encode(model: Model, inputs: Iterable[Input], out: Path, reconstruct: bool = False) -> int:
+def encode(
+    model: Model,
+    inputs: Iterable[Input],
+    out: Path,
+    reconstruct: bool = False,
+    *,
+    format: Format = "nii.gz",
+    depth: int | None = None,
+) -> int:
     """Write the latents of volumes, and their reconstructions if asked for, into a folder.
 
     Leaves `features.npz` (z ``[N, latent_dim]``, id, split) and `features.csv` with a row per volume; with
     reconstructions also `reconstructions/ID.nii.gz` in the units and the place of the input, their errors in the
     table, and `reconstructions.png`.
 
+    Args:
+        model: The model, with E^H and E^G, and with G to reconstruct.
+        inputs: Volumes on the grid of the model.
+        out: The folder.
+        reconstruct: Whether to make each volume again from its latent.
+        format: Of the reconstructions, which is their ending.
+        depth: Slices of a reconstruction made at a time. Default: as `volume_slabs` has it.
+
     Returns:
         Volumes encoded.
+
+    Raises:
+        InputError: If the model has no encoders, or needs a class that a volume lacks.
     """
     rows: list[list[object]] = []
     zs: list[np.ndarray] = []
-    shown: dict[str, list[np.ndarray]] = {"real": [], "reconstructed": []}
-    for done in latents(model, inputs, reconstruct):
+    shown: dict[str, list[MiddlePlanes]] = {"real": [], "reconstructed": []}
+    for done in latents(model, inputs, reconstruct, depth):
         zs.append(done.z)
         errors: list[str] = []
-        if done.reconstruction is not None:
-            errors = [f"{value:.6g}" for value in done.errors().values()]
-            _write_reconstruction(done, model.description, out)
+        if done.slabs is not None:
+            path = out / "reconstructions" / f"{done.input.id.replace('/', '_')}.{format}"
+            found, real, made = _write(done.slabs, done.input, model.description, path)
+            errors = [f"{value:.6g}" for value in found.result(done.input.lo, done.input.hi).values()]
             if len(shown["real"]) < SHEET_VOLUMES:
-                shown["real"].append(done.input.x)
-                shown["reconstructed"].append(done.reconstruction)
+                shown["real"].append(real)
+                shown["reconstructed"].append(made)
         rows.append([done.input.id, done.input.split, *errors, *(f"{value:.9g}" for value in done.z)])
     names = ["mae", "psnr_db"] if reconstruct else []
     write_csv(out / "features.csv", ["id", "split", *names, *(f"z{i}" for i in range(zs[0].size))], rows)
@@ -186,9 +244,22 @@ def encode(model: Model, inputs: Iterable[Input], out: Path, reconstruct: bool =
     return len(rows)
 
 
-def _write_reconstruction(done: Encoded, description: DataDescription, out: Path) -> None:
-    assert done.reconstruction is not None
-    item = done.input
-    name = item.id.replace("/", "_")
-    path = out / "reconstructions" / f"{name}.nii.gz"
-    write_volume(done.reconstruction, description, path, affine=item.affine, interval=(item.lo, item.hi))
+def _write(
+    slabs: Iterator[np.ndarray], item: Input, description: DataDescription, path: Path
+) -> tuple[Errors, MiddlePlanes, MiddlePlanes]:
+    """Write a reconstruction as it is made; return its errors, and the middle planes of the real volume and of it."""
+    errors, real = Errors(), MiddlePlanes(description.size, description.affine_array)
+
+    def compared() -> Iterator[np.ndarray]:
+        start = 0
+        for slab in slabs:
+            same = item.read(start, len(slab))
+            real.add(same)
+            errors.add(same, slab)
+            start += len(slab)
+            del same
+            yield slab
+            del slab
+
+    made = write_slabs(compared(), description, path, affine=item.affine, interval=(item.lo, item.hi))
+    return errors, real, made

@@ -2,10 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,27 +13,31 @@ from torch import Tensor
 from hagan3d.checkpoint import Model
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import write_text
-from hagan3d.data.geometry import to_output_axes
 from hagan3d.data.intensity import denormalize
-from hagan3d.data.pictures import contact_sheet
-from hagan3d.data.writer import write_nifti
+from hagan3d.data.pictures import MiddlePlanes, contact_sheet
+from hagan3d.data.writer import Dtype, Format, thin, volume_writer
 from hagan3d.errors import InputError
+from hagan3d.inference.windows import default_depth, volume_windows
 
-Dtype = Literal["float32", "int16"]
 SHEET_VOLUMES = 12  # on the contact sheet
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One volume that was generated."""
+    """One volume that is being generated."""
 
     seed: int
     label: int | None
     """Class index; None in a model without classes."""
     z: np.ndarray
     """Latent ``[latent_dim]``."""
-    volume: np.ndarray
-    """``[D, H, W]`` in [-1, 1]."""
+    slabs: Iterator[np.ndarray]
+    """Its slices ``[depth, H, W]`` in [-1, 1], in order along D; each slab is made when it is asked for, once."""
+
+    @property
+    def volume(self) -> np.ndarray:
+        """All slices ``[D, H, W]``, in memory: what is left of ``slabs``."""
+        return np.concatenate(list(self.slabs))
 
 
 def latent(seed: int, dim: int, truncation: float = 1.0) -> np.ndarray:
@@ -42,7 +45,13 @@ def latent(seed: int, dim: int, truncation: float = 1.0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32) * np.float32(truncation)
 
 
-def samples(model: Model, seeds: Sequence[int], label: int | None = None, truncation: float = 1.0) -> Iterator[Sample]:
+def samples(
+    model: Model,
+    seeds: Sequence[int],
+    label: int | None = None,
+    truncation: float = 1.0,
+    depth: int | None = None,
+) -> Iterator[Sample]:
     """Generate a volume per seed, one at a time.
 
     Args:
@@ -50,21 +59,17 @@ def samples(model: Model, seeds: Sequence[int], label: int | None = None, trunca
         seeds: One per volume.
         label: Class index for all; None takes the classes in turn, where the model has any.
         truncation: Factor on z: below 1 is nearer to the typical volume, with less variety.
+        depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
 
     Raises:
         InputError: If the model has no such class.
     """
-    g = model.networks.g
-    classes = g.common.num_classes
-    check_label(model.description, classes, label)
-    device = next(g.parameters()).device
+    check_label(model.description, model.num_classes, label)
     for number, seed in enumerate(seeds):
-        z = latent(seed, g.latent_dim, truncation)
-        chosen = (number % classes if label is None else label) if classes else None
-        index = None if chosen is None else torch.tensor([chosen], device=device)
-        with torch.no_grad():
-            volume = whole_volume(model, torch.from_numpy(z)[None].to(device), index)
-        yield Sample(seed, chosen, z, volume)
+        z = latent(seed, model.config.model.latent_dim, truncation)
+        chosen = (number % model.num_classes if label is None else label) if model.num_classes else None
+        index = None if chosen is None else torch.tensor([chosen], device=model.device)
+        yield Sample(seed, chosen, z, volume_slabs(model, torch.from_numpy(z)[None].to(model.device), index, depth))
 
 
 def check_label(description: DataDescription, classes: int, label: int | None) -> None:
@@ -77,47 +82,50 @@ def check_label(description: DataDescription, classes: int, label: int | None) -
         raise InputError(f"--class-name: this model's classes are {', '.join(description.class_names)}")
 
 
-def whole_volume(model: Model, z: Tensor, label: Tensor | None) -> np.ndarray:
-    """Make one volume ``[D, H, W]`` from ``z [1, latent_dim]``, window by window where that is exact."""
+@torch.no_grad()
+def volume_slabs(model: Model, z: Tensor, label: Tensor | None, depth: int | None = None) -> Iterator[np.ndarray]:
+    """Make one volume from ``z [1, latent_dim]``: slabs ``[depth, H, W]`` in [-1, 1], in order along D.
+
+    They equal the volume made whole; nothing is computed before it is asked for. ``depth`` is that of a sub-volume in
+    training unless given, 64 at most.
+    """
     g = model.networks.g
-    a = g.common(z, label)
-    if not g.high.is_exact:
-        return _array(g.high(a))
-    size = model.config.data.size
-    volume = np.empty(size, dtype=np.float32)
-    for start in range(0, size[0], g.depth):
-        first = torch.tensor([start // g.factor], device=z.device)
-        count = min(g.depth, size[0] - start) // g.factor
-        volume[start : start + g.depth] = _array(g.high(a, first, count))
-    return volume
+    for window in volume_windows(g.high, g.common(z, label), (depth or default_depth(model.config.data)) // g.factor):
+        yield window[0, 0].float().cpu().numpy()
+        del window
 
 
-def _array(volume: Tensor) -> np.ndarray:
-    return volume[0, 0].float().cpu().numpy()
-
-
-def write_volume(
-    volume: np.ndarray,
+def write_slabs(
+    slabs: Iterable[np.ndarray],
     description: DataDescription,
     path: Path,
     dtype: Dtype = "float32",
     affine: np.ndarray | None = None,
     interval: tuple[float, float] | None = None,
-) -> None:
-    """Write ``[D, H, W]`` in [-1, 1] as NIfTI in the units, orientation and place of the data.
+) -> MiddlePlanes:
+    """Write a volume in the units, orientation and place of the data while its slabs come in.
 
     Args:
-        volume: Voxels.
+        slabs: ``[depth, H, W]`` in [-1, 1], in order along D.
         description: Of the training data.
-        path: File to write, whole or not at all.
+        path: File to write, whole or not at all: .nii, .nii.gz or .h5.
         dtype: Of the voxels in the file.
         affine: Index to RAS mm ``[4, 4]`` of this volume. Default: the typical one.
         interval: File units of -1 and 1 of this volume. Default: the typical ones.
+
+    Returns:
+        Its middle planes, in [-1, 1].
     """
     lo, hi = interval or (description.lo, description.hi)
-    affine = description.affine_array if affine is None else affine
-    array, affine = to_output_axes(denormalize(volume, lo, hi), affine, description.orientation)
-    write_nifti(path, array, affine, dtype)
+    placed = description.affine_array if affine is None else affine
+    planes = MiddlePlanes(description.size, description.affine_array)
+    with volume_writer(path, description.size, placed, description.orientation, dtype) as add:
+        for slab in slabs:
+            planes.add(slab)
+            for piece in thin(slab):
+                add(denormalize(piece, lo, hi))
+            del slab, piece  # before the next is made
+    return planes
 
 
 def generate(
@@ -128,35 +136,39 @@ def generate(
     label: int | None = None,
     truncation: float = 1.0,
     dtype: Dtype = "float32",
+    format: Format = "nii.gz",
+    depth: int | None = None,
     progress: Callable[[Iterator[Sample]], Iterator[Sample]] = lambda items: items,
 ) -> list[Path]:
     """Write generated volumes, a contact sheet and a table into a folder.
 
     Args:
-        model: The model.
+        model: The model; of its networks G is enough.
         seeds: One per volume; the name of its file.
         out: Folder for `volume-SEED.nii.gz`, `samples.csv` and `samples.png`.
         label: Class index for all volumes; None takes the classes in turn.
         truncation: Factor on z.
         dtype: Of the voxels in the files.
+        format: Of the files, which is their ending.
+        depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
         progress: Wraps the iteration, to show a bar.
 
     Returns:
-        The NIfTI files.
+        The files.
     """
     paths: list[Path] = []
-    shown: list[np.ndarray] = []
+    shown: list[MiddlePlanes] = []
     rows: list[list[object]] = []
     names = model.description.class_names
-    for sample in progress(samples(model, seeds, label, truncation)):
-        path = out / f"volume-{sample.seed:06d}.nii.gz"
-        write_volume(sample.volume, model.description, path, dtype)
+    for sample in progress(samples(model, seeds, label, truncation, depth)):
+        path = out / f"volume-{sample.seed:06d}.{format}"
+        planes = write_slabs(sample.slabs, model.description, path, dtype)
         paths.append(path)
         if len(shown) < SHEET_VOLUMES:
-            shown.append(sample.volume)
+            shown.append(planes)
         name = "" if sample.label is None else names[sample.label]
         rows.append([path.name, sample.seed, name, *(f"{value:.9g}" for value in sample.z)])
-    header = ["file", "seed", "class", *(f"z{i}" for i in range(model.networks.g.latent_dim))]
+    header = ["file", "seed", "class", *(f"z{i}" for i in range(model.config.model.latent_dim))]
     write_csv(out / "samples.csv", header, rows)
     captions = [f"seed {row[1]}{f' class {row[2]}' if row[2] else ''}" for row in rows[: len(shown)]]
     contact_sheet(shown, model.description.affine_array, captions, out / "samples.png")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hagan3d.data.pictures import comparison_sheet, contact_sheet, middle_plane
+from hagan3d.data.pictures import PLANES, MiddlePlanes, comparison_sheet, contact_sheet, middle_plane
 
 AFFINES = {
     "SAR": np.array([[0, 0, 1.0, 0], [0, 1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]]),
@@ -49,3 +49,18 @@ def test_sheets_take_tensors_long_names_and_odd_numbers(tmp_path: Path):
     for path in (tmp_path / "deep" / "a.png", tmp_path / "b.png"):
         assert Image.open(path).size[0] > 200
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "deep"]
+
+
+@pytest.mark.parametrize("code", sorted(AFFINES))
+def test_middle_planes_of_slabs_are_those_of_the_volume(tmp_path, code):
+    volume = np.random.default_rng(0).random((12, 9, 10), dtype=np.float32) * 2 - 1
+    planes = MiddlePlanes(volume.shape, AFFINES[code])
+    for first in range(0, 12, 5):
+        planes.add(volume[first : first + 5])
+    for plane in PLANES:
+        (whole, spacing), (kept, same) = (middle_plane(given, AFFINES[code], plane) for given in (volume, planes))
+        np.testing.assert_array_equal(kept, whole)
+        assert same == spacing
+    for name, given in (("whole", volume), ("kept", planes)):
+        contact_sheet([given], AFFINES[code], [""], tmp_path / name)
+    assert (tmp_path / "whole").read_bytes() == (tmp_path / "kept").read_bytes()

@@ -1,14 +1,19 @@
 """Generation and encoding: units and place are those of the data, and equal input gives equal output."""
 
 import csv
+import gzip
 import subprocess
 import sys
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from hagan3d import cli
+from hagan3d import encode as encode_command
+from hagan3d import generate as generate_command
 from hagan3d.checkpoint import files, load_model
 from hagan3d.config import Config, DataConfig, LogConfig, ModelConfig, TrainConfig
 from hagan3d.data.batches import BatchSource
@@ -17,7 +22,7 @@ from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.generate import parse_seeds
 from hagan3d.inference.encode import encode, inputs_of_files, inputs_of_store
-from hagan3d.inference.generate import generate, latent, samples, whole_volume
+from hagan3d.inference.generate import generate, latent, samples, volume_slabs
 from hagan3d.networks.build import Networks
 from hagan3d.recipes import hagan
 
@@ -85,7 +90,8 @@ def test_window_by_window_is_the_whole_volume(run):
     z, label = torch.randn(1, 8), torch.tensor([1])
     with torch.no_grad():
         whole = model.networks.g.volume(z, label)[0, 0]
-        torch.testing.assert_close(torch.from_numpy(whole_volume(model, z, label)), whole, atol=1e-5, rtol=0)
+        slabs = np.concatenate(list(volume_slabs(model, z, label)))
+        torch.testing.assert_close(torch.from_numpy(slabs), whole, atol=1e-5, rtol=0)
 
 
 def test_truncation_and_raw_weights_change_the_volume(run):
@@ -156,11 +162,71 @@ def test_a_model_without_encoders_cannot_encode(small_store, tmp_path):
         encode(model, inputs, tmp_path / "features")
 
 
-def test_group_norm_volumes_are_made_in_one_pass(small_store, tmp_path):
+def test_group_norm_volumes_are_the_whole_pass_too(small_store, tmp_path):
     model = load_model(make_run(small_store, tmp_path, norm="group", conditional=False))
     z = torch.randn(1, 8)
     with torch.no_grad():
-        np.testing.assert_array_equal(whole_volume(model, z, None), model.networks.g.volume(z)[0, 0].numpy())
+        whole = model.networks.g.volume(z)[0, 0].numpy()
+        np.testing.assert_allclose(np.concatenate(list(volume_slabs(model, z, None, 4))), whole, atol=1e-5)
+
+
+def test_only_what_is_asked_for_is_loaded(run):
+    whole, part = load_model(run), load_model(run, names=["g"])
+    assert whole.loaded == ["g", "d_h", "d_l", "e_h", "e_g"]
+    assert part.loaded == ["g"] and part.num_classes == 2
+    assert part.networks.state_dict().keys() == {f"g.{key}" for key in whole.networks.g.state_dict()}
+    for key, value in part.networks.g.state_dict().items():
+        torch.testing.assert_close(value, whole.networks.g.state_dict()[key], atol=0, rtol=0)
+
+
+def command(module, *words):
+    """Exit status and standard error of a command, in this process."""
+    return cli.run(module.main, [str(word) for word in words])
+
+
+def test_every_format_and_thickness_holds_the_same_volume(run, tmp_path):
+    for name, words in {"a": [], "b": ["--format", "nii", "--memory", "20MB"], "c": ["--format", "h5"]}.items():
+        assert command(generate_command, run, "--num", 1, "--out", tmp_path / name, *words) == 0
+    packed, plain = (nib.load(tmp_path / name) for name in ("a/volume-000000.nii.gz", "b/volume-000000.nii"))
+    np.testing.assert_array_equal(packed.affine, plain.affine)
+    np.testing.assert_allclose(packed.get_fdata(), plain.get_fdata(), atol=1e-2)  # HU
+    with h5py.File(tmp_path / "c" / "volume-000000.h5") as file:
+        np.testing.assert_array_equal(file["voxels"][:].transpose(2, 1, 0), packed.get_fdata(dtype=np.float32))
+    assert command(generate_command, run, "--num", 1, "--out", tmp_path / "c") == 2  # holds volumes already
+
+
+def test_too_little_memory_is_one_line_that_names_the_least(run, small_store, tmp_path, capsys):
+    assert command(generate_command, run, "--out", tmp_path, "--memory", "1MB") == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: --memory 1MB: too little for this model; the least that works is ")
+    least = message.split()[-1]
+    assert command(generate_command, run, "--num", 1, "--out", tmp_path, "--memory", least) == 0
+    words = [run, "--input", small_store, "--reconstruct", "--out", tmp_path / "e", "--memory"]
+    assert command(encode_command, *words, "1MB") == 2
+    assert command(encode_command, *words, capsys.readouterr().err.split()[-1]) == 0
+
+
+def test_encoding_never_reads_more_than_a_slab_of_a_store(run, small_store, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the whole volume was read")
+
+    depths = []
+    window = Store.window
+    monkeypatch.setattr(Store, "volume", refuse)
+    monkeypatch.setattr(Store, "window", lambda *a: depths.append(a[3]) or window(*a))
+    model = load_model(run)
+    encode(model, inputs_of_store(small_store, model.description, "all")[1], tmp_path, reconstruct=True)
+    assert depths and max(depths) == 8
+
+
+def test_an_interrupted_generation_leaves_whole_files_only(run, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gzip.GzipFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(load_model(run), [0], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("0-2,7", [0, 1, 2, 7])])
