@@ -23,9 +23,10 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.config import FeatureTrainConfig
 from hagan3d.evaluation.features import Extractor, state_hash
 
-FORMAT = "hagan3d features 1"
+FORMAT = "hagan3d features 2"
 WIDTHS = (8, 24, 64)  # channels of the three convolutions
 BOXES = 4  # boxes per axis that the last map is averaged over, and that masking hides
+DETAIL_BOXES = 2  # boxes per axis that fine detail is averaged over
 CONTENT = 32  # numbers that the whole volume is squeezed into
 TARGET = 16  # voxels per axis of the volume to make again
 MOST_IN_MEMORY = 2**26  # voxels
@@ -37,10 +38,11 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 class FeatureNet(nn.Module):
     """A small network: ``[B, 1, D, H, W]`` to 64 features, each of zero mean and unit deviation on the training set.
 
-    32 tell of the texture (mean activations of the first two levels), 32 of the content (the squeezed volume).
+    8 tell of fine detail (see `detail`; nothing is learned there), 24 of the texture (mean activations of the second
+    level), 32 of the content (the squeezed volume).
     """
 
-    dim = WIDTHS[0] + WIDTHS[1] + CONTENT
+    dim = DETAIL_BOXES**3 + WIDTHS[1] + CONTENT
     mean: Tensor
     deviation: Tensor
 
@@ -56,17 +58,26 @@ class FeatureNet(nn.Module):
         self.register_buffer("deviation", torch.ones(self.dim))
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return texture and content of ``x``, not normalised."""
+        """Return texture ``[B, 24]`` and content ``[B, 32]`` of ``x``, not normalised."""
         levels = []
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.1)
             levels.append(x.mean(dim=(2, 3, 4)))
         content = self.squeeze(F.adaptive_avg_pool3d(x, BOXES).flatten(1))
-        return torch.cat(levels[:-1], dim=1), content
+        return levels[1], content
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features ``[B, 64]``."""
-        return (torch.cat(self.parts(x), dim=1) - self.mean) / self.deviation
+        return (torch.cat([detail(x), *self.parts(x)], dim=1) - self.mean) / self.deviation
+
+
+def detail(x: Tensor) -> Tensor:
+    """Logarithm of the mean square of what differs from the 3 x 3 x 3 mean, in each eighth of a volume: ``[B, 8]``.
+
+    Noise, blur and checkerboards show here; a network that learns to make volumes again learns to overlook them.
+    """
+    fine = x - F.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)
+    return torch.log(F.adaptive_avg_pool3d(fine.square(), DETAIL_BOXES) + 1e-6).flatten(1)
 
 
 class Heads(nn.Module):

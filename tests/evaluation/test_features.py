@@ -1,6 +1,7 @@
 """Feature extractors: what they compute, what they refuse, and that nothing is downloaded."""
 
 import hashlib
+import math
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.config import FeatureTrainConfig
 from hagan3d.evaluation.features import random_extractor, standardized
 from hagan3d.evaluation.medicalnet import MedicalNet, medicalnet_extractor
-from hagan3d.evaluation.self_features import features_path, load_features, train_features
+from hagan3d.evaluation.self_features import detail, features_path, load_features, train_features
 
 
 def volumes(count, size=(32, 32, 32), seed=0):
@@ -121,6 +122,14 @@ def test_features_of_a_store_are_trained_kept_and_the_same_again(store):
     rows = loaded.features(store.volume(int(i)).numpy() for i in store.indices("train"))
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3)
     assert np.median(rows.std(axis=0)) == pytest.approx(1, abs=1e-2)
+
+
+def test_detail_is_the_energy_of_noise_and_none_of_a_ramp():
+    noise = 0.1 * torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = math.log(0.01 * 26 / 27)  # 27 voxels of unit weight: what is left of one after the mean
+    torch.testing.assert_close(detail(noise), torch.full((2, 8), expected), atol=0.15, rtol=0)
+    ramp = torch.linspace(-1, 1, 64)[None, None, :, None, None].expand(1, 1, 64, 32, 32)
+    assert detail(ramp).max() < -9
 
 
 def test_features_of_another_store_or_damaged_ones_are_refused(store, tmp_path):
