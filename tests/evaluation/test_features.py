@@ -58,7 +58,7 @@ def test_medicalnet_is_the_published_network(tmp_path, depth, dim, tensors):
     path, state = published(tmp_path, depth)
     extractor = medicalnet_extractor(path)
     assert extractor.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert extractor.features(volumes(2)).shape == (2, dim) == (2, extractor.dim)
+    assert extractor.features(volumes(2, (16, 16, 16))).shape == (2, dim) == (2, extractor.dim)
     convs = {name: m for name, m in extractor.network.named_modules() if isinstance(m, nn.Conv3d)}
     assert len(convs) == tensors and all(conv.bias is None for conv in convs.values())
     assert state["module.conv1.weight"].shape == (64, 1, 7, 7, 7)
