@@ -40,9 +40,17 @@ def main() -> int:
     print(f"{len(x)} volumes {list(x.shape[1:])} of {store.path.name}; seed {a.seed}; features:")
     for extractor in extractors:
         print(f"  {extractor.name}: {extractor.dim} numbers, SHA-256 {extractor.sha256}")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, Python {platform.python_version()}\n")
+    print(
+        f"{_cpu()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}\n"
+    )
     started = time.perf_counter()
     return report(check(x, extractors, seed=a.seed), started)
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def report(found: dict[str, list[Row]], started: float) -> int:

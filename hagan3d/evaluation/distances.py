@@ -178,7 +178,8 @@ def bootstrap_error(
 def precision_recall(fake: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tuple[Estimate, Estimate]:
     """How many generated samples lie among real ones, and how many real ones among generated.
 
-    A set's region is the union of balls round its members that reach to their k-th neighbour. Errors are binomial.
+    A set's region is the union of balls round its members that reach to their k-th neighbour. Errors are binomial, of
+    the share with one success and one failure added, so that none and all have an error too.
     Source: Kynkaanniemi et al., Improved precision and recall metric, NeurIPS 2019, eq. 1 and 2.
 
     Raises:
@@ -191,8 +192,9 @@ def precision_recall(fake: np.ndarray, real: np.ndarray, neighbours: int = 3) ->
         return np.partition(cdist(x, x), neighbours, axis=1)[:, neighbours]
 
     def share(inside: np.ndarray) -> Estimate:
-        value = float(inside.mean())
-        return Estimate(value, math.sqrt(value * (1 - value) / len(inside)))
+        count, hits = len(inside), int(inside.sum())
+        likely = (hits + 1) / (count + 2)
+        return Estimate(hits / count, math.sqrt(likely * (1 - likely) / count))
 
     return share((cross <= reach(real)[None]).any(axis=1)), share((cross <= reach(fake)[:, None]).any(axis=0))
 

@@ -95,6 +95,7 @@ def test_precision_and_recall_of_a_collapsed_and_of_a_scattered_set():
     one = np.repeat(real[:1], 50, axis=0)
     precision, recall = d.precision_recall(one, real)
     assert precision.value == 1 and recall.value <= 0.05
+    assert precision.error == pytest.approx((51 / 52 * 1 / 52 / 50) ** 0.5)
     precision, recall = d.precision_recall(normal(100, seed=1, scale=20), real)
     assert precision.value < 0.1
 
