@@ -86,7 +86,7 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
             raise
         if "--debug" in arguments:
             traceback.print_exc()
-        print(f"error: {message}", file=sys.stderr)
+        sys.stderr.write(f"error: {message}\n")  # in one piece: several processes may say theirs at once
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
