@@ -1,6 +1,7 @@
 """`hagan3d evaluate`: what a model is worth, in numbers and pictures."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ EXAMPLES = (
 
 def main(argv: list[str]) -> None:
     """Parse, measure, say where the report is."""
+    # before NumPy comes in: thousands of small matrices, on which several threads cost more than they give
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = cli.parser("evaluate", DESCRIPTION, EXAMPLES)
     parser.add_argument("run", type=str | None, nargs="?", help="Folder of a run, or a checkpoint file.")
     parser.add_argument("--store", type=str, required=True, help="The store, with held-out volumes.")
