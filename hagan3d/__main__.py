@@ -7,6 +7,7 @@ from hagan3d import __version__, cli
 
 COMMANDS = {
     "prepare": "files (NIfTI, DICOM, NRRD, MetaImage, NumPy) to a store",
+    "plan": "what a run takes before it runs: memory, cost, and what makes it fit a card",
     "train": "a store to a model; the same line again goes on where it stopped",
     "generate": "a model to new volumes, in the units and the place of the training data",
     "encode": "volumes to latent features, and back to volumes",

@@ -111,6 +111,12 @@ class ModelConfig:
     """Normalisation in G^H. rms: a sub-volume equals its window of the volume exactly. group: as published."""
     high_convs: int = 0
     """Extra 3^3 convolutions after each upsampling of G^H (0: as published)."""
+    init: Literal["default", "centred"] = "default"
+    """Start of G's convolutions. default: PyTorch's, as published. centred: blind to what all z have in common."""
+    spectral_norm: bool = True
+    """Spectral norm in D^H and D^L, as published; without it, set train.r1_weight."""
+    minibatch_std: int = 0
+    """Volumes per group whose spread D^L sees, against generated volumes that are all alike (0: none, as published)."""
     conditional: bool = False
     """Whether G is told the class of the volume to make and D names it. The store must have classes."""
     upsample: Literal["folded", "plain"] = "folded"
@@ -124,6 +130,8 @@ class ModelConfig:
             raise InputError(f"model.features: want a multiple of 8 from 8 up, got {self.features}")
         if self.latent_dim < 1:
             raise InputError(f"model.latent_dim: want at least 1, got {self.latent_dim}")
+        if self.minibatch_std < 0 or self.minibatch_std == 1:
+            raise InputError(f"model.minibatch_std: want 0 or a group of at least 2 volumes, got {self.minibatch_std}")
         if not 0 <= self.high_convs <= 4:
             raise InputError(f"model.high_convs: want 0 to 4, got {self.high_convs}")
 
@@ -278,6 +286,12 @@ class Config:
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise InputError(f"recipe {self.recipe!r}: known are {', '.join(RECIPES)}")
+        group, part = self.model.minibatch_std, self.train.batch_size // self.train.accumulate
+        if group and part % group:
+            raise InputError(
+                f"model.minibatch_std {group}: want a divisor of train.batch_size / train.accumulate = {part}, "
+                "or 0 for none"
+            )
 
 
 @dataclass(frozen=True)

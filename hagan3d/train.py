@@ -2,6 +2,7 @@
 
 import importlib.resources
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,11 +15,13 @@ from hagan3d.data.phantoms import write_phantoms
 from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store
 from hagan3d.engine.optimizers import choose_device
+from hagan3d.engine.plan import Plan, advice, fitted
 from hagan3d.engine.processes import ALONE, Processes, in_environment, together
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.networks.build import Networks
 from hagan3d.recipes import hagan
+from hagan3d.recipes.phase import Recipe
 
 DESCRIPTION = """Train a hierarchical GAN on the volumes of a store. The same line again goes on where the run stopped.
 Without a store, phantoms of the thorax are made and trained on. Every setting can be given in a YAML file (--config),
@@ -27,6 +30,7 @@ EXAMPLES = (
     "hagan3d train --config configs/hagan_128.yaml --data.store lungs.h5 --out runs/lungs",
     "hagan3d train --config configs/hagan_32.yaml --data.store crops.h5 --out runs/crops --train.steps 2000",
     "hagan3d train                              phantoms at 32^3 with configs/hagan_32.yaml, to see it work",
+    "hagan3d train --config configs/hagan_256.yaml --data.store heads.h5 --vram 12GB    what fits is set",
     "hagan3d train --print_config > mine.yaml   every setting with its default",
 )
 DEFAULT_CONFIG = "hagan_32.yaml"
@@ -36,6 +40,12 @@ def main(argv: list[str]) -> None:
     """Parse, train, say where the result is."""
     parser = cli.parser("train", DESCRIPTION, EXAMPLES)
     parser.add_argument("--config", action="config", help="YAML file of settings.")
+    parser.add_argument(
+        "--vram",
+        type=str | None,
+        default=None,
+        help="Memory of the card to stay within, such as 16GB: what `hagan3d plan` advises is set, and said.",
+    )
     parser.add_argument("--out", type=str | None, default=None, help="Folder of the run. Default: runs/NAME_OF_STORE.")
     parser.add_class_arguments(Config)
     if not any(word.startswith(("--config", "--print_config", "-h", "--help")) for word in argv) and not any(
@@ -49,8 +59,9 @@ def main(argv: list[str]) -> None:
     values = {name: getattr(arguments, name) for name in Config.__dataclass_fields__}
     config = Config(**values)
     out = Path(arguments.out or f"runs/{Path(config.data.store or 'phantoms').stem}")
+    vram = None if arguments.vram is None else cli.parse_bytes("--vram", arguments.vram)
     with together() as processes:
-        is_done = train(config, out, processes)
+        is_done = train(config, out, processes, vram)
     if not processes.is_first:
         return
     if is_done:
@@ -65,8 +76,14 @@ def config_file(name: str) -> Path:
     return Path(str(importlib.resources.files("hagan3d.configs") / name))
 
 
-def train(config: Config, out: Path, processes: Processes = ALONE) -> bool:
+def train(config: Config, out: Path, processes: Processes = ALONE, vram: int | None = None) -> bool:
     """Train a run in the folder ``out``, or go on with it; the first of several processes writes and prints.
+
+    Args:
+        config: The run.
+        out: Its folder.
+        processes: Those that train it together.
+        vram: Bytes of a card to stay within; the config is changed as the plan advises.
 
     Returns:
         Whether all steps are done (False: a signal asked to stop, and the run is saved).
@@ -75,14 +92,17 @@ def train(config: Config, out: Path, processes: Processes = ALONE) -> bool:
         InputError: If the settings, the store or the run cannot be used.
     """
     processes.agree({"hagan3d": __version__, "--out": str(out), **own_settings(config)})
-    share = processes.share_of(config.train.batch_size, config.train.accumulate)
+    share = processes.share_of(config.train.batch_size, config.train.accumulate, config.model.minibatch_std or 1)
     device = choose_device(config.train.device, config.train.precision, processes.local_rank)
     with processes.first_before_others():
         path = Path(config.data.store) if config.data.store else phantom_store(config, out)
     store = Store(path)
     check_store(config, store, path)
-    torch.manual_seed(config.train.seed)  # of the weights; everything later draws by (seed, step, sample)
     num_classes = len(store.class_names) if config.model.conditional else 0
+    plan = Plan(with_batch(config, share), make_recipe, num_classes)
+    if vram is not None:
+        config, plan = fit(config, plan, vram, device, processes.is_first)
+    torch.manual_seed(config.train.seed)  # of the weights; everything later draws by (seed, step, sample)
     networks = Networks(config.data.size, config.data.depth, config.model, num_classes)
     source = BatchSource(
         store,
@@ -97,7 +117,7 @@ def train(config: Config, out: Path, processes: Processes = ALONE) -> bool:
     )
     trainer = Trainer(
         config,
-        hagan.recipe(config.train),
+        make_recipe(config),
         networks,
         source,
         store.description(),
@@ -108,7 +128,39 @@ def train(config: Config, out: Path, processes: Processes = ALONE) -> bool:
     )
     if processes.is_first:
         describe(trainer, path)
-    return trainer.run()
+    try:
+        return trainer.run()
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info(device)
+        raise InputError(
+            f"the card is full ({(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use): the run "
+            f"{advice(plan, min(vram or total, total))}; the last checkpoint in {out} is intact"
+        ) from error
+
+
+def make_recipe(config: Config) -> Recipe:
+    """Return the training method that a config names."""
+    return hagan.recipe(config.train)
+
+
+def with_batch(config: Config, share: int) -> Config:
+    """Return what one process sees of a config: its share of the batch."""
+    return replace(config, train=replace(config.train, batch_size=share))
+
+
+def fit(config: Config, plan: Plan, vram: int, device: torch.device, is_first: bool) -> tuple[Config, Plan]:
+    """Change a config so that one process stays within ``vram`` bytes of a card, and hold a GPU to it.
+
+    Raises:
+        InputError: If nothing that can be set makes it fit.
+    """
+    said, plan = fitted(plan, vram)
+    if is_first:
+        took = f"set {said}" if said else "fits as it is"
+        print(f"--vram {vram / 1e9:.1f} GB: {took} (about {plan.needed / 1e9:.1f} GB needed)", file=sys.stderr)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(min(1.0, vram / torch.cuda.mem_get_info(device)[1]), device)
+    return replace(plan.config, train=replace(plan.config.train, batch_size=config.train.batch_size)), plan
 
 
 def describe(trainer: Trainer, path: Path) -> None:

@@ -35,14 +35,24 @@ def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool 
         updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
         averages = [average.state for average in updates.averages.values()]
         with LiveBytes([*networks.state_dict().values(), *tree_iter(averages)]) as live:
-            batch = _made_up(config, recipe)
-            for _ in range(2):  # Adam's moments are there from the second on
-                for phase in recipe.phases:
-                    live.reset_peak()
-                    updates.run(phase, replace(batch, phase=phase.name))
-                    peaks[phase.name] = live.peak
+            batch = made_up_batch(config, recipe)
+            _make_moments(updates)
+            for phase in recipe.phases:
+                live.reset_peak()
+                updates.run(phase, replace(batch, phase=phase.name))
+                peaks[phase.name] = live.peak
             peaks["static"] = live.now
     return peaks
+
+
+def _make_moments(updates: Updates) -> None:
+    """Let every optimizer make its state, as its first step does."""
+    for optimizer in updates.optimizers.values():
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 class _MadeUp(Batch):
@@ -57,7 +67,8 @@ class _MadeUp(Batch):
             yield torch.zeros_like(self.window)
 
 
-def _made_up(config: Config, recipe: Recipe) -> Batch:
+def made_up_batch(config: Config, recipe: Recipe) -> Batch:
+    """Return a batch of zeros of the shapes of a run, as the first step would see it."""
     count, size, factor = config.train.batch_size, config.data.size, config.data.factor
     return _MadeUp(
         window=torch.zeros(count, 1, config.data.depth, *size[1:]),

@@ -45,16 +45,23 @@ class Processes:
         """Whether there is no other."""
         return self.world == 1
 
-    def share_of(self, batch_size: int, accumulate: int) -> int:
+    def share_of(self, batch_size: int, accumulate: int, group: int = 1) -> int:
         """Return the volumes per step of each process.
+
+        Args:
+            batch_size: Volumes per step.
+            accumulate: Parts that each process works through.
+            group: Volumes that must stay together.
 
         Raises:
             InputError: If they cannot be dealt out evenly.
         """
-        if batch_size % (self.world * accumulate):
+        least = self.world * accumulate * group
+        if batch_size % least:
+            together = f" x model.minibatch_std {group}" if group > 1 else ""
             raise InputError(
                 f"train.batch_size {batch_size} is for all processes together: want a multiple of {self.world} "
-                f"processes x train.accumulate {accumulate} = {self.world * accumulate}"
+                f"processes x train.accumulate {accumulate}{together} = {least}"
             )
         return batch_size // self.world
 

@@ -8,6 +8,7 @@ from hagan3d.config import ModelConfig, Size, low_factor
 from hagan3d.networks.discriminator import HighDiscriminator, LowDiscriminator
 from hagan3d.networks.encoder import GroundEncoder, HighEncoder
 from hagan3d.networks.generator import Generator
+from hagan3d.networks.layers import centre_filters
 
 
 class Networks(nn.Module):
@@ -37,8 +38,13 @@ class Networks(nn.Module):
             high_convs=model.high_convs,
             upsample=model.upsample,
         )
-        self.d_h = HighDiscriminator(size, depth, num_classes=num_classes, channels=model.d_channels)
-        self.d_l = LowDiscriminator(low_size, num_classes=num_classes, channels=model.d_channels // 2)
+        if model.init == "centred":
+            centre_filters(self.g)
+        width, spectral = model.d_channels, model.spectral_norm
+        self.d_h = HighDiscriminator(size, depth, num_classes=num_classes, channels=width, spectral=spectral)
+        self.d_l = LowDiscriminator(
+            low_size, num_classes=num_classes, channels=width // 2, spectral=spectral, group=model.minibatch_std
+        )
         self.e_h = HighEncoder(factor, features)
         self.e_g = GroundEncoder(low_size, features, model.latent_dim)
 

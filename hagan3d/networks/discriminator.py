@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d.config import Size
-from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, recomputed
+from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, StridedConv3d, minibatch_std, recomputed
 
 LAST_SIDE = 4  # voxels: halving stops below twice this
 SLOPE = 0.2  # of LeakyReLU
@@ -29,15 +29,18 @@ def _halved(side: int) -> int:
 
 
 class HighDiscriminator(nn.Module):
-    """D^H: is this sub-volume, at this place of a volume, real? Spectral norm, LeakyReLU, no other norm.
+    """D^H: is this sub-volume, at this place of a volume, real? Spectral norm or none, and LeakyReLU.
 
     Strided convolutions halve H and W until they are below 8 voxels and the depth until it is 1; channels double up
     to ``channels``. The relative place start / (D - depth) joins before the last two layers.
     """
 
-    def __init__(self, size: Size, depth: int, *, num_classes: int = 0, channels: int = 512) -> None:
+    def __init__(
+        self, size: Size, depth: int, *, num_classes: int = 0, channels: int = 512, spectral: bool = True
+    ) -> None:
         """Build D^H for sub-volumes of ``depth`` slices of volumes of ``size`` voxels."""
         super().__init__()
+        conv, linear = (SpectralConv3d, SpectralLinear) if spectral else (StridedConv3d, nn.Linear)
         self.range = max(size[0] - depth, 1)
         levels = _halvings(max(size[1:]))
         sides = [depth, size[1], size[2]]
@@ -45,13 +48,13 @@ class HighDiscriminator(nn.Module):
         convs: list[nn.Module] = []
         for level in range(levels):
             kernel, stride, padding = zip(*_halving_window(sides), strict=True)
-            convs.append(SpectralConv3d(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))
+            convs.append(conv(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))
             sides = [_halved(sides[0]), *(side if side < LAST_SIDE else side // 2 for side in sides[1:])]
-        convs.append(SpectralConv3d(widths[-1], channels // 4, sides))
+        convs.append(conv(widths[-1], channels // 4, sides))
         self.convs = nn.ModuleList(convs)
-        self.hidden = SpectralLinear(channels // 4 + 1, channels // 8)
-        self.logit = SpectralLinear(channels // 8, 1)
-        self.classes = SpectralLinear(channels // 8, num_classes) if num_classes else None
+        self.hidden = linear(channels // 4 + 1, channels // 8)
+        self.logit = linear(channels // 8, 1)
+        self.classes = linear(channels // 8, num_classes) if num_classes else None
         self.checkpointing = False
 
     def forward(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -78,11 +81,18 @@ def _activated(conv: nn.Module, x: Tensor) -> Tensor:
 
 
 class LowDiscriminator(nn.Module):
-    """D^L: is this whole volume at low resolution real? Spectral norm, LeakyReLU, no other norm."""
+    """D^L: is this whole volume at low resolution real? Spectral norm, LeakyReLU, no other norm.
 
-    def __init__(self, low_size: Size, *, num_classes: int = 0, channels: int = 256) -> None:
+    With ``group``, its last layer also sees how much the volumes of a group differ.
+    """
+
+    def __init__(
+        self, low_size: Size, *, num_classes: int = 0, channels: int = 256, spectral: bool = True, group: int = 0
+    ) -> None:
         """Build D^L for volumes of ``low_size`` voxels."""
         super().__init__()
+        conv = SpectralConv3d if spectral else StridedConv3d
+        self.group = group
         levels = _halvings(max(low_size))
         sides = list(low_size)
         widths = [1, *(max(channels >> (levels - 1 - level), LEAST_CHANNELS) for level in range(levels))]
@@ -90,14 +100,16 @@ class LowDiscriminator(nn.Module):
         for level in range(levels):
             axes = [(4, 2, 1) if side >= LAST_SIDE else (1, 1, 0) for side in sides]
             kernel, stride, padding = zip(*axes, strict=True)
-            convs.append(SpectralConv3d(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))
+            convs.append(conv(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))
             sides = [side // 2 if side >= LAST_SIDE else side for side in sides]
         self.convs = nn.ModuleList(convs)
-        self.logits = SpectralConv3d(widths[-1], 1 + num_classes, sides)
+        self.logits = conv(widths[-1] + bool(group), 1 + num_classes, sides)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Judge volumes ``x [B, 1, d, h, w]``: logits ``[B]`` and class logits ``[B, K]`` or None."""
         for conv in self.convs:
             x = _activated(conv, x)
+        if self.group:
+            x = minibatch_std(x, self.group)
         out = self.logits(x).flatten(1)
         return out[:, 0], out[:, 1:] if out.shape[1] > 1 else None

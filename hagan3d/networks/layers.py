@@ -161,17 +161,32 @@ class _Spectral(nn.Module):
             return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
 
 
-class SpectralConv3d(nn.Conv3d, _Spectral):
-    """Convolution with spectral norm."""
+class StridedConv3d(nn.Conv3d):
+    """Convolution of any kernel and stride that keeps its input only where its weight learns."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int], **keywords: Any) -> None:
         d, h, w = kernel
         super().__init__(in_channels, out_channels, (d, h, w), **keywords)
-        self.init_spectral()
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[B, C, D, H, W]``."""
-        return ops.conv3d(x, self.normalized_weight(), self.bias, cast(Triple, self.stride), cast(Triple, self.padding))
+        return ops.conv3d(x, self.used_weight(), self.bias, cast(Triple, self.stride), cast(Triple, self.padding))
+
+    def used_weight(self) -> Tensor:
+        """Give the kernel to convolve with."""
+        return self.weight
+
+
+class SpectralConv3d(StridedConv3d, _Spectral):
+    """Convolution with spectral norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int], **keywords: Any) -> None:
+        super().__init__(in_channels, out_channels, kernel, **keywords)
+        self.init_spectral()
+
+    def used_weight(self) -> Tensor:
+        """Give the kernel divided by its largest singular value."""
+        return self.normalized_weight()
 
 
 class SpectralLinear(nn.Linear, _Spectral):
@@ -191,3 +206,36 @@ def iterate_spectral_norms(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, _Spectral):
             module.iterate()
+
+
+@torch.no_grad()
+def centre_filters(network: nn.Module) -> None:
+    """Take from every convolution's kernel its mean over the input channels, and set its bias to 0.
+
+    What ReLU gives has a positive mean, which is the same for every input: such a kernel does not see it. Without this
+    that mean outgrows, layer by layer, what tells two latents apart, and G starts out making one volume.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            module.weight -= module.weight.mean(1, keepdim=True)
+            if module.bias is not None:
+                module.bias.zero_()
+
+
+def minibatch_std(x: Tensor, group: int) -> Tensor:
+    """Append a channel that says how much volumes of a group differ, so that D sees when they are all alike.
+
+    Args:
+        x: Feature maps ``[B, C, D, H, W]``.
+        group: Neighbours in the batch that are compared; the whole batch where it is no multiple of ``group``.
+
+    Returns:
+        ``[B, C + 1, D, H, W]``: the standard deviation over the group, averaged over channels and voxels.
+
+    Source: Karras et al., Progressive Growing of GANs, ICLR 2018, section 3.
+    """
+    B, C, D, H, W = x.shape
+    group = group if B % group == 0 else B
+    spread = (x.float().view(B // group, group, C, D, H, W).var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3, 4))
+    channel = spread.repeat_interleave(group).to(x.dtype)[:, None, None, None, None].expand(B, 1, D, H, W)
+    return torch.cat([x, channel], dim=1)

@@ -1,0 +1,100 @@
+"""The plan: what it predicts is what is counted, and what it advises fits."""
+
+from dataclasses import replace
+
+import pytest
+
+from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
+from hagan3d.engine import plan as planning
+from hagan3d.engine.live_bytes import count_step
+from hagan3d.engine.plan import Plan, advice, cheapest, fitted
+from hagan3d.errors import InputError
+from hagan3d.recipes import hagan
+
+
+def make_plan(**train):
+    return Plan(
+        Config(
+            data=DataConfig(size=(32, 32, 32), subvolume_depth=16),
+            model=ModelConfig(latent_dim=8, channels=64, d_channels=64),
+            train=TrainConfig(**{"batch_size": 4, **train}),
+        ),
+        lambda config: hagan.recipe(config.train),
+    )
+
+
+@pytest.fixture
+def line(monkeypatch):
+    """Memory as a simple function of the settings, so that the search is tested and not the count."""
+
+    def count(config, recipe, num_classes=0):
+        train = config.train
+        activations = train.batch_size // train.accumulate * config.data.depth
+        for saves in (train.recompute_norms, train.checkpointing, train.precision == "bf16"):
+            activations *= 0.5 if saves else 1
+        return {"g": int((100 + activations) * 2**20), "static": 100 * 2**20}
+
+    monkeypatch.setattr(planning, "count_step", count)
+
+
+@pytest.mark.parametrize("train", [{"checkpointing": True}, {"precision": "bf16", "r1_weight": 1.0}])
+def test_predicts_what_real_tensors_hold(train):
+    plan = make_plan(batch_size=2, **train)
+    real = max(count_step(plan.config, hagan.recipe(plan.config.train), fake=False).values())
+    assert abs(plan.live - real) <= 0.05 * real
+
+
+def test_a_card_needs_more_than_the_live_tensors(line):
+    plan = make_plan()
+    assert plan.needed > plan.live + planning.CONTEXT
+    assert plan.fits(plan.needed) and not plan.fits(plan.needed - 1)
+
+
+def test_the_largest_batch_fits_and_the_next_does_not(line):
+    plan = make_plan()
+    vram = plan.changed(batch_size=6).needed
+    largest = plan.largest_batch(vram)
+    assert largest >= 6
+    assert plan.changed(batch_size=largest).fits(vram) and not plan.changed(batch_size=largest + 1).fits(vram)
+    assert plan.largest_batch(planning.CONTEXT) == 0
+
+
+def test_the_cheapest_remedy_leaves_the_result_as_it_is(line):
+    plan = make_plan(recompute_norms=False)
+    again = plan.changed(recompute_norms=True)
+    assert again.live < plan.live
+    said, found = cheapest(plan, again.needed)
+    assert said == "train.recompute_norms true" and found.config == again.config
+
+
+def test_remedies_come_together_where_one_is_not_enough(line):
+    plan = make_plan()
+    vram = plan.changed(accumulate=4).needed
+    said, found = fitted(plan, vram)
+    assert found.fits(vram) and "accumulate" in said
+    assert fitted(plan, plan.needed) == ("", plan)
+
+
+def test_advice_names_the_setting_or_that_there_is_none(line):
+    plan = make_plan()
+    assert "train.accumulate" in advice(plan, plan.changed(accumulate=2).needed)
+    assert "smaller data.size" in advice(plan, planning.CONTEXT)
+    with pytest.raises(InputError, match="nothing that can be set"):
+        fitted(plan, planning.CONTEXT)
+
+
+def test_operations_grow_with_the_batch():
+    one, two = make_plan(batch_size=1).flops, make_plan(batch_size=2).flops
+    assert one.keys() == {"d", "g", "e_h", "e_g"}
+    assert all(two[name] == 2 * one[name] > 0 for name in one)
+
+
+def test_bytes_read_are_those_of_the_store():
+    plan = make_plan(batch_size=1)
+    assert plan.bytes_read == 2 * (32**3 + 16 * 32**2 + 8**3)
+    without = plan.changed(encoder=False)
+    assert without.bytes_read == 2 * (16 * 32**2 + 8**3)
+    augmented = replace(
+        plan.config, data=replace(plan.config.data, augment=replace(plan.config.data.augment, brightness=0.1))
+    )
+    assert replace(plan, config=augmented).bytes_read == 2 * (32**3 + 8**3)
