@@ -1,4 +1,4 @@
-"""How much memory does a training step hold? Live bytes of tensors, counted under fake tensors: no GPU is needed.
+"""How much memory does a run take? Live bytes, counted on fake tensors; where there is a GPU, measured too.
 
 Without --sizes, the configs that come with hagan3d; with it, the default networks at those sizes.
 """
@@ -8,42 +8,79 @@ import dataclasses
 import json
 import platform
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
+from published import PublishedStep
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_iter
 
+from hagan3d import cli
 from hagan3d.checkpoint.settings import from_dict
 from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
 from hagan3d.data.files import write_text
-from hagan3d.engine.live_bytes import count_step
+from hagan3d.engine.live_bytes import count_step, made_up_batch
+from hagan3d.engine.plan import Plan
+from hagan3d.engine.updates import Updates
+from hagan3d.inference.memory import count_encoding, count_generation
+from hagan3d.live_bytes import LiveBytes
+from hagan3d.networks.build import Networks
 from hagan3d.recipes import hagan
 
 GIB = 2**30
 CONFIGS = Path(__file__).parents[1] / "configs"
 PHASES = ("d", "g", "e_h", "e_g", "static")
+PAPER_MB = {32: 2573, 64: 2665, 128: 3167, 256: 5961}  # Sun et al. 2022, its table of memory
+TOP = 10
 
 
-def main() -> None:
-    """Count, print a table, write JSON if asked to."""
+def main() -> int:
+    """Count, print a table, write JSON and a plot if asked to."""
+    a = arguments()
+    if a.budget and torch.cuda.is_available():
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cli.parse_bytes("--budget", a.budget) / total))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"no GPU, {platform.machine()}"
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, {device}; counted on fake tensors, GiB")
+    runs = published(a) if a.as_published else inference(a) if a.inference else steps(a)
+    rows: dict[str, dict[str, float]] = {}
+    for name, row in runs:
+        if not rows:
+            print(f"{'run':<46}" + "".join(f"{key:>11}" for key in row))
+        rows[name] = row
+        print(f"{name:<46}" + "".join(f"{value:11.2f}" for value in row.values()))
+        sys.stdout.flush()
+    if a.layers:
+        for name, config in chosen(a):
+            print_layers(name, config)
+    if a.json:
+        write_text(a.json, json.dumps({"torch": torch.__version__, "device": device, "gib": rows}, indent=1))
+    if a.plot:
+        plot(a, a.plot)
+    return 0
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", help="Sides of cubes, such as 256 512 1024.")
     parser.add_argument("--batch", type=int, default=4, help="Volumes per step, with --sizes.")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="With --sizes.")
-    parser.add_argument("--checkpointing", action="store_true", help="With --sizes.")
     parser.add_argument("--norm", choices=("rms", "group"), default="rms", help="With --sizes.")
-    parser.add_argument("--json", type=Path, help="File to write the counts to.")
-    a = parser.parse_args()
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, fake tensors on {platform.machine()}")
-    print(f"{'run':<44}" + "".join(f"{name:>8}" for name in (*PHASES, "peak")) + "   GiB")
-    counts = {}
-    for name, config in chosen(a):
-        counts[name] = count_step(config, hagan.recipe(config.train))
-        peak = max(counts[name].values())
-        print(f"{name:<44}" + "".join(f"{counts[name][p] / GIB:8.2f}" for p in PHASES) + f"{peak / GIB:8.2f}")
-        sys.stdout.flush()
-    if a.json:
-        write_text(a.json, json.dumps({"torch": torch.__version__, "live_bytes": counts}, indent=1))
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="Settings of `train`, with --sizes.")
+    parser.add_argument("--as-published", action="store_true", help="Count the published arrangement (128 and 256).")
+    parser.add_argument("--inference", action="store_true", help="Count generating and encoding one volume.")
+    parser.add_argument("--layers", action="store_true", help=f"Also what is alive at each peak, the top {TOP}.")
+    parser.add_argument("--budget", help="On a GPU: hold it to so much memory, such as 16GB.")
+    parser.add_argument("--snapshot", type=Path, help="On a GPU: file for a snapshot of its memory.")
+    parser.add_argument("--json", type=Path, help="File to write the table to.")
+    parser.add_argument("--plot", type=Path, help="PNG of memory against resolution, with the paper's figures.")
+    return parser.parse_args()
 
 
 def chosen(a: argparse.Namespace) -> list[tuple[str, Config]]:
@@ -51,14 +88,186 @@ def chosen(a: argparse.Namespace) -> list[tuple[str, Config]]:
     if not a.sizes:
         paths = sorted(CONFIGS.glob("*.yaml"), key=lambda path: [int(n) for n in path.stem.split("_") if n.isdigit()])
         return [(path.stem, from_dict(yaml.safe_load(path.read_text()))) for path in paths]
-    train = TrainConfig(batch_size=a.batch, precision=a.precision, checkpointing=a.checkpointing)
-    switches = f"{a.precision} norm {a.norm}{' checkpointing' if a.checkpointing else ''}"
+    settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in a.set)}
+    train = TrainConfig(**{"batch_size": a.batch, "precision": a.precision, **settings})
     base = Config(model=ModelConfig(norm=a.norm), train=train)
-    return [
-        (f"{side}^3 batch {a.batch} {switches}", dataclasses.replace(base, data=DataConfig(size=(side,) * 3)))
-        for side in a.sizes
-    ]
+    name = " ".join([f"batch {a.batch} {a.precision} {a.norm}", *a.set])
+    return [(f"{side}^3 {name}", dataclasses.replace(base, data=DataConfig(size=(side,) * 3))) for side in a.sizes]
+
+
+def steps(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """Count a training step of each run; on a GPU, measure it too."""
+    for name, config in chosen(a):
+        plan = Plan(config, lambda config: hagan.recipe(config.train))
+        row = {phase: plan.peaks[phase] / GIB for phase in PHASES if phase in plan.peaks}
+        row |= {"peak": plan.live / GIB, "plan": plan.needed / GIB}
+        yield name, row | (measured(config, a.snapshot) if torch.cuda.is_available() else {})
+
+
+def inference(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """Count generating and encoding one volume."""
+    for name, config in chosen(a):
+        yield name, {"generate": count_generation(config) / GIB, "encode": count_encoding(config) / GIB}
+
+
+def published(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """Count a step of the published arrangement."""
+    for side in a.sizes or (128, 256):
+        yield f"{side}^3 batch {a.batch} fp32 as published", published_row(side, a.batch)
+
+
+def published_row(side: int, batch: int) -> dict[str, float]:
+    row: dict[str, float] = {}
+    with FakeTensorMode():
+        step = PublishedStep(side)
+        with LiveBytes(list(step.networks.state_dict().values())) as live:
+            real = torch.zeros(batch, 1, side, side, side)
+            for _ in range(2):  # Adam's moments are there from the second on
+                for phase in step.optimizers:
+                    live.reset_peak()
+                    step.run(phase, real, 0)
+                    row[phase] = live.peak / GIB
+            row["static"] = live.now / GIB
+    return row | {"peak": max(row.values())}
+
+
+def measured(config: Config, snapshot: Path | None) -> dict[str, float]:
+    """Run three steps on the GPU: bytes that tensors took, that the allocator took, and that the card lost."""
+    before = torch.cuda.mem_get_info()[0]
+    torch.cuda.reset_peak_memory_stats()
+    if snapshot:
+        torch.cuda.memory._record_memory_history()
+    recipe = hagan.recipe(config.train)
+    with torch.device("cuda"):
+        networks = Networks(config.data.size, config.data.depth, config.model)
+        updates = Updates(config.train, recipe.phases, networks, torch.device("cuda"))
+        batch = made_up_batch(config, recipe)
+        for _ in range(3):
+            for phase in recipe.phases:
+                updates.run(phase, dataclasses.replace(batch, phase=phase.name))
+    torch.cuda.synchronize()
+    lost = before - torch.cuda.mem_get_info()[0]
+    if snapshot:
+        torch.cuda.memory._dump_snapshot(str(snapshot))
+    row = {
+        "allocated": torch.cuda.max_memory_allocated() / GIB,
+        "reserved": torch.cuda.max_memory_reserved() / GIB,
+        "card": lost / GIB,
+    }
+    del networks, updates, batch
+    torch.cuda.empty_cache()
+    return row
+
+
+class Census(LiveBytes):
+    """Live bytes that know which layer and operator made them."""
+
+    def __init__(self, *existing: Any) -> None:
+        self.layer: list[str] = []
+        self.made_by: dict[int, tuple[int, str]] = {}
+        self.at_peak: dict[int, tuple[int, str]] = {}
+        self._is_new, self._maker = False, "weights, averages and batch"
+        super().__init__(*existing)
+
+    def reset_peak(self) -> None:
+        """Forget the peak and what was alive at it."""
+        super().reset_peak()
+        self._is_new = True
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        before, peak = self.now, self.peak
+        super()._add(storage)
+        if self.now != before:
+            self.made_by[storage._cdata] = self.now - before, self._maker
+        self._is_new |= self.peak > peak
+
+    def _remove(self, key: int, size: int) -> None:
+        if self._is_new:
+            self.at_peak, self._is_new = dict(self.made_by), False
+        self.made_by.pop(key, None)
+        super()._remove(key, size)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        shape = next((list(value.shape) for value in tree_iter(out) if isinstance(value, Tensor)), [])
+        where = self.layer[-1] if self.layer else "backward or update"
+        self._maker = f"{where}: {func.overloadpacket.__name__} {shape}"
+        self.track(out)
+        return out
+
+
+@contextmanager
+def named(networks: nn.Module, census: Census) -> Iterator[None]:
+    """Tell the census which layer runs."""
+    handles = []
+    for name, module in networks.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: census.layer.append(name)))
+        handles.append(module.register_forward_hook(lambda *_: (census.layer.pop(), None)[1], always_call=True))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def print_layers(name: str, config: Config) -> None:
+    """Print what is alive at the peak of each phase, the largest first."""
+    recipe = hagan.recipe(config.train)
+    with FakeTensorMode():
+        networks = Networks(config.data.size, config.data.depth, config.model)
+        print(f"\n{name}: " + ", ".join(f"{n} {sum(p.numel() for p in networks[n].parameters()) / 1e6:.1f} M"
+                                         for n in networks.names()) + " parameters")  # fmt: skip
+        updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
+        batch = made_up_batch(config, recipe)
+        held = [*networks.state_dict().values(), *tree_iter([v.state for v in updates.averages.values()])]
+        with Census(held) as census, named(networks, census):
+            for phase in [*recipe.phases, *recipe.phases]:  # Adam's moments are there from the second round on
+                census.reset_peak()
+                updates.run(phase, dataclasses.replace(batch, phase=phase.name))
+                sizes: Counter[str] = Counter()
+                for size, maker in census.at_peak.values():
+                    sizes[maker] += size
+                lines = [f"  {size / 2**20:8.1f} MiB  {maker}" for maker, size in sizes.most_common(TOP)]
+                phase_lines = [f" phase {phase.name}, peak {census.peak / GIB:.2f} GiB", *lines]
+                if phase is recipe.phases[0]:
+                    rounds = []
+                rounds.append("\n".join(phase_lines))
+        print("\n".join(rounds))
+
+
+def plot(a: argparse.Namespace, path: Path) -> None:
+    """Draw memory against resolution: ours at two precisions, the published arrangement counted, and the paper's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    sides = [32, 64, 128, 256, 512, 1024]
+    for batch, precision in ((4, "fp32"), (4, "bf16"), (1, "bf16")):
+        train = TrainConfig(batch_size=batch, precision=precision)
+        peaks = [
+            max(count_step(Config(data=DataConfig(size=(side,) * 3), train=train), hagan.recipe(train)).values()) / GIB
+            for side in sides
+        ]
+        axes.plot(sides, peaks, "o-", label=f"hagan3d, batch {batch}, {precision}, counted")
+    axes.plot(
+        [128, 256], [published_row(side, 4)["peak"] for side in (128, 256)], "s--", label="published, batch 4, counted"
+    )
+    axes.plot(
+        list(PAPER_MB),
+        [mb * 1e6 / GIB for mb in PAPER_MB.values()],
+        "k^:",
+        label="published, batch 4, the paper's figures (GPU)",
+    )
+    axes.axhline(16e9 / GIB, color="grey", linewidth=0.8)
+    axes.text(32, 16e9 / GIB, "16 GB card", va="bottom", color="grey")
+    axes.set(xscale="log", yscale="log", xlabel="voxels a side", ylabel="GiB", xticks=sides, xticklabels=sides)
+    axes.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+    axes.minorticks_off()
+    axes.set_title("Memory of one training step: live tensors, or the card as the paper has it")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(cli.run(lambda _: main()))

@@ -162,7 +162,7 @@ def _link(layer: nn.Module, trim: int, mask: Tensor | None = None) -> tuple[Map,
 
 def _masked(norm: Map, mask: Tensor | None, x: Tensor) -> Tensor:
     x = norm(x)
-    return x if mask is None else x * mask.to(x.dtype)
+    return x if mask is None else x.mul_(mask.to(x.dtype))  # the norm does not keep its result
 
 
 def _scale(layer: nn.Module) -> int:
