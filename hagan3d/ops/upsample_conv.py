@@ -17,8 +17,10 @@ from hagan3d.ops.conv import conv3d, conv_transpose3d
 METHODS = ("auto", "plain", "transposed", "parity")
 
 # Measured on CPU in float32 by benchmarks/kernels.py: up to so many output channels the parities are faster, and with
-# so many voxels and not too many channels the layout with channels last is.
+# so many voxels and not too many channels the layout with channels last is; on so few that folding costs more than it
+# saves, the plain pair is.
 _PARITY_CHANNELS = 4
+_PLAIN_VOXELS = 64
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
 
@@ -49,7 +51,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
     """
     _check(x, weight, bias, trim, method)
     if method == "auto":
-        method = "parity" if weight.shape[0] <= _PARITY_CHANNELS else "transposed"
+        method = _fast_method(x, weight)
         x = _fast_layout(x)
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
@@ -67,12 +69,18 @@ def upsample_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, tr
 def fold_weight(weight: Tensor) -> Tensor:
     """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into that of the transposed form ``[C_in, C_out, 4, 4, 4]``.
 
-    Sums of slices, so that autocast leaves the precision alone and a gradient of any order passes.
+    One product with a constant matrix of zeros and ones, in the precision of the weight also under autocast.
     """
-    for dim in (2, 3, 4):
-        w0, w1, w2 = weight.unbind(dim)
-        weight = torch.stack((w2, w1 + w2, w0 + w1, w0), dim)
-    return weight.transpose(0, 1)
+    c_out, c_in = weight.shape[:2]
+    with torch.autocast(weight.device.type, enabled=False):
+        folded = weight.transpose(0, 1).reshape(-1, 27) @ _taps(weight)
+    return folded.view(c_in, c_out, 4, 4, 4)
+
+
+def _taps(weight: Tensor) -> Tensor:
+    """Which of the 27 taps each of the 64 folded ones sums: along an axis w2, w1 + w2, w0 + w1, w0."""
+    axis = weight.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
+    return torch.kron(torch.kron(axis, axis), axis)
 
 
 def fold_parities(weight: Tensor) -> Tensor:
@@ -137,6 +145,12 @@ def _by_parity(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Ten
         .reshape(B, folded.shape[0] // 8, 2 * D, 2 * H, 2 * W)
     )
     return y[:, :, 1 + trim : -1 - trim, 1:-1, 1:-1].contiguous()
+
+
+def _fast_method(x: Tensor, weight: Tensor) -> str:
+    if x.device.type == "cpu" and x[:, 0].numel() <= _PLAIN_VOXELS:
+        return "plain"
+    return "parity" if weight.shape[0] <= _PARITY_CHANNELS else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:
