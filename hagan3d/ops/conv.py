@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 Triple = tuple[int, int, int]
 _ONES: Triple = (1, 1, 1)
+_SMALL = (
+    20480  # values of a single volume up to which PyTorch takes its slow kernels, 5 times slower at 32 x 8 x 64 x 64
+)
 
 
 def conv3d(
@@ -32,7 +35,7 @@ def conv3d(
         ``[B, C_out, ...]``, of autocast's type where that is on. Any number of times differentiable.
     """
     if not _is_frozen(x, weight, bias):
-        return F.conv3d(x, weight, bias, stride, padding)
+        return _convolve(x, weight, bias, stride, padding, False, (0, 0, 0))
     return _Frozen.apply(*_cast(x, weight, bias), stride, padding, False, (0, 0, 0))
 
 
@@ -41,8 +44,40 @@ def conv_transpose3d(
 ) -> Tensor:
     """Convolve as `torch.nn.functional.conv_transpose3d`, ``weight [C_in, C_out, *kernel]``; else as `conv3d`."""
     if not _is_frozen(x, weight, bias):
-        return F.conv_transpose3d(x, weight, bias, stride, padding)
+        return _convolve(x, weight, bias, stride, padding, True, (0, 0, 0))
     return _Frozen.apply(*_cast(x, weight, bias), stride, padding, True, (0, 0, 0))
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Triple,
+    padding: Triple,
+    transposed: bool,
+    output_padding: Triple,
+) -> Tensor:
+    turned = _is_better_turned(x, weight)
+    if turned:
+        x, weight = x.transpose(2, 4), weight.transpose(2, 4)
+        stride, padding, output_padding = _turned(stride), _turned(padding), _turned(output_padding)
+    if transposed:
+        y = F.conv_transpose3d(x, weight, bias, stride, padding, output_padding)
+    else:
+        y = F.conv3d(x, weight, bias, stride, padding)
+    return y.transpose(2, 4).contiguous() if turned else y
+
+
+def _is_better_turned(x: Tensor, weight: Tensor) -> bool:
+    """Say whether D and W should change places: PyTorch judges by C x D x H whether a CPU's fast kernels pay off."""
+    if x.device.type != "cpu" or len(x) > 1 or min(weight.shape[3:]) > 3:
+        return False
+    _, C, D, H, W = x.shape
+    return C * D * H <= _SMALL < C * W * H
+
+
+def _turned(triple: Triple) -> Triple:
+    return triple[2], triple[1], triple[0]
 
 
 def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -73,7 +108,7 @@ class _Frozen(Function):
         transposed: bool,
         output_padding: Triple,
     ) -> Tensor:
-        y = torch.convolution(x, weight, bias, stride, padding, _ONES, transposed, output_padding, 1)
+        y = _convolve(x, weight, bias, stride, padding, transposed, output_padding)
         ctx.save_for_backward(weight)
         ctx.options = stride, padding, transposed
         ctx.rest = (0, 0, 0)

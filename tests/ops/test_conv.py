@@ -71,3 +71,17 @@ def test_autocast_gives_its_own_type():
     torch.testing.assert_close(y, expected)
     y.float().sum().backward()
     assert x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_flat_volume_is_turned_and_turned_back(frozen):
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 4, 20, 70, requires_grad=True)
+    weight = torch.randn(4, 16, 3, 3, 2, requires_grad=not frozen)
+    y, expected = conv3d(x, weight, None, (1, 2, 1), (0, 1, 1)), F.conv3d(x, weight, None, (1, 2, 1), (0, 1, 1))
+    torch.testing.assert_close(y, expected, atol=1e-4, rtol=1e-5)
+    assert y.is_contiguous()
+    leaves = [x] if frozen else [x, weight]
+    gradients = [torch.autograd.grad(out.square().mean(), leaves) for out in (y, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
