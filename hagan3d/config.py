@@ -194,6 +194,9 @@ class TrainConfig:
     """Adam's decay rates."""
     optimizer: Literal["adam", "apex"] = "adam"
     """adam: torch's, fused where it runs. apex: FusedAdam of NVIDIA apex, where installed."""
+    optimizer_state: Literal["fp32", "lean", "bf16", "offload"] = "fp32"
+    """Adam's moments. fp32: 8 bytes per weight. The others keep the first only where betas[0] is above 0, which changes
+    nothing, and have no fused kernel. lean: 4 bytes. bf16: 2, rounded. offload: 0, moved from and to the machine."""
     r1_weight: float = 0.0
     """Weight of R1, the squared gradient of D on real volumes; 0: none."""
     r1_every: int = 8
@@ -209,7 +212,7 @@ class TrainConfig:
     diffaug: DiffAugConfig = field(default_factory=DiffAugConfig)
     """Differentiable augmentation of real and generated volumes alike."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of activations; weights and Adam's moments stay fp32."""
+    """Arithmetic of activations; weights stay fp32."""
     recompute_norms: bool = True
     """Compute norms and ReLUs of G and E again in the backward pass: one tensor per layer is kept, not two."""
     checkpointing: bool = False
@@ -231,6 +234,8 @@ class TrainConfig:
             raise InputError(f"train.accumulate: want a divisor of batch_size {self.batch_size}, got {self.accumulate}")
         if not 0 <= self.ema < 1:
             raise InputError(f"train.ema: want 0 to below 1, got {self.ema}")
+        if self.optimizer != "adam" and self.optimizer_state != "fp32":
+            raise InputError(f"train.optimizer_state {self.optimizer_state}: works with train.optimizer adam only")
         if any(not 0 <= beta < 1 for beta in self.betas):
             raise InputError(f"train.betas: want two numbers from 0 to below 1, got {list(self.betas)}")
         if self.seed < 0:

@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):
         self.now = 0
         self.peak = 0
         self._known: set[int] = set()
-        self._finalizers: list[weakref.finalize[..., Any]] = []
+        self._finalizers: dict[int, weakref.finalize[..., Any]] = {}
         self.track(list(existing))
 
     def track(self, values: Any) -> None:
@@ -38,18 +38,27 @@ class LiveBytes(TorchDispatchMode):
         """Forget the peak; count on from what is alive."""
         self.peak = self.now
 
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Count the storages of ``tensors`` no more: they stand for what lies in another memory."""
+        for storage in (tensor.untyped_storage() for tensor in tensors):
+            before = self._finalizers[storage._cdata].detach()
+            if before is not None:
+                self.now -= before[2][1]
+            self._finalizers[storage._cdata] = weakref.finalize(storage, self._remove, storage._cdata, 0)
+
     def _add(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key in self._known:
             return
         size = -(-storage.nbytes() // BLOCK) * BLOCK
         self._known.add(key)
-        self._finalizers.append(weakref.finalize(storage, self._remove, key, size))
+        self._finalizers[key] = weakref.finalize(storage, self._remove, key, size)
         self.now += size
         self.peak = max(self.peak, self.now)
 
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
+        self._finalizers.pop(key, None)
         self.now -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -63,7 +72,7 @@ class LiveBytes(TorchDispatchMode):
     ) -> None:
         """Stop counting."""
         super().__exit__(kind, error, trace)
-        for finalizer in self._finalizers:
+        for finalizer in self._finalizers.values():
             finalizer.detach()
 
     def __enter__(self) -> Self:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_iter
 
 from hagan3d.config import Config
 from hagan3d.data.batches import Batch
+from hagan3d.engine.lean_adam import LeanAdam
 from hagan3d.engine.updates import Updates
 from hagan3d.live_bytes import LiveBytes
 from hagan3d.networks.build import Networks
@@ -28,6 +29,7 @@ def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool 
 
     Returns:
         Peak of each phase by its name, and what stays between steps as ``static``: weights, Adam's moments, averages.
+        Moments that are offloaded do not count, the parts of them that a step has on the device do.
     """
     peaks: dict[str, int] = {}
     with FakeTensorMode() if fake else contextlib.nullcontext():
@@ -37,6 +39,9 @@ def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool 
         with LiveBytes([*networks.state_dict().values(), *tree_iter(averages)]) as live:
             batch = made_up_batch(config, recipe)
             _make_moments(updates)
+            live.leave_out(
+                moment for o in updates.optimizers.values() if isinstance(o, LeanAdam) for moment in o.at_home()
+            )
             for phase in recipe.phases:
                 live.reset_peak()
                 updates.run(phase, replace(batch, phase=phase.name))

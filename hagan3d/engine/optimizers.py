@@ -4,17 +4,22 @@ import torch
 from torch import nn
 
 from hagan3d.config import TrainConfig
+from hagan3d.engine.lean_adam import LeanAdam
 from hagan3d.errors import InputError
 
 
 def make_optimizer(
     train: TrainConfig, lr: float, parameters: list[nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return Adam over ``parameters``: torch's, fused, or NVIDIA apex's.
+    """Return Adam over ``parameters``: torch's, fused, NVIDIA apex's, or one with less state on the device.
 
     Raises:
         InputError: If apex is asked for and not there (the package of that name on PyPI is another project).
     """
+    if train.optimizer_state != "fp32":
+        dtype = torch.bfloat16 if train.optimizer_state == "bf16" else torch.float32
+        home = torch.device("cpu") if train.optimizer_state == "offload" else None
+        return LeanAdam(parameters, lr, train.betas, dtype, home)
     if train.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr, betas=train.betas, fused=True)
     try:

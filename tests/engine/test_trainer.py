@@ -69,10 +69,10 @@ def test_every_network_learns_in_a_step(small_store, tmp_path):
     assert set(terms) == {"d/gan", "d/sign_real", "g/gan", "e_h/l1", "e_g/l1_high", "e_g/l1_low"}
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_resume_is_invisible(small_store, tmp_path, stop_after):
+@pytest.mark.parametrize(("stop_after", "optimizer_state"), [(1, "fp32"), (3, "bf16")])
+def test_a_resume_is_invisible(small_store, tmp_path, stop_after, optimizer_state):
     augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)
-    config = make_config(diffaug=augment, r1_weight=0.1, r1_every=2)
+    config = make_config(diffaug=augment, r1_weight=0.1, r1_every=2, optimizer_state=optimizer_state)
     straight = make_trainer(small_store, tmp_path / "straight", config)
     assert straight.run()
     short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=stop_after))

@@ -1,0 +1,121 @@
+"""Adam whose moments take less of the device: fewer of them, bfloat16, or kept in the memory of the machine."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 2**22  # elements worked on at a time: bounds what a step takes besides the moments
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class LeanAdam(torch.optim.Optimizer):
+    """Adam that keeps the first moment only where ``betas[0]`` is above 0: at 0 it is the gradient itself.
+
+    Moments in bfloat16 are rounded stochastically: with a decay of 0.999 a step changes the second moment by at most
+    a few parts in a thousand, less than half of bfloat16's spacing, so that rounding to nearest would leave it where
+    it is and it would never fall. The noise is a function of the step and the place of a weight: a resume repeats it.
+
+    Source: Kingma and Ba, Adam, ICLR 2015, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        betas: tuple[float, float],
+        dtype: torch.dtype = torch.float32,
+        home: torch.device | None = None,
+    ) -> None:
+        """Update ``parameters``; moments have ``dtype``, and lie at ``home`` between steps if it is given.
+
+        Of moments with a home no more than `CHUNK` elements are on the device of the weights at a time.
+        """
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": 1e-8})
+        self.dtype, self.home = dtype, home
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every weight that has a gradient."""
+        assert closure is None
+        noise: dict[torch.device, torch.Generator] = {}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    names = MOMENTS if group["betas"][0] > 0 else MOMENTS[1:]
+                    state.update({"step": 0, **{name: self._at_home(torch.zeros_like(parameter)) for name in names}})
+                state["step"] += 1
+                if parameter.device not in noise:
+                    noise[parameter.device] = torch.Generator(parameter.device).manual_seed(state["step"])
+                for part in _parts(parameter, parameter.grad, state):
+                    self._move(*part, state["step"], group, noise[parameter.device])
+
+    def _move(
+        self,
+        weight: Tensor,
+        grad: Tensor,
+        moments: dict[str, Tensor],
+        step: int,
+        group: dict[str, Any],
+        noise: torch.Generator,
+    ) -> None:
+        """Update some elements of a weight and of its moments."""
+        (beta1, beta2), first = group["betas"], grad
+        second = self._fetched(moments["exp_avg_sq"], weight.device)
+        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        if "exp_avg" in moments:
+            first = self._fetched(moments["exp_avg"], weight.device).lerp_(grad, 1 - beta1)
+            self._put_back(moments["exp_avg"], first, noise)
+        root = (second / (1 - beta2**step)).sqrt_().add_(group["eps"])
+        weight.addcdiv_(first, root, value=-group["lr"] / (1 - beta1**step))
+        self._put_back(moments["exp_avg_sq"], second, noise)
+
+    def _fetched(self, moment: Tensor, device: torch.device) -> Tensor:
+        return moment.to(device, torch.float32, copy=self.home is not None, non_blocking=True)
+
+    def _put_back(self, moment: Tensor, value: Tensor, noise: torch.Generator) -> None:
+        if self.home is not None or moment.dtype != value.dtype:
+            moment.copy_(round_stochastically(value, noise) if moment.dtype == torch.bfloat16 else value, True)
+
+    def _at_home(self, moment: Tensor) -> Tensor:
+        """Copy a moment to where it stays, in its type; page-locked where it goes to and from a GPU."""
+        home = moment.device if self.home is None else self.home
+        is_pinned = moment.is_cuda and home.type == "cpu"
+        return torch.empty_like(moment, dtype=self.dtype, device=home, pin_memory=is_pinned).copy_(moment)
+
+    def at_home(self) -> list[Tensor]:
+        """Return the moments that are not on the device between steps."""
+        return [state[name] for state in self.state.values() for name in MOMENTS if name in state and self.home]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a checkpoint keeps, once it has arrived."""
+        if self.home is not None and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a saved state; torch gives the moments type and place of the weights, which loses nothing."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state.update({name: self._at_home(state[name]) for name in MOMENTS if name in state})
+
+
+def _parts(weight: Tensor, grad: Tensor, state: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Cut a weight, its gradient and its moments along the first axis into parts of about `CHUNK` elements."""
+    rows = max(1, CHUNK * len(weight) // max(weight.numel(), 1))
+    for first in range(0, len(weight), rows):
+        cut = slice(first, first + rows)
+        yield weight[cut], grad[cut], {name: state[name][cut] for name in MOMENTS if name in state}
+
+
+def round_stochastically(x: Tensor, noise: torch.Generator) -> Tensor:
+    """Round float32 to bfloat16, up or down with the probability that leaves the mean where it is.
+
+    Adds a random number below the last kept bit and cuts off; infinities stay.
+    """
+    bits = torch.empty_like(x, dtype=torch.int32).random_(0, 2**16, generator=noise)
+    return bits.add_(x.view(torch.int32)).bitwise_and_(-(2**16)).view(torch.float32).to(torch.bfloat16)

@@ -1,0 +1,125 @@
+"""Adam with less state on the device: torch's own is the oracle, and what it saves is counted."""
+
+import io
+
+import pytest
+import torch
+
+from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
+from hagan3d.engine import lean_adam
+from hagan3d.engine.lean_adam import LeanAdam, round_stochastically
+from hagan3d.engine.live_bytes import count_step
+from hagan3d.errors import InputError
+from hagan3d.recipes import hagan
+
+CPU = torch.device("cpu")
+
+
+def noise():
+    return torch.Generator().manual_seed(0)
+
+
+def trajectory(make, steps=6, stop_after=None):
+    """Weights after some steps along gradients that do not depend on them, perhaps with a stop on the way."""
+    random = torch.Generator().manual_seed(1)
+    weights = [torch.nn.Parameter(torch.randn(*shape, generator=random)) for shape in ((7, 5, 3), (4,))]
+    optimizer = make(weights)
+    for step in range(steps):
+        if step == stop_after:
+            file = io.BytesIO()
+            torch.save(optimizer.state_dict(), file)
+            file.seek(0)
+            optimizer = make(weights)
+            optimizer.load_state_dict(torch.load(file, weights_only=True))
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=random)
+        optimizer.step()
+    return torch.cat([weight.detach().flatten() for weight in weights])
+
+
+@pytest.mark.parametrize("home", [None, CPU])
+@pytest.mark.parametrize("betas", [(0.0, 0.999), (0.5, 0.99)])
+def test_moves_weights_as_adam_does(monkeypatch, betas, home):
+    monkeypatch.setattr(lean_adam, "CHUNK", 20)  # one row and two rows at a time
+    expected = trajectory(lambda weights: torch.optim.Adam(weights, lr=0.1, betas=betas))
+    torch.testing.assert_close(trajectory(lambda weights: LeanAdam(weights, 0.1, betas, home=home)), expected)
+
+
+@pytest.mark.parametrize("betas", [(0.0, 0.999), (0.5, 0.99)])
+def test_moves_weights_nearly_so_with_rounded_moments(betas):
+    expected = trajectory(lambda weights: torch.optim.Adam(weights, lr=0.1, betas=betas))
+    found = trajectory(lambda weights: LeanAdam(weights, 0.1, betas, torch.bfloat16))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
+    assert not torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(("dtype", "home"), [(torch.float32, None), (torch.bfloat16, None), (torch.float32, CPU)])
+@pytest.mark.parametrize("betas", [(0.0, 0.999), (0.5, 0.99)])
+def test_going_on_from_a_saved_state_is_invisible(dtype, home, betas):
+    def make(weights):
+        return LeanAdam(weights, 0.1, betas, dtype, home)
+
+    assert torch.equal(trajectory(make), trajectory(make, stop_after=2))
+
+
+def test_the_first_moment_is_kept_where_it_is_more_than_the_gradient():
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.ones(3)
+    for betas, names in (((0.0, 0.9), {"step", "exp_avg_sq"}), ((0.5, 0.9), {"step", "exp_avg_sq", "exp_avg"})):
+        optimizer = LeanAdam([weight], 0.1, betas, torch.bfloat16)
+        optimizer.step()
+        state = optimizer.state[weight]
+        assert set(state) == names and state["exp_avg_sq"].dtype == torch.bfloat16
+
+
+def test_a_rounded_moment_forgets_as_fast_as_an_exact_one():
+    weight = torch.nn.Parameter(torch.zeros(10_000))
+    optimizer = LeanAdam([weight], 0.1, (0.0, 0.999), torch.bfloat16)
+    for gradient in (1.0, *[0.0] * 300):
+        weight.grad = torch.full((10_000,), gradient)
+        optimizer.step()
+    moment = optimizer.state[weight]["exp_avg_sq"].float().mean()
+    assert abs(moment / (0.001 * 0.999**300) - 1) < 0.01  # rounded to nearest it would still be 0.001
+
+
+def test_rounding_keeps_the_mean_and_moves_to_a_neighbour():
+    x = torch.tensor([1.0 + 2**-9, -3.3, 1e-20]).repeat_interleave(40_000)  # bfloat16 near 1: steps of 2^-7
+    rounded = round_stochastically(x, noise()).float()
+    assert ((rounded / x - 1).abs() < 2**-7).all()
+    torch.testing.assert_close(rounded.view(3, -1).mean(1), x.view(3, -1)[:, 0], rtol=1e-4, atol=0)
+    kept = torch.tensor([0.0, 1.0, -2.5, float("inf"), 2.0**-120])
+    assert torch.equal(round_stochastically(kept, noise()).float(), kept)
+
+
+def step_config(**train):
+    return Config(
+        data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
+        model=ModelConfig(latent_dim=8, channels=64, d_channels=64),
+        train=TrainConfig(batch_size=2, **train),
+    )
+
+
+def test_what_stays_between_steps_shrinks_by_what_is_not_kept(monkeypatch):
+    monkeypatch.setattr(lean_adam, "CHUNK", 2**12)
+    counts = {}
+    for state in ("fp32", "lean", "bf16", "offload"):
+        config = step_config(optimizer_state=state)
+        counts[state] = count_step(config, hagan.recipe(config.train))["static"]
+    static = counts["offload"]
+    moment = (counts["fp32"] - static) / 2
+    assert moment > 1_000_000
+    assert abs(counts["lean"] - static - moment) < 0.01 * moment
+    assert abs(counts["bf16"] - static - moment / 2) < 0.02 * moment
+
+
+def test_what_is_offloaded_counts_the_same_fake_and_real():
+    config = step_config(optimizer_state="offload", betas=(0.5, 0.9))
+    recipe = hagan.recipe(config.train)
+    fake, real = count_step(config, recipe), count_step(config, recipe, fake=False)
+    for name in fake:
+        assert abs(fake[name] - real[name]) <= 0.01 * real[name], name
+
+
+def test_apex_keeps_its_own_state():
+    with pytest.raises(InputError, match="optimizer_state bf16"):
+        TrainConfig(optimizer="apex", optimizer_state="bf16")
