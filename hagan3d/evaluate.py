@@ -15,11 +15,13 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.config import EvaluateConfig, FeatureTrainConfig
 
 DESCRIPTION = """Measure a run against the held-out volumes of its store: distances of features and of voxel statistics,
-variety, seams, coverage, reconstruction, geometry. Leaves report.html (one file, for a browser) and metrics.json. The
-same line again goes on where it stopped. Nothing is downloaded."""
+variety, seams, coverage, reconstruction, geometry; with --audit, also whether it memorised training volumes. Leaves
+report.html (one file, for a browser) and metrics.json. The same line again goes on where it stopped. Nothing is
+downloaded."""
 EXAMPLES = (
     "hagan3d evaluate --store lungs.h5 --train-features           # once per store, minutes",
     "hagan3d evaluate runs/lungs --store lungs.h5 --out evaluation/",
+    "hagan3d evaluate runs/lungs --store lungs.h5 --out evaluation/ --audit",
     "hagan3d evaluate runs/lungs --store lungs.h5 --medicalnet resnet_10.pth --out evaluation/",
 )
 
@@ -33,6 +35,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--store", type=str, required=True, help="The store, with held-out volumes.")
     parser.add_argument("--out", type=str | None, default=None, help="Folder to write to.")
     parser.add_argument("--train_features", type=bool, default=False, help="Train the extractor of the store first.")
+    parser.add_argument("--audit", type=bool, default=False, help="Look for memorised training volumes too.")
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Averaged weights, or the last.")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Where to compute.")
     parser.add_argument("--force", action="store_true", help="Replace the evaluation that is in --out already.")
@@ -47,7 +50,7 @@ def main(argv: list[str]) -> None:
     if a.train_features:
         _train_features(Path(a.store), a.feature_training, a.device)
     if a.run is not None:
-        _evaluate(Path(a.run), Path(a.store), Path(a.out), config, a.weights, a.device, a.force)
+        _evaluate(Path(a.run), Path(a.store), Path(a.out), config, a.weights, a.device, a.audit, a.force)
 
 
 def _train_features(path: Path, config: FeatureTrainConfig, device: str) -> None:
@@ -68,11 +71,19 @@ def _train_features(path: Path, config: FeatureTrainConfig, device: str) -> None
 
 
 def _evaluate(
-    run: Path, store_path: Path, out: Path, config: EvaluateConfig, weights: str, device: str, force: bool
+    run: Path,
+    store_path: Path,
+    out: Path,
+    config: EvaluateConfig,
+    weights: str,
+    device: str,
+    audited: bool,
+    force: bool,
 ) -> None:
     from hagan3d.checkpoint import load_model
     from hagan3d.data.files import write_text
     from hagan3d.data.store import Store
+    from hagan3d.evaluation.audit import audit, subject_groups
     from hagan3d.evaluation.protocol import extractors_of, key_of, measure, volume_sets
     from hagan3d.evaluation.report import report
     from hagan3d.evaluation.verdict import verdicts
@@ -81,14 +92,19 @@ def _evaluate(
     where = inference_device(device)
     model, store = load_model(run, weights, where), Store(store_path)
     sets = volume_sets(model, store, config)
+    if audited:
+        subject_groups(store, sets)
     extractors = extractors_of(model, store, config, where)
     for extractor in extractors:
         print(f"features {extractor.name}: {extractor.dim} numbers, SHA-256 {extractor.sha256}")
-    if _is_done(out, key_of(sets, extractors, config), force):
+    if _is_done(out, key_of(sets, extractors, config), audited, force):
         print(f"this evaluation is there already: {out}/report.html, metrics.json")
         return
     with _bars() as bars:
         measured = measure(model, store, sets, extractors, config, out / "features", _starter(bars))
+        if audited:
+            found = audit(model, store, sets, measured.summaries, extractors[0], _starter(bars))
+            measured.metrics["audit"] = found
     folder = model.path.parent.parent
     write_text(out / "report.html", report(measured, model.description.affine_array, folder, config.shown))
     write_text(out / "metrics.json", json.dumps(measured.metrics, indent=1, allow_nan=False) + "\n")
@@ -97,8 +113,8 @@ def _evaluate(
     print(f"step {model.step} of {run} measured: {out}/report.html, metrics.json")
 
 
-def _is_done(out: Path, key: str, force: bool) -> bool:
-    """Whether this very evaluation is there; with ``force``, clear the way for it.
+def _is_done(out: Path, key: str, audited: bool, force: bool) -> bool:
+    """Whether this very evaluation is there, with its audit if wanted; with ``force``, clear the way for it.
 
     Raises:
         InputError: If another one is there.
@@ -113,14 +129,15 @@ def _is_done(out: Path, key: str, force: bool) -> bool:
             raise InputError(f"{out / 'report.html'}: is there already; give another --out, or --force to replace it")
         return False
     try:
-        same = json.loads(path.read_text(encoding="utf-8"))["key"] == key
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same, complete = found["key"] == key, "audit" in found or not audited
     except (ValueError, KeyError, TypeError):
-        same = False
+        same = complete = False
     if not same:
         raise InputError(
             f"{path}: of another run, step, store or setting; give another --out, or --force to replace it"
         )
-    return True
+    return complete
 
 
 def _bars() -> Progress:

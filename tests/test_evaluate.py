@@ -4,6 +4,7 @@ import html.parser
 import json
 import shutil
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -148,6 +149,54 @@ def test_bad_input_is_one_line_and_status_2(run, store, small_store, tmp_path, c
     ]:
         code, lines = status(capsys, a_run, a_store, tmp_path / "out", *words)
         assert code == 2 and len(lines) == 1 and message in lines[0], lines
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_audit_joins_an_evaluation_that_is_there(run, store, evaluated, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(evaluated, out)
+    assert status(capsys, run, store, out, "--audit") == (0, [])
+    before, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (evaluated, out))
+    audit = metrics.pop("audit")
+    assert metrics == before
+    assert set(audit["spaces"]) == {"voxels", "features"} and audit["spaces"]["features"]["extractor"] == "random"
+    assert [row["score"] for row in audit["membership"]] == ["d_h", "d_l", "sum"]
+    assert audit["verdict"] == {"flagged": False, "generated_by": [], "discriminators_by": []}
+    assert [pair["generated"] for pair in audit["pairs"]] == sorted(range(6), key=lambda i: _ratio(audit, i))
+    text = (out / "report.html").read_text()
+    assert "no evidence of memorisation in generated volumes" in text and "private" not in text
+    assert "closest pairs 6 to 6" in text
+    written = (out / "metrics.json").read_bytes()
+    assert status(capsys, run, store, out, "--audit") == (0, [])
+    assert status(capsys, run, store, out) == (0, [])
+    assert (out / "metrics.json").read_bytes() == written
+
+
+def _ratio(audit, generated):
+    return next(pair["ratio"] for pair in audit["pairs"] if pair["generated"] == generated)
+
+
+def test_an_audit_without_discriminators_asks_the_volumes_alone(run, store, evaluated, tmp_path):
+    shutil.copytree(evaluated / "features", tmp_path / "out" / "features")
+    newest = sorted((run / "checkpoints").glob("*.pt"))[-1]
+    values = torch.load(newest, weights_only=True)
+    values["networks"] = {name: state for name, state in values["networks"].items() if not name.startswith("d_")}
+    torch.save(values, tmp_path / "imported.pt")
+    words = [str(tmp_path / "imported.pt"), "--store", str(store), "--out", str(tmp_path / "out"), *FAST, "--audit"]
+    assert cli.run(evaluate.main, words) == 0
+    audit = json.loads((tmp_path / "out" / "metrics.json").read_text())["audit"]
+    assert audit["membership"] is None and audit["verdict"]["discriminators_by"] is None
+    assert "holds no discriminators" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_audit_wants_several_subjects(run, store, evaluated, tmp_path, capsys):
+    one = tmp_path / "one.h5"
+    shutil.copy(store, one)
+    with h5py.File(one, "r+") as file:
+        splits = file["split"].asstr()[:]
+        file["subject"][:] = ["same" if split == "train" else f"s{i}" for i, split in enumerate(splits)]
+    code, lines = status(capsys, run, one, tmp_path / "out", "--audit")
+    assert code == 2 and len(lines) == 1 and "of 1 subjects" in lines[0]
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from hagan3d.evaluation import figures
 from hagan3d.evaluation.protocol import PAIRS, Measured, pair_name
 from hagan3d.evaluation.summary import FEATURES, ssim_settings
-from hagan3d.evaluation.verdict import verdicts
+from hagan3d.evaluation.verdict import audit_verdicts, verdicts
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -35,6 +35,31 @@ VOXEL_MEASURES = (
     ("slice_deviation", "slice deviations, Wasserstein"),
     ("histogram", "intensity histogram, Wasserstein"),
 )
+PAIRS_IN_ROW = 5
+AUDIT_HEADER = ("", "generated", "to compare with", "flagged at", "")
+MEMBERSHIP_HEADER = (
+    "logit",
+    "AUC",
+    "AUC, members only",
+    "AUC, untrained",
+    "true positives at 1 % false",
+    "the same, members only",
+    "",
+)
+AUDIT_NOTES = (
+    "Not finding memorisation is no proof that there is none. Volumes are compared at 16^3 voxels, mirrored along W "
+    "and shifted by up to 2 of these where that fits better; and in features, mirrored or not. Volumes of one subject "
+    "are never compared with each other.",
+    "Twin ratio: distance to the nearest training volume over that to the nearest one of another subject. Nearer: as "
+    "many training as held-out volumes are looked at; compared with the same where subjects are called held-out at "
+    "random. AuthPct: Alaa et al., ICML 2022. C_T: Meehan et al., AISTATS 2020; the z-score allows for volumes that "
+    "repeat each other. Swapped: training and held-out volumes in each other's place; smooth or average volumes are "
+    "close to both, copies only to the training volumes.",
+    "Membership: AUC of telling training from held-out volumes by logits. Members only: the same between random parts "
+    "of the training volumes, where there is nothing to tell: 0.5, and what chance does. Untrained: by fresh weights; "
+    "away from 0.5, the held-out volumes are of another kind. With fewer than 100 held-out volumes, 1 % false "
+    "positives are none.",
+)
 
 
 def report(measured: Measured, affine: np.ndarray, run: Path, shown: int) -> str:
@@ -50,7 +75,13 @@ def report(measured: Measured, affine: np.ndarray, run: Path, shown: int) -> str
     parts = [_head(metrics), _verdicts(metrics), _contact_sheets(measured, affine, shown)]
     parts += [_features(metrics, name) for name in metrics["features"]]
     parts += [_voxels(metrics), _variety(measured, affine), _embedding(measured), _nearest(measured, affine, shown)]
-    parts += [_slices(measured), _checks(metrics), _losses(run), _protocol(metrics, measured.sets["train"].size)]
+    parts += [
+        _audit(measured, affine),
+        _slices(measured),
+        _checks(metrics),
+        _losses(run),
+        _protocol(metrics, measured.sets["train"].size),
+    ]
     body = "\n".join(part for part in parts if part)
     head = f'<meta charset="utf-8"><title>hagan3d evaluation</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'
@@ -149,6 +180,103 @@ def _nearest(measured: Measured, affine: np.ndarray, shown: int) -> str:
     text = f"<h2>Nearest real neighbours</h2><p>Column by column, in the features '{html.escape(name)}'.</p>"
     header = ["distance to", *(str(i + 1) for i in range(len(made)))]
     return text + _png(figures.sheet_png(groups, affine), "nearest neighbours") + table(header, lines)
+
+
+def _audit(measured: Measured, affine: np.ndarray) -> str:
+    audit = measured.metrics.get("audit")
+    if audit is None:
+        return ""
+    lines = [f'<p class="{"good" if v.good else "bad"}">{html.escape(v.text)}</p>' for v in audit_verdicts(audit)]
+    lines += [f'<p class="note">{html.escape(text)}</p>' for text in AUDIT_NOTES]
+    for name, found in audit["spaces"].items():
+        title = f"features '{found['extractor']}'" if "extractor" in found else name
+        lines.append(f"<h3>In {html.escape(title)}</h3>" + table(AUDIT_HEADER, _audit_rows(found, audit["thresholds"])))
+    lines += ["<h3>Membership by discriminator logits</h3>", _membership(audit), "<h3>The closest pairs</h3>"]
+    return "<h2>Memorisation audit</h2>" + "".join(lines) + _pairs(measured, affine)
+
+
+def _audit_rows(found: Mapping[str, Any], limits: Mapping[str, float]) -> list[list[str]]:
+    twins, near, copying = found["twins"], found["nearer"], found["data_copying"]
+    authentic, far, z = found["authenticity"], found["distances"], limits["clear_z"]
+    rows = [
+        [
+            "twins: share below the limit of twin ratios",
+            f"{twins['share']:.1%}, of {twins['sources']} training volumes; lowest ratio {twins['lowest']:.2f}",
+            f"limit {twins['limit']:.2f}; lowest of real volumes {twins['lowest_real']:.2f}",
+            f">= {limits['twin_share']:.0%} of {limits['twin_sources']}, or a ratio {limits['twin_half']:.0%} of real",
+        ],
+        [
+            "nearer: chance that the nearest is a training volume",
+            f"{near['share']:.3f}",
+            f"{near['expected']:.3f} +- {near['deviation']:.2g}",
+            f">= {limits['nearer_share']:g} and {z:g} deviations ({near['z']:.1f})",
+        ],
+        [
+            "AuthPct, %",
+            _estimate(authentic["made"]),
+            f"held-out: {_estimate(authentic['floor'])}",
+            f"z <= -{z:g} ({authentic['z']:.1f}) and against swapped ({authentic['excess_z']:.1f})",
+        ],
+        [
+            "C_T",
+            f"{copying['value']:.2f}, z {copying['z']:.1f}",
+            f"swapped: {copying['swapped']:.2f}",
+            f"z <= -{z:g} and against swapped ({copying['excess_z']:.1f})",
+        ],
+    ]
+    for row, name in zip(rows, ("twins", "nearer", "AuthPct", "C_T"), strict=True):
+        row.append("FLAGGED" if name in found["flagged"] else "no")
+    rows.insert(0, ["generated volumes that do not repeat others", f"{found['independent']:.1f}", "", "", ""])
+    medians = f"{far['made_train']:.3g}; to held-out: {far['made_held']:.3g}"
+    return [
+        ["median distance to nearest training", medians, f"held-out to training: {far['held_train']:.3g}", "", ""],
+        *rows,
+    ]
+
+
+def _membership(audit: Mapping[str, Any]) -> str:
+    if audit["membership"] is None:
+        return "<p>Not asked: the checkpoint holds no discriminators.</p>"
+    rows = [
+        [
+            {"d_h": "D^H", "d_l": "D^L"}.get(row["score"], row["score"]),
+            f"{row['auc']:.3f}",
+            f"{row['control_auc']:.3f} +- {row['control_deviation']:.2g}",
+            f"{row['untrained_auc']:.3f}",
+            f"{row['true_positives']:.1%}",
+            f"{row['control_true_positives']:.1%}",
+            "FLAGGED" if row["flagged"] else "no",
+        ]
+        for row in audit["membership"]
+    ]
+    return table(MEMBERSHIP_HEADER, rows)
+
+
+def _pairs(measured: Measured, affine: np.ndarray) -> str:
+    pairs = measured.metrics["audit"]["pairs"]
+    text = (
+        "<p>Column by column a generated volume and its nearest training volume (mirrored where that fits better), "
+        "those first that stand out most: lowest ratio of the distance to the nearest training volume to that to the "
+        "nearest one of another subject. Distances of voxels.</p>"
+    )
+    for first in range(0, len(pairs), PAIRS_IN_ROW):
+        some = pairs[first : first + PAIRS_IN_ROW]
+        made = figures.volumes_of(measured.sets["generated"], [pair["generated"] for pair in some])
+        train = figures.volumes_of(measured.sets["train"], [pair["train"] for pair in some])
+        turned = [x[..., ::-1] if pair["mirrored"] else x for x, pair in zip(train, some, strict=True)]
+        numbers = f"{first + 1} to {first + len(some)}"
+        groups = {f"generated, pairs {numbers}": made, "nearest training volume": turned}
+        text += _png(figures.sheet_png(groups, affine), f"closest pairs {numbers}")
+    header = ["pair", "generated", "training", "ratio", "distance", "to held-out", "mirrored"]
+    lines = [
+        [
+            *(str(number) for number in (i + 1, pair["generated"], pair["train"])),
+            *(f"{pair[key]:.3g}" for key in ("ratio", "distance", "held_out")),
+            "yes" if pair["mirrored"] else "no",
+        ]
+        for i, pair in enumerate(pairs)
+    ]
+    return text + table(header, lines)
 
 
 def _slices(measured: Measured) -> str:

@@ -125,14 +125,16 @@ def chosen(summary: Summary, indices: np.ndarray) -> Summary:
     return {name: rows[indices] for name, rows in summary.items() if name not in (*SUMS, "similarity")}
 
 
-def rescaled(summaries: Mapping[str, Summary], name: str, reference: str) -> dict[str, Summary]:
-    """Bring the features ``name`` of all sets to the mean and the deviation of one of them.
-
-    A feature that hardly varies counts in units of 1/20 of the typical deviation.
-    """
-    rows = summaries[reference][FEATURES + name].astype(np.float64)
+def feature_scale(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and unit ``[dim]`` of features ``[N, dim]``: the deviation, or 1/20 of the typical one if that is more."""
+    rows = rows.astype(np.float64)
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
-    scale = np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)) + 1e-12)
+    return mean, np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)) + 1e-12)
+
+
+def rescaled(summaries: Mapping[str, Summary], name: str, reference: str) -> dict[str, Summary]:
+    """Bring the features ``name`` of all sets to the mean and the deviation of one of them, see `feature_scale`."""
+    mean, scale = feature_scale(summaries[reference][FEATURES + name])
     return {key: s | {FEATURES + name: (s[FEATURES + name] - mean) / scale} for key, s in summaries.items()}
 
 

@@ -26,6 +26,30 @@ def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
         *_seams(metrics["seams"]),
         *_reconstruction(metrics["reconstruction"]),
         *_geometry(metrics["geometry"]),
+        *(audit_verdicts(metrics["audit"]) if "audit" in metrics else []),
+    ]
+
+
+def audit_verdicts(audit: Mapping[str, Any]) -> list[Verdict]:
+    """Say what the memorisation audit found, of generated volumes and of the discriminators."""
+    verdict, volumes = audit["verdict"], audit["volumes"]
+    sets = f"{volumes['generated']} generated, {volumes['train']} training and {volumes['held-out']} held-out volumes"
+    by = ", ".join(verdict["generated_by"])
+    text = (
+        f"signs of memorisation in generated volumes: {by}"
+        if by
+        else "no evidence of memorisation in generated volumes"
+    )
+    found = [Verdict(not by, f"{text} ({sets})")]
+    if verdict["discriminators_by"] is None:
+        return found
+    best = max(audit["membership"], key=lambda row: row["auc"])
+    numbers = f"AUC {best['auc']:.2f}, members only {best['control_auc']:.2f} +- {best['control_deviation']:.2f}"
+    told = bool(verdict["discriminators_by"])
+    text = "the discriminators tell training volumes from held-out ones: hand out no checkpoint that holds them"
+    return [
+        *found,
+        Verdict(not told, f"{text if told else 'no evidence of membership in discriminator logits'} ({numbers})"),
     ]
 
 

@@ -1,0 +1,141 @@
+"""The memorisation audit: copies are flagged, new volumes are not, and its statistics are those of the papers."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.stats import mannwhitneyu, norm
+
+from hagan3d.evaluation.audit import SIDE, member_flagged, mirrored_distances, shifted_distances
+from hagan3d.evaluation.auditcheck import CASES, check
+from hagan3d.evaluation.features import random_extractor
+from hagan3d.evaluation.membership import auc, membership, true_positives
+from hagan3d.evaluation.memorisation import (
+    Distances,
+    authentic,
+    copying_score,
+    effective_count,
+    nearer_share,
+    rank_z,
+    split_subjects,
+    twin_ratios,
+)
+
+
+@pytest.fixture(scope="module")
+def checked():
+    random = np.random.default_rng(0)
+    parts = [gaussian_filter(random.standard_normal((64, 32, 32, 32)), (0, s, s, s)) for s in (2, 4)]
+    x = np.tanh(sum(0.5 * part / part.std() for part in parts)).astype(np.float32)
+    names = ("other real volumes", "blurred real volumes", "copies of 8 training")
+    return check(x, np.arange(64) // 2, random_extractor(), cases={name: CASES[name] for name in names})
+
+
+def test_copies_of_training_volumes_are_flagged_and_others_are_not(checked):
+    for name, spaces in checked.items():
+        flagged = {space: found["flagged"] for space, found in spaces.items()}
+        assert any(flagged.values()) == CASES[name][1], (name, flagged)
+    assert "twins" in checked["copies of 8 training"]["voxels"]["flagged"]
+
+
+def test_blurred_volumes_look_copied_until_the_question_is_swapped(checked):
+    found = checked["blurred real volumes"]["voxels"]["data_copying"]
+    assert found["z"] < -2 < found["excess_z"]
+
+
+def test_a_shifted_and_mirrored_volume_has_no_distance():
+    random = np.random.default_rng(0)
+    x = gaussian_filter(random.standard_normal((3, SIDE + 4, SIDE + 4, SIDE + 4)), (0, 1, 1, 1))
+    whole, moved = x[:, 2:-2, 2:-2, 2:-2], x[:, 1:-3, 4:, 2:-2][..., ::-1]
+    found = shifted_distances(whole, moved)
+    assert np.diagonal(found).max() < 1e-4 < 0.1 * found[0, 1]
+    assert np.diagonal(shifted_distances(whole, moved, mirror=False)).min() > 0.01
+    np.testing.assert_allclose(found, shifted_distances(moved, whole).T, atol=1e-3)
+
+
+def test_a_mirrored_volume_has_no_distance_of_features():
+    random = np.random.default_rng(0)
+    real = random.standard_normal((4, 2, 5))
+    assert np.diagonal(mirrored_distances(real[:, 1], real)).max() == 0
+
+
+def test_a_twin_ratio_leaves_out_the_subject_of_the_nearest():
+    ratios = twin_ratios(np.array([[1.0, 1.1, 4.0], [3.0, 5.0, 2.0]]), np.array([0, 0, 1]))
+    np.testing.assert_allclose(ratios, [0.25, 2 / 3])
+
+
+def test_a_volume_is_authentic_if_its_nearest_has_a_nearer_one():
+    among = np.array([[np.inf, 1.0], [1.0, np.inf]])
+    assert authentic(np.array([[0.5, 2.0], [3.0, 1.5]]), among).tolist() == [False, True]
+
+
+def test_the_share_nearer_to_training_is_the_mean_over_all_choices():
+    random = np.random.default_rng(0)
+    train, held = random.random((4, 7)), random.random((4, 3))
+    choices = [(train[:, list(c)].min(axis=1) < held.min(axis=1)).mean() for c in itertools.combinations(range(7), 3)]
+    assert nearer_share(train, held) == pytest.approx(np.mean(choices))
+    assert nearer_share(held, train) == pytest.approx(1 - np.mean(choices))
+
+
+def test_the_rank_score_is_the_mann_whitney_test():
+    random = np.random.default_rng(0)
+    x, y = random.random(12), random.random(9) + 0.1
+    found = mannwhitneyu(x, y, use_continuity=False, method="asymptotic", alternative="less")
+    assert norm.cdf(rank_z(x, y)) == pytest.approx(found.pvalue)
+
+
+def points(made, train, held):
+    def between(a, b):
+        return np.linalg.norm(a[:, None] - b[None], axis=2)
+
+    def among(a):
+        return between(a, a) + np.where(np.eye(len(a)), np.inf, 0)
+
+    groups = np.arange(len(train)), len(train) + np.arange(len(held))
+    pairs = [(made, train), (made, held), (held, train), (train, held)]
+    return Distances(*(between(a, b) for a, b in pairs), among(train), among(held), *groups)
+
+
+def test_c_t_is_the_rank_score_in_one_cell_and_is_low_for_copies_in_several():
+    random = np.random.default_rng(0)
+    train, few, many = (random.standard_normal((n, 3)) for n in (60, 15, 60))
+    copied = train + 0.01 * random.standard_normal(train.shape)
+    d = points(copied, train, few)
+    assert copying_score(d).value == pytest.approx(rank_z(d.made_train.min(axis=1), d.held_train.min(axis=1)))
+    for made, low in ((copied, True), (random.standard_normal((60, 3)), False)):
+        score = copying_score(points(made, train, many))
+        assert (score.value / score.error < -3) == low
+
+
+def test_a_volume_made_again_and_again_counts_once():
+    random = np.random.default_rng(0)
+    train, held = random.standard_normal((20, 3)), random.standard_normal((9, 3))
+    assert effective_count(points(np.repeat(held[:1], 30, axis=0), train, held)) == 1
+    assert effective_count(points(train, train, held)) == 20
+
+
+def test_subjects_are_not_split():
+    groups = np.array([0, 0, 1, 1, 1, 2, 3, 3])
+    mask = split_subjects(groups, 3, np.random.default_rng(0))
+    assert 3 <= mask.sum() <= 5
+    assert all(len(set(mask[groups == subject])) == 1 for subject in range(4))
+
+
+def test_auc_and_true_positives_in_closed_form():
+    members, others = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0])
+    assert auc(members, others) == pytest.approx(4.5 / 6)
+    assert true_positives(members, others) == pytest.approx(1 / 3)
+    assert true_positives(np.arange(1000.0), np.arange(200.0), rate=0.01) == pytest.approx(0.802)
+
+
+def test_known_members_are_found_and_the_control_finds_nothing():
+    random = np.random.default_rng(0)
+    members, others = random.standard_normal((90, 2)), random.standard_normal((20, 2))
+    for raised, flagged in ((0.0, False), (2.0, True)):
+        rows = membership(members + [0, raised], others, np.arange(90) // 2, rounds=50)
+        for row in rows:
+            assert row["control_auc"] == pytest.approx(0.5, abs=0.04)
+        assert member_flagged({**rows[1], "untrained_auc": 0.5}) == flagged
+        assert not member_flagged({**rows[0], "untrained_auc": 0.5})
+        assert not member_flagged({**rows[1], "untrained_auc": 0.9})
