@@ -119,6 +119,8 @@ class ModelConfig:
     """Volumes per group whose spread D^L sees, against generated volumes that are all alike (0: none, as published)."""
     conditional: bool = False
     """Whether G is told the class of the volume to make and D names it. The store must have classes."""
+    fc_rank: int = 0
+    """Rank of G's first layer, which holds two thirds of its weights (0: not factorised, as published)."""
     upsample: Literal["folded", "plain"] = "folded"
     """How nearest-neighbour upsampling and convolution are computed: in one go, or one after the other."""
 
@@ -128,8 +130,9 @@ class ModelConfig:
                 raise InputError(f"model.{name}: want a multiple of 64 from 64 up, got {getattr(self, name)}")
         if self.features is not None and (self.features < 8 or self.features % 8):
             raise InputError(f"model.features: want a multiple of 8 from 8 up, got {self.features}")
-        if self.latent_dim < 1:
-            raise InputError(f"model.latent_dim: want at least 1, got {self.latent_dim}")
+        for name, least in (("latent_dim", 1), ("fc_rank", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"model.{name}: want at least {least}, got {getattr(self, name)}")
         if self.minibatch_std < 0 or self.minibatch_std == 1:
             raise InputError(f"model.minibatch_std: want 0 or a group of at least 2 volumes, got {self.minibatch_std}")
         if not 0 <= self.high_convs <= 4:

@@ -37,6 +37,7 @@ class Networks(nn.Module):
             norm=model.norm,
             high_convs=model.high_convs,
             upsample=model.upsample,
+            fc_rank=model.fc_rank,
         )
         if model.init == "centred":
             centre_filters(self.g)

@@ -24,14 +24,21 @@ class CommonBlock(nn.Module):
     """
 
     def __init__(
-        self, low_size: Size, latent_dim: int, num_classes: int, channels: int, features: int, upsample: str
+        self,
+        low_size: Size,
+        latent_dim: int,
+        num_classes: int,
+        channels: int,
+        features: int,
+        upsample: str,
+        fc_rank: int = 0,
     ) -> None:
         super().__init__()
         levels = max(0, math.ceil(math.log2(max(low_size) / START_SIDE)))
         self.sides = [tuple(-(-side // 2**level) for side in low_size) for level in range(levels, -1, -1)]
         self.num_classes = num_classes
         self.channels = channels
-        self.fc = nn.Linear(latent_dim + num_classes, channels * math.prod(self.sides[0]))
+        self.fc = _fully_connected(latent_dim + num_classes, channels * math.prod(self.sides[0]), fc_rank)
         widths = [*[channels] * 3, max(channels // 2, features), max(channels // 4, features), features]
         self.blocks = nn.ModuleList(
             ConvBlock(widths[i], widths[i + 1], "group", up=1 <= i <= levels, upsample=upsample)
@@ -59,6 +66,15 @@ class CommonBlock(nn.Module):
             return x
         d, h, w = self.sides[i]  # the first upsampling comes before convolution 1, the next before 2, ...
         return x[:, :, :d, :h, :w]
+
+
+def _fully_connected(inputs: int, outputs: int, rank: int) -> nn.Module:
+    """Return a linear layer, or the product of two of ``rank`` numbers between them, which starts with its variance."""
+    if not rank:
+        return nn.Linear(inputs, outputs)
+    first = nn.Linear(inputs, rank, bias=False)
+    nn.init.normal_(first.weight, std=inputs**-0.5)
+    return nn.Sequential(first, nn.Linear(rank, outputs))
 
 
 class LowHead(nn.Sequential):
@@ -192,6 +208,7 @@ class Generator(nn.Module):
         norm: str = "rms",
         high_convs: int = 0,
         upsample: str = "folded",
+        fc_rank: int = 0,
     ) -> None:
         """Build G for volumes of ``size`` voxels and sub-volumes of ``depth`` slices."""
         super().__init__()
@@ -199,7 +216,7 @@ class Generator(nn.Module):
         self.factor = low_factor(size)
         self.depth = depth
         low_size = (size[0] // self.factor, size[1] // self.factor, size[2] // self.factor)
-        self.common = CommonBlock(low_size, latent_dim, num_classes, channels, features, upsample)
+        self.common = CommonBlock(low_size, latent_dim, num_classes, channels, features, upsample, fc_rank)
         self.low = LowHead(features)
         self.high = HighHead(self.factor, features, norm, high_convs, upsample)
 

@@ -241,3 +241,11 @@ def test_a_wrong_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"E\.pth: (lacks|conv)"):
         import_published(PublishedFiles(path, encoder=other), 128, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_factorised_start_is_refused_in_one_line(tmp_path):
+    state = {"fc1.0.weight": torch.zeros(16, 1024), "fc1.1.weight": torch.zeros(512 * 64, 16)}
+    torch.save({"model": state}, tmp_path / "G_iter1.pth")
+    with pytest.raises(InputError, match=r"^.*G_iter1\.pth: no published generator.*$"):
+        import_published(PublishedFiles(tmp_path / "G_iter1.pth"), 128, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

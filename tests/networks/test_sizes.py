@@ -1,9 +1,12 @@
 """The networks of every size: the published ones parameter for parameter, and all others that fit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hagan3d.config import ModelConfig
+from hagan3d.errors import InputError
 from hagan3d.networks.build import Networks
 from hagan3d.networks.encoder import encode
 
@@ -22,6 +25,29 @@ def test_published_parameter_counts(side):
         nets = Networks((side,) * 3, side // 8, ModelConfig(norm="group"))
     counts = tuple(sum(p.numel() for p in nets[name].parameters()) for name in ("g", "d_h", "d_l", "e_h", "e_g"))
     assert counts == COUNTS[side]
+
+
+@pytest.mark.parametrize(("num_classes", "inputs"), [(0, 1024), (3, 1027)])
+def test_a_factorised_start_has_the_parameters_of_two_factors(num_classes, inputs):
+    with torch.device("meta"):
+        g = Networks((256,) * 3, 32, ModelConfig(fc_rank=128), num_classes).g
+    assert sum(p.numel() for p in g.common.fc.parameters()) == inputs * 128 + 128 * 32_768 + 32_768
+    assert sum(p.numel() for p in g.parameters()) == COUNTS[256][0] - 1024 * 32_768 + inputs * 128 + 128 * 32_768
+
+
+def test_a_factorised_start_begins_with_the_variance_of_a_whole_one():
+    torch.manual_seed(0)
+    whole, factors = (Networks((32,) * 3, 8, replace(SMALL, latent_dim=64, fc_rank=rank)).g for rank in (0, 32))
+    z = torch.randn(64, 64)
+    deviations = [g.common.fc(z).std().item() for g in (whole, factors)]
+    assert deviations[0] == pytest.approx(deviations[1], rel=0.1)
+    window, low = factors(z[:1], torch.zeros(1, dtype=torch.int64))
+    assert window.shape == (1, 1, 8, 32, 32) and low.shape == (1, 1, 8, 8, 8)
+
+
+def test_a_rank_below_none_is_named():
+    with pytest.raises(InputError, match=r"model\.fc_rank: want at least 0, got -1"):
+        ModelConfig(fc_rank=-1)
 
 
 @pytest.mark.parametrize("side", [512, 1024])
