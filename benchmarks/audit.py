@@ -1,8 +1,8 @@
 """Does the memorisation audit bite? Real volumes play generated ones: copies of training volumes, or none.
 
 A store is split by subject in training (half), held-out and other volumes (a quarter each). Copies of training volumes
-(shifted by up to 2 voxels, half of them mirrored, with noise) must be flagged; other real volumes, blurred or averaged
-ones, one volume repeated and copies of held-out volumes must not. Ends with status 1 otherwise.
+(shifted by up to 2 voxels, half of them mirrored, with noise; some blurred) must be flagged; other real volumes,
+blurred or averaged ones, one volume repeated and copies of held-out volumes must not. Ends with status 1 otherwise.
 """
 
 import argparse
@@ -25,7 +25,8 @@ def main() -> int:
     """Audit every case for every seed, print a table, give the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5, help="Splits and copies: seeds 0 to one less.")
+    parser.add_argument("--seeds", type=int, default=5, help="How many splits, each with its copies.")
+    parser.add_argument("--first", type=int, default=10, help="Seed of the first; 0 to 7 served to set thresholds.")
     parser.add_argument("--limit", type=int, default=200, help="Volumes used, at most.")
     a = parser.parse_args()
     store = Store(a.store)
@@ -38,7 +39,7 @@ def main() -> int:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, Python {platform.python_version()}")
     print(f"thresholds: {', '.join(f'{name} {value:g}' for name, value in THRESHOLDS.items())}\n")
     started, wrong = time.perf_counter(), 0
-    for seed in range(a.seeds):
+    for seed in range(a.first, a.first + a.seeds):
         wrong += report(check(x, subjects, extractor, seed=seed), seed)
     runs = a.seeds * len(CASES)
     print(f"\n{runs - wrong} of {runs} as they must be; {time.perf_counter() - started:.0f} s")

@@ -13,7 +13,7 @@ from hagan3d.evaluation.summary import blocks, feature_scale
 
 COPIED = 8  # training volumes that are copied
 MOVED = 2  # voxels of the full size, the largest shift of a copy along each axis
-NOISE = 0.05  # deviation, in units of the range [-1, 1] of half width 1
+NOISE = 0.05  # deviation, of volumes in [-1, 1]
 
 Volumes = np.ndarray
 Made = Callable[[Mapping[str, Volumes], np.random.Generator], Volumes]
@@ -37,6 +37,11 @@ def _some(x: Mapping[str, Volumes], random: np.random.Generator) -> Volumes:
     return np.concatenate([copies(x["train"][:COPIED], count, random), x["other"][count:]])
 
 
+def _blurred(x: Mapping[str, Volumes], random: np.random.Generator) -> Volumes:
+    """Copies as a generator that is not sharp makes them."""
+    return gaussian_filter(copies(x["train"][:COPIED], len(x["other"]), random), (0, 1, 1, 1))
+
+
 def _averages(x: Mapping[str, Volumes], random: np.random.Generator) -> Volumes:
     return (x["other"] + x["other"][random.permutation(len(x["other"]))]) / 2
 
@@ -48,6 +53,7 @@ CASES: Mapping[str, tuple[Made, bool]] = {
     "one volume repeated": (lambda x, random: copies(x["other"][:1], len(x["other"]), random), False),
     "copies of 8 held-out": (lambda x, random: copies(x["held-out"][:COPIED], len(x["other"]), random), False),
     "copies of 8 training": (lambda x, random: copies(x["train"][:COPIED], len(x["other"]), random), True),
+    "blurred copies of 8": (_blurred, True),
     "copies of all training": (lambda x, random: copies(x["train"], len(x["other"]), random), True),
     "1 copy in 10": (_some, True),
 }

@@ -4,13 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu, norm
 
 from hagan3d.evaluation.audit import SIDE, member_flagged, mirrored_distances, shifted_distances
 from hagan3d.evaluation.auditcheck import CASES, check
 from hagan3d.evaluation.features import random_extractor
-from hagan3d.evaluation.membership import auc, membership, true_positives
+from hagan3d.evaluation.membership import auc, logits, membership, true_positives
 from hagan3d.evaluation.memorisation import (
     Distances,
     authentic,
@@ -127,6 +128,17 @@ def test_auc_and_true_positives_in_closed_form():
     assert auc(members, others) == pytest.approx(4.5 / 6)
     assert true_positives(members, others) == pytest.approx(1 / 3)
     assert true_positives(np.arange(1000.0), np.arange(200.0), rate=0.01) == pytest.approx(0.802)
+
+
+def test_a_volume_is_judged_window_by_window_and_alone():
+    judges = {
+        "d_h": lambda x, start: (x.mean(dim=(1, 2, 3, 4)) + start, None),
+        "d_l": lambda x: (x.amax(dim=(1, 2, 3, 4)), None),
+    }
+    x = np.random.default_rng(0).random((32, 32, 32)).astype(np.float32)
+    found = logits(judges, x, 8, torch.device("cpu"))
+    quarter = x.reshape(8, 4, 8, 4, 8, 4).mean(axis=(1, 3, 5))
+    np.testing.assert_allclose(found, [x.mean() + np.mean([0, 8, 16, 24]), quarter.max()], rtol=1e-6)
 
 
 def test_known_members_are_found_and_the_control_finds_nothing():
