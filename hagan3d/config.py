@@ -218,6 +218,8 @@ class TrainConfig:
     """Arithmetic of activations; weights stay fp32."""
     recompute_norms: bool = True
     """Compute norms and ReLUs of G and E again in the backward pass: one tensor per layer is kept, not two."""
+    share_spectral: bool = True
+    """Divide the weights of D by their spectral norms once per update of D, not in every pass: saves memory with R1."""
     checkpointing: bool = False
     """Compute all activations of G^H and D^H again in the backward pass instead of keeping them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

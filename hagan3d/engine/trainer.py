@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "train.accumulate",
     "train.checkpointing",
     "train.recompute_norms",
+    "train.share_spectral",
     "data.store",
     "log.",
 )

@@ -14,7 +14,7 @@ from hagan3d.engine.ema import EMA
 from hagan3d.engine.optimizers import make_optimizer
 from hagan3d.engine.processes import ALONE, Processes
 from hagan3d.networks.build import Networks
-from hagan3d.networks.layers import iterate_spectral_norms
+from hagan3d.networks.layers import iterate_spectral_norms, shared_spectral_norms
 from hagan3d.recipes.phase import Phase
 
 AVERAGED = ("g",)  # networks that have an EMA
@@ -63,16 +63,18 @@ class Updates:
         optimizer, scaler = self.optimizers[phase.name], self.scalers[phase.name]
         parts = self.train.accumulate
         means: dict[str, Tensor] = {}
-        for name in phase.updates:
-            iterate_spectral_norms(self.networks[name])
+        learning = [self.networks[name] for name in phase.updates]
+        for network in learning:
+            iterate_spectral_norms(network)
         with only_trainable(self.networks, phase.updates):
-            for part in batch.parts(parts):
-                with self._autocast():
-                    terms = phase.losses(self.networks, part)
-                loss = torch.stack([term.float() for name, term in terms.items() if name not in phase.measures]).sum()
-                scaler.scale(loss / parts).backward()
-                for name, term in terms.items():
-                    means[name] = means.get(name, 0) + term.detach().float() / parts
+            with shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext():
+                for part in batch.parts(parts):
+                    with self._autocast():
+                        terms = phase.losses(self.networks, part)
+                    losses = [term.float() for name, term in terms.items() if name not in phase.measures]
+                    scaler.scale(torch.stack(losses).sum() / parts).backward()
+                    for name, term in terms.items():
+                        means[name] = means.get(name, 0) + term.detach().float() / parts
             self.processes.average([p.grad for p in self._parameters(phase) if p.grad is not None])
             scaler.step(optimizer)
             scaler.update()

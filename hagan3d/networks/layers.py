@@ -1,6 +1,7 @@
 """Layers that several networks share: normalised convolutions with and without upsampling, spectral norm."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -142,6 +143,8 @@ class _Spectral(nn.Module):
     weight: Tensor
     u: Tensor
     v: Tensor
+    is_shared = False
+    _shared: Tensor | None = None
 
     def init_spectral(self) -> None:
         out = self.weight.shape[0]
@@ -157,6 +160,26 @@ class _Spectral(nn.Module):
         self.u.copy_(F.normalize(matrix @ self.v, dim=0))
 
     def normalized_weight(self) -> Tensor:
+        """Give the normalised weight; inside `shared_spectral_norms`, as one tensor that has its own gradient."""
+        if not self.is_shared:
+            return self._normalized()
+        if self._shared is None:
+            with torch.no_grad():
+                self._shared = self._normalized().requires_grad_(self.weight.requires_grad)
+        return self._shared
+
+    def share(self, is_shared: bool) -> None:
+        """Normalise once from now on, or no more; drops what was shared."""
+        self.is_shared, self._shared = is_shared, None
+
+    def pass_gradient_on(self) -> None:
+        """Give the weight the gradient that the shared normalised weight has gathered."""
+        if self._shared is not None and self._shared.grad is not None:
+            gradient, self._shared = self._shared.grad, None
+            with torch.enable_grad():
+                self._normalized().backward(gradient)
+
+    def _normalized(self) -> Tensor:
         with torch.autocast(self.weight.device.type, enabled=False):
             return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
 
@@ -203,9 +226,32 @@ class SpectralLinear(nn.Linear, _Spectral):
 
 def iterate_spectral_norms(network: nn.Module) -> None:
     """One power iteration in every layer with spectral norm; call it once per update of the network."""
-    for module in network.modules():
-        if isinstance(module, _Spectral):
-            module.iterate()
+    for layer in _spectral_layers(network):
+        layer.iterate()
+
+
+@contextmanager
+def shared_spectral_norms(*networks: nn.Module) -> Iterator[None]:
+    """Divide each weight by its spectral norm once inside this context, not in every forward pass.
+
+    All passes and their backward passes must lie inside, of however many parts; weights must not change. The passes
+    see one leaf tensor per layer, so that autograd keeps one copy, also of what is computed again or differentiated
+    twice. Its gradient goes to the weight at the end, through the one division: the same sum, in another order.
+    """
+    layers = [layer for network in networks for layer in _spectral_layers(network)]
+    for layer in layers:
+        layer.share(True)
+    try:
+        yield
+        for layer in layers:
+            layer.pass_gradient_on()
+    finally:
+        for layer in layers:
+            layer.share(False)
+
+
+def _spectral_layers(network: nn.Module) -> Iterator[_Spectral]:
+    return (module for module in network.modules() if isinstance(module, _Spectral))
 
 
 @torch.no_grad()

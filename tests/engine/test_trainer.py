@@ -151,6 +151,18 @@ def test_computing_again_changes_nothing_but_memory(small_store, tmp_path, phase
     assert buffers[0] and all(torch.equal(buffers[0][key], buffers[1][key]) for key in buffers[0])
 
 
+def test_sharing_spectral_norms_changes_no_gradient(small_store, tmp_path):
+    config = make_config(r1_weight=1.0, accumulate=2, checkpointing=True, share_spectral=False)
+    apart = make_trainer(small_store, tmp_path / "a", config)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, share_spectral=True))
+    shared = make_trainer(small_store, tmp_path / "b", config)
+    batch = apart.source.batch(0)
+    one, other = gradients(apart, "d", batch), gradients(shared, "d", batch)
+    assert one.keys() == other.keys() and one
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("objective", ["bce", "hinge", "lsgan", "wgan-gp"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_objective_and_precision_trains(small_store, tmp_path, objective, precision):

@@ -1,9 +1,13 @@
 """Spectral norm: the weight has length 1, and a forward pass never changes it."""
 
+import contextlib
+
+import pytest
 import torch
 
+from hagan3d.losses.gan import r1_penalty
 from hagan3d.networks.discriminator import HighDiscriminator
-from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, iterate_spectral_norms
+from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, iterate_spectral_norms, shared_spectral_norms
 
 
 def test_converges_to_the_largest_singular_value():
@@ -37,3 +41,60 @@ def test_a_forward_pass_leaves_the_network_as_it_is():
     assert all(torch.equal(value, before[key]) for key, value in d_h.state_dict().items())
     iterate_spectral_norms(d_h)
     assert not torch.equal(d_h.state_dict()["convs.0.u"], before["convs.0.u"])
+
+
+def d_gradients(d_h, is_shared, precision=torch.float32):
+    """Value and gradients of two parts, each of a real and a generated pass and R1."""
+    random = torch.Generator().manual_seed(1)
+    d_h.zero_grad()
+    total = 0.0
+    with shared_spectral_norms(d_h) if is_shared else contextlib.nullcontext():
+        for start in (torch.tensor([0, 28]), torch.tensor([4, 8])):
+            real, fake = (torch.randn(2, 1, 4, 32, 32, generator=random) for _ in range(2))
+            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+                loss = (d_h(fake, start)[0] - d_h(real, start)[0]).float().sum()
+            real.requires_grad_()
+            loss = loss + r1_penalty(d_h(real, start)[0], [real])
+            loss.backward()
+            total += loss.item()
+    assert not any(layer.is_shared for layer in d_h.convs)
+    return [torch.tensor(total), *(parameter.grad.clone() for parameter in d_h.parameters())]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_shared_norms_change_no_gradient(checkpointing):
+    torch.manual_seed(0)
+    d_h = HighDiscriminator((32, 32, 32), 4, channels=64)
+    d_h.checkpointing = checkpointing
+    for one, other in zip(d_gradients(d_h, False), d_gradients(d_h, True), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_shared_norms_under_autocast_differ_by_its_rounding(checkpointing):
+    torch.manual_seed(0)
+    d_h = HighDiscriminator((32, 32, 32), 4, channels=64)
+    d_h.checkpointing = checkpointing
+    exact = d_gradients(d_h, False)
+    apart, shared = (d_gradients(d_h, is_shared, torch.bfloat16) for is_shared in (False, True))
+    for true, one, other in zip(exact, apart, shared, strict=True):
+        assert (other - true).norm() <= 1.1 * (one - true).norm() + 1e-6
+
+
+def test_shared_norms_are_computed_once_and_learn_only_where_the_weight_does():
+    layer = SpectralLinear(5, 4)
+    with shared_spectral_norms(layer):
+        assert layer.normalized_weight() is layer.normalized_weight()
+        assert layer.normalized_weight().requires_grad
+    layer.requires_grad_(False)
+    with shared_spectral_norms(layer):
+        assert not layer.normalized_weight().requires_grad
+    assert layer.normalized_weight() is not layer.normalized_weight()
+
+
+def test_shared_norms_end_with_an_error_too():
+    layer = SpectralLinear(5, 4)
+    with pytest.raises(ValueError, match="stop"), shared_spectral_norms(layer):
+        layer(torch.ones(1, 5)).sum().backward()
+        raise ValueError("stop")
+    assert not layer.is_shared and layer.weight.grad is None
