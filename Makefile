@@ -30,6 +30,8 @@ demo: build
 
 bench: build
 	OMP_WAIT_POLICY=PASSIVE $(PY) benchmarks/kernels.py
+	OMP_WAIT_POLICY=PASSIVE $(PY) benchmarks/memory.py
+	OMP_WAIT_POLICY=PASSIVE $(PY) benchmarks/speed.py
 
 clean:
 	rm -rf build hagan3d/_C*.so $(VENV)/.built
