@@ -84,9 +84,9 @@ def test_advice_names_the_setting_or_that_there_is_none(line):
 
 
 def test_operations_grow_with_the_batch():
-    one, two = make_plan(batch_size=1).flops, make_plan(batch_size=2).flops
-    assert one.keys() == {"d", "g", "e_h", "e_g"}
-    assert all(two[name] == 2 * one[name] > 0 for name in one)
+    two, four = make_plan(batch_size=2).flops, make_plan(batch_size=4).flops
+    assert two.keys() == {"d", "g", "e_h", "e_g"}
+    assert all(1.5 * two[name] < four[name] <= 2 * two[name] for name in two)  # folding kernels costs the same for all
 
 
 def test_bytes_read_are_those_of_the_store():
