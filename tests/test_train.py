@@ -125,7 +125,7 @@ def test_a_config_with_an_unknown_key_names_it(small_store, tmp_path, capsys):
 
 
 def test_without_a_store_phantoms_are_trained_on(tmp_path, capsys):
-    words = ["--out", str(tmp_path), "--data.phantoms", "8", "--train.steps", "1", *TINY]
+    words = ["--out", str(tmp_path), "--data.phantoms", "8", "--train.steps", "1", *TINY, "--model.minibatch_std", "2"]
     assert cli.run(train.main, words) == 0
     assert "training on phantoms" in capsys.readouterr().err
     assert len(list((tmp_path / "phantoms" / "volumes").glob("*.nii.gz"))) == 8
