@@ -57,7 +57,7 @@ def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[
             "train",
             train.main,
             f"--config {train.config_file('hagan_32.yaml')} --data.store {store} --out {out} --train.steps {steps} "
-            "--train.ema 0.98 --log.preview_every 50",
+            "--train.ema 0.98 --train.lr_g 4.0e-4 --log.preview_every 50",
         ),
         ("generate", generate.main, f"{out} --num 12 --out {out}/samples --force"),
         ("encode", encode.main, f"{out} --input {store} --out {out}/features --reconstruct --force"),
