@@ -19,8 +19,9 @@ from hagan3d.recipes.phase import Recipe
 # What a card holds besides live tensors. Chosen, not measured: no GPU was at hand.
 CONTEXT = 600 * 2**20  # bytes: the driver's context and the loaded kernels
 WORKSPACE = 512 * 2**20  # bytes: scratch memory of the convolutions
-LARGE = 64  # volumes: beyond it nobody asks
 FRAGMENTATION = 0.08  # of the live bytes: gaps between blocks of the allocator
+
+LARGE = 64  # volumes: beyond it nobody asks
 
 MakeRecipe = Callable[[Config], Recipe]
 

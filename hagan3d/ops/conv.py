@@ -5,6 +5,7 @@ asked for, which is a convolution of the output's gradient with the weight. In a
 frozen ones those inputs are half of what is kept.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,39 +14,62 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 Triple = tuple[int, int, int]
+Fold = Callable[[Tensor], Tensor]
 _ONES: Triple = (1, 1, 1)
 _SMALL = (
     20480  # values of a single volume up to which PyTorch takes its slow kernels, 5 times slower at 32 x 8 x 64 x 64
 )
 
 
+def _same(weight: Tensor) -> Tensor:
+    return weight
+
+
 def conv3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Triple = _ONES, padding: Triple = (0, 0, 0)
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Triple = _ONES,
+    padding: Triple = (0, 0, 0),
+    fold: Fold = _same,
 ) -> Tensor:
     """Convolve as `torch.nn.functional.conv3d`; with frozen ``weight`` and ``bias`` the input is not kept.
 
     Args:
         x: ``[B, C_in, D, H, W]``.
-        weight: ``[C_out, C_in, *kernel]``.
+        weight: ``[C_out, C_in, *kernel]``, or what ``fold`` makes that of.
         bias: ``[C_out]`` or None.
         stride: Along D, H, W.
         padding: Zeros at both ends of D, H, W.
+        fold: Makes the kernel; of a frozen ``weight`` it is made again in the backward pass, not kept.
 
     Returns:
         ``[B, C_out, ...]``, of autocast's type where that is on. Any number of times differentiable.
     """
-    if not _is_frozen(x, weight, bias):
-        return _convolve(x, weight, bias, stride, padding, False, (0, 0, 0))
-    return _Frozen.apply(*_cast(x, weight, bias), stride, padding, False, (0, 0, 0))
+    return _either(x, weight, bias, fold, stride, padding, False)
 
 
 def conv_transpose3d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Triple = _ONES, padding: Triple = (0, 0, 0)
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Triple = _ONES,
+    padding: Triple = (0, 0, 0),
+    fold: Fold = _same,
 ) -> Tensor:
-    """Convolve as `torch.nn.functional.conv_transpose3d`, ``weight [C_in, C_out, *kernel]``; else as `conv3d`."""
+    """Convolve as `torch.nn.functional.conv_transpose3d`, kernel ``[C_in, C_out, *kernel]``; else as `conv3d`."""
+    return _either(x, weight, bias, fold, stride, padding, True)
+
+
+def _either(
+    x: Tensor, weight: Tensor, bias: Tensor | None, fold: Fold, stride: Triple, padding: Triple, transposed: bool
+) -> Tensor:
     if not _is_frozen(x, weight, bias):
-        return _convolve(x, weight, bias, stride, padding, True, (0, 0, 0))
-    return _Frozen.apply(*_cast(x, weight, bias), stride, padding, True, (0, 0, 0))
+        return _convolve(x, fold(weight), bias, stride, padding, transposed, (0, 0, 0))
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        x = x.to(torch.get_autocast_dtype(kind))
+    return _Frozen.apply(x, weight, bias, fold, stride, padding, transposed, (0, 0, 0))
 
 
 def _convolve(
@@ -85,17 +109,11 @@ def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return torch.is_grad_enabled() and x.requires_grad and not learns
 
 
-def _cast(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Give the tensors the type that autocast would."""
-    kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
-        return x, weight, bias
-    dtype = torch.get_autocast_dtype(kind)
-    return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-
-
 class _Frozen(Function):
-    """A convolution that is a function of its input alone, and whose derivative is the mirrored convolution."""
+    """A convolution that is a function of its input alone, and whose derivative is the mirrored convolution.
+
+    It saves no tensor: a checkpoint around it would compute the convolution again only to save one.
+    """
 
     @staticmethod
     def forward(
@@ -103,26 +121,26 @@ class _Frozen(Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        fold: Fold,
         stride: Triple,
         padding: Triple,
         transposed: bool,
         output_padding: Triple,
     ) -> Tensor:
-        y = _convolve(x, weight, bias, stride, padding, transposed, output_padding)
-        ctx.save_for_backward(weight)
-        ctx.options = stride, padding, transposed
+        kernel, summand = fold(weight).to(x.dtype), None if bias is None else bias.to(x.dtype)
+        y = _convolve(x, kernel, summand, stride, padding, transposed, output_padding)
+        ctx.weight, ctx.fold, ctx.options = weight, fold, (stride, padding, transposed)
         ctx.rest = (0, 0, 0)
         if not transposed:  # what the strides left over at the end of each axis
             ctx.rest = tuple(
-                x.shape[i + 2] - ((y.shape[i + 2] - 1) * stride[i] - 2 * padding[i] + weight.shape[i + 2])
+                x.shape[i + 2] - ((y.shape[i + 2] - 1) * stride[i] - 2 * padding[i] + kernel.shape[i + 2])
                 for i in range(3)
             )
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (weight,) = ctx.saved_tensors
         stride, padding, transposed = ctx.options
         with torch.autocast(grad.device.type, enabled=False):
-            x = _Frozen.apply(grad, weight, None, stride, padding, not transposed, ctx.rest)
-        return x, None, None, None, None, None, None
+            x = _Frozen.apply(grad, ctx.weight, None, ctx.fold, stride, padding, not transposed, ctx.rest)
+        return x, None, None, None, None, None, None, None

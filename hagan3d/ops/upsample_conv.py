@@ -6,6 +6,7 @@ the small input instead of three of the large one, 8 multiply-adds per output vo
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,8 +57,8 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity":
-        return _by_parity(x, _shared_fold(fold_parities, weight), bias, trim)
-    return _by_transposition(x, _shared_fold(fold_weight, weight), bias, trim)
+        return _by_parity(x, weight, bias, trim)
+    return _by_transposition(x, weight, bias, trim)
 
 
 def upsample_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0) -> Tensor:
@@ -115,9 +116,10 @@ def _shared_fold(fold: _Fold, weight: Tensor) -> Tensor:
     return _folds[key][1]
 
 
-def _by_transposition(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
+def _by_transposition(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     fixed = None if bias is None else bias.detach()
-    y = conv_transpose3d(x, folded, fixed, stride=(2, 2, 2), padding=(1 + trim, 1, 1))
+    fold = partial(_shared_fold, fold_weight)
+    y = conv_transpose3d(x, weight, fixed, stride=(2, 2, 2), padding=(1 + trim, 1, 1), fold=fold)
     return _BiasGradient.apply(y, bias) if bias is not None and bias.requires_grad else y
 
 
@@ -134,15 +136,15 @@ class _BiasGradient(torch.autograd.Function):
         return grad, grad.sum((0, 2, 3, 4), dtype=ctx.dtype)
 
 
-def _by_parity(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    y = conv3d(
-        x, folded, None if bias is None else bias.repeat(8), padding=(1, 1, 1)
-    )  # [B, 8 C_out, D + 1, H + 1, W + 1]
+def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
+    fold = partial(_shared_fold, fold_parities)
+    y = conv3d(x, weight, None if bias is None else bias.repeat(8), padding=(1, 1, 1), fold=fold)
+    # [B, 8 C_out, D + 1, H + 1, W + 1]
     B, _, D, H, W = y.shape
     y = (
-        y.view(B, 2, 2, 2, folded.shape[0] // 8, D, H, W)
+        y.view(B, 2, 2, 2, weight.shape[0], D, H, W)
         .permute(0, 4, 5, 1, 6, 2, 7, 3)
-        .reshape(B, folded.shape[0] // 8, 2 * D, 2 * H, 2 * W)
+        .reshape(B, weight.shape[0], 2 * D, 2 * H, 2 * W)
     )
     return y[:, :, 1 + trim : -1 - trim, 1:-1, 1:-1].contiguous()
 

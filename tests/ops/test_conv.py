@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from hagan3d.ops import conv3d, conv_transpose3d
 
@@ -85,3 +86,20 @@ def test_a_flat_volume_is_turned_and_turned_back(frozen):
     gradients = [torch.autograd.grad(out.square().mean(), leaves) for out in (y, expected)]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_checkpoint_does_not_compute_a_frozen_convolution_again():
+    x, weight, bias = tensors("cpu", False, (3, 3, 3))
+    calls = []
+
+    def fold(kernel):
+        calls.append(len(calls))
+        return kernel
+
+    def run(x):
+        return conv3d(x.tanh(), weight, bias, fold=fold)
+
+    checkpoint(run, x, use_reentrant=False).sum().backward()
+    assert len(calls) == 2  # once forward, once for the gradient
+    (expected,) = torch.autograd.grad(F.conv3d(x.tanh(), weight, bias).sum(), x)
+    torch.testing.assert_close(x.grad, expected)
