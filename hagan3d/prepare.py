@@ -3,7 +3,7 @@
 import sys
 
 from hagan3d import cli
-from hagan3d.config import PrepareConfig
+from hagan3d.data.config import PrepareConfig
 
 
 def main(arguments: list[str]) -> None:

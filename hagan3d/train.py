@@ -9,8 +9,9 @@ import torch
 
 from hagan3d import __version__, cli, ops
 from hagan3d.checkpoint.settings import flat, to_dict
-from hagan3d.config import Config, PrepareConfig
+from hagan3d.config import Config
 from hagan3d.data.batches import BatchSource
+from hagan3d.data.config import PrepareConfig
 from hagan3d.data.phantoms import write_phantoms
 from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store

@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import __main__, cli, evaluate, train
-from hagan3d.config import PrepareConfig
+from hagan3d.data.config import PrepareConfig
 from hagan3d.data.prepare import prepare
 from hagan3d.evaluation.verdict import verdicts
 

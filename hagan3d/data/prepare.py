@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hagan3d.config import PrepareConfig
+from hagan3d.data.config import PrepareConfig
 from hagan3d.data.files import readable_write_errors, write_text
 from hagan3d.data.geometry import GridRule, check_orientation
 from hagan3d.data.intensity import IntensityRule

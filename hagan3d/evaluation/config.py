@@ -1,4 +1,4 @@
-"""Settings of an evaluation, with their units and defaults; apart from those of training only to keep files short."""
+"""Settings of an evaluation, with their units and defaults."""
 
 from dataclasses import dataclass
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hagan3d.config import PrepareConfig
+from hagan3d.data.config import PrepareConfig
 from hagan3d.data.geometry import to_output_axes
 from hagan3d.data.intensity import denormalize
 from hagan3d.data.prepare import prepare
