@@ -66,6 +66,9 @@ class DataConfig:
     """Voxels per axis D, H, W; each a multiple of 32. It must be the store's."""
     subvolume_depth: int | None = None
     """Slices shown to D^H and E^H, a multiple of the low-resolution factor (4 up to 256). Default: 1/8 of D."""
+    windows: Literal["even", "uniform", "fixed", "published"] = "even"
+    """Where sub-volumes are cut. even: every slice about equally often. For comparison: uniform, at any start that
+    A allows; fixed, in the middle; published, one start for the batch, generated ones up to A's stride off."""
     split: str = "train"
     """The part of the store to train on; "all" takes every volume."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -212,6 +215,8 @@ class TrainConfig:
     """Decay per step of the average of G's weights that `generate` uses; 0: none."""
     encoder: bool = True
     """Whether E^H and E^G are trained too."""
+    anchor: bool = True
+    """Whether D^L judges the low-resolution volume of G^L too; without it, for comparison, D^H judges alone."""
     diffaug: DiffAugConfig = field(default_factory=DiffAugConfig)
     """Differentiable augmentation of real and generated volumes alike."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

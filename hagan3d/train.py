@@ -112,6 +112,7 @@ def train(config: Config, out: Path, processes: Processes = ALONE, vram: int | N
         share,
         config.train.seed,
         config.data.augment,
+        config.data.windows,
         whole=config.train.encoder,
         rank=processes.rank,
         world=processes.world,

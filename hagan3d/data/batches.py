@@ -160,6 +160,8 @@ class BatchSource:
     """Volumes per step and process."""
     seed: int
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    windows: str = "even"
+    """Where sub-volumes are cut: even, uniform, fixed or published, as DataConfig has it."""
     whole: bool = True
     """Whether batches carry the whole volumes."""
     rank: int = 0
@@ -230,8 +232,9 @@ class BatchSource:
         return int(indices[_order(self.seed, epoch, len(indices))[place]])
 
     def _start(self, step: int, sample: int) -> int:
+        sample = 0 if self.windows == "published" else sample
         uniform = np.random.default_rng([self.seed, step, sample, zlib.crc32(b"start")]).random(2)
-        return choose_start(uniform, self.store.size[0], self.depth, self.store.factor)
+        return choose_start(uniform, self.store.size[0], self.depth, self.store.factor, self.windows)
 
     def _whole(self, indices: list[int], augmented: tuple[Tensor | None, ...]) -> StoredVolumes | HeldVolumes:
         held = [volume for volume in augmented if volume is not None]
@@ -252,8 +255,8 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, zlib.crc32(b"order")]).permutation(count)
 
 
-def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int) -> int:
-    """Choose the first slice of a window so that every slice is seen about equally often.
+def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int, windows: str = "even") -> int:
+    """Choose the first slice of a window; by default so that every slice is seen about equally often.
 
     Three windows in four lie on the disjoint tiling of the volume, which covers all slices alike; the others start at
     any multiple of the stride, so that what lies across two tiles is seen too.
@@ -262,9 +265,15 @@ def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int) -> i
         uniform: Two numbers, uniform in [0, 1).
         length: Slices of the volume.
         depth: Slices of a window.
-        stride: Every start is a multiple of it, that is, a whole slice of the feature map A.
+        stride: Every start is a multiple of it, that is, a whole slice of the feature map A; not if ``published``.
+        windows: ``even``, as said; ``uniform``, at any multiple of the stride; ``fixed``, in the middle; ``published``,
+            at any slice.
     """
+    if windows == "fixed":
+        return (length - depth) // 2 // stride * stride
+    if windows == "published":
+        return int(uniform[1] * (length - depth + 1))
     tiles = -(-length // depth)
-    if uniform[0] < TILED:
+    if windows == "even" and uniform[0] < TILED:
         return min(int(uniform[1] * tiles) * depth, length - depth)
     return stride * int(uniform[1] * ((length - depth) // stride + 1))

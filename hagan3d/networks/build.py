@@ -57,15 +57,14 @@ class Networks(nn.Module):
         """Return the names of the networks."""
         return [name for name, _ in self.named_children()]
 
-    def judge(self, window: Tensor, low: Tensor, start: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Judge pairs of a sub-volume at ``start`` and a low-resolution volume.
+    def judge(self, start: Tensor, window: Tensor, low: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Judge sub-volumes at ``start``, and low-resolution volumes where there are any.
 
         Returns:
             Logits ``[B]`` of D^H and of D^L, and their class logits ``[B, K]`` (a model without classes: none).
         """
-        logit_h, classes_h = self.d_h(window, start)
-        logit_l, classes_l = self.d_l(low)
-        return [logit_h, logit_l], [logits for logits in (classes_h, classes_l) if logits is not None]
+        judged = [self.d_h(window, start)] + ([] if low is None else [self.d_l(low)])
+        return [logit for logit, _ in judged], [classes for _, classes in judged if classes is not None]
 
     def set_memory(self, recompute_norms: bool, checkpointing: bool) -> None:
         """Choose what the backward pass computes again instead of keeping: norms and ReLUs, and all of G^H and D^H."""

@@ -23,13 +23,19 @@ PROBABILITY = "diffaug_probability"
 def recipe(train: TrainConfig) -> Recipe:
     """Return the updates of one step: the discriminators, the generator, and (if asked for) both encoders."""
     phases = [
-        Phase("d", ("d_h", "d_l"), partial(d_losses, train), train.lr_d, measures=("sign_real",)),
+        Phase(
+            "d",
+            ("d_h", "d_l") if train.anchor else ("d_h",),
+            partial(d_losses, train),
+            train.lr_d,
+            measures=("sign_real",),
+        ),
         Phase("g", ("g",), partial(g_losses, train), train.lr_g),
     ]
     if train.encoder:
         phases += [
             Phase("e_h", ("e_h",), e_h_losses, train.lr_e),
-            Phase("e_g", ("e_g",), e_g_losses, train.lr_e),
+            Phase("e_g", ("e_g",), partial(e_g_losses, train), train.lr_e),
         ]
     return Recipe(phases, {PROBABILITY: train.diffaug.probability}, partial(_adapt, train))
 
@@ -52,8 +58,7 @@ def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tens
 
 def g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Be taken for real, and for the class that was asked for."""
-    window, low = _augmented(train, batch, "fake", *generate(nets, batch))
-    logits, classes = _judge(train, nets, batch, window, low)
+    logits, classes = _judge(train, nets, batch, *_augmented(train, batch, "fake", *generate(nets, batch)))
     return {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
 
 
@@ -62,12 +67,13 @@ def e_h_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
     return {"l1": F.l1_loss(nets.g.high(nets.e_h(batch.window)), batch.window)}
 
 
-def e_g_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
+def e_g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Encode a whole volume into a z from which G makes its sub-volume and its low-resolution volume again."""
     with torch.no_grad():
         a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], dim=2)
     window, low = nets.g(nets.e_g(a), batch.start, _labels(nets, batch))
-    return {"l1_high": F.l1_loss(window, batch.window) / 2, "l1_low": F.l1_loss(low, batch.low) / 2}
+    terms = {"l1_high": F.l1_loss(window, batch.window) / 2, "l1_low": F.l1_loss(low, batch.low) / 2}
+    return terms if train.anchor else {"l1_high": terms["l1_high"]}
 
 
 def generate(nets: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -75,11 +81,9 @@ def generate(nets: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
     return nets.g(batch.normal("z", nets.g.latent_dim), batch.start, _labels(nets, batch))
 
 
-def _judge(
-    train: TrainConfig, nets: Networks, batch: Batch, window: Tensor, low: Tensor
-) -> tuple[Tensor, list[Tensor]]:
-    """Logits of pairs ``[B]``, or of each of the two games ``[2, B]``, and class logits."""
-    logits, classes = nets.judge(window, low, batch.start)
+def _judge(train: TrainConfig, nets: Networks, batch: Batch, *seen: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits of pairs ``[B]``, or of each game ``[2, B]``, and class logits."""
+    logits, classes = nets.judge(batch.start, *seen)
     both = torch.stack(logits)
     return both.mean(0) if train.logits == "mean" else both, classes
 
@@ -95,11 +99,12 @@ def _class_terms(classes: list[Tensor], label: Tensor, weight: float) -> dict[st
     return {"class": weight * torch.stack([F.cross_entropy(logits, label) for logits in classes]).mean()}
 
 
-def _augmented(train: TrainConfig, batch: Batch, name: str, window: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-    """Change pairs as the differentiable augmentation has it, each volume by its own random numbers."""
-    if not train.diffaug.active:
-        return window, low
-    return diffaug(window, low, train.diffaug, batch.state[PROBABILITY], batch.uniform(name, NUM_RANDOMS))
+def _augmented(train: TrainConfig, batch: Batch, name: str, window: Tensor, low: Tensor) -> tuple[Tensor, ...]:
+    """What D sees of pairs, changed as the differentiable augmentation has it, each by its own random numbers."""
+    if train.diffaug.active:
+        randoms = batch.uniform(name, NUM_RANDOMS)
+        window, low = diffaug(window, low, train.diffaug, batch.state[PROBABILITY], randoms)
+    return (window, low) if train.anchor else (window,)
 
 
 def _r1(train: TrainConfig, nets: Networks, batch: Batch) -> Tensor:
@@ -116,7 +121,8 @@ def _gradient_penalty(
     """Gradient penalty between real and generated pairs, in float32."""
     mix = torch.tensor(batch.uniform("mix", 1)).to(batch.window.device)[:, :, None, None, None]
     with torch.autocast(batch.window.device.type, enabled=False):
-        inputs = [torch.lerp(x.float(), y.float(), mix).requires_grad_() for x, y in zip(real, fake, strict=True)]
+        pairs = list(zip(real, fake, strict=True))[: 2 if train.anchor else 1]
+        inputs = [torch.lerp(x.float(), y.float(), mix).requires_grad_() for x, y in pairs]
         return gradient_penalty(_penalized(train, nets, batch, inputs), inputs)
 
 

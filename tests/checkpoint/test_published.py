@@ -200,7 +200,7 @@ def test_discriminator_is_the_published_function(published):
     side, _, states, model, _ = published
     x, low = torch.randn(1, 1, side // 8, side, side), torch.randn(1, 1, side // 4, side // 4, side // 4)
     start = torch.tensor([20])
-    logits, _ = model.networks.judge(x, low, start)
+    logits, _ = model.networks.judge(start, x, low)
     torch.testing.assert_close(sum(logits) / 2, published_d(states["D"], x, low, start, side), atol=1e-5, rtol=1e-4)
 
 

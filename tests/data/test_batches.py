@@ -31,6 +31,19 @@ def test_every_slice_is_seen_about_equally_often(length, depth, stride):
     assert len(set(starts)) == (length - depth) // stride + 1
 
 
+def test_windows_for_comparison_lie_where_they_say():
+    random = np.random.default_rng(0).random((2000, 2))
+    at = {kind: {choose_start(u, 32, 8, 4, kind) for u in random} for kind in ("uniform", "fixed", "published")}
+    assert at == {"uniform": set(range(0, 25, 4)), "fixed": {12}, "published": set(range(25))}
+
+
+def test_published_windows_are_one_for_the_batch(source):
+    batches = [dataclasses.replace(source, windows="published").batch(step) for step in range(8)]
+    assert all(len(set(batch.start.tolist())) == 1 for batch in batches)
+    assert any(batch.start[0] % 4 for batch in batches)
+    assert torch.equal(batches[0].window[1, 0], whole(batches[0])[1, batches[0].start[1] :][:8])
+
+
 def test_the_last_random_number_still_fits():
     assert choose_start(np.array([0.99, 1 - 1e-12]), 32, 8, 4) == 24
     assert choose_start(np.array([0.0, 1 - 1e-12]), 32, 8, 4) == 24

@@ -69,6 +69,17 @@ def test_every_network_learns_in_a_step(small_store, tmp_path):
     assert set(terms) == {"d/gan", "d/sign_real", "g/gan", "e_h/l1", "e_g/l1_high", "e_g/l1_low"}
 
 
+@pytest.mark.parametrize("train", [{"r1_weight": 1.0}, {"objective": "wgan-gp"}, {"logits": "each"}])
+def test_without_the_anchor_nothing_at_low_resolution_learns(small_store, tmp_path, train):
+    trainer = make_trainer(small_store, tmp_path, make_config(anchor=False, **train))
+    before = weights(trainer.networks)
+    terms = trainer.step(trainer.source.batch(0))
+    after = weights(trainer.networks)
+    assert moved(before, after) == {"g", "d_h", "e_h", "e_g"}
+    assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("g.low."))
+    assert "e_g/l1_low" not in terms and "e_g/l1_high" in terms
+
+
 @pytest.mark.parametrize(("stop_after", "optimizer_state"), [(1, "fp32"), (3, "bf16")])
 def test_a_resume_is_invisible(small_store, tmp_path, stop_after, optimizer_state):
     augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)

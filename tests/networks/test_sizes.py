@@ -69,7 +69,7 @@ def test_every_size_runs(size, depth, num_classes):
     window, low = nets.g(z, start, label if num_classes else None)
     assert window.shape == (2, 1, depth, *size[1:])
     assert low.shape == (2, 1, *(side // nets.g.factor for side in size))
-    logits, classes = nets.judge(window, low, start)
+    logits, classes = nets.judge(start, window, low)
     assert [logit.shape for logit in logits] == [(2,), (2,)]
     assert [head.shape for head in classes] == [(2, 3)] * (2 if num_classes else 0)
     volume = nets.g.volume(z, label if num_classes else None)
