@@ -1,0 +1,162 @@
+"""Regression with nested cross-validation, and what the result is worth: intervals from resampled subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+STRENGTHS = tuple(float(value) for value in np.logspace(-2, 6, 17))
+"""Penalties of a ridge regression, per standardised feature, among which inner folds choose."""
+INNER_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to regress: an estimator of scikit-learn, and the settings that inner folds choose from."""
+
+    name: str
+    estimator: Any
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Values by name of the setting, as `GridSearchCV` takes them; empty: nothing to choose."""
+
+
+@dataclass(frozen=True)
+class Regression:
+    """What was predicted of every volume by a model that had seen nothing of its subject."""
+
+    predicted: np.ndarray
+    """Out-of-fold predictions ``[N]``, in the units of the target."""
+    r2: Estimate
+    """1 - squared errors / squared deviations from the mean; below 0: worse than the mean."""
+    correlation: Estimate
+    models: tuple[Any, ...]
+    """The fitted model of each fold."""
+
+
+def ridge() -> Method:
+    """Ridge regression on standardised features, its strength chosen by inner folds."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return Method("ridge", make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": STRENGTHS})
+
+
+def cross_validate(
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: Sequence[Any] | np.ndarray,
+    method: Method | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    rounds: int = 1000,
+) -> Regression:
+    """Predict every volume from the others, settings chosen without it too.
+
+    Args:
+        x: Features ``[N, d]``.
+        y: Target ``[N]``.
+        groups: Subject of each volume ``[N]``; all volumes of one are in one fold, outer and inner.
+        method: How to regress. Default: ridge.
+        folds: Outer folds; fewer if there are fewer subjects.
+        seed: Of the folds and of resampling.
+        rounds: Resamplings of subjects behind the intervals.
+
+    Raises:
+        ValueError: If the lengths differ, a value is not finite, or there are fewer than 4 subjects.
+    """
+    names = _checked(x, y, groups)
+    chosen = method or ridge()
+    predicted, models = np.empty(len(y)), []
+    for train, test in _folds(names, folds, seed).split(x, y, names):
+        model = fit(x[train], y[train], names[train], chosen, seed=seed)
+        predicted[test] = model.predict(x[test])
+        models.append(model)
+    r2 = resampled(_r2, y, predicted, names, rounds, seed)
+    return Regression(predicted, r2, resampled(correlation, y, predicted, names, rounds, seed), tuple(models))
+
+
+def fit(
+    x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, method: Method | None = None, *, seed: int = 0
+) -> Any:
+    """Fit a model on all of ``x [N, d]`` and ``y [N]``, its settings chosen by folds that keep subjects whole.
+
+    Raises:
+        ValueError: As `cross_validate` does.
+    """
+    from sklearn.base import clone
+    from sklearn.model_selection import GridSearchCV
+
+    names, chosen = _checked(x, y, groups, least=2), method or ridge()
+    model = clone(chosen.estimator)
+    if not chosen.grid:
+        return model.fit(x, y)
+    inner = _folds(names, INNER_FOLDS, seed)
+    search = GridSearchCV(model, dict(chosen.grid), cv=inner, scoring="neg_mean_squared_error", error_score="raise")
+    return search.fit(x, y, groups=names).best_estimator_
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of two rows of numbers ``[N]``; 0 where one is constant."""
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale > 0 else 0.0
+
+
+def resampled(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    a: np.ndarray,
+    b: np.ndarray,
+    groups: Sequence[Any] | np.ndarray,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Give a statistic of two rows ``[N]`` with its 95 % percentile interval over resampled groups.
+
+    Source: the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8.
+    """
+    _, which = np.unique(np.asarray(groups), return_inverse=True)
+    members = [np.flatnonzero(which == group) for group in range(which.max() + 1)]
+    random = np.random.default_rng(seed)
+    values = []
+    for _ in range(rounds):
+        drawn = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+        values.append(statistic(a[drawn], b[drawn]))
+    low, high = np.quantile(values, (0.025, 0.975))
+    return Estimate(statistic(a, b), float(low), float(high))
+
+
+def _r2(y: np.ndarray, predicted: np.ndarray) -> float:
+    total = float(((y - y.mean()) ** 2).sum())
+    return 1 - float(((y - predicted) ** 2).sum()) / total if total > 0 else 0.0
+
+
+def _folds(groups: np.ndarray, folds: int, seed: int) -> Any:
+    from sklearn.model_selection import GroupKFold
+
+    return GroupKFold(min(folds, len(np.unique(groups))), shuffle=True, random_state=seed)
+
+
+def _checked(x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, least: int = 4) -> np.ndarray:
+    """Refuse what cannot be regressed; return the groups as an array."""
+    names = np.asarray(groups)
+    if x.ndim != 2 or y.shape != (len(x),) or names.shape != (len(x),):
+        raise ValueError(f"want x [N, d], y [N] and groups [N], got {x.shape}, {y.shape} and {names.shape}")
+    if not np.isfinite(x).all() or not np.isfinite(y).all():
+        raise ValueError("want finite features and targets")
+    if len(np.unique(names)) < least:
+        raise ValueError(f"want at least {least} subjects, got {len(np.unique(names))}")
+    return names
