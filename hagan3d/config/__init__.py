@@ -1,0 +1,22 @@
+"""Settings of a training run, with units and defaults; those of `prepare` and `evaluate` lie beside their code."""
+
+from hagan3d.config.data import LOW_SIDE, SIZE_STEP, AugmentConfig, DataConfig, Size, check_size, low_factor
+from hagan3d.config.model import ModelConfig
+from hagan3d.config.run import RECIPES, Config, LogConfig
+from hagan3d.config.train import DiffAugConfig, TrainConfig
+
+__all__ = [
+    "LOW_SIDE",
+    "RECIPES",
+    "SIZE_STEP",
+    "AugmentConfig",
+    "Config",
+    "DataConfig",
+    "DiffAugConfig",
+    "LogConfig",
+    "ModelConfig",
+    "Size",
+    "TrainConfig",
+    "check_size",
+    "low_factor",
+]
