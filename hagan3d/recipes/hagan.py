@@ -22,14 +22,9 @@ PROBABILITY = "diffaug_probability"
 
 def recipe(train: TrainConfig) -> Recipe:
     """Return the updates of one step: the discriminators, the generator, and (if asked for) both encoders."""
+    judges = ("d_h", "d_l") if train.anchor else ("d_h",)
     phases = [
-        Phase(
-            "d",
-            ("d_h", "d_l") if train.anchor else ("d_h",),
-            partial(d_losses, train),
-            train.lr_d,
-            measures=("sign_real",),
-        ),
+        Phase("d", judges, partial(d_losses, train), train.lr_d, measures=("sign_real",)),
         Phase("g", ("g",), partial(g_losses, train), train.lr_g),
     ]
     if train.encoder:

@@ -1,0 +1,200 @@
+"""What makes generation better? Trains one config with one thing changed at a time, and measures each run.
+
+Every run gets the same minutes of processor time, whatever it makes of them, and the same seeds; each is measured as
+`hagan3d evaluate` does, in the features of the store, against held-out and against training volumes. Runs and measures
+that are there already are not made again, so that the same line goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hagan3d.evaluation.self_features import features_path
+
+PUBLISHED = {
+    "data.windows": "published",
+    "data.subvolume_depth": "4",
+    "model.norm": "group",
+    "model.high_convs": "0",
+    "model.init": "default",
+    "model.spectral_norm": "true",
+    "model.minibatch_std": "0",
+    "train.batch_size": "4",
+    "train.logits": "mean",
+    "train.lr_g": "1.0e-4",
+    "train.lr_d": "4.0e-4",
+    "train.lr_e": "1.0e-4",
+    "train.betas": "[0.0, 0.999]",
+    "train.r1_weight": "0",
+    "train.ema": "0",
+    "train.diffaug.translate": "0",
+    "train.diffaug.brightness": "0",
+    "train.diffaug.contrast": "0",
+}
+VARIANTS: dict[str, dict[str, str]] = {
+    "default": {},
+    "published": PUBLISHED,
+    "no encoder": {"train.encoder": "false"},
+    "no anchor (G^L, D^L)": {"train.anchor": "false"},
+    "norm group": {"model.norm": "group"},
+    "windows fixed": {"data.windows": "fixed"},
+    "windows uniform": {"data.windows": "uniform"},
+    "windows as published": {"data.windows": "published"},
+    "thin windows, as published": {"data.subvolume_depth": "4"},
+    "no augmentation": {name: "0" for name in PUBLISHED if name.startswith("train.diffaug")},
+    "adaptive augmentation": {"train.diffaug.adaptive": "true", "train.diffaug.probability": "0.2"},
+    "no EMA": {"train.ema": "0"},
+    "no R1": {"train.r1_weight": "0"},
+    "spectral norm": {"model.spectral_norm": "true"},
+    "no minibatch spread": {"model.minibatch_std": "0"},
+    "filters not centred": {"model.init": "default"},
+    "one game (mean of logits)": {"train.logits": "mean"},
+    "hinge": {"train.objective": "hinge"},
+    "lsgan": {"train.objective": "lsgan"},
+}
+MEASURES = (
+    ("KID", "held-out", ("features", "self", "{pair}", "kid", "value")),
+    ("MMD", "held-out", ("features", "self", "{pair}", "mmd", "value")),
+    ("KID", "train", ("features", "self", "{pair}", "kid", "value")),
+    ("MMD", "train", ("features", "self", "{pair}", "mmd", "value")),
+    ("recall", "train", ("features", "self", "{pair}", "recall", "value")),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: what was measured, a number per seed and measure, and the steps made."""
+
+    name: str
+    values: np.ndarray
+    steps: list[int]
+
+
+def main() -> None:
+    """Train, measure, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True, help="With features: hagan3d evaluate --train-features.")
+    parser.add_argument("--config", type=Path, default=Path("configs/hagan_32.yaml"))
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the runs.")
+    parser.add_argument("--minutes", type=float, default=30, help="Processor time of each run.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default", "published"], metavar="NAME")
+    parser.add_argument("--all", action="store_true", help=f"All variants: {', '.join(VARIANTS)}.")
+    parser.add_argument("--threads", type=int, default=1, help="Of each run.")
+    parser.add_argument("--table", action="store_true", help="Print what there is and make nothing.")
+    a = parser.parse_args()
+    if not features_path(a.store).exists():
+        raise SystemExit(f"{a.store}: no features yet: hagan3d evaluate --store {a.store} --train-features")
+    names = list(VARIANTS) if a.all else a.variants
+    if not a.table:
+        for seed in range(a.seeds):
+            for name in names:
+                make(a.out / f"{_slug(name)}-{seed}", VARIANTS[name], seed, a)
+    table([row for name in names if (row := collect(name, a.out, a.seeds))], a)
+
+
+def make(folder: Path, changes: dict[str, str], seed: int, a: argparse.Namespace) -> None:
+    """Train one run for its minutes and measure it, unless that is done."""
+    if (folder / "evaluation" / "metrics.json").exists():
+        return
+    settings = {"data.store": a.store, "train.seed": seed, "train.steps": 1_000_000, "log.preview_every": 0} | changes
+    command = ["train", "--config", a.config, "--out", folder / "run"]
+    for key, value in settings.items():
+        command += [f"--{key}", value]
+    spent = folder / "spent.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = json.loads(spent.read_text())["seconds"] if spent.exists() else 0.0
+    if before < a.minutes * 60:
+        _train(command, spent, before, a.minutes * 60, a.threads)
+    weights = "raw" if settings.get("train.ema") == "0" else "ema"
+    out = folder / "evaluation"
+    _start(["evaluate", folder / "run", "--store", a.store, "--out", out, "--weights", weights], a.threads).wait()
+
+
+def _train(command: Sequence[object], spent: Path, before: float, limit: float, threads: int) -> None:
+    """Run a training until it has used ``limit`` seconds of processor time, those ``before`` included."""
+    process = _start(command, threads)
+    seconds = before
+    while process.poll() is None:
+        time.sleep(1)
+        seconds = max(seconds, before + _processor_seconds(process.pid))
+        spent.write_text(json.dumps({"seconds": seconds}))
+        if seconds >= limit:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    if process.returncode not in (0, -signal.SIGTERM) and seconds < limit:
+        raise SystemExit(f"{spent.parent}: training ended with status {process.returncode}")
+
+
+def _start(command: Sequence[object], threads: int) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([sys.executable, "-m", f"hagan3d.{command[0]}", *map(str, command[1:])], env=environment)
+
+
+def _processor_seconds(process: int) -> float:
+    """User and system time of a running process, all threads; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def collect(name: str, out: Path, seeds: int) -> Row | None:
+    """Read what was measured of a variant."""
+    paths = [out / f"{_slug(name)}-{seed}" / "evaluation" / "metrics.json" for seed in range(seeds)]
+    found = [json.loads(path.read_text()) for path in paths if path.exists()]
+    if not found:
+        return None
+    values = [[_get(metrics, keys, pair) for _, pair, keys in MEASURES] + [_variety(metrics)] for metrics in found]
+    return Row(name, np.array(values), [metrics["run"]["step"] for metrics in found])
+
+
+def _get(metrics: dict, keys: Sequence[str], pair: str) -> float:
+    for key in keys:
+        metrics = metrics[key.format(pair=f"generated vs {pair}")]
+    return float(metrics)
+
+
+def _variety(metrics: dict) -> float:
+    return next(row["ratio"] for row in metrics["variety"]["generated"] if row["voxels"] == max(_sides(metrics)))
+
+
+def _sides(metrics: dict) -> list[int]:
+    return [row["voxels"] for row in metrics["variety"]["generated"]]
+
+
+def table(rows: list[Row], a: argparse.Namespace) -> None:
+    """Print mean and standard error over seeds of every measure, and the ratio to the first row."""
+    print(f"{a.store.name}, {a.config}, {a.minutes:g} minutes of processor time per run, {a.threads} thread(s)")
+    print(f"torch {torch.__version__}, Python {platform.python_version()}; mean +- standard error over seeds")
+    print(
+        "KID, MMD, recall in the features of the store, 200 generated volumes against the set named; variety of 1: real"
+    )
+    heads = [f"{name} {pair}" for name, pair, _ in MEASURES] + ["variety"]
+    print(f"\n{'':<28}{'seeds':>6}{'steps':>7}" + "".join(f"{head:>19}" for head in heads))
+    for row in rows:
+        error = (
+            row.values.std(0, ddof=1) / len(row.values) ** 0.5 if len(row.values) > 1 else np.full(len(heads), np.nan)
+        )
+        cells = [f"{m:.3g} +- {e:.2g}" for m, e in zip(row.values.mean(0), error, strict=True)]
+        print(f"{row.name:<28}{len(row.steps):>6}{np.mean(row.steps):>7.0f}" + "".join(f"{cell:>19}" for cell in cells))
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name).strip("-")
+
+
+if __name__ == "__main__":
+    main()
