@@ -1,12 +1,9 @@
 """Batches: which volumes, windows and random numbers a step sees, as a function of (seed, step, sample) alone."""
 
-import queue
-import threading
 import zlib
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,13 +12,14 @@ from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig
 from hagan3d.data.augment import augment
+from hagan3d.data.steps import StepBatch, StepSource, drawn, pinned
 from hagan3d.data.store import Store
 
 TILED = 0.75  # of the windows lie on the disjoint tiling of the volume, the others anywhere
 
 
-@dataclass(frozen=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True)
+class Batch(StepBatch):
     """What one update sees: real volumes, the windows cut out of them, and the source of its random numbers."""
 
     window: Tensor
@@ -34,32 +32,11 @@ class Batch:
     """Class of each volume ``[B]``, int64; -1: unknown."""
     volumes: "StoredVolumes | HeldVolumes | None"
     """The whole volumes, to be had slab by slab; None where no phase needs them."""
-    samples: tuple[int, ...]
-    """Number of each sample in the global batch of the step."""
-    seed: int
-    step: int
-    phase: str = ""
-    """Name of the phase that sees the batch; part of its random numbers."""
-    state: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that the recipe steers."""
 
-    def __len__(self) -> int:
-        """Return the volumes in the batch."""
-        return len(self.samples)
-
-    def normal(self, name: str, count: int) -> Tensor:
-        """Draw ``[B, count]`` standard normal numbers; the same for the same (seed, step, sample, phase, name)."""
-        rows = [generator.standard_normal(count, dtype=np.float32) for generator in self._generators(name)]
-        return torch.from_numpy(np.stack(rows)).to(self.window.device)
-
-    def uniform(self, name: str, count: int) -> np.ndarray:
-        """Draw ``[B, count]`` numbers uniform in [0, 1), as `normal`, for the host."""
-        return np.stack([generator.random(count, dtype=np.float32) for generator in self._generators(name)])
-
-    def _generators(self, name: str) -> list[np.random.Generator]:
-        """One generator per sample."""
-        key = zlib.crc32(f"{self.phase}/{name}".encode())
-        return [np.random.default_rng([self.seed, self.step, sample, key]) for sample in self.samples]
+    @property
+    def device(self) -> torch.device:
+        """Where its windows are."""
+        return self.window.device
 
     def slabs(self) -> Generator[Tensor]:
         """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes; the last may be thinner.
@@ -74,7 +51,7 @@ class Batch:
                 slab = coming.pop().result()
                 if first < length:
                     coming.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
-                yield _pinned(slab, device)[:, None].to(device, non_blocking=True)
+                yield pinned(slab, device)[:, None].to(device, non_blocking=True)
 
     def parts(self, count: int) -> Generator["Batch"]:
         """Cut the batch into ``count`` parts of equal size."""
@@ -95,16 +72,11 @@ class Batch:
         """Move all but the whole volumes to a device."""
 
         def moved(x: Tensor) -> Tensor:
-            return _pinned(x, device).to(device, non_blocking=True)
+            return pinned(x, device).to(device, non_blocking=True)
 
         return replace(
             self, window=moved(self.window), low=moved(self.low), start=moved(self.start), label=moved(self.label)
         )
-
-
-def _pinned(x: Tensor, device: torch.device) -> Tensor:
-    """Put a tensor where a GPU can copy it from while it computes."""
-    return x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x
 
 
 @dataclass(frozen=True)
@@ -150,7 +122,7 @@ class HeldVolumes:
 
 
 @dataclass(frozen=True)
-class BatchSource:
+class BatchSource(StepSource[Batch]):
     """Real volumes of one split of a store, step by step."""
 
     store: Store
@@ -172,7 +144,8 @@ class BatchSource:
         """Read the batch of one step, on the CPU."""
         first = self.rank * self.batch_size
         samples = tuple(range(first, first + self.batch_size))
-        indices = [self._index(step * self.world * self.batch_size + sample) for sample in samples]
+        available, before = self.store.indices(self.split), step * self.world * self.batch_size
+        indices = [drawn(available, self.seed, before + sample) for sample in samples]
         starts = [self._start(step, sample) for sample in samples]
         windows, lows, augmented = zip(
             *(
@@ -192,45 +165,6 @@ class BatchSource:
             step=step,
         )
 
-    def batches(self, first: int, last: int) -> Generator[Batch]:
-        """Give the batches of steps ``first`` to ``last - 1``; one thread reads ahead."""
-        ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=1)
-        stopped = threading.Event()
-        reader = threading.Thread(target=self._read_ahead, args=(first, last, ready, stopped), daemon=True)
-        reader.start()
-        try:
-            for _ in range(first, last):
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stopped.set()
-            reader.join()
-
-    def _read_ahead(
-        self, first: int, last: int, ready: queue.Queue[Batch | BaseException], stopped: threading.Event
-    ) -> None:
-        for step in range(first, last):
-            try:
-                item: Batch | BaseException = self.batch(step)
-            except BaseException as error:  # noqa: BLE001 - it is raised where the batch is asked for
-                item = error
-            while not stopped.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if stopped.is_set() or isinstance(item, BaseException):
-                return
-
-    def _index(self, position: int) -> int:
-        """Return the volume at a position of the endless sequence of shuffled passes over the split."""
-        indices = self.store.indices(self.split)
-        epoch, place = divmod(position, len(indices))
-        return int(indices[_order(self.seed, epoch, len(indices))[place]])
-
     def _start(self, step: int, sample: int) -> int:
         sample = 0 if self.windows == "published" else sample
         uniform = np.random.default_rng([self.seed, step, sample, zlib.crc32(b"start")]).random(2)
@@ -247,12 +181,6 @@ class BatchSource:
         key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
         volume = augment(self.store.volume(index), self.augment, int(key))
         return volume[start : start + self.depth], F.avg_pool3d(volume[None], self.store.factor)[0], volume
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Order of the volumes in one pass."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(b"order")]).permutation(count)
 
 
 def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int, windows: str = "even") -> int:

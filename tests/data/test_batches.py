@@ -8,6 +8,7 @@ import torch
 
 from hagan3d.config import AugmentConfig
 from hagan3d.data.batches import BatchSource, choose_start
+from hagan3d.data.steps import drawn
 from hagan3d.data.store import Store
 
 
@@ -90,7 +91,7 @@ def test_phases_and_names_draw_other_numbers(source):
 
 
 def test_every_volume_once_a_pass_in_another_order_each(source):
-    order = [source._index(position) for position in range(16)]
+    order = [drawn(source.store.indices("train"), source.seed, position) for position in range(16)]
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
     assert order[:8] != order[8:]
 
