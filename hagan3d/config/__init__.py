@@ -4,12 +4,14 @@ from hagan3d.config.data import LOW_SIDE, SIZE_STEP, AugmentConfig, DataConfig, 
 from hagan3d.config.model import ModelConfig
 from hagan3d.config.run import RECIPES, Config, LogConfig
 from hagan3d.config.train import DiffAugConfig, TrainConfig
+from hagan3d.config.translation import CascadeConfig, TranslationConfig
 
 __all__ = [
     "LOW_SIDE",
     "RECIPES",
     "SIZE_STEP",
     "AugmentConfig",
+    "CascadeConfig",
     "Config",
     "DataConfig",
     "DiffAugConfig",
@@ -17,6 +19,7 @@ __all__ = [
     "ModelConfig",
     "Size",
     "TrainConfig",
+    "TranslationConfig",
     "check_size",
     "low_factor",
 ]

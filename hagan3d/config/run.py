@@ -1,14 +1,17 @@
 """Settings of one training run, whole."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal
 
 from hagan3d.config.data import DataConfig
 from hagan3d.config.model import ModelConfig
 from hagan3d.config.train import TrainConfig
+from hagan3d.config.translation import TranslationConfig
 from hagan3d.errors import InputError
 
-RECIPES = ("hagan",)
+RECIPES = ("hagan", "upgan", "pix2pix")
+_OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
+_SECTIONS = {"upgan": "cascade"}  # of `translation`, that one recipe alone reads
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class LogConfig:
 class Config:
     """One training run, whole."""
 
-    recipe: Literal["hagan"] = "hagan"
-    """Training method."""
+    recipe: Literal["hagan", "upgan", "pix2pix"] = "hagan"
+    """Training method. hagan generates volumes; the others translate volumes of pairs."""
     data: DataConfig = field(default_factory=DataConfig)
     """The real volumes."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The networks."""
+    """The networks of hagan."""
+    translation: TranslationConfig = field(default_factory=TranslationConfig)
+    """The networks and losses of the other recipes."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Steps, losses, optimizers."""
     log: LogConfig = field(default_factory=LogConfig)
@@ -66,3 +71,33 @@ class Config:
                 f"model.minibatch_std {group}: want a divisor of train.batch_size / train.accumulate = {part}, "
                 "or 0 for none"
             )
+        if self.translates:
+            self._check_translation()
+        else:
+            _want_default(self, "translation", why="recipe hagan does not translate")
+
+    def _check_translation(self) -> None:
+        _want_default(self, "model", why=f"the networks of recipe {self.recipe} are set in `translation`")
+        _want_default(self.train, *_OF_HAGAN, why=f"recipe {self.recipe} has none", section="train.")
+        _want_default(self.data, "subvolume_depth", "windows", why="whole volumes are translated", section="data.")
+        others = [section for recipe, section in _SECTIONS.items() if recipe != self.recipe]
+        _want_default(self.translation, *others, why=f"recipe {self.recipe} has none", section="translation.")
+        side, halvings = min(self.data.size), self.translation.critic_layers
+        if side >> halvings < 4:
+            raise InputError(
+                f"translation.critic_layers {halvings}: makes {side >> halvings} voxels of {side}, and 4 must be left; "
+                "take fewer, or larger volumes"
+            )
+
+    @property
+    def translates(self) -> bool:
+        """Whether the recipe turns source volumes into target volumes, rather than latents into volumes."""
+        return self.recipe != "hagan"
+
+
+def _want_default(values: Any, *names: str, why: str, section: str = "") -> None:
+    """Raise InputError if a setting that a recipe does not read was set."""
+    for known in fields(values):
+        standard = known.default if known.default_factory is MISSING else known.default_factory()
+        if known.name in names and getattr(values, known.name) != standard:
+            raise InputError(f"{section}{known.name}: {why}; leave it out")

@@ -1,0 +1,96 @@
+"""Settings of image-to-image translation: generators, critics, and what each method adds."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hagan3d.errors import InputError
+
+Numbers = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class CascadeConfig:
+    """UP-GAN: stages that learn one after the other, each guided by the uncertainty of the one before."""
+
+    stages: int = 3
+    """Generators in a row, each with a critic of its own."""
+    stage_steps: int = 1000
+    """Steps in which one stage learns. What `train.steps` leaves after the last one tunes all stages together."""
+    guide: Literal["mean", "paper", "channels", "none"] = "mean"
+    """What a stage hands on. mean: prediction x sigma / mean sigma, and ln sigma. paper: / sum of sigma. channels:
+    prediction, alpha and beta. none: the prediction alone, and no likelihood anywhere: a plain cascade."""
+    parts: Numbers = (0.2, 0.2, 0.6)
+    """Fractions of a stage's steps with the first, second and third weights."""
+    l1_weights: Numbers = (1.0, 0.5, 0.1)
+    """Weight of the mean absolute error in each part; tuning has the third."""
+    nll_weights: Numbers = (1e-4, 1e-3, 1e-2)
+    """Weight of the generalized-Gaussian likelihood in each part; tuning has the third."""
+    tuning_rate: float = 0.1
+    """Learning rates of the tuning, as a fraction of those before."""
+    initial_error: float = 0.1
+    """Mean absolute error that the untrained uncertainty stands for, in units of the [-1, 1] range."""
+
+    def __post_init__(self) -> None:
+        for name in ("stages", "stage_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"translation.cascade.{name}: want at least 1, got {getattr(self, name)}")
+        if min(self.parts) < 0 or not math.isclose(sum(self.parts), 1.0, abs_tol=1e-6):
+            raise InputError(f"translation.cascade.parts: want three fractions that add up to 1, got {self.parts}")
+        for name in ("l1_weights", "nll_weights"):
+            if min(getattr(self, name)) < 0:
+                raise InputError(f"translation.cascade.{name}: want numbers from 0 up, got {getattr(self, name)}")
+        for name in ("tuning_rate", "initial_error"):
+            if not 0 < getattr(self, name) <= 1:
+                raise InputError(f"translation.cascade.{name}: want a number above 0, up to 1")
+
+    @property
+    def tuning_from(self) -> int:
+        """First step of the tuning."""
+        return self.stages * self.stage_steps
+
+
+@dataclass(frozen=True)
+class TranslationConfig:
+    """Generators and critics of image-to-image translation, and the weights of their losses."""
+
+    source_channels: int = 1
+    """Volumes that one translation starts from, such as T1 and T2 together. It must be the store's."""
+    target_channels: int = 1
+    """Volumes that come out together. It must be the store's."""
+    width: int = 16
+    """Channels of the generators at full resolution; they double with each halving, up to 8 times."""
+    levels: int | None = None
+    """Halvings in the generators. Default: until the shortest side is 4 voxels, 5 at most."""
+    norm: Literal["instance", "rms"] = "instance"
+    """Norm in the generators. instance: over the whole volume, as published. rms: within a voxel, so that a window is
+    translated as in its volume."""
+    residual: bool = False
+    """Whether the source is added to what the generator makes: for reconstruction and denoising, channels alike."""
+    critic_width: int = 32
+    """Channels of the first layer of a critic; they double with each halving, up to 8 times."""
+    critic_layers: int = 3
+    """Halvings in a critic before it judges patch by patch."""
+    l1_weight: float = 100.0
+    """Weight of the mean absolute error (pix2pix)."""
+    adversarial_weight: float = 1.0
+    """Weight of what the critic says of the generated volume."""
+    cascade: CascadeConfig = field(default_factory=CascadeConfig)
+    """UP-GAN."""
+
+    def __post_init__(self) -> None:
+        for name in ("source_channels", "target_channels", "critic_width", "critic_layers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"translation.{name}: want at least 1, got {getattr(self, name)}")
+        if self.width < 4:
+            raise InputError(f"translation.width: want at least 4, got {self.width}")
+        if self.levels is not None and not 1 <= self.levels <= 8:
+            raise InputError(f"translation.levels: want 1 to 8, got {self.levels}")
+        if self.residual and self.source_channels != self.target_channels:
+            raise InputError(
+                f"translation.residual: adds source to target, but they have {self.source_channels} and "
+                f"{self.target_channels} channels"
+            )
+        for name in ("l1_weight", "adversarial_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"translation.{name}: want a number from 0 up, got {getattr(self, name)}")
