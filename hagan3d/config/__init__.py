@@ -1,6 +1,7 @@
 """Settings of a training run, with units and defaults; those of `prepare` and `evaluate` lie beside their code."""
 
 from hagan3d.config.data import LOW_SIDE, SIZE_STEP, AugmentConfig, DataConfig, Size, check_size, low_factor
+from hagan3d.config.degrade import DegradeConfig
 from hagan3d.config.model import ModelConfig
 from hagan3d.config.run import RECIPES, Config, LogConfig
 from hagan3d.config.train import DiffAugConfig, TrainConfig
@@ -14,6 +15,7 @@ __all__ = [
     "CascadeConfig",
     "Config",
     "DataConfig",
+    "DegradeConfig",
     "DiffAugConfig",
     "LogConfig",
     "ModelConfig",

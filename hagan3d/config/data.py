@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hagan3d.config.degrade import DegradeConfig
 from hagan3d.errors import InputError
 
 Size = tuple[int, int, int]
@@ -72,6 +73,12 @@ class DataConfig:
     """The part of the store to train on; "all" takes every volume."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """Random changes of real volumes."""
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    """For translation: sources simulated from the volumes of a store without pairs."""
+    paired: bool = True
+    """For translation: whether source and target are of one subject; if not, targets are drawn by themselves."""
+    fraction: float = 1.0
+    """For translation: fraction of the subjects of the split to train on; smaller ones are parts of larger ones."""
     phantoms: int = 96
     """Volumes made when there is no store."""
 
@@ -83,6 +90,8 @@ class DataConfig:
                 f"data.subvolume_depth: want a multiple of {factor} (the low-resolution factor at {list(self.size)}) "
                 f"from {factor} to {self.size[0]}, got {depth}"
             )
+        if not 0 < self.fraction <= 1:
+            raise InputError(f"data.fraction: want more than 0, at most 1, got {self.fraction}")
         if self.phantoms < 2:
             raise InputError(f"data.phantoms: want at least 2, got {self.phantoms}")
 
