@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import DataConfig
-from hagan3d.networks.generator import HighHead
+from hagan3d.networks.generator import HighHead, halos_of
 from hagan3d.networks.layers import ConvBlock, GroupNormReLU, UpConv3d
 
 MOST_SLICES = 64  # of a window, unless another depth is asked for: thicker ones take memory and are not faster
@@ -72,7 +72,7 @@ def _windows(steps: list[_Step], a: Tensor, depth: int) -> Iterator[Tensor]:
 
 def _window(steps: list[_Step], a: Tensor, first: int, depth: int) -> Tensor:
     """Run layers on `depth` slices of A from `first` on."""
-    halos = _halos(steps)
+    halos = halos_of([step.scale for step in steps])
     first, count, total = first - halos[0], depth + 2 * halos[0], a.shape[2]
     below, above = _outside(first, count, total)
     x = a[:, :, first + below : first + count - above]
@@ -89,14 +89,6 @@ def _window(steps: list[_Step], a: Tensor, first: int, depth: int) -> Tensor:
         if above:
             x[:, :, count - above :] = 0
     return x
-
-
-def _halos(steps: list[_Step]) -> list[int]:
-    """Slices needed beyond each end of a window before every layer and, last, in the result: 0."""
-    halos = [0]
-    for step in reversed(steps):
-        halos.insert(0, (halos[0] + 2) // 2 if step.scale == 2 else halos[0] + 1)
-    return halos
 
 
 def _outside(first: int, count: int, total: int) -> tuple[int, int]:

@@ -122,17 +122,10 @@ class HighHead(nn.Module):
         self.is_exact = norm == "rms"
         self.checkpointing = False
         self.recompute = False
-        self.halos = self._plan_halos()
+        self.halos = halos_of([_scale(layer) for layer in self._layers()])
 
     def _layers(self) -> list[nn.Module]:
         return [*self.blocks, self.last]
-
-    def _plan_halos(self) -> list[int]:
-        """Slices needed beyond each end of a window before every layer and, last, in the output: 0."""
-        halos = [0]
-        for layer in reversed(self._layers()):
-            halos.insert(0, (halos[0] + 2) // 2 if _scale(layer) == 2 else halos[0] + 1)
-        return halos
 
     def forward(self, a: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
         """Make voxels.
@@ -166,6 +159,14 @@ class HighHead(nn.Module):
             first, count, total = first * scale + trim, count * scale - 2 * trim, total * scale
             links.append(_link(layer, trim, _is_inside(first, count, total) if next_halo else None))
         return links
+
+
+def halos_of(scales: list[int]) -> list[int]:
+    """Slices needed beyond each end of a window before every layer, by their scales, and, last, in the result: 0."""
+    halos = [0]
+    for scale in reversed(scales):
+        halos.insert(0, (halos[0] + 2) // 2 if scale == 2 else halos[0] + 1)
+    return halos
 
 
 def _link(layer: nn.Module, trim: int, mask: Tensor | None = None) -> tuple[Map, Map]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hagan3d.config import DataConfig, ModelConfig
-from hagan3d.inference.windows import _halos, _statistics, _step, default_depth, volume_windows
+from hagan3d.inference.windows import _statistics, default_depth, volume_windows
 from hagan3d.networks.build import Networks
 
 
@@ -54,13 +54,6 @@ def test_a_window_thicker_than_the_volume_is_the_volume():
     a = g.common(torch.randn(1, 8))
     (window,) = volume_windows(g.high, a, 100)
     torch.testing.assert_close(window, g.high(a), atol=1e-5, rtol=0)
-
-
-def test_windows_need_the_halo_that_training_takes():
-    for high_convs in (0, 1, 4):
-        high = generator((32, 32, 32), "rms", high_convs).high
-        steps = [_step(block.conv, block.norm) for block in high.blocks] + [_step(high.last, torch.tanh)]
-        assert _halos(steps) == high.halos
 
 
 def test_statistics_of_parts_are_those_of_all():
