@@ -1,18 +1,19 @@
 """All networks of a model, by the paper's names."""
 
-from typing import cast
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from hagan3d.config import ModelConfig, Size, low_factor
 from hagan3d.networks.discriminator import HighDiscriminator, LowDiscriminator
 from hagan3d.networks.encoder import GroundEncoder, HighEncoder
 from hagan3d.networks.generator import Generator
 from hagan3d.networks.layers import centre_filters
+from hagan3d.networks.set import NetworkSet
 
 
-class Networks(nn.Module):
+class Networks(NetworkSet):
     """G, D^H, D^L, E^H and E^G."""
+
+    averaged = ("g",)
 
     def __init__(self, size: Size, depth: int, model: ModelConfig, num_classes: int = 0) -> None:
         """Build the networks of volumes of ``size`` voxels and sub-volumes of ``depth`` slices.
@@ -48,14 +49,6 @@ class Networks(nn.Module):
         )
         self.e_h = HighEncoder(factor, features)
         self.e_g = GroundEncoder(low_size, features, model.latent_dim)
-
-    def __getitem__(self, name: str) -> nn.Module:
-        """Return a network by its name."""
-        return cast(nn.Module, getattr(self, name))
-
-    def names(self) -> list[str]:
-        """Return the names of the networks."""
-        return [name for name, _ in self.named_children()]
 
     def judge(self, start: Tensor, window: Tensor, low: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Judge sub-volumes at ``start``, and low-resolution volumes where there are any.

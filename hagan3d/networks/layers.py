@@ -31,10 +31,10 @@ class RMSNormReLU(nn.Module):
 
 
 class GroupNormReLU(nn.GroupNorm):
-    """GroupNorm of 8 groups, then ReLU."""
+    """GroupNorm, by default of 8 groups, then ReLU."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels)
+    def __init__(self, channels: int, groups: int = GROUPS) -> None:
+        super().__init__(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``[B, C, D, H, W]`` over space and the channels of a group."""
@@ -42,7 +42,9 @@ class GroupNormReLU(nn.GroupNorm):
 
 
 def norm_relu(norm: str, channels: int) -> nn.Module:
-    """Return the normalisation and ReLU that ``norm`` (rms or group) names."""
+    """Return the normalisation and ReLU that ``norm`` (rms, group or instance: each channel by itself) names."""
+    if norm == "instance":
+        return GroupNormReLU(channels, groups=channels)
     return RMSNormReLU(channels) if norm == "rms" else GroupNormReLU(channels)
 
 

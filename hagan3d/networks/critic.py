@@ -1,0 +1,44 @@
+"""The patch critic (family P): is each patch of this volume real?"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hagan3d.networks.layers import StridedConv3d
+
+SLOPE = 0.2  # of LeakyReLU
+MOST_WIDTHS = 8  # channels grow up to so many times those of the first layer
+FOUR = (4, 4, 4)
+
+
+class PatchCritic(nn.Module):
+    """Convolutions of kernel 4 that halve the sides, then two that do not: one logit per patch.
+
+    With 1, 3 and 4 halvings a patch is 16, 70 and 142 voxels wide. Instance norm except in the first layer.
+
+    Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, section 6.1.2.
+    """
+
+    def __init__(self, in_channels: int, *, width: int, layers: int) -> None:
+        """Build a critic of ``in_channels`` volumes with ``layers`` that halve, the first of ``width`` channels."""
+        super().__init__()
+        widths = [in_channels, *(width * min(2**layer, MOST_WIDTHS) for layer in range(layers + 1))]
+        strides = [2] * layers + [1]
+        self.convs = nn.ModuleList(
+            StridedConv3d(widths[k], widths[k + 1], FOUR, stride=stride, padding=1) for k, stride in enumerate(strides)
+        )
+        self.logits = StridedConv3d(widths[-1], 1, FOUR, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Judge ``x [B, C, D, H, W]``: logits ``[B, 1, d, h, w]``."""
+        return self.logits(self.features(x)[-1])
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """Give what each layer but the last makes of ``x``."""
+        maps = [_activated(self.convs[0](x))]
+        for conv in self.convs[1:]:
+            maps.append(_activated(F.instance_norm(conv(maps[-1]))))
+        return maps
+
+
+def _activated(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, SLOPE, inplace=True)  # so that one tensor is kept, not two

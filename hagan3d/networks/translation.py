@@ -1,0 +1,53 @@
+"""What the networks of all translation recipes can do: turn source volumes into target volumes."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hagan3d.networks.set import NetworkSet
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A target volume as predicted and, where a model says so, how sure it is: all ``[B, Ct, D, H, W]``."""
+
+    mean: Tensor
+    """The prediction, in units of [-1, 1]; it may leave that range."""
+    alpha: Tensor | None = None
+    """Scale of the generalized Gaussian of the error, in the same units."""
+    beta: Tensor | None = None
+    """Shape of it: 1 for Laplace, 2 for normal."""
+    sigma: Tensor | None = None
+    """Its standard deviation, in the same units."""
+
+
+class TranslationNetworks(NetworkSet):
+    """Networks of a translation recipe; those that translate take part in inference, critics do not.
+
+    A model may need numbers that belong to a whole volume (UP-GAN: the mean of sigma after each stage but the last).
+    Where a volume is translated window by window, they come first, one after the other::
+
+        statistics = []
+        while len(statistics) < networks.num_statistics:
+            maps = [networks.statistic_map(window, statistics) for window in windows]
+            statistics.append(mean over the voxels of the whole volume of maps)  # [B]
+        networks.translate(window, statistics)
+    """
+
+    num_statistics = 0
+    """Numbers per volume that `translate` needs of a whole volume."""
+
+    @abstractmethod
+    def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
+        """Translate ``source [B, Cs, D, H, W]`` in [-1, 1].
+
+        Args:
+            source: Whole volumes, or windows of them.
+            statistics: Numbers ``[B]`` of the whole volumes; None: ``source`` is whole, and they are its own.
+        """
+
+    def statistic_map(self, source: Tensor, statistics: Sequence[Tensor]) -> Tensor:
+        """Return ``[B, 1, D, H, W]``, whose mean over a volume is the first statistic that is not in ``statistics``."""
+        raise ValueError(f"there are {self.num_statistics} statistics, and {len(statistics)} are given")
