@@ -104,11 +104,14 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
     """
     train, group = plan.config.train, plan.config.model.minibatch_std or 1
     parts = [n for n in range(train.accumulate + 1, train.batch_size + 1) if train.batch_size % (n * group) == 0]
+    has_choice = (train.optimizer, train.optimizer_state) == ("adam", "fp32")
     taken: dict[str, object] = {}
     for name, value in [
         ("recompute_norms", True),
+        *([("optimizer_state", "lean")] if has_choice else []),
         *(("accumulate", n) for n in parts),
         ("checkpointing", True),
+        *([("optimizer_state", "offload")] if has_choice else []),
         ("precision", "bf16"),
     ]:
         if getattr(train, name) != value and not (name == "precision" and train.precision != "fp32"):

@@ -32,7 +32,8 @@ def line(monkeypatch):
         activations = train.batch_size // train.accumulate * config.data.depth
         for saves in (train.recompute_norms, train.checkpointing, train.precision == "bf16"):
             activations *= 0.5 if saves else 1
-        return {"g": int((100 + activations) * 2**20), "static": 100 * 2**20}
+        static = {"fp32": 100, "lean": 90, "bf16": 85, "offload": 80}[train.optimizer_state]
+        return {"g": int((static + activations) * 2**20), "static": static * 2**20}
 
     monkeypatch.setattr(planning, "count_step", count)
 
@@ -69,7 +70,7 @@ def test_the_cheapest_remedy_leaves_the_result_as_it_is(line):
 
 def test_remedies_come_together_where_one_is_not_enough(line):
     plan = make_plan()
-    vram = plan.changed(accumulate=4).needed
+    vram = plan.changed(accumulate=4, optimizer_state="lean").needed
     said, found = fitted(plan, vram)
     assert found.fits(vram) and "accumulate" in said
     assert fitted(plan, plan.needed) == ("", plan)
@@ -77,7 +78,10 @@ def test_remedies_come_together_where_one_is_not_enough(line):
 
 def test_advice_names_the_setting_or_that_there_is_none(line):
     plan = make_plan()
-    assert "train.accumulate" in advice(plan, plan.changed(accumulate=2).needed)
+    assert "train.accumulate 2" in advice(plan, plan.changed(accumulate=2, optimizer_state="lean").needed)
+    assert "train.optimizer_state lean" in advice(plan, plan.changed(optimizer_state="lean").needed)
+    kept = plan.changed(optimizer_state="bf16")
+    assert "optimizer_state" not in advice(kept, kept.changed(accumulate=2).needed)
     assert "smaller data.size" in advice(plan, planning.CONTEXT)
     with pytest.raises(InputError, match="nothing that can be set"):
         fitted(plan, planning.CONTEXT)
