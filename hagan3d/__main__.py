@@ -12,6 +12,7 @@ COMMANDS = {
     "generate": "a model to new volumes, in the units and the place of the training data",
     "encode": "volumes to latent features, and back to volumes",
     "evaluate": "what a model is worth: distances to held-out volumes, variety, a report with pictures",
+    "augment": "a store of real volumes and of generated ones of every class besides, to train on",
     "phantoms": "make phantoms of the thorax with known attributes, to try things on",
     "demo": "all of the above on phantoms, in a few minutes",
 }

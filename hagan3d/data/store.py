@@ -44,6 +44,8 @@ class Record:
     hash: str
     """SHA-256 of the file."""
     numbers: dict[str, float] = field(default_factory=dict)
+    generated: bool = False
+    """Whether a model made it; such a volume is never held out."""
 
 
 def write_store(
@@ -99,6 +101,8 @@ def _write_records(file: h5py.File, records: Sequence[Record], columns: Sequence
         file.create_dataset(name, data=np.array([getattr(record, name) for record in records], np.float64))
     table = np.array([[record.numbers.get(name, np.nan) for name in columns] for record in records], np.float64)
     file.create_dataset("numbers", data=table.reshape(len(records), len(columns)))
+    if any(record.generated for record in records):
+        file.create_dataset("generated", data=np.array([record.generated for record in records], bool))
 
 
 class Store:
@@ -136,6 +140,8 @@ class Store:
         self.left_out: list[str] = merged["left_out"].tolist()
         self.labels: np.ndarray = merged["label"]
         """Class index of each volume, -1 unknown, int64 [N]."""
+        self.generated: np.ndarray = merged["generated"]
+        """Whether a model made the volume, bool [N]."""
         self.class_names: tuple[str, ...] = tuple(self.settings["class_names"])
         self.columns: dict[str, np.ndarray] = dict(zip(self.settings["columns"], merged["numbers"].T, strict=True))
         """Numeric columns of the labels file, float64 [N] each, NaN where unknown."""
@@ -160,8 +166,8 @@ class Store:
         content = [self.settings, self.ids, self.hashes, self.splits, self.labels.tolist()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def indices(self, split: str) -> np.ndarray:
-        """Indices of the volumes of "train", "validation", "test" or "all", int64.
+    def indices(self, split: str, generated: bool = True) -> np.ndarray:
+        """Indices of the volumes of "train", "validation", "test" or "all", int64; perhaps without generated ones.
 
         Raises:
             InputError: If the store has none.
@@ -169,6 +175,7 @@ class Store:
         if split not in (*SPLITS, "all"):
             raise InputError(f"split {split!r}: want train, validation, test or all")
         found = np.array([i for i, name in enumerate(self.splits) if split in (name, "all")], dtype=np.int64)
+        found = found if generated else found[~self.generated[found]]
         if not found.size:
             have = ", ".join(f"{self.splits.count(name)} {name}" for name in SPLITS)
             raise InputError(f"{self.path}: no volume for {split} (it has {have}); prepare it with other fractions")
@@ -253,6 +260,7 @@ def _read_table(path: Path) -> dict[str, Any]:
                 table[name] = np.array(file[name].asstr()[:], dtype=object)
             for name in ("label", "affine", "lo", "hi", "numbers"):
                 table[name] = file[name][:]
+            table["generated"] = file["generated"][:] if "generated" in file else np.zeros(len(table["id"]), bool)
             return table
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, InputError):

@@ -59,6 +59,8 @@ def pair_name(one: str, other: str) -> str:
 def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str, VolumeSet]:
     """Return the sets of the protocol: generated, held-out (validation and test) and train.
 
+    Volumes that the store marks as generated are in none of them: real ones are the measure.
+
     Raises:
         InputError: If the sizes differ, or there are too few held-out or training volumes.
     """
@@ -66,13 +68,14 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
         raise InputError(
             f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
         )
-    held_out = [i for i, split in enumerate(store.splits) if split in ("validation", "test")]
+    real = ~store.generated
+    held_out = [i for i, split in enumerate(store.splits) if real[i] and split in ("validation", "test")]
     if len(held_out) < config.least:
         raise InputError(
             f"{store.path}: {len(held_out)} held-out volumes (validation and test), want at least {config.least}: "
             "prepare it with a larger --validation"
         )
-    train = store.indices("train")
+    train = store.indices("train", generated=False)
     if len(train) < config.least:
         raise InputError(f"{store.path}: {len(train)} training volumes, want at least {config.least}")
     seeds = range(config.seed, config.seed + config.num)
@@ -291,4 +294,6 @@ def _warnings(model: Model, store: Store) -> list[str]:
         )
     if store.labels.max() >= 0 and not model.config.model.conditional:
         found.append("the store has classes, the model has none: it cannot be asked for one")
+    if store.generated.any():
+        found.append(f"the store holds {int(store.generated.sum())} generated volumes, which were left out")
     return found

@@ -133,14 +133,14 @@ def train_features(
     device: torch.device | str = "cpu",
     progress: Progress = lambda steps: steps,
 ) -> Trained:
-    """Train an extractor on the training volumes of a store and write it beside the store, whole or not at all.
+    """Train an extractor on the real training volumes of a store and write it beside the store, whole or not at all.
 
     Equal settings give equal weights on one machine.
 
     Raises:
         InputError: If the store has no training volumes.
     """
-    indices = store.indices("train")
+    indices = store.indices("train", generated=False)
     volume = _reader(store, indices)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -1,0 +1,98 @@
+"""Stores made from a store: what is kept is kept exactly, and a fraction is one of subjects and classes."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from hagan3d.data.derived import record_of, training_fraction, write_part, write_with_generated
+from hagan3d.data.store import SCALE, Record, Store, write_store
+from hagan3d.errors import InputError
+
+SETTINGS = {
+    "size": [32, 32, 32], "orientation": "RAS", "axis": "axial", "spacing": None, "fit": "resize", "trim": False,
+    "intensity": "window", "window": [-1024.0, 600.0], "percentiles": [0.5, 99.5], "units": "HU",
+    "class_names": ["a", "b"], "columns": ["age"], "shard": [1, 1],
+}  # fmt: skip
+
+
+def volume_of(i: int) -> np.ndarray:
+    return np.random.default_rng(i).integers(-SCALE, SCALE + 1, (32, 32, 32)).astype(np.int16)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Twenty subjects of two volumes each; every fifth subject is held out, every fourth is of class b."""
+    records = [
+        Record(
+            id=f"v{i}",
+            subject=f"s{i // 2}",
+            split="validation" if i // 2 % 5 == 4 else "train",
+            label=int(i // 2 % 4 == 0),
+            affine=np.diag([3.0, 2, 1, 1]),
+            lo=-1024.0,
+            hi=600.0,
+            source=f"v{i}.nii",
+            hash=f"hash{i}",
+            numbers={"age": 40.0 + i},
+        )
+        for i in range(40)
+    ]
+    write_store(tmp_path / "a.h5", SETTINGS, records, volume_of)
+    return Store(tmp_path / "a.h5")
+
+
+def same(one: Record, other: Record) -> bool:
+    mine, theirs = ({**vars(record), "affine": record.affine.tolist()} for record in (one, other))
+    return mine == theirs
+
+
+def test_a_fraction_takes_whole_subjects_of_every_class_and_all_that_is_held_out(store):
+    labels, smaller = store.labels, set()
+    for fraction, a, b in ((0.05, 1, 1), (0.25, 3, 1), (0.5, 6, 2), (1.0, 12, 4)):
+        chosen = training_fraction(store, fraction)
+        train = [i for i in chosen if store.splits[i] == "train"]
+        assert len(chosen) - len(train) == store.splits.count("validation")
+        subjects = {store.subjects[i] for i in train}
+        assert len(train) == 2 * len(subjects)
+        assert (labels[train] == 0).sum() == 2 * a and (labels[train] == 1).sum() == 2 * b
+        assert smaller <= subjects
+        smaller = subjects
+    assert not np.array_equal(training_fraction(store, 0.25, 1), training_fraction(store, 0.25, 0))
+    with pytest.raises(InputError, match="fraction 1.5"):
+        training_fraction(store, 1.5)
+
+
+def test_a_part_of_a_store_holds_the_same_bits(store, tmp_path):
+    part = write_part(tmp_path / "part.h5", store, [3, 8, 39])
+    for n, i in enumerate((3, 8, 39)):
+        assert same(record_of(part, n), record_of(store, i))
+        assert torch.equal(part.volume(n), store.volume(i)) and torch.equal(part.low(n), store.low(i))
+    whole = write_part(tmp_path / "whole.h5", store, range(40))
+    assert whole.store_fingerprint == store.store_fingerprint
+    assert (tmp_path / "whole.h5").read_bytes() == store.path.read_bytes()
+
+
+def test_generated_volumes_are_marked_and_for_training_alone(store, tmp_path):
+    records = [Record(f"g{i}", f"g{i}", "validation", 1, np.eye(4), 0.0, 1.0, "run", f"g{i}") for i in range(3)]
+    made = write_with_generated(
+        tmp_path / "more.h5", store, records, lambda i: np.full((32, 32, 32), i / 4, np.float32), {"run": "r"}
+    )
+    assert made.generated.tolist() == [False] * 40 + [True] * 3 and made.splits[40:] == ["train"] * 3
+    assert all(same(record_of(made, i), record_of(store, i)) for i in range(40))
+    assert torch.equal(made.volume(7), store.volume(7)) and abs(made.volume(42).mean() - 0.5) < 1e-4
+    assert np.isnan(made.columns["age"][40:]).all()
+    assert made.store_fingerprint != store.store_fingerprint and made.settings["generated"] == [{"run": "r"}]
+    assert made.indices("validation").tolist() == store.indices("validation").tolist()
+    assert made.indices("train", generated=False).tolist() == store.indices("train").tolist()
+    assert len(made.indices("train")) == len(store.indices("train")) + 3
+    again = write_part(tmp_path / "again.h5", made, range(len(made)))
+    assert again.generated.tolist() == made.generated.tolist()
+
+
+def test_a_store_without_generated_volumes_is_written_as_ever(store):
+    with h5py.File(store.path) as file:
+        assert "generated" not in file
+    assert not store.generated.any()
