@@ -18,18 +18,18 @@ def augment(volume: Tensor, config: AugmentConfig, seed: int) -> Tensor:
     """Change a volume at random; equal arguments give equal results.
 
     Args:
-        volume: Volume [D, H, W] in [-1, 1], on the CPU.
+        volume: Volume [D, H, W], or several on one grid [C, D, H, W] that change alike, in [-1, 1], on the CPU.
         config: Which changes, and how large.
         seed: From 0 up; MONAI takes it modulo 2^32.
 
     Returns:
-        The changed volume [D, H, W] in [-1, 1]; what comes in from outside the volume repeats its faces.
+        The changed volume, or volumes, in [-1, 1]; what comes in from outside the volume repeats its faces.
     """
     if not config.active:
         return volume
-    changes = _changes(config, tuple(volume.shape))
+    changes = _changes(config, tuple(volume.shape[-3:]))
     changes.set_random_state(seed=seed % 2**32)
-    return changes(volume[None]).as_subclass(Tensor)[0].clamp(-1, 1)
+    return changes(volume if volume.ndim == 4 else volume[None]).as_subclass(Tensor).reshape(volume.shape).clamp(-1, 1)
 
 
 def _changes(config: AugmentConfig, shape: tuple[int, ...]) -> "Compose":

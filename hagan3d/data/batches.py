@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class Batch(StepBatch):
                     coming.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
                 yield pinned(slab, device)[:, None].to(device, non_blocking=True)
 
-    def parts(self, count: int) -> Generator["Batch"]:
+    def parts(self, count: int) -> Generator[Self]:
         """Cut the batch into ``count`` parts of equal size."""
         size = len(self) // count
         for first in range(0, len(self), size):
@@ -68,7 +69,7 @@ class Batch(StepBatch):
                 samples=self.samples[rows],
             )
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """Move all but the whole volumes to a device."""
 
         def moved(x: Tensor) -> Tensor:

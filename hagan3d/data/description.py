@@ -12,6 +12,26 @@ from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
+class Domain:
+    """Intensities of the sources of a translation."""
+
+    intensity: Kind
+    """How the interval [lo, hi] of each source was found."""
+    lo: float
+    """Value of x = -1 in file units; the median where sources have their own."""
+    hi: float
+    """Value of x = 1 in file units; the median where sources have their own."""
+    units: str = ""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Per cent, for `intensity: percentiles`."""
+
+    @property
+    def intensity_rule(self) -> IntensityRule:
+        """How the interval of a new file is found."""
+        return IntensityRule(self.intensity, (self.lo, self.hi), self.percentiles)
+
+
+@dataclass(frozen=True)
 class DataDescription:
     """The data a model was trained on, in plain values."""
 
@@ -45,6 +65,8 @@ class DataDescription:
     """Name of the store."""
     volumes: int = 0
     """Volumes in the store."""
+    source_domain: Domain | None = None
+    """Intensities of sources, where pairs or two domains were prepared; None: those of the volumes."""
 
     @property
     def affine_array(self) -> np.ndarray:
@@ -83,10 +105,18 @@ class DataDescription:
         if not isinstance(values, dict) or not required <= set(values) <= known:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise InputError(f"data description: want the fields {sorted(known)}, got {got}")
-        return cls(**{key: _tuples(value) for key, value in values.items()})
+        plain = {key: _tuples(value) for key, value in values.items() if key != "source_domain"}
+        domain = values.get("source_domain")
+        if domain is None:
+            return cls(**plain)
+        if not isinstance(domain, dict) or not set(domain) <= {field.name for field in fields(Domain)}:
+            raise InputError(f"data description: want the fields of a domain, got {domain}")
+        return cls(**plain, source_domain=Domain(**{key: _tuples(value) for key, value in domain.items()}))
 
 
 def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
     return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
 
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,14 @@ class StepBatch(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """Where its tensors are."""
+
+    @abstractmethod
+    def parts(self, count: int) -> Generator[Self]:
+        """Cut the batch into ``count`` parts of equal size."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """Move it to a device."""
 
     def __len__(self) -> int:
         """Return the volumes in the batch."""
@@ -96,15 +104,15 @@ class StepSource(ABC, Generic[Made]):
 
 
 @lru_cache(maxsize=4)
-def order(seed: int, epoch: int, count: int) -> np.ndarray:
+def order(seed: int, epoch: int, count: int, name: str = "order") -> np.ndarray:
     """Order of ``count`` volumes in one pass over them."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(b"order")]).permutation(count)
+    return np.random.default_rng([seed, epoch, zlib.crc32(name.encode())]).permutation(count)
 
 
-def drawn(indices: np.ndarray, seed: int, position: int) -> int:
+def drawn(indices: np.ndarray, seed: int, position: int, name: str = "order") -> int:
     """Return the volume at a position of the endless sequence of shuffled passes over ``indices``."""
     epoch, place = divmod(position, len(indices))
-    return int(indices[order(seed, epoch, len(indices))[place]])
+    return int(indices[order(seed, epoch, len(indices), name)[place]])
 
 
 def pinned(x: Tensor, device: torch.device) -> Tensor:

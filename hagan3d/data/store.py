@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from hagan3d.config import low_factor
-from hagan3d.data.description import DataDescription
+from hagan3d.data.description import DataDescription, Domain
 from hagan3d.data.files import replacing
 from hagan3d.data.geometry import typical_affine
 from hagan3d.data.labels import some
@@ -46,6 +46,10 @@ class Record:
     numbers: dict[str, float] = field(default_factory=dict)
     generated: bool = False
     """Whether a model made it; such a volume is never held out."""
+    source_interval: tuple[float, float] | None = None
+    """Of a pair: values of x = -1 and x = 1 of its source, in the units of the source's file."""
+    domain: str = ""
+    """source or target, in a store of two domains without pairs."""
 
 
 def write_store(
@@ -54,6 +58,8 @@ def write_store(
     records: Sequence[Record],
     voxels: Callable[[int], np.ndarray],
     left_out: Sequence[str] = (),
+    sources: Callable[[int], np.ndarray] | None = None,
+    masks: Callable[[int], np.ndarray] | None = None,
 ) -> None:
     """Write a store, whole or not at all; equal input gives equal bytes.
 
@@ -63,6 +69,8 @@ def write_store(
         records: One per volume.
         voxels: Gives the voxels of the i-th volume, int16 [D, H, W].
         left_out: Ids of volumes that were asked for and could not be used.
+        sources: For pairs: gives the voxels of the i-th source, int16 [D, H, W] on the grid of the volume.
+        masks: Gives the i-th mask, uint8 [D, H, W] of 0 and 1.
     """
     depth, height, width = settings["size"]
     factor = low_factor((depth, height, width))
@@ -81,6 +89,11 @@ def write_store(
             values = voxels(index)
             high[index] = values
             low[index] = area_average(values, factor)
+        for name, kind, read in (("source", np.int16, sources), ("mask", np.uint8, masks)):
+            if read is not None:
+                made = file.create_dataset(name, high.shape, kind, chunks=high.chunks, **packed)
+                for index in range(count):
+                    made[index] = read(index)
         _write_records(file, records, settings["columns"])
 
 
@@ -103,6 +116,10 @@ def _write_records(file: h5py.File, records: Sequence[Record], columns: Sequence
     file.create_dataset("numbers", data=table.reshape(len(records), len(columns)))
     if any(record.generated for record in records):
         file.create_dataset("generated", data=np.array([record.generated for record in records], bool))
+    if any(record.domain for record in records):
+        file.create_dataset("domain", data=[record.domain for record in records], dtype=text)
+    if any(record.source_interval for record in records):
+        file.create_dataset("source_interval", data=np.array([record.source_interval for record in records]))
 
 
 class Store:
@@ -151,6 +168,11 @@ class Store:
         """Value of x = -1 in file units [N]."""
         self.hi: np.ndarray = merged["hi"]
         """Value of x = 1 in file units [N]."""
+        self.domains: list[str] = merged["domain"].tolist()
+        """source or target for each volume of a store of two domains, else empty."""
+        self.source_intervals: np.ndarray = merged["source_interval"]
+        """Values of x = -1 and x = 1 of the source of each pair, in its file's units [N, 2]; NaN without pairs."""
+        self.has_masks = bool(tables[0]["has_masks"][0]) if len(self.ids) else False
         _refuse_twins(self.path, self.ids, "id")
         _refuse_twins(self.path, self.hashes, "content")
 
@@ -181,6 +203,16 @@ class Store:
             raise InputError(f"{self.path}: no volume for {split} (it has {have}); prepare it with other fractions")
         return found
 
+    @property
+    def has_sources(self) -> bool:
+        """Whether every volume is the target of a pair."""
+        return "pairs" in self.settings
+
+    @property
+    def has_domains(self) -> bool:
+        """Whether it holds two domains without pairs."""
+        return "domains" in self.settings
+
     def window(self, i: int, start: int, depth: int) -> "Tensor":
         """Read `depth` slices from `start` on of volume `i`: [depth, H, W], float32 in [-1, 1]."""
         if not 0 <= start <= self.size[0] - depth:
@@ -195,10 +227,19 @@ class Store:
         """Read the area average of volume `i` [D/f, H/f, W/f], float32 in [-1, 1]."""
         return self._read("low", i, slice(None))
 
+    def source(self, i: int) -> "Tensor":
+        """Read the source of pair `i` [D, H, W], float32 in [-1, 1]."""
+        return self._read("source", i, slice(None))
+
+    def mask(self, i: int) -> "Tensor":
+        """Read mask `i` [D, H, W], float32 of 0 and 1."""
+        return self._read("mask", i, slice(None), scale=1)
+
     def description(self) -> DataDescription:
         """What a model must remember of this data; medians are taken over the training set, if there is one."""
         chosen = self.indices("train" if "train" in self.splits else "all")
-        affine = typical_affine(self.affines[chosen], self.size)
+        targets = chosen[[self.domains[i] != "source" for i in chosen]]
+        affine = typical_affine(self.affines[targets], self.size)
         made = self.settings
         return DataDescription(
             size=self.size,
@@ -206,8 +247,8 @@ class Store:
             axis=made["axis"],
             affine=tuple(tuple(float(value) for value in row) for row in affine),
             intensity=made["intensity"],
-            lo=float(np.median(self.lo[chosen])),
-            hi=float(np.median(self.hi[chosen])),
+            lo=float(np.median(self.lo[targets])),
+            hi=float(np.median(self.hi[targets])),
             units=made["units"],
             percentiles=tuple(made["percentiles"]),
             spacing=None if made["spacing"] is None else tuple(made["spacing"]),
@@ -216,14 +257,25 @@ class Store:
             class_names=self.class_names,
             source=self.path.name,
             volumes=len(self),
+            source_domain=self._source_domain(chosen),
         )
+
+    def _source_domain(self, chosen: np.ndarray) -> Domain | None:
+        """Intensities of sources, where they are not those of targets."""
+        rule = self.settings.get("pairs") or self.settings.get("domains")
+        if rule is None:
+            return None
+        own = chosen[[self.domains[i] == "source" for i in chosen]]
+        intervals = np.stack([self.lo[own], self.hi[own]], 1) if self.has_domains else self.source_intervals[chosen]
+        lo, hi = (float(value) for value in np.median(intervals, axis=0))
+        return Domain(rule["intensity"], lo, hi, rule["units"], tuple(rule["percentiles"]))
 
     def close(self) -> None:
         """Close the files; the next read opens them again."""
         while self._open:
             self._open.popitem()[1].close()
 
-    def _read(self, name: str, i: int, slices: slice) -> "Tensor":
+    def _read(self, name: str, i: int, slices: slice, scale: int = SCALE) -> "Tensor":
         import torch
 
         number, row = self._where[i]
@@ -234,7 +286,7 @@ class Store:
             values = self._open[key][name][row, slices]
         except OSError as error:
             raise InputError(f"{self._files[number]}: volume {i} cannot be read; the file is damaged") from error
-        return torch.from_numpy(values / np.float32(SCALE))  # by NumPy: torch may hang in a process that was forked
+        return torch.from_numpy(values / np.float32(scale))  # by NumPy: torch may hang in a process that was forked
 
 
 def _store_files(path: Path) -> list[Path]:
@@ -260,7 +312,12 @@ def _read_table(path: Path) -> dict[str, Any]:
                 table[name] = np.array(file[name].asstr()[:], dtype=object)
             for name in ("label", "affine", "lo", "hi", "numbers"):
                 table[name] = file[name][:]
-            table["generated"] = file["generated"][:] if "generated" in file else np.zeros(len(table["id"]), bool)
+            count = len(table["id"])
+            table["generated"] = file["generated"][:] if "generated" in file else np.zeros(count, bool)
+            table["domain"] = np.array(file["domain"].asstr()[:] if "domain" in file else [""] * count, dtype=object)
+            has_sources = "source_interval" in file
+            table["source_interval"] = file["source_interval"][:] if has_sources else np.full((count, 2), np.nan)
+            table["has_masks"] = np.full(count, "mask" in file)
             return table
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, InputError):
