@@ -69,8 +69,9 @@ def write_part(path: Path, store: Store, indices: Sequence[int] | np.ndarray) ->
     """Write a store of some volumes of another, with their splits; whole or not at all.
 
     Raises:
-        InputError: If the place cannot be written to.
+        InputError: If the other holds pairs, or the place cannot be written to.
     """
+    _refuse_pairs(store)
     records = [record_of(store, int(i)) for i in indices]
     write_store(path, _settings(store), records, lambda n: whole_numbers(store.volume(int(indices[n])).numpy()))
     return Store(path)
@@ -89,8 +90,9 @@ def write_with_generated(
         origin: What the generated volumes follow from, plain JSON types.
 
     Raises:
-        InputError: If the place cannot be written to.
+        InputError: If the other holds pairs, or the place cannot be written to.
     """
+    _refuse_pairs(store)
     count = len(store)
     records = [record_of(store, i) for i in range(count)]
     records += [replace(record, split="train", generated=True) for record in made]
@@ -102,6 +104,12 @@ def write_with_generated(
 
     write_store(path, settings, records, read, store.left_out)
     return Store(path)
+
+
+def _refuse_pairs(store: Store) -> None:
+    """Raise InputError for a store whose volumes are more than voxels: nothing must be lost on the way."""
+    if store.has_sources or store.has_domains or store.has_masks:
+        raise InputError(f"{store.path}: holds pairs, masks or two domains; want a store of volumes alone")
 
 
 def _settings(store: Store) -> dict[str, Any]:

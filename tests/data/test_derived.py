@@ -1,5 +1,6 @@
 """Stores made from a store: what is kept is kept exactly, and a fraction is one of subjects and classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -96,3 +97,11 @@ def test_a_store_without_generated_volumes_is_written_as_ever(store):
     with h5py.File(store.path) as file:
         assert "generated" not in file
     assert not store.generated.any()
+
+
+def test_a_store_of_pairs_is_refused_rather_than_cut_in_half(store, tmp_path):
+    records = [replace(record_of(store, i), source_interval=(0.0, 1.0)) for i in range(4)]
+    write_store(tmp_path / "pairs.h5", {**SETTINGS, "pairs": {}}, records, volume_of, sources=volume_of)
+    with pytest.raises(InputError, match="holds pairs"):
+        write_part(tmp_path / "part.h5", Store(tmp_path / "pairs.h5"), [0, 1])
+    assert not (tmp_path / "part.h5").exists()
