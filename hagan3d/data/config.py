@@ -8,6 +8,31 @@ from hagan3d.config import Size, check_size
 from hagan3d.errors import InputError
 
 
+def check_intervals(prefix: str, window: tuple[float, float], percentiles: tuple[float, float]) -> None:
+    """Raise InputError unless both intervals are some."""
+    if not -math.inf < window[0] < window[1] < math.inf:
+        raise InputError(f"{prefix}window {list(window)}: want the lower value first")
+    if not 0 <= percentiles[0] < percentiles[1] <= 100:
+        raise InputError(f"{prefix}percentiles {list(percentiles)}: want two from 0 to 100, the lower first")
+
+
+@dataclass(frozen=True)
+class DomainConfig:
+    """Intensities of the sources of pairs, or of the source domain; those of targets are set as for any store."""
+
+    intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
+    """What becomes [-1, 1] in sources."""
+    window: tuple[float, float] = (-1024.0, 600.0)
+    """Lowest and highest value for `intensity: window`, in the units of the sources' files (HU for CT)."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """Per cent, for `intensity: percentiles`."""
+    units: str = ""
+    """Name of the intensity units of sources."""
+
+    def __post_init__(self) -> None:
+        check_intervals("source.", self.window, self.percentiles)
+
+
 @dataclass(frozen=True)
 class PrepareConfig:
     """How files become the volumes of a store."""
@@ -63,10 +88,7 @@ class PrepareConfig:
         check_size(self.size)
         if self.spacing is not None and (self.fit == "resize" or any(not 0 < side < math.inf for side in self.spacing)):
             raise InputError(f"spacing {list(self.spacing)}: want three sides above 0 mm, and --fit crop-pad")
-        if not -math.inf < self.window[0] < self.window[1] < math.inf:
-            raise InputError(f"window {list(self.window)}: want the lower value first")
-        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise InputError(f"percentiles {list(self.percentiles)}: want two from 0 to 100, the lower first")
+        check_intervals("", self.window, self.percentiles)
         if self.validation < 0 or self.test < 0 or self.validation + self.test >= 1:
             raise InputError(
                 f"validation {self.validation:g}, test {self.test:g}: want fractions that leave some to train"

@@ -74,6 +74,18 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     return _voxels(reader, shape), LPS_TO_RAS @ affine
 
 
+def patient_id(path: Path) -> str | None:
+    """Return the patient that a DICOM file, or a folder of slices, says it is of; None if it says nothing."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    first = next((file for file in files if is_dicom(file)), None)
+    if first is None:
+        return None
+    try:
+        return str(pydicom.dcmread(first, specific_tags=["PatientID"]).get("PatientID", "")).strip() or None
+    except (InvalidDicomError, OSError):
+        return None
+
+
 def read_dicom_file(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read one DICOM file that holds a whole volume (enhanced CT, MR or PET).
 

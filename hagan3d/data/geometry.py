@@ -19,6 +19,7 @@ Axis = Literal["axial", "coronal", "sagittal"]
 Fit = Literal["resize", "crop-pad"]
 
 ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}  # the anatomical axis that runs across the slices
+PARALLEL = 0.05  # voxels that axes may drift apart over a volume and still be taken as parallel
 BLANK_LEVEL = 0.1  # of the range from the 0.5th to the 99.5th percentile: voxels below are background
 BLANK_SHARE = 1e-3  # a slice with a smaller share of foreground is blank
 
@@ -112,6 +113,57 @@ def to_grid(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> tuple[np.n
     shift[:3, :3] = np.diag(step)
     shift[:3, 3] = begin + first
     return np.ascontiguousarray(box, dtype=np.float32), affine @ shift
+
+
+def resample_onto(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size: Size) -> np.ndarray:
+    """Bring a volume to a grid that another volume already has, with one interpolation.
+
+    Where both grids have parallel axes this is what `to_grid` does; else the volume is smoothed along the axes that get
+    coarser, as much as there, and interpolated linearly.
+
+    Args:
+        array: Voxels in file units, three axes of any lengths.
+        affine: Voxel index to RAS mm [4, 4].
+        grid: Index (d, h, w) of the wanted grid to RAS mm [4, 4].
+        size: Voxels D, H, W of the wanted grid.
+
+    Returns:
+        Voxels [D, H, W], float32. Where the grid reaches beyond the volume, its smallest value stands.
+    """
+    turn = ornt_transform(io_orientation(affine), io_orientation(grid))
+    box, affine = apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape)
+    way = np.linalg.solve(affine, grid)  # index of the grid to index of the box
+    step, first, background = np.diag(way)[:3], way[:3, 3], float(array.min())
+    if np.abs(way[:3, :3] - np.diag(step)).max() * max(size) > PARALLEL:
+        return _turned(box, way, size, background)
+    box = np.ascontiguousarray(box)
+    for axis in range(3):
+        box = _along(box, axis, *_taps(box.shape[axis], size[axis], first[axis], step[axis]), background)
+    return np.ascontiguousarray(box, dtype=np.float32)
+
+
+def _turned(box: np.ndarray, way: np.ndarray, size: Size, background: float) -> np.ndarray:
+    """Interpolate where the axes of two grids are not parallel; the triangle of variance step^2 / 6 goes before."""
+    from scipy.ndimage import affine_transform, gaussian_filter  # nothing else here needs it
+
+    step = np.linalg.norm(way[:3, :3], axis=1)
+    widths = np.sqrt(np.clip(step**2 - 1, 0, None) / 6)
+    smooth = gaussian_filter(box.astype(np.float32), widths, mode="nearest")
+    made = affine_transform(smooth, way[:3, :3], way[:3, 3], size, order=1, mode="nearest")
+    inside = np.ones(size, bool)
+    for axis, length in enumerate(box.shape):
+        d, h, w = (np.arange(side) for side in size)
+        row = way[axis]
+        at = row[0] * d[:, None, None] + row[1] * h[:, None] + row[2] * w + row[3]
+        inside &= (at >= -0.5 - 1e-6) & (at <= length - 0.5 + 1e-6)
+    return np.where(inside, made, np.float32(background))
+
+
+def overlap(shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray, size: tuple[int, ...]) -> float:
+    """Fraction of a grid (affine ``other``, ``size`` voxels) that lies within a volume, from 17^3 points of it."""
+    corners = np.meshgrid(*(np.linspace(0, side - 1, 17) for side in size), indexing="ij")
+    at = apply_affine(np.linalg.solve(affine, other), np.stack(corners, -1).reshape(-1, 3))
+    return float(((at >= -0.5) & (at <= np.array(shape) - 0.5)).all(1).mean())
 
 
 def _placement(shape: tuple[int, ...], spacing: np.ndarray, rule: GridRule) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def read_labels(path: Path, class_column: str) -> Labels:
     Raises:
         InputError: If the file does not exist, has no ids, an id twice, or no such class column.
     """
-    header, lines = _read_csv(path)
+    header, lines = read_table(path)
     names = {name.lower(): name for name in header}
     id_column = next((names[name] for name in ID_COLUMNS if name in names), None)
     if id_column is None:
@@ -138,10 +138,14 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and lines, stripped."""
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the header and the lines of a CSV file, stripped.
+
+    Raises:
+        InputError: If it does not exist, is none, has no lines, or lines of other lengths.
+    """
     if not path.is_file():
-        raise InputError(f"{path}: does not exist or is a folder; want a CSV file of labels")
+        raise InputError(f"{path}: does not exist or is a folder; want a CSV file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             table = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]

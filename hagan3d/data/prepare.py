@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hagan3d.data.config import PrepareConfig
+from hagan3d.data.config import DomainConfig, PrepareConfig
 from hagan3d.data.files import readable_write_errors, write_text
 from hagan3d.data.geometry import GridRule, check_orientation
 from hagan3d.data.intensity import IntensityRule
@@ -22,6 +22,8 @@ from hagan3d.data.pictures import contact_sheet
 from hagan3d.data.store import Record, Store, write_store
 from hagan3d.data.volumes import Source, find_volumes
 from hagan3d.errors import InputError
+
+Inputs = Path | str | Iterable[Path | str | Source]
 
 SHEET_VOLUMES = 12  # on the contact sheet
 BYTES_PER_VOXEL = 2
@@ -44,7 +46,11 @@ class Prepared:
 
 
 def prepare(
-    inputs: Path | str | Iterable[Path | str], output: Path | str, config: PrepareConfig, progress: bool = True
+    inputs: Inputs,
+    output: Path | str,
+    config: PrepareConfig,
+    progress: bool = True,
+    sources_as: DomainConfig | None = None,
 ) -> Prepared:
     """Make a store of volumes.
 
@@ -52,10 +58,12 @@ def prepare(
     and the store is the same as if it had never stopped. A finished store of the same settings and files stays.
 
     Args:
-        inputs: Folders, lists or files (`find_volumes`).
+        inputs: Folders, lists or files (`find_volumes`); or volumes that were found already, pairs among them
+            (`hagan3d.data.pairing`).
         output: The .h5 file to write; with `config.shard` the folder of the shards.
         config: Settings.
         progress: Whether to show a bar on stderr.
+        sources_as: Intensities of the sources of pairs, or of the source domain.
 
     Raises:
         InputError: With one line per file that cannot be used, unless `config.skip_bad`; or if there is a store
@@ -65,14 +73,14 @@ def prepare(
     path = _target(Path(output), config)
     labels = read_labels(Path(config.labels), config.class_column) if config.labels else Labels()
     sources, rows, unlabelled = _sources(inputs, labels, config)
-    settings = _settings(config, labels)
+    settings = _settings(config, labels) | _source_settings(sources, sources_as)
     work = path.with_name(f".{path.name}.parts")
     masks = _masks(sources, config)
     if path.exists():
         return _finished(path, settings, sources, masks, work)
     labelled = [source for source in sources if source.id in rows]
-    subjects = {source.id: rows[source.id].subject or subject_of(source.id, config.subject) for source in labelled}
-    tasks, bad, hashes = _checked_tasks(labelled, masks, config, settings, work, progress)
+    subjects = {source.id: _subject(source, rows[source.id], config) for source in labelled}
+    tasks, bad, hashes = _checked_tasks(labelled, masks, config, settings, work, progress, sources_as)
     bad = unlabelled + bad
     if not tasks or (bad and not config.skip_bad):
         raise InputError("\n".join(bad))
@@ -86,8 +94,32 @@ def prepare(
         _write_sheet(sheet, tasks, records)
         used = {record.id for record in records}
         left_out = [source.id for source in sources if source.id not in used]
-        write_store(path, settings, records, lambda index: read_part(tasks[index].part).voxels, left_out)
+        write_store(
+            path,
+            settings,
+            records,
+            lambda index: read_part(tasks[index].part).voxels,
+            left_out,
+            _reader(tasks, "source") if any(task.source.partner for task in tasks) else None,
+            _reader(tasks, "mask") if any(task.source.mask for task in tasks) else None,
+        )
     return Prepared(path, len(records), tuple(bad), sheet)
+
+
+def _reader(tasks: list[Task], name: str) -> Callable[[int], np.ndarray]:
+    return lambda index: getattr(read_part(tasks[index].part), name)
+
+
+def _source_settings(sources: list[Source], sources_as: DomainConfig | None) -> dict[str, Any]:
+    """What a store says of its sources: nothing, unless it has some."""
+    name = "domains" if any(source.domain for source in sources) else "pairs"
+    if name == "pairs" and not any(source.partner for source in sources):
+        return {}
+    return {name: json.loads(json.dumps(asdict(sources_as or DomainConfig())))}
+
+
+def _subject(source: Source, row: Row, config: PrepareConfig) -> str:
+    return row.subject or source.subject or subject_of(source.id, config.subject)
 
 
 def _target(output: Path, config: PrepareConfig) -> Path:
@@ -102,11 +134,11 @@ def _target(output: Path, config: PrepareConfig) -> Path:
     return output / f"shard-{k:03d}-of-{n:03d}.h5"
 
 
-def _sources(
-    inputs: Path | str | Iterable[Path | str], labels: Labels, config: PrepareConfig
-) -> tuple[list[Source], dict[str, Row], list[str]]:
+def _sources(inputs: Inputs, labels: Labels, config: PrepareConfig) -> tuple[list[Source], dict[str, Row], list[str]]:
     """The volumes of this shard, their lines of the labels file, and what is wrong with that file, a line each."""
-    sources = find_volumes(inputs)
+    given = [inputs] if isinstance(inputs, Path | str) else list(inputs)
+    listed = [item for item in given if isinstance(item, Source)]
+    sources = listed or find_volumes([item for item in given if not isinstance(item, Source)])
     k, n = config.part
     mine = sources[k - 1 :: n]
     if not mine:
@@ -164,7 +196,8 @@ def _finished(
     hashes = dict(zip(store.ids, store.hashes, strict=True))
     for source in sources:
         mask = masks.get(source.id)
-        if _changed(source, masks) > written and content_hash(source.path, mask) != hashes.get(source.id, ""):
+        found = content_hash(source.path, mask, source.partner) if _changed(source, masks) > written else None
+        if found is not None and found != hashes.get(source.id, ""):
             raise InputError(f"{path}: is older than {source.path}, which has changed; {remedy}")
     shutil.rmtree(work, ignore_errors=True)
     return Prepared(path, len(store), tuple(store.left_out), path.with_suffix(".png"), done_before=True)
@@ -177,13 +210,22 @@ def _checked_tasks(
     settings: dict[str, Any],
     work: Path,
     progress: bool,
+    sources_as: DomainConfig | None,
 ) -> tuple[list[Task], list[str], dict[str, str]]:
     """Check every file: tasks for those that can be used, a line for each that cannot, hashes by id."""
     grid = GridRule(config.size, config.orientation, config.axis, config.spacing, config.fit_used, config.trim)
-    intensity = IntensityRule(config.intensity, config.window, config.percentiles)
+    own, other = (IntensityRule(c.intensity, c.window, c.percentiles) for c in (config, sources_as or DomainConfig()))
     state = _state(settings, sources, masks)
     tasks = [
-        Task(source, grid, intensity, config.fill, work / f"{_key(state[source.id])}.npz", masks.get(source.id))
+        Task(
+            source,
+            grid,
+            other if source.domain == "source" else own,
+            config.fill,
+            work / f"{_key(state[source.id])}.npz",
+            masks.get(source.id),
+            other,
+        )
         for source in sources
     ]
     hashes = _remembered(work, state)
@@ -232,7 +274,10 @@ def _remembered(work: Path, state: dict[str, list[Any]]) -> dict[str, str] | Non
 
 def _state(settings: dict[str, Any], sources: list[Source], masks: dict[str, Path]) -> dict[str, list[Any]]:
     """What the part of each volume follows from, by id: changes with the settings and with any file's name or time."""
-    return {source.id: [settings, str(source.path), _changed(source, masks)] for source in sources}
+    return {
+        source.id: [settings, [str(file) for file in source.files], source.domain, _changed(source, masks)]
+        for source in sources
+    }
 
 
 def _key(state: Any) -> str:
@@ -241,14 +286,14 @@ def _key(state: Any) -> str:
 
 def _workers(sources: list[Source], config: PrepareConfig) -> int:
     """Processes that are worth starting."""
-    paths = [source.path for source in sources]
+    paths = [path for source in sources for path in source.files]
     files = (file for path in paths for file in (path.iterdir() if path.is_dir() else [path]))
     return min(config.workers, 1 + sum(file.stat().st_size for file in files) // BYTES_PER_WORKER)
 
 
 def _changed(source: Source, masks: dict[str, Path]) -> int:
     """When a volume, or its mask, was last changed, ns."""
-    paths = [source.path, *([masks[source.id]] if source.id in masks else [])]
+    paths = [*source.files, *([masks[source.id]] if source.id in masks else [])]
     files = [file for path in paths for file in (path.iterdir() if path.is_dir() else [path])]
     return max(file.stat().st_mtime_ns for file in files)
 
@@ -256,7 +301,7 @@ def _changed(source: Source, masks: dict[str, Path]) -> int:
 def _masks(sources: list[Source], config: PrepareConfig) -> dict[str, Path]:
     """Masks by the id of their volume."""
     if config.masks is None:
-        return {}
+        return {source.id: source.mask for source in sources if source.mask is not None}
     found = find_volumes(config.masks)
     masks = {}
     for source in sources:
@@ -275,7 +320,8 @@ def _belongs(mask_id: str, volume_id: str) -> bool:
 
 def _check_disk(path: Path, tasks: list[Task]) -> None:
     """Raise InputError if the parts cannot fit."""
-    needed = sum(int(np.prod(task.grid.size)) * BYTES_PER_VOXEL for task in tasks if not task.part.exists())
+    todo = [task for task in tasks if not task.part.exists()]
+    needed = sum(int(np.prod(task.grid.size)) * BYTES_PER_VOXEL * (2 if task.source.partner else 1) for task in todo)
     place = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -305,6 +351,8 @@ def _record(
         source=source.path.name,
         hash=hashes[source.id],
         numbers=row.numbers,
+        source_interval=part.source_interval,
+        domain=source.domain,
     )
 
 
@@ -312,6 +360,11 @@ def _write_sheet(path: Path, tasks: list[Task], records: list[Record]) -> None:
     """Picture of some volumes, evenly taken from all."""
     chosen = np.unique(np.linspace(0, len(tasks) - 1, SHEET_VOLUMES).round().astype(int))
     parts = [read_part(tasks[index].part) for index in chosen]
-    affines = np.array([part.affine for part in parts])
-    captions = [records[index].id for index in chosen]
-    contact_sheet([part.voxels / np.float32(SCALE) for part in parts], affines, captions, path)
+    shown, affines, captions = [], [], []
+    for index, part in zip(chosen, parts, strict=True):
+        for voxels, name in ((part.source, "source of "), (part.voxels, "")):
+            if voxels is not None:
+                shown.append(voxels / np.float32(SCALE))
+                affines.append(part.affine)
+                captions.append(f"{name}{records[index].id}")
+    contact_sheet(shown, np.array(affines), captions, path)

@@ -89,7 +89,7 @@ def write_store(
             values = voxels(index)
             high[index] = values
             low[index] = area_average(values, factor)
-        for name, kind, read in (("source", np.int16, sources), ("mask", np.uint8, masks)):
+        for name, kind, read in (("source_voxels", np.int16, sources), ("mask", np.uint8, masks)):
             if read is not None:
                 made = file.create_dataset(name, high.shape, kind, chunks=high.chunks, **packed)
                 for index in range(count):
@@ -229,7 +229,7 @@ class Store:
 
     def source(self, i: int) -> "Tensor":
         """Read the source of pair `i` [D, H, W], float32 in [-1, 1]."""
-        return self._read("source", i, slice(None))
+        return self._read("source_voxels", i, slice(None))
 
     def mask(self, i: int) -> "Tensor":
         """Read mask `i` [D, H, W], float32 of 0 and 1."""

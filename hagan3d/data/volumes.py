@@ -34,6 +34,19 @@ class Source:
     """A file, or a folder with the slices of one DICOM series."""
     id: str
     """Unique among the sources found together: the name without its ending, with folders before it if need be."""
+    partner: Path | None = None
+    """Of a pair: the volume that is translated into this one."""
+    mask: Path | None = None
+    """Of a pair: above 0 where the likelihood and metrics look; on the grid of this volume."""
+    subject: str | None = None
+    """Whom it is of, where that is known before any table of labels."""
+    domain: str = ""
+    """source or target, where volumes of two domains are not paired."""
+
+    @property
+    def files(self) -> list[Path]:
+        """All files and folders of series that it is read from."""
+        return [path for path in (self.path, self.partner, self.mask) if path is not None]
 
 
 def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[Source]:

@@ -1,0 +1,218 @@
+"""Pairs and domains: what belongs together, on one grid, each in its own units; and bad input, one line each."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from hagan3d import cli
+from hagan3d import prepare as door
+from hagan3d.config import DegradeConfig
+from hagan3d.data.config import DomainConfig, PrepareConfig
+from hagan3d.data.geometry import GridRule, resample_onto, to_grid
+from hagan3d.data.pairing import find_domains, find_pairs
+from hagan3d.data.pairs import Pairs, PairSource
+from hagan3d.data.prepare import prepare
+from hagan3d.data.store import Store
+from hagan3d.errors import InputError
+from tests.data.conftest import rewrite, smooth
+
+SETTINGS = PrepareConfig(size=(32, 32, 32), validation=0.0, workers=1)
+
+
+def field(affine: np.ndarray, shape: tuple[int, ...], phase: float = 0.0) -> np.ndarray:
+    """Voxels of one smooth function of the place in mm, so that any grid shows the same."""
+    ijk = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    x, y, z = np.moveaxis(ijk @ affine[:3, :3].T + affine[:3, 3], -1, 0)
+    return (np.sin(x / 9 + phase) + np.cos(y / 11) + np.sin(z / 13) * 0.5).astype(np.float32)
+
+
+def affine_of(
+    spacing: float | tuple[float, ...], origin: tuple[float, ...] = (0, 0, 0), turn: float = 0.0
+) -> np.ndarray:
+    affine = np.eye(4)
+    c, s = np.cos(turn), np.sin(turn)
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.diag(np.broadcast_to(spacing, 3))
+    affine[:3, 3] = origin
+    return affine
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name: str, array: np.ndarray, affine: np.ndarray) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(array, affine), path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def folders(write, tmp_path):
+    """Four pairs: sources of 2 mm voxels in other units, shifted; targets of 1.5 mm."""
+    for k in range(4):
+        fine, coarse = affine_of(1.5), affine_of(2.0, (-5, -4, -3))
+        write(f"targets/p{k}.nii.gz", 100 * field(fine, (40, 36, 34), k), fine)
+        write(f"sources/p{k}.nii.gz", 5 * field(coarse, (38, 36, 34), k) + 7, coarse)
+    return tmp_path / "sources", tmp_path / "targets"
+
+
+def test_a_source_lies_on_the_grid_of_its_target_in_units_of_its_own(folders, tmp_path):
+    rule = DomainConfig(intensity="window", window=(-10.0, 30.0), units="SUV")
+    settings = dataclasses.replace(SETTINGS, intensity="window", window=(-300.0, 300.0))
+    made = prepare(find_pairs(folders), tmp_path / "s.h5", settings, progress=False, sources_as=rule)
+    store = Store(made.path)
+    assert store.has_sources and store.source_intervals.tolist() == [[-10, 30]] * 4
+    pair = Pairs(store).pair(2)
+    source = (pair.source[0].numpy() + 1) * 20 - 10
+    target = (pair.target[0].numpy() + 1) * (store.hi[2] - store.lo[2]) / 2 + store.lo[2]
+    np.testing.assert_allclose(((source - 7) / 5)[1:-1, 1:-1, 1:-1], (target / 100)[1:-1, 1:-1, 1:-1], atol=0.05)
+    domain = store.description().source_domain
+    assert domain is not None and (domain.units, domain.lo, domain.hi) == ("SUV", -10, 30)
+    again = prepare(find_pairs(folders), tmp_path / "s.h5", settings, progress=False, sources_as=rule)
+    assert again.done_before
+
+
+def test_a_grid_that_another_volume_has_is_the_one_it_was_brought_to():
+    """Resampling onto the grid that `to_grid` chose is what `to_grid` does, and turned axes show the same field."""
+    rng, rule = np.random.default_rng(0), SETTINGS
+    grid_rule = GridRule(rule.size, "RAS", "axial", None, "resize", False)
+    array, affine = (
+        gaussian_filter(rng.standard_normal((50, 44, 40)), 2).astype(np.float32),
+        affine_of((1.0, 1.2, -2.0)),
+    )
+    wanted, grid = to_grid(array, affine, grid_rule)
+    np.testing.assert_allclose(resample_onto(array, affine, grid, rule.size), wanted, atol=1e-6)
+    turned, shape = affine_of(1.0, (-5, -15, -90), turn=0.3), (60, 70, 100)
+    made = resample_onto(field(turned, shape), turned, grid, rule.size)
+    inside = made != field(turned, shape).min()
+    assert 0.5 < inside.mean() < 1
+    np.testing.assert_allclose(made[inside], field(grid, rule.size)[inside], atol=0.03)
+
+
+def test_masks_come_along_and_mark_the_same_voxels(write, tmp_path):
+    rows = ["id,source,target,mask,subject"]
+    for k in range(2):
+        affine = affine_of(1.0)
+        array = field(affine, (40, 40, 40), k)
+        for name, values in (("t", array), ("s", -array), ("m", (array > 0.5).astype(np.uint8))):
+            write(f"{name}{k}.nii.gz", values, affine)
+        rows.append(f"p{k},s{k}.nii.gz,t{k}.nii.gz,m{k}.nii.gz,who{k}")
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    store = Store(prepare(find_pairs([tmp_path / "pairs.csv"]), tmp_path / "s.h5", SETTINGS, progress=False).path)
+    batch = PairSource(store, "train", 2, 0).batch(0)
+    assert store.subjects == ["who0", "who1"] and set(batch.mask.unique().tolist()) == {0, 1}
+    for k in range(2):
+        target = (Pairs(store).pair(k).target + 1) * (store.hi[k] - store.lo[k]) / 2 + store.lo[k]
+        agreed = ((target > 0.5) == (Pairs(store).pair(k).mask > 0)).float().mean()
+        assert agreed > 0.98
+
+
+def test_domains_are_drawn_from_each_side_and_never_paired(folders, tmp_path):
+    store = Store(prepare(find_domains(folders), tmp_path / "d.h5", SETTINGS, progress=False).path)
+    assert sorted(set(store.domains)) == ["source", "target"] and len(store) == 8
+    source = PairSource(store, "train", 4, 0, paired=False)
+    for step in range(3):
+        batch = source.batch(step)
+        for k in range(4):
+            found = [
+                next(i for i in range(8) if np.array_equal(store.volume(i), volume[k, 0]))
+                for volume in (batch.source, batch.target)
+            ]
+            assert [store.domains[i] for i in found] == ["source", "target"]
+            assert store.subjects[found[0]] != store.subjects[found[1]]
+    with pytest.raises(InputError, match="two domains without pairs; set data.paired false"):
+        PairSource(store, "train", 4, 0)
+
+
+def test_a_store_of_pairs_is_a_store(folders, tmp_path):
+    """Its volumes are those of a store of the targets alone, bit for bit."""
+    pairs = Store(prepare(find_pairs(folders), tmp_path / "p.h5", SETTINGS, progress=False).path)
+    alone = Store(prepare(folders[1], tmp_path / "t.h5", SETTINGS, progress=False).path)
+    assert pairs.ids == alone.ids and not alone.has_sources and not alone.has_masks
+    assert all(np.array_equal(pairs.volume(i), alone.volume(i)) for i in range(4))
+    assert "pairs" not in alone.settings and alone.description().source_domain is None
+    with pytest.raises(InputError, match="holds sources of its own"):
+        Pairs(pairs, DegradeConfig(kind="noise"))
+
+
+def refused(capsys, out: Path, *words: str) -> str:
+    status = cli.run(door.main, [*words, "--output", str(out), "--size", "32", "32", "32", "--workers", "1"])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2 and error.startswith("error: ") and not out.exists()
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")]
+    return error
+
+
+def test_a_missing_partner_is_named(folders, tmp_path, capsys):
+    (folders[0] / "p2.nii.gz").unlink()
+    error = refused(capsys, tmp_path / "s.h5", "--pairs", *map(str, folders))
+    assert f"{folders[0]}: has no partner for p2" in error
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("id,source,target\na,s.nii.gz,", "a has no target"),
+        ("id,source,target\na,nowhere.nii.gz,t.nii.gz", "the source of a, .*nowhere.nii.gz, does not exist"),
+        ("id,source\na,s.nii.gz", "no column 'target'"),
+        ("id,source,target,subject\na,s.nii.gz,t.nii.gz,x\na,s.nii.gz,t.nii.gz,y", "other subjects .x, y."),
+    ],
+)
+def test_a_table_that_pairs_nothing_says_why(lines, said, write, tmp_path, capsys):
+    affine = affine_of(1.0)
+    for name in "st":
+        write(f"{name}.nii.gz", field(affine, (34, 34, 34)), affine)
+    (tmp_path / "p.csv").write_text(lines)
+    assert re.search(said, refused(capsys, tmp_path / "s.h5", "--pairs", str(tmp_path / "p.csv")))
+
+
+def test_grids_apart_and_masks_of_another_shape_are_refused(write, tmp_path, capsys):
+    affine, far = affine_of(1.0), affine_of(1.0, (500, 0, 0))
+    write("t.nii.gz", field(affine, (34, 34, 34)), affine)
+    write("s.nii.gz", field(far, (34, 34, 34)), far)
+    write("m.nii.gz", np.ones((34, 34, 20), np.uint8) * np.arange(20, dtype=np.uint8), affine)
+    table = tmp_path / "p.csv"
+    table.write_text("id,source,target\na,s.nii.gz,t.nii.gz")
+    assert "do not overlap, so they are no pair" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
+    table.write_text("id,source,target,mask\na,t.nii.gz,t.nii.gz,m.nii.gz")
+    assert "m.nii.gz: is on another grid" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
+
+
+def test_a_domain_of_one_volume_is_refused(folders, tmp_path, capsys):
+    for k in range(1, 4):
+        (folders[0] / f"p{k}.nii.gz").unlink()
+    error = refused(capsys, tmp_path / "s.h5", "--domains", *map(str, folders))
+    assert "the source domain has one volume only" in error
+    both = ("--domains", *map(str, folders), "--input", str(folders[0]))
+    assert "want one of --input, --pairs and --domains" in refused(capsys, tmp_path / "s.h5", *both)
+
+
+def test_dicom_series_of_two_patients_are_no_pair(series, tmp_path, capsys):
+    for name, patient in (("s", "anna"), ("t", "bert")):
+        folder = series(name, smooth((16, 24, 20), seed=ord(name)))
+        for file in folder.iterdir():
+            rewrite(file, PatientID=patient)
+    (tmp_path / "p.csv").write_text("id,source,target\na,s,t")
+    error = refused(capsys, tmp_path / "x.h5", "--pairs", str(tmp_path / "p.csv"))
+    assert "is of patient 'anna', but its target" in error and "bert" in error
+
+
+def test_pet_and_ct_of_a_patient_become_a_pair(test_data, tmp_path):
+    folder = test_data / "petctmr_sarcoma"
+    (tmp_path / "p.csv").write_text(
+        f"id,source,target,mask\nsts,{folder}/STS_002_PET_dicom,{folder}/STS_002_CT_dicom,{folder}/STS_002_CT_mask.nii.gz"
+    )
+    settings = PrepareConfig(size=(32, 64, 64), intensity="window", window=(-1000.0, 1000.0), validation=0.0, workers=1)
+    rule = DomainConfig(intensity="window", window=(0.0, 22.0), units="SUV")
+    made = prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", settings, progress=False, sources_as=rule)
+    pair = Pairs(Store(made.path)).pair(0)
+    tumour = pair.mask[0] > 0
+    assert 0 < tumour.float().mean() < 0.5
+    assert pair.source[0][tumour].mean() > pair.source[0][~tumour].mean() + 0.05  # tracer gathers in the tumour
+    assert pair.target[0][tumour].std() < pair.target.std()
