@@ -6,7 +6,7 @@ from hagan3d import cli
 from hagan3d.config import Config
 from hagan3d.data.store import Store
 from hagan3d.engine.plan import CONTEXT, FRAGMENTATION, LARGE, WORKSPACE, Plan, advice
-from hagan3d.recipes import hagan
+from hagan3d.recipes.choice import make_recipe
 
 DESCRIPTION = """Predict what a run takes on a card of given memory, without running it and without a GPU: peak memory
 with its margin, the largest batch, the cheapest change that makes it fit, operations, and data read."""
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> None:
     vram = cli.parse_bytes("--vram", arguments.vram)
     store = Store(config.data.store) if config.data.store else None
     classes = len(store.class_names) if store and config.model.conditional else 0
-    made = Plan(config, lambda config: hagan.recipe(config.train), classes)
+    made = Plan(config, make_recipe, classes)
     volumes = len(store.indices(config.data.split)) if store else None
     print("\n".join([*memory_lines(made, vram), "", *cost_lines(made, volumes)]))
 

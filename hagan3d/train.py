@@ -8,21 +8,22 @@ from pathlib import Path
 import torch
 
 from hagan3d import __version__, cli, ops
+from hagan3d.checkpoint.build import make_networks
 from hagan3d.checkpoint.settings import flat, to_dict
 from hagan3d.config import Config
 from hagan3d.data.batches import BatchSource
 from hagan3d.data.config import PrepareConfig
+from hagan3d.data.pairs import PairSource
 from hagan3d.data.phantoms import write_phantoms
 from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store
 from hagan3d.engine.optimizers import choose_device
 from hagan3d.engine.plan import Plan, advice, fitted
+from hagan3d.engine.preview import Source
 from hagan3d.engine.processes import ALONE, Processes, in_environment, together
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
-from hagan3d.recipes import hagan
-from hagan3d.recipes.phase import Recipe
+from hagan3d.recipes.choice import make_recipe
 
 DESCRIPTION = """Train a hierarchical GAN on the volumes of a store. The same line again goes on where the run stopped.
 Without a store, phantoms of the thorax are made and trained on. Every setting can be given in a YAML file (--config),
@@ -67,7 +68,10 @@ def main(argv: list[str]) -> None:
         return
     if is_done:
         print(f"all {config.train.steps} steps are done: {out}")
-        print(f"next: hagan3d generate {out} --num 8 --out {out}/samples")
+        next_command = (
+            f"translate {out} --input X --out Y" if config.translates else f"generate {out} --num 8 --out {out}/samples"
+        )
+        print(f"next: hagan3d {next_command}")
     else:
         print(f"stopped and saved: {out}; the same command again goes on")
 
@@ -104,19 +108,8 @@ def train(config: Config, out: Path, processes: Processes = ALONE, vram: int | N
     if vram is not None:
         config, plan = fit(config, plan, vram, device, processes.is_first)
     torch.manual_seed(config.train.seed)  # of the weights; everything later draws by (seed, step, sample)
-    networks = Networks(config.data.size, config.data.depth, config.model, num_classes)
-    source = BatchSource(
-        store,
-        config.data.split,
-        config.data.depth,
-        share,
-        config.train.seed,
-        config.data.augment,
-        config.data.windows,
-        whole=config.train.encoder,
-        rank=processes.rank,
-        world=processes.world,
-    )
+    networks = make_networks(config, num_classes)
+    source = make_source(config, store, share, processes)
     trainer = Trainer(
         config,
         make_recipe(config),
@@ -140,9 +133,25 @@ def train(config: Config, out: Path, processes: Processes = ALONE, vram: int | N
         ) from error
 
 
-def make_recipe(config: Config) -> Recipe:
-    """Return the training method that a config names."""
-    return hagan.recipe(config.train)
+def make_source(config: Config, store: Store, share: int, processes: Processes) -> Source:
+    """Return what the steps see of a store: volumes, or pairs to translate.
+
+    Args:
+        config: The run.
+        store: Its volumes.
+        share: Volumes per step of this process.
+        processes: Those that share a step.
+    """
+    data, seed, whole = config.data, config.train.seed, config.train.encoder
+    rank, world = processes.rank, processes.world
+    if config.translates:
+        paired, fraction = data.paired, data.fraction
+        return PairSource(
+            store, data.split, share, seed, data.degrade, data.augment, paired, fraction, rank=rank, world=world
+        )
+    return BatchSource(
+        store, data.split, data.depth, share, seed, data.augment, data.windows, whole=whole, rank=rank, world=world
+    )
 
 
 def with_batch(config: Config, share: int) -> Config:

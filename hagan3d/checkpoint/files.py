@@ -5,17 +5,20 @@ import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from hagan3d.checkpoint.build import make_networks
 from hagan3d.checkpoint.settings import from_dict, to_dict
 from hagan3d.config import Config
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import replacing
 from hagan3d.errors import InputError
 from hagan3d.networks.build import Networks
+from hagan3d.networks.set import NetworkSet
+from hagan3d.networks.translation import TranslationNetworks
 
 FORMAT = "hagan3d checkpoint 1"
 FOLDER = "checkpoints"
@@ -45,11 +48,14 @@ class Checkpoint:
     """Fingerprint of the store."""
 
 
+AnyNetworks = TypeVar("AnyNetworks", bound=NetworkSet, covariant=True)
+
+
 @dataclass(frozen=True)
-class Model:
+class Loaded(Generic[AnyNetworks]):
     """What inference needs of a checkpoint."""
 
-    networks: Networks
+    networks: AnyNetworks
     """In evaluation mode, without gradients; those that were not loaded do nothing."""
     config: Config
     description: DataDescription
@@ -70,6 +76,10 @@ class Model:
     def device(self) -> torch.device:
         """Where the networks are."""
         return next(self.networks.parameters()).device
+
+
+Model = Loaded[Networks]
+TranslationModel = Loaded[TranslationNetworks]
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -156,7 +166,7 @@ def newest(run: Path) -> Path | None:
 def load_model(
     run: Path, weights: str = "ema", device: torch.device | str = "cpu", names: Collection[str] | None = None
 ) -> Model:
-    """Load the networks of a run for inference.
+    """Load the networks of a generating run for inference.
 
     Args:
         run: Folder of a run (its newest checkpoint is taken) or a checkpoint file.
@@ -165,8 +175,27 @@ def load_model(
         names: Networks to load; the others take no memory. Default: all.
 
     Raises:
-        InputError: If there is no usable checkpoint.
+        InputError: If there is no usable checkpoint, or the run translates.
     """
+    loaded = _load(run, weights, device, names)
+    if not isinstance(loaded.networks, Networks):
+        raise InputError(f"{run}: translates volumes ({loaded.config.recipe}) and makes none; use `hagan3d translate`")
+    return cast(Model, loaded)
+
+
+def load_translation(run: Path, weights: str = "ema", device: torch.device | str = "cpu") -> TranslationModel:
+    """Load the networks of a translating run that inference needs, without critics; arguments as in `load_model`.
+
+    Raises:
+        InputError: If there is no usable checkpoint, or the run does not translate.
+    """
+    loaded = _load(run, weights, device, None)
+    if not isinstance(loaded.networks, TranslationNetworks):
+        raise InputError(f"{run}: makes volumes ({loaded.config.recipe}) and translates none; use `hagan3d generate`")
+    return cast(TranslationModel, loaded)
+
+
+def _load(run: Path, weights: str, device: torch.device | str, names: Collection[str] | None) -> Loaded[NetworkSet]:
     path = run if run.is_file() else newest(run)
     if path is None:
         what = "no such run" if not run.exists() else f"no checkpoint in {run / FOLDER}"
@@ -177,21 +206,22 @@ def load_model(
         state = checkpoint.networks.get(name)
         if state is None:  # imported weights need not have every network
             setattr(networks, name, torch.nn.Identity())
-        elif names is None or name in names:
+        elif not isinstance(networks[name], torch.nn.Identity):
             _load_state(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
     networks.to(device).eval().requires_grad_(False)
-    return Model(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
+    return Loaded(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
 
 
-def build(checkpoint: Checkpoint, names: Collection[str] | None = None) -> Networks:
+def build(checkpoint: Checkpoint, names: Collection[str] | None = None) -> NetworkSet:
     """Build the networks that a checkpoint's config and data ask for, without values; only some if ``names`` is given.
 
-    The others become identities.
+    The others become identities, and so do critics of translations where it is not.
     """
     config = checkpoint.config
     with torch.device("meta"):
-        num_classes = _num_classes(config, checkpoint.description)
-        networks = Networks(config.data.size, config.data.depth, config.model, num_classes)
+        networks = make_networks(config, _num_classes(config, checkpoint.description))
+    if names is None and isinstance(networks, TranslationNetworks):
+        names = networks.averaged
     for name in networks.names():
         if names is not None and name not in names:
             setattr(networks, name, torch.nn.Identity())

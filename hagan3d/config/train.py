@@ -61,6 +61,8 @@ class TrainConfig:
     """Adam's learning rate of D^H and D^L."""
     lr_e: float = 1e-4
     """Adam's learning rate of E^H and E^G."""
+    lr_decay: tuple[int, int] | None = None
+    """Steps between which all learning rates fall linearly to 0. Default: they stay."""
     betas: tuple[float, float] = (0.0, 0.999)
     """Adam's decay rates."""
     optimizer: Literal["adam", "apex"] = "adam"
@@ -91,7 +93,10 @@ class TrainConfig:
     share_spectral: bool = True
     """Divide the weights of D by their spectral norms once per update of D, not in every pass: saves memory with R1."""
     checkpointing: bool = False
-    """Compute all activations of G^H and D^H again in the backward pass instead of keeping them."""
+    """Compute all activations of G^H and D^H, or of the levels of a translating network, again in the backward pass
+    instead of keeping them."""
+    loss_groups: bool = True
+    """Derive the groups of a loss one after the other, where a recipe has them: the same gradients, and less memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where torch sees one."""
 
@@ -111,6 +116,8 @@ class TrainConfig:
             raise InputError(f"train.ema: want 0 to below 1, got {self.ema}")
         if self.optimizer != "adam" and self.optimizer_state != "fp32":
             raise InputError(f"train.optimizer_state {self.optimizer_state}: works with train.optimizer adam only")
+        if self.lr_decay is not None and not 0 <= self.lr_decay[0] < self.lr_decay[1]:
+            raise InputError(f"train.lr_decay: want two steps, the first one first, got {list(self.lr_decay)}")
         if any(not 0 <= beta < 1 for beta in self.betas):
             raise InputError(f"train.betas: want two numbers from 0 to below 1, got {list(self.betas)}")
         if self.seed < 0:

@@ -67,6 +67,8 @@ class TranslationConfig:
     translated as in its volume."""
     residual: bool = False
     """Whether the source is added to what the generator makes: for reconstruction and denoising, channels alike."""
+    dropout: bool = True
+    """Whether the generator of pix2pix drops half of its innermost features while it learns, as published."""
     critic_width: int = 32
     """Channels of the first layer of a critic; they double with each halving, up to 8 times."""
     critic_layers: int = 3
@@ -84,8 +86,8 @@ class TranslationConfig:
                 raise InputError(f"translation.{name}: want at least 1, got {getattr(self, name)}")
         if self.width < 4:
             raise InputError(f"translation.width: want at least 4, got {self.width}")
-        if self.levels is not None and not 1 <= self.levels <= 8:
-            raise InputError(f"translation.levels: want 1 to 8, got {self.levels}")
+        if self.levels is not None and not 1 <= self.levels <= 5:
+            raise InputError(f"translation.levels: want 1 to 5, got {self.levels}")
         if self.residual and self.source_channels != self.target_channels:
             raise InputError(
                 f"translation.residual: adds source to target, but they have {self.source_channels} and "

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_iter
 
+from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import Config
 from hagan3d.data.batches import Batch
+from hagan3d.data.pairs import PairBatch
+from hagan3d.data.steps import StepBatch
 from hagan3d.engine.lean_adam import LeanAdam
 from hagan3d.engine.updates import Updates
 from hagan3d.live_bytes import LiveBytes
-from hagan3d.networks.build import Networks
 from hagan3d.recipes.phase import Recipe
 
 
@@ -29,25 +31,28 @@ def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool 
 
     Returns:
         Peak of each phase by its name, and what stays between steps as ``static``: weights, Adam's moments, averages.
+        Of a recipe whose phases change, the most there is at any of the steps at which one begins.
         Moments that are offloaded do not count, the parts of them that a step has on the device do.
     """
     peaks: dict[str, int] = {}
     with FakeTensorMode() if fake else contextlib.nullcontext():
-        networks = Networks(config.data.size, config.data.depth, config.model, num_classes)
+        networks = make_networks(config, num_classes)
         updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
         averages = [average.state for average in updates.averages.values()]
         with LiveBytes([*networks.state_dict().values(), *tree_iter(averages)]) as live:
             batch = made_up_batch(config, recipe)
-            _make_moments(updates)
-            live.leave_out(
-                moment for o in updates.optimizers.values() if isinstance(o, LeanAdam) for moment in o.at_home()
-            )
-            for phase in recipe.phases:
-                live.reset_peak()
-                updates.run(phase, replace(batch, phase=phase.name))
-                peaks[phase.name] = live.peak
-            peaks["static"] = live.now
-    return peaks
+            for step in recipe.beginnings:
+                updates.prepare(step)
+                _make_moments(updates)
+                live.leave_out(
+                    moment for o in updates.optimizers.values() if isinstance(o, LeanAdam) for moment in o.at_home()
+                )
+                for phase in (phase for phase in recipe.phases if phase.is_alive(step)):
+                    live.reset_peak()
+                    updates.run(phase, replace(batch, phase=phase.name, step=step))
+                    peaks[phase.name] = max(live.peak, peaks.get(phase.name, 0))
+                peaks["static"] = max(live.now, peaks.get("static", 0))
+    return {name: peaks[name] for name in [*(name for name in peaks if name != "static"), "static"]}
 
 
 def _make_moments(updates: Updates) -> None:
@@ -72,9 +77,21 @@ class _MadeUp(Batch):
             yield torch.zeros_like(self.window)
 
 
-def made_up_batch(config: Config, recipe: Recipe) -> Batch:
+def made_up_batch(config: Config, recipe: Recipe) -> StepBatch:
     """Return a batch of zeros of the shapes of a run, as the first step would see it."""
     count, size, factor = config.train.batch_size, config.data.size, config.data.factor
+    if config.translates:
+        channels = config.translation.source_channels, config.translation.target_channels
+        source, target = (torch.zeros(count, channel, *size) for channel in channels)
+        return PairBatch(
+            source=source,
+            target=target,
+            mask=torch.zeros(count, 1, *size),
+            samples=tuple(range(count)),
+            seed=0,
+            step=0,
+            state=recipe.state,
+        )
     return _MadeUp(
         window=torch.zeros(count, 1, config.data.depth, *size[1:]),
         low=torch.zeros(count, 1, *(side // factor for side in size)),

@@ -9,11 +9,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import Config
 from hagan3d.engine.live_bytes import count_step, made_up_batch
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
 from hagan3d.recipes.phase import Recipe
 
 # What a card holds besides live tensors. Chosen, not measured: no GPU was at hand.
@@ -55,16 +55,20 @@ class Plan:
 
     @cached_property
     def flops(self) -> dict[str, int]:
-        """Floating point operations of each phase, convolutions and matrix products alone."""
+        """Floating point operations of each phase, convolutions and matrix products alone.
+
+        Where phases come one after the other, not all are part of one step.
+        """
         recipe = self.make_recipe(self.config)
         counts: dict[str, int] = {}
         with FakeTensorMode():
-            networks = Networks(self.config.data.size, self.config.data.depth, self.config.model, self.num_classes)
+            networks = make_networks(self.config, self.num_classes)
             updates = Updates(self.config.train, recipe.phases, networks, torch.device("cpu"))
             batch = made_up_batch(self.config, recipe)
             for phase in recipe.phases:
+                updates.prepare(phase.first)
                 with FlopCounterMode(display=False) as counter:
-                    updates.run(phase, replace(batch, phase=phase.name))
+                    updates.run(phase, replace(batch, phase=phase.name, step=phase.first))
                 counts[phase.name] = counter.get_total_flops()
         return counts
 
@@ -73,6 +77,9 @@ class Plan:
         """Bytes of voxels that a step reads from the store (int16, before decompression)."""
         data, train = self.config.data, self.config.train
         voxels = math.prod(data.size)
+        if self.config.translates:
+            volumes = 1 if data.degrade.active and data.paired else 2
+            return 2 * train.batch_size * voxels * volumes
         slices = data.size[0] if train.encoder or data.augment.active else 0
         window = 0 if data.augment.active else data.depth
         return 2 * train.batch_size * (voxels * (slices + window) // data.size[0] + voxels // data.factor**3)
@@ -118,6 +125,8 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
             taken[name] = value
             yield _said(taken), plan.changed(**taken)
     data, depth = plan.config.data, plan.config.data.depth // 2
+    if plan.config.translates:
+        return
     while depth >= data.factor and depth % data.factor == 0:
         thinner = replace(plan.changed(**taken).config, data=replace(data, subvolume_depth=depth))
         yield f"{_said(taken)} data.subvolume_depth {depth}".strip(), replace(plan, config=thinner)

@@ -22,15 +22,15 @@ from hagan3d.checkpoint import files
 from hagan3d.checkpoint.files import Checkpoint
 from hagan3d.checkpoint.settings import differences, to_dict
 from hagan3d.config import Config
-from hagan3d.data.batches import Batch, BatchSource
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import write_text
+from hagan3d.data.steps import StepBatch
 from hagan3d.engine.logs import RunLog
-from hagan3d.engine.preview import Preview
+from hagan3d.engine.preview import Preview, Source, make_preview
 from hagan3d.engine.processes import ALONE, Processes, digest
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
+from hagan3d.networks.set import NetworkSet
 from hagan3d.recipes.phase import Recipe
 
 FIRST_CHECKPOINT_SECONDS = 30.0
@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "train.device",
     "train.accumulate",
     "train.checkpointing",
+    "train.loss_groups",
     "train.recompute_norms",
     "train.share_spectral",
     "data.store",
@@ -53,8 +54,8 @@ class Trainer:
         self,
         config: Config,
         recipe: Recipe,
-        networks: Networks,
-        source: BatchSource,
+        networks: NetworkSet,
+        source: Source,
         description: DataDescription,
         out: Path,
         device: torch.device,
@@ -102,7 +103,7 @@ class Trainer:
 
     def _train(self, log: RunLog | None, signals: list[int]) -> None:
         """Run the steps; the process that has a log writes all that the run leaves behind."""
-        preview = Preview(self.source.store, self.source.split, self.config.train.seed)
+        preview = make_preview(self.source, self.config.train)
         self._save_at = time.monotonic() + min(FIRST_CHECKPOINT_SECONDS, self.config.log.checkpoint_minutes * 60)
         with contextlib.closing(self.source.batches(self.steps_done, self.config.train.steps)) as batches:
             for batch in batches:
@@ -116,7 +117,7 @@ class Trainer:
                 if is_stopping:
                     break
 
-    def step(self, batch: Batch, signals: Sequence[int] = ()) -> dict[str, float]:
+    def step(self, batch: StepBatch, signals: Sequence[int] = ()) -> dict[str, float]:
         """Run every phase once.
 
         Args:
@@ -129,9 +130,10 @@ class Trainer:
         Raises:
             InputError: If a term is not finite, in any process.
         """
+        self.updates.prepare(self.steps_done)
         batch = replace(batch.to(self.device), state=self.state)
         logged: dict[str, Tensor] = {}
-        for phase in self.recipe.phases:
+        for phase in self.recipe.phases_at(self.steps_done):
             for name, value in self.updates.run(phase, replace(batch, phase=phase.name)).items():
                 logged[f"{phase.name}/{name}"] = value
         own = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))  # the one wait for the GPU
@@ -154,17 +156,17 @@ class Trainer:
             for average in self.updates.averages.values():
                 stack.enter_context(average.applied())
             path = self.out / "previews" / f"step-{done:08d}.png"
-            preview.write(path, self.networks, self.description, self.config.train.encoder)
+            preview.write(path, self.networks, self.description)
 
     def _save_if_due(self, is_stopping: bool) -> None:
         log, done = self.config.log, self.steps_done
         is_due = time.monotonic() >= self._save_at or (log.checkpoint_steps and done % log.checkpoint_steps == 0)
-        if is_due or is_stopping or done == self.config.train.steps:
+        if is_due or is_stopping or done == self.config.train.steps or done in self.recipe.beginnings:
             self.save()
             self._save_at = time.monotonic() + log.checkpoint_minutes * 60
 
     def save(self) -> Path:
-        """Write a checkpoint of this step and delete those that need not be kept.
+        """Write a checkpoint of this step and delete those that need not be kept; ends of stages are.
 
         Raises:
             InputError: If a weight is not finite, or the disk is full; older checkpoints stay.
@@ -178,7 +180,8 @@ class Trainer:
         files.save(self._checkpoint(), path)
         log, kept = self.config.log, files.all_of(self.out)
         for old in kept[: -log.keep_last]:
-            if not (log.keep_every and int(old.stem.removeprefix("step-")) % log.keep_every == 0):
+            step = int(old.stem.removeprefix("step-"))
+            if not (log.keep_every and step % log.keep_every == 0) and step not in self.recipe.beginnings:
                 old.unlink()
         return path
 

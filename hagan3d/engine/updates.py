@@ -9,15 +9,14 @@ from torch import Tensor, nn
 
 from hagan3d.checkpoint.files import Checkpoint
 from hagan3d.config import TrainConfig
-from hagan3d.data.batches import Batch
+from hagan3d.data.steps import StepBatch
 from hagan3d.engine.ema import EMA
 from hagan3d.engine.optimizers import make_optimizer
 from hagan3d.engine.processes import ALONE, Processes
-from hagan3d.networks.build import Networks
 from hagan3d.networks.layers import iterate_spectral_norms, shared_spectral_norms
-from hagan3d.recipes.phase import Phase
+from hagan3d.networks.set import NetworkSet
+from hagan3d.recipes.phase import Phase, Terms
 
-AVERAGED = ("g",)  # networks that have an EMA
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,31 +27,44 @@ class Updates:
         self,
         train: TrainConfig,
         phases: Sequence[Phase],
-        networks: Networks,
+        networks: NetworkSet,
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
-        """Move ``networks`` to ``device`` and make an optimizer and a loss scaler for each phase."""
+        """Move ``networks`` to ``device`` and make an optimizer and a loss scaler for each phase of the first step."""
         self.train = train
+        self.phases = phases
         self.device = device
         self.processes = processes
         if next(networks.parameters()).device != device:  # fake tensors are where they are, and cannot be moved
             networks.to(device)
         self.networks = networks
         networks.set_memory(train.recompute_norms, train.checkpointing)
-        self.optimizers = {
-            phase.name: make_optimizer(train, phase.lr, self._parameters(phase), device) for phase in phases
-        }
-        self.scalers = {
-            phase.name: torch.amp.GradScaler(device.type, enabled=train.precision == "fp16") for phase in phases
-        }
-        self.averages = {name: EMA(networks[name], train.ema) for name in AVERAGED} if train.ema else {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.scalers: dict[str, torch.amp.GradScaler] = {}
+        self.averages = {name: EMA(networks[name], train.ema) for name in networks.averaged} if train.ema else {}
+        self.prepare(0)
+
+    def prepare(self, step: int) -> None:
+        """Have an optimizer and a loss scaler for each phase that is alive at ``step``, and for no other."""
+        alive = [phase for phase in self.phases if phase.is_alive(step)]
+        over = set(self.optimizers) - {phase.name for phase in alive}
+        for name in over:
+            del self.optimizers[name], self.scalers[name]
+        for phase in alive:
+            if phase.name not in self.optimizers:
+                parameters = self._parameters(phase)
+                self.optimizers[phase.name] = make_optimizer(self.train, phase.lr, parameters, self.device)
+                is_scaled = self.train.precision == "fp16"
+                self.scalers[phase.name] = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
         return [parameter for name in phase.updates for parameter in self.networks[name].parameters()]
 
-    def run(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
+    def run(self, phase: Phase, batch: StepBatch) -> dict[str, Tensor]:
         """Run one phase: move the networks it names, and no other.
+
+        The gradients of the groups of its loss, and of the parts of the batch, add up.
 
         The gradients of all processes are averaged once, when each has worked through its parts. A scaler of fp16 finds
         the same infinities everywhere, since they survive the mean.
@@ -68,21 +80,48 @@ class Updates:
             iterate_spectral_norms(network)
         with only_trainable(self.networks, phase.updates):
             with shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext():
-                for part in batch.parts(parts):
-                    with self._autocast():
-                        terms = phase.losses(self.networks, part)
+                for terms in (terms for part in batch.parts(parts) for terms in self._groups(phase, part)):
                     losses = [term.float() for name, term in terms.items() if name not in phase.measures]
                     scaler.scale(torch.stack(losses).sum() / parts).backward()
                     for name, term in terms.items():
                         means[name] = means.get(name, 0) + term.detach().float() / parts
             self.processes.average([p.grad for p in self._parameters(phase) if p.grad is not None])
+            self._set_rate(optimizer, phase, batch.step)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
         for name in phase.updates:
             if name in self.averages:
-                self.averages[name].update(batch.step)
+                self.averages[name].update(batch.step - phase.first)
         return means
+
+    def _groups(self, phase: Phase, batch: StepBatch) -> Iterator[Terms]:
+        """Give the groups of a loss, or one of all its terms; the graph of each must be used before the next."""
+        with self._autocast():
+            made = phase.losses(self.networks, batch)
+        if isinstance(made, dict):
+            yield made
+            return
+        joint: Terms = {}
+        while True:
+            with self._autocast():
+                terms = next(made, None)
+            if terms is None:
+                break
+            if self.train.loss_groups:
+                yield terms
+            else:
+                joint |= terms
+        if joint:
+            yield joint
+
+    def _set_rate(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:
+        """Let the learning rate fall as the config says."""
+        if self.train.lr_decay is None:
+            return
+        first, last = self.train.lr_decay
+        for group in optimizer.param_groups:
+            group["lr"] = phase.lr * min(1.0, max(0.0, (last - step) / (last - first)))
 
     def _autocast(self) -> torch.autocast:
         precision = self.train.precision
@@ -97,16 +136,17 @@ class Updates:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take over the state of a checkpoint."""
+        """Take over the state of a checkpoint; a phase that begins with the next step has none in it."""
+        self.prepare(checkpoint.step)
         for name, average in self.averages.items():
             average.load(checkpoint.ema[name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(checkpoint.optimizers[name])
+        for name in self.optimizers.keys() & checkpoint.optimizers.keys():
+            self.optimizers[name].load_state_dict(checkpoint.optimizers[name])
             self.scalers[name].load_state_dict(checkpoint.scalers[name])
 
 
 @contextlib.contextmanager
-def only_trainable(networks: Networks, names: tuple[str, ...]) -> Iterator[None]:
+def only_trainable(networks: NetworkSet, names: tuple[str, ...]) -> Iterator[None]:
     """Freeze every network but those named: inside this block no other gets a gradient."""
     for name in networks.names():
         networks[name].requires_grad_(name in names)

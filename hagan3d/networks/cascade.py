@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from hagan3d.config import Size, TranslationConfig
 from hagan3d.networks.critic import PatchCritic
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
-from hagan3d.networks.translation import Translation, TranslationNetworks
-from hagan3d.ops import ggd_guide, ggd_log_sigma, ggd_sigma
+from hagan3d.networks.translation import Translation, TranslationNetworks, widened
+from hagan3d.ops import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_sigma
 from hagan3d.ops.ggd_reference import LOG_SCALE_BOUNDS, LOG_SHAPE_BOUNDS
 
 
 class Prediction(NamedTuple):
-    """What a stage says, float32."""
+    """What a stage says, in at least float32."""
 
     mean: Tensor
     """``[B, Ct, D, H, W]``."""
@@ -48,7 +48,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, source: Tensor) -> Prediction:
         """Predict from ``x [B, C, D, H, W]``, which holds ``source`` too."""
-        mean, *uncertainty = (out.float() for out in self.unet(x))
+        mean, *uncertainty = (widened(out) for out in self.unet(x))
         if self.adds_source:
             mean = mean + source
         return Prediction(mean, *(uncertainty or (None, None)))
@@ -58,11 +58,7 @@ class CascadeNetworks(TranslationNetworks):
     """Stages ``g_1``, ``g_2``, ... and their critics ``d_1``, ``d_2``, ..."""
 
     def __init__(self, size: Size, model: TranslationConfig) -> None:
-        """Build the networks for whole volumes of ``size`` voxels.
-
-        Raises:
-            ValueError: If a side cannot be halved as often as ``model.levels`` says.
-        """
+        """Build the networks for whole volumes of ``size`` voxels."""
         super().__init__()
         self.guide, self.num_stages = model.cascade.guide, model.cascade.stages
         self.num_voxels = math.prod(size) * model.target_channels
@@ -108,6 +104,11 @@ class CascadeNetworks(TranslationNetworks):
         if self.guide == "paper":
             weighted = weighted / self.num_voxels
         return [weighted, ggd_log_sigma(log_scale, log_shape)]
+
+    def mean_sigma(self, prediction: Prediction) -> Tensor:
+        """Return the mean sigma of a prediction ``[B]``."""
+        assert prediction.log_scale is not None and prediction.log_shape is not None
+        return ggd_mean_sigma(prediction.log_scale, prediction.log_shape)
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Translate ``source [B, Cs, D, H, W]`` by all stages; see `TranslationNetworks`."""

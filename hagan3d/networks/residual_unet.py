@@ -10,19 +10,12 @@ from hagan3d.networks.layers import Conv3d, ConvBlock, StridedConv3d, UpConv3d, 
 
 MOST_WIDTHS = 8  # channels grow up to so many times those at full resolution
 LAST_SIDE = 4  # voxels of the shortest side after the last halving
-MOST_LEVELS = 5
+MOST_LEVELS = 5  # every side is a multiple of 2^5
 
 
 def num_levels(size: tuple[int, ...], levels: int | None) -> int:
-    """Return how often a U-Net halves volumes of ``size``: as set, else until the shortest side is 4, 5 at most.
-
-    Raises:
-        ValueError: If a side cannot be halved so often.
-    """
-    chosen = levels or min(MOST_LEVELS, (min(size) // LAST_SIDE).bit_length() - 1)
-    if any(side % 2**chosen for side in size):
-        raise ValueError(f"want sides that can be halved {chosen} times, got {tuple(size)}")
-    return chosen
+    """Return how often a U-Net halves volumes of ``size``: as set, else until the shortest side is 4, 5 at most."""
+    return levels or min(MOST_LEVELS, (min(size) // LAST_SIDE).bit_length() - 1)
 
 
 def widths_of(width: int, levels: int) -> list[int]:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hagan3d.networks.set import NetworkSet
@@ -51,3 +52,8 @@ class TranslationNetworks(NetworkSet):
     def statistic_map(self, source: Tensor, statistics: Sequence[Tensor]) -> Tensor:
         """Return ``[B, 1, D, H, W]``, whose mean over a volume is the first statistic that is not in ``statistics``."""
         raise ValueError(f"there are {self.num_statistics} statistics, and {len(statistics)} are given")
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return ``x`` in at least float32, the type of what leaves a network."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

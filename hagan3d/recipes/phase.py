@@ -1,14 +1,14 @@
 """What a training method is made of: phases, each an update of named networks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from hagan3d.data.batches import Batch
-from hagan3d.networks.build import Networks
-
-Losses = Callable[[Networks, Batch], dict[str, Tensor]]
+Terms = dict[str, Tensor]
+Losses = Callable[..., Terms | Iterator[Terms]]
+"""(networks, batch) to the terms of a loss; or to groups of them, each of which is worked out after the backward pass
+of the one before, so that their activations are never kept together."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,20 @@ class Phase:
     """Adam's learning rate."""
     measures: tuple[str, ...] = ()
     """Terms that are logged but not part of the loss."""
+    first: int = 0
+    """First step that it is part of."""
+    end: int | None = None
+    """Step from which on it is over; None: never."""
+    every: int = 1
+    """Steps from one update to the next."""
+
+    def is_alive(self, step: int) -> bool:
+        """Whether ``step`` lies between its first and its end."""
+        return self.first <= step and (self.end is None or step < self.end)
+
+    def is_due(self, step: int) -> bool:
+        """Whether it is part of ``step``."""
+        return self.is_alive(step) and (step - self.first) % self.every == 0
 
 
 def _keep(state: Mapping[str, float], measures: Mapping[str, float], volumes: int) -> dict[str, float]:
@@ -33,8 +47,17 @@ class Recipe:
     """A training method."""
 
     phases: list[Phase]
-    """The updates of one step, in order."""
+    """The updates of a step, in order, of those that are due in it."""
     state: dict[str, float] = field(default_factory=dict)
     """Numbers the method steers while it runs; part of a checkpoint."""
     adapt: Callable[[Mapping[str, float], Mapping[str, float], int], dict[str, float]] = _keep
     """(state, logged terms of the step as phase/term, volumes seen in it) to the state of the next step."""
+
+    def phases_at(self, step: int) -> list[Phase]:
+        """Return the updates of one step."""
+        return [phase for phase in self.phases if phase.is_due(step)]
+
+    @property
+    def beginnings(self) -> list[int]:
+        """Steps at which some phase begins; models at the end of the step before are worth keeping."""
+        return sorted({phase.first for phase in self.phases})

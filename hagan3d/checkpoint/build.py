@@ -1,0 +1,22 @@
+"""The networks that a config asks for."""
+
+from hagan3d.config import Config
+from hagan3d.networks.build import Networks
+from hagan3d.networks.cascade import CascadeNetworks
+from hagan3d.networks.pair import PairNetworks
+from hagan3d.networks.set import NetworkSet
+from hagan3d.networks.translation import TranslationNetworks
+
+TRANSLATION: dict[str, type[TranslationNetworks]] = {"upgan": CascadeNetworks, "pix2pix": PairNetworks}
+
+
+def make_networks(config: Config, num_classes: int = 0) -> NetworkSet:
+    """Build the networks of the recipe of ``config``; ``num_classes`` is that of a conditional model."""
+    if not config.translates:
+        return Networks(config.data.size, config.data.depth, config.model, num_classes)
+    return make_translation_networks(config)
+
+
+def make_translation_networks(config: Config) -> TranslationNetworks:
+    """Build the networks of a translation recipe."""
+    return TRANSLATION[config.recipe](config.data.size, config.translation)  # type: ignore[call-arg]

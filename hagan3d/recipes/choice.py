@@ -1,0 +1,18 @@
+"""The recipe that a config names."""
+
+from collections.abc import Callable
+
+from hagan3d.config import Config
+from hagan3d.recipes import hagan, pix2pix, upgan
+from hagan3d.recipes.phase import Recipe
+
+_RECIPES: dict[str, Callable[[Config], Recipe]] = {
+    "hagan": lambda config: hagan.recipe(config.train),
+    "upgan": upgan.recipe,
+    "pix2pix": pix2pix.recipe,
+}
+
+
+def make_recipe(config: Config) -> Recipe:
+    """Return the training method that ``config.recipe`` names."""
+    return _RECIPES[config.recipe](config)
