@@ -10,6 +10,7 @@ COMMANDS = {
     "plan": "what a run takes before it runs: memory, cost, and what makes it fit a card",
     "train": "a store to a model; the same line again goes on where it stopped",
     "generate": "a model to new volumes, in the units and the place of the training data",
+    "translate": "volumes of one modality or quality to another, with the uncertainty that a model states",
     "encode": "volumes to latent features, and back to volumes",
     "evaluate": "what a model is worth: distances to held-out volumes, variety, a report with pictures",
     "augment": "a store of real volumes and of generated ones of every class besides, to train on",

@@ -1,0 +1,189 @@
+"""Translation window by window equals the whole pass where norms allow; files keep geometry, units and bounds."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from scipy.ndimage import gaussian_filter
+
+from hagan3d import cli
+from hagan3d import translate as door
+from hagan3d.checkpoint import load_translation
+from hagan3d.checkpoint.files import Checkpoint, path_of, save
+from hagan3d.config import CascadeConfig, Config, DataConfig, DegradeConfig, TrainConfig, TranslationConfig
+from hagan3d.data.store import Store
+from hagan3d.errors import InputError
+from hagan3d.inference.translate import Translator, Windows, blended, seam_ratio
+from hagan3d.inference.translate_files import check_units, target_interval
+from hagan3d.networks.cascade import CascadeNetworks
+from hagan3d.ops.ggd_interval import ggd_central, ggd_half_width
+
+SIZE = (160, 16, 16)
+
+
+def cascade(norm: str, size=SIZE) -> CascadeNetworks:
+    torch.manual_seed(0)
+    model = TranslationConfig(width=4, levels=1, norm=norm, critic_width=4, cascade=CascadeConfig(stages=2))
+    networks = CascadeNetworks(size, model).eval().requires_grad_(False)
+    for name, value in networks.named_parameters():
+        if "heads" in name and name.endswith("weight"):
+            torch.nn.init.normal_(value, std=0.2)
+    return networks
+
+
+@pytest.mark.parametrize(("norm", "same"), [("rms", True), ("instance", False)])
+def test_windows_equal_the_whole_where_norms_look_at_voxels_alone(norm, same):
+    source = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    networks = cascade(norm)
+    whole = networks.translate(source[None])
+    made = Translator(networks, depth=96, overlap=64).whole(source)
+    for name in ("mean", "alpha", "beta", "sigma"):
+        error = float((getattr(made, name) - getattr(whole, name)).abs().max())
+        assert (error < 1e-5) == same, (name, error)
+    one = Translator(networks).whole(source)
+    assert torch.equal(one.mean, whole.mean) and torch.equal(one.sigma, whole.sigma)
+
+
+def test_statistics_are_those_of_the_whole_volume():
+    source = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    source[:, 80:] *= 0.1  # a window alone would have another mean sigma
+    networks = cascade("rms")
+    found = Translator(networks, depth=64, overlap=32)._statistics(lambda a, b: source[:, a:b], SIZE[0])
+    expected = networks.statistic_map(source[None], []).mean()
+    torch.testing.assert_close(found[0][0], expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("length", "depth", "overlap"), [(160, 64, 32), (96, 64, 32), (128, 64, 0), (64, 96, 32)])
+def test_blending_gives_back_what_every_window_agrees_on(length, depth, overlap):
+    volume = torch.rand(2, length, 3, 3)
+    slabs = list(blended(Windows(length, depth, overlap), lambda first, stop: volume[:, first:stop].clone()))
+    torch.testing.assert_close(torch.cat(slabs, 1), volume)
+    assert all(len(slab) for slab in slabs)
+
+
+def test_windows_hand_over_step_by_step():
+    """Windows that disagree, 0 and 1, give a ramp, and what lies next to a border of a window has no say."""
+    windows = Windows(96, 64, 32)
+    made = torch.cat(
+        list(blended(windows, lambda first, stop: torch.full((1, stop - first, 1, 1), float(first > 0)))), 1
+    )
+    made = made.flatten()
+    assert made[: 32 + 8].eq(0).all() and made[64 - 8 :].eq(1).all()
+    assert (made.diff() >= 0).all() and made.diff().max() < 0.1
+    assert windows.borders == [48]
+
+
+def test_memory_does_not_grow_with_the_length():
+    alive, most = [], 0
+
+    def compute(first: int, stop: int) -> torch.Tensor:
+        nonlocal most
+        alive.append(stop - first)
+        most = max(most, stop - first)
+        return torch.zeros(1, stop - first, 1, 1)
+
+    for _ in blended(Windows(32 * 40, 64, 32), compute):
+        pass
+    assert most == 64 and len(alive) == 39
+
+
+def test_windows_that_cannot_be_are_refused():
+    for depth, overlap in ((48, 32), (64, 16), (64, 64)):
+        with pytest.raises(InputError, match="want multiples of 32"):
+            Windows(160, depth, overlap)
+
+
+def test_a_seam_shows_in_its_measure():
+    volume = np.random.default_rng(0).random((64, 8, 8))
+    assert seam_ratio(volume, [32]) == pytest.approx(1, abs=0.2)
+    volume[32:] += 2
+    assert seam_ratio(volume, [32]) > 4 and seam_ratio(volume, []) is None
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 1.7, 2.0, 6.0])
+def test_intervals_are_those_of_scipy(beta):
+    error = torch.linspace(-3, 3, 31, dtype=torch.float64)
+    shape, scale = torch.full_like(error, beta), torch.full_like(error, 0.7)
+    expected = 2 * np.abs(scipy.stats.gennorm(beta, scale=0.7).cdf(error) - 0.5)
+    np.testing.assert_allclose(ggd_central(error, scale, shape), expected, atol=1e-9)
+    for level in (0.5, 0.9, 0.95):
+        half = scipy.stats.gennorm(beta).ppf((1 + level) / 2)
+        np.testing.assert_allclose(ggd_half_width(shape, level), half, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, small_store):
+    """A run of an untrained cascade on simulated sources."""
+    folder = tmp_path_factory.mktemp("translating")
+    config = Config(
+        recipe="upgan",
+        data=DataConfig(degrade=DegradeConfig(kind="thick-slices")),
+        train=TrainConfig(ema=0.0),
+        translation=TranslationConfig(width=4, levels=1, norm="rms", critic_width=4, residual=True),
+    )
+    torch.manual_seed(0)
+    networks = CascadeNetworks((32, 32, 32), config.translation)
+    states = {name: networks[name].state_dict() for name in networks.names()}
+    save(Checkpoint(config, Store(small_store).description(), 7, states), path_of(folder, 7))
+    return folder
+
+
+def test_files_come_back_on_their_grid_in_target_units(run, tmp_path):
+    rng = np.random.default_rng(3)
+    array = (gaussian_filter(rng.random((40, 36, 30)), 3) * 9000 - 4700).astype(np.int16)
+    affine = np.array([[0, -1.5, 0, 10], [1.2, 0, 0, -20], [0, 0, 2.0, 5], [0, 0, 0, 1.0]])
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "in" / "scan.nii.gz")
+    words = [str(run), "--input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.run(door.main, words) == 0
+    made = {path.name: nibabel.load(path) for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert sorted(made) == [f"scan{end}.nii.gz" for end in ("", "_lower", "_sigma", "_upper")]
+    for image in made.values():
+        assert image.shape == array.shape
+        np.testing.assert_allclose(image.affine, affine, atol=1e-4)
+    mean, lower, upper, sigma = (made[f"scan{end}.nii.gz"].get_fdata() for end in ("", "_lower", "_upper", "_sigma"))
+    assert (lower < mean).all() and (mean < upper).all() and (sigma > 0).all()
+    model = load_translation(run)
+    assert (
+        -1024 <= array.min() - 60 < mean.min() < mean.max() < array.max() + 60
+    )  # an untrained residual network gives back what it got, in HU
+    assert np.corrcoef(mean.ravel(), array.ravel())[0, 1] > 0.99
+    assert model.description.units == "HU"
+    assert cli.run(door.main, words) == 2  # they are there
+
+
+def test_a_store_is_translated_and_its_scale_taken(run, small_store, tmp_path):
+    words = [str(run), "--input", str(small_store), "--device", "cpu", "--format", "nii", "--simulate"]
+    (tmp_path / "metrics.json").write_text(json.dumps({"calibration": {"scale": 2.0}}))
+    for name, more in (("plain", []), ("scaled", ["--calibration", str(tmp_path / "metrics.json")])):
+        assert cli.run(door.main, [*words, "--out", str(tmp_path / name), *more]) == 0
+    store = Store(small_store)
+    for i, name in enumerate(store.ids):
+        image = nibabel.load(tmp_path / "plain" / f"{name}.nii")
+        np.testing.assert_allclose(np.sort(np.abs(np.diag(image.affine)[:3])), [2, 2, 2], atol=1e-5)
+        assert image.shape == store.size and nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+        sigma, twice = (nibabel.load(tmp_path / run / f"{name}_sigma.nii").get_fdata() for run in ("plain", "scaled"))
+        np.testing.assert_allclose(twice, 2 * sigma, rtol=1e-5)
+        assert i < 8
+
+
+def test_input_in_other_units_is_refused(run, tmp_path, capsys):
+    suv = np.random.default_rng(0).random((34, 34, 34)).astype(np.float32) * 20
+    nibabel.save(nibabel.Nifti1Image(suv, np.eye(4)), tmp_path / "pet.nii.gz")
+    words = [str(run), "--input", str(tmp_path / "pet.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.run(door.main, words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "its values run from 0.19952 to 19.8058, but the model was trained on -1024 to 600 HU" in error
+    assert not (tmp_path / "out").exists()
+    check_units(np.linspace(-1000, 400, 100), -1024, 600, "HU", "ct")
+    with pytest.raises(InputError, match="SUV; give a volume in those units"):
+        check_units(np.linspace(-1000, 400, 100), 0, 20, "SUV", "ct")
+
+
+def test_a_generating_run_translates_nothing(small_store, tmp_path, run, capsys):
+    assert cli.run(door.main, [str(tmp_path), "--input", str(small_store), "--out", str(tmp_path / "o")]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+    assert target_interval(load_translation(run).description, -5.0, 5.0) == (-1024.0, 600.0)  # a window's own
