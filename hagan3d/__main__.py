@@ -13,6 +13,7 @@ COMMANDS = {
     "translate": "volumes of one modality or quality to another, with the uncertainty that a model states",
     "encode": "volumes to latent features, and back to volumes",
     "evaluate": "what a model is worth: distances to held-out volumes, variety, a report with pictures",
+    "explore": "directions in latent space: along an attribute, between volumes; walked, measured, shown",
     "augment": "a store of real volumes and of generated ones of every class besides, to train on",
     "phantoms": "make phantoms of the thorax with known attributes, to try things on",
     "demo": "all of the above on phantoms, in a few minutes",

@@ -12,7 +12,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from hagan3d import train
 from hagan3d.data.config import PrepareConfig
+from hagan3d.data.phantoms import write_phantoms
 from hagan3d.data.prepare import prepare
 from hagan3d.ops.extension import has_kernels
 
@@ -88,3 +90,30 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     prepare([folder], folder / "small.h5", settings, progress=False)
     return folder / "small.h5"
+
+
+@pytest.fixture(scope="session")
+def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 28 phantoms of 32^3 voxels with their attributes, some held out; their label maps are in labels/."""
+    folder = write_phantoms(tmp_path_factory.mktemp("phantom_store"), 28, (32, 32, 32))
+    settings = PrepareConfig(
+        size=(32, 32, 32),
+        intensity="window",
+        window=(-1024, 600),
+        labels=str(folder / "attributes.csv"),
+        validation=0.25,
+        workers=1,
+    )
+    prepare([folder / "volumes"], folder / "phantoms.h5", settings, progress=False)
+    return folder / "phantoms.h5"
+
+
+@pytest.fixture(scope="session")
+def phantom_run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of those phantoms, tiny and after two steps."""
+    out = tmp_path_factory.mktemp("phantom_run")
+    sizes = "--model.latent_dim 8 --model.channels 64 --model.d_channels 64 --data.subvolume_depth 8"
+    length = "--model.minibatch_std 2 --train.batch_size 2 --train.steps 2 --train.device cpu --log.preview_every 0"
+    where = f"--config {train.config_file('hagan_32.yaml')} --data.store {phantom_store} --out {out}"
+    train.main(f"{where} {sizes} {length}".split())
+    return out

@@ -1,8 +1,11 @@
 """Settings of an evaluation, with their units and defaults."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hagan3d.errors import InputError
+
+WALKS = 4  # unless asked for more or fewer
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,51 @@ class EvaluateConfig:
             raise InputError(f"neighbours: want fewer than least {self.least}, got {self.neighbours}")
         if not 0 < self.truncation <= 10:
             raise InputError(f"truncation: want above 0, at most 10, got {self.truncation}")
+
+
+@dataclass(frozen=True)
+class ExploreConfig:
+    """How a latent space is explored."""
+
+    source: Literal["encoded", "generated"] = "encoded"
+    """Latents a direction is learned from: real volumes encoded, or the prior, whose volumes are measured."""
+    num: int = 1000
+    """Volumes generated for that, with source generated."""
+    limit: int = 1000
+    """Real volumes used, at most."""
+    steps: int = 7
+    """Stops of a walk."""
+    span: float = 2.0
+    """Standard deviations that a walk goes to either side."""
+    starts: int | None = None
+    """Walks that begin at held-out volumes, encoded. Default: 4, but 0 where the source is generated."""
+    seeds: int | None = None
+    """Walks that begin at seeds 0, 1, ... Default: 0, but 4 where the source is generated or there is none."""
+    table: str | None = None
+    """CSV with ids and numeric columns, for the attribute."""
+    label_maps: str | None = None
+    """Folder with a label map for each volume; a U-Net trained on them measures what is generated."""
+    measure: str | None = None
+    """What is measured, such as lung_volume_ml or label_1_ml. Default: the attribute, if it can be."""
+    skip_missing: bool = False
+    """Leave volumes without a value of the attribute out."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num", 50), ("limit", 20), ("steps", 2), ("starts", 0), ("seeds", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name}: want at least {least}, got {value}")
+        if not 0 < self.span <= 6:
+            raise InputError(f"--span: want above 0, at most 6 standard deviations, got {self.span}")
+        if self.encoded_starts + self.seed_starts < 1:
+            raise InputError("--starts 0 --seeds 0: want at least one walk")
+
+    @property
+    def encoded_starts(self) -> int:
+        """Walks that begin at encoded volumes."""
+        return (WALKS if self.source == "encoded" else 0) if self.starts is None else self.starts
+
+    @property
+    def seed_starts(self) -> int:
+        """Walks that begin at seeds."""
+        return (WALKS if self.source == "generated" else 0) if self.seeds is None else self.seeds

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-STRENGTHS = tuple(float(value) for value in np.logspace(-2, 6, 17))
+STRENGTHS = tuple(float(value) for value in np.logspace(-4, 6, 11))
 """Penalties of a ridge regression, per standardised feature, among which inner folds choose."""
 INNER_FOLDS = 5
 
@@ -78,7 +78,7 @@ def cross_validate(
     Raises:
         ValueError: If the lengths differ, a value is not finite, or there are fewer than 4 subjects.
     """
-    names = _checked(x, y, groups)
+    x, y, names = _checked(x, y, groups)
     chosen = method or ridge()
     predicted, models = np.empty(len(y)), []
     for train, test in _folds(names, folds, seed).split(x, y, names):
@@ -100,7 +100,8 @@ def fit(
     from sklearn.base import clone
     from sklearn.model_selection import GridSearchCV
 
-    names, chosen = _checked(x, y, groups, least=2), method or ridge()
+    x, y, names = _checked(x, y, groups, least=2)
+    chosen = method or ridge()
     model = clone(chosen.estimator)
     if not chosen.grid:
         return model.fit(x, y)
@@ -150,8 +151,10 @@ def _folds(groups: np.ndarray, folds: int, seed: int) -> Any:
     return GroupKFold(min(folds, len(np.unique(groups))), shuffle=True, random_state=seed)
 
 
-def _checked(x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, least: int = 4) -> np.ndarray:
-    """Refuse what cannot be regressed; return the groups as an array."""
+def _checked(
+    x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, least: int = 4
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Refuse what cannot be regressed; return x and y in float64, as small penalties need it, and the groups."""
     names = np.asarray(groups)
     if x.ndim != 2 or y.shape != (len(x),) or names.shape != (len(x),):
         raise ValueError(f"want x [N, d], y [N] and groups [N], got {x.shape}, {y.shape} and {names.shape}")
@@ -159,4 +162,4 @@ def _checked(x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, l
         raise ValueError("want finite features and targets")
     if len(np.unique(names)) < least:
         raise ValueError(f"want at least {least} subjects, got {len(np.unique(names))}")
-    return names
+    return x.astype(np.float64), y.astype(np.float64), names
