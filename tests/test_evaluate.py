@@ -14,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from hagan3d import __main__, cli, evaluate, train
 from hagan3d.data.config import PrepareConfig
 from hagan3d.data.prepare import prepare
+from hagan3d.data.store import Store
 from hagan3d.evaluation.verdict import verdicts
 
 TINY = (
@@ -23,13 +24,13 @@ TINY = (
 FAST = "--num 6 --bootstrap 3 --kid-subsets 2 --pairs 2 --shown 2 --reconstructions 2 --features random,encoder".split()
 
 
-def make_store(folder, count=18, validation=0.4, size=(32, 32, 32)):
+def make_store(folder, count=18, validation=0.4, size=(32, 32, 32), labels=None):
     folder.mkdir()
     random = np.random.default_rng(0)
     for number in range(count):
         volume = gaussian_filter(random.standard_normal(size), 3) * 3000 - 200
         nib.save(nib.Nifti1Image(volume.astype(np.int16), np.diag([2.0, 2, 2, 1])), folder / f"s{number:02d}.nii.gz")
-    settings = PrepareConfig(size=size, intensity="window", validation=validation, workers=1)
+    settings = PrepareConfig(size=size, intensity="window", validation=validation, workers=1, labels=labels)
     prepare([folder], folder / "s.h5", settings, progress=False)
     return folder / "s.h5"
 
@@ -95,6 +96,27 @@ def test_the_numbers_say_what_was_measured(evaluated):
     assert [row["voxels"] for row in metrics["variety"]["generated"]] == [32, 16, 8, 4]
     assert metrics["reconstruction"]["volumes"] == 2
     assert all(row["ok"] for row in metrics["geometry"])
+
+
+def test_a_conditional_model_is_asked_for_the_classes_of_the_training_volumes(tmp_path):
+    lines = [f"s{number:02d},{'sick' if number % 3 else 'well'}" for number in range(18)]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,class", *lines]))
+    store, run, out = (
+        make_store(tmp_path / "s", labels=str(tmp_path / "labels.csv")),
+        tmp_path / "run",
+        tmp_path / "out",
+    )
+    words = ["--data.store", str(store), "--out", str(run), *TINY, "--model.conditional", "true"]
+    assert cli.run(train.main, words) == 0
+    random = ["--features", "random", "--reconstructions", "0"]
+    assert cli.run(evaluate.main, [str(run), "--store", str(store), "--out", str(out), *FAST[:-2], *random]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    opened = Store(store)
+    trained = opened.labels[np.random.default_rng(0).permutation(opened.indices("train"))]
+    assert metrics["run"]["labels"] == trained[:6].tolist()
+    assert 1 <= metrics["classes"]["held-out"]["inception_score"]["value"] <= 2
+    assert 0 <= metrics["classes"]["generated"]["accuracy"]["value"] <= 1
+    assert "<h2>Classes" in (out / "report.html").read_text()
 
 
 def test_the_sentences_name_a_collapse(evaluated):

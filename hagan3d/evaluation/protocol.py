@@ -23,6 +23,7 @@ from hagan3d.data.geometry import spacing_of
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation import voxels
+from hagan3d.evaluation.classes import class_scores
 from hagan3d.evaluation.config import EvaluateConfig
 from hagan3d.evaluation.distances import compare
 from hagan3d.evaluation.features import Extractor, encoder_extractor, has_encoders, random_extractor, state_hash
@@ -78,18 +79,35 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
     train = store.indices("train", generated=False)
     if len(train) < config.least:
         raise InputError(f"{store.path}: {len(train)} training volumes, want at least {config.least}")
-    seeds = range(config.seed, config.seed + config.num)
+    real_train = _real("train", store, train, config)
+    return {
+        "generated": _generated(model, store, real_train, config),
+        "held-out": _real("held-out", store, np.array(held_out), config),
+        "train": real_train,
+    }
+
+
+def _generated(model: Model, store: Store, train: VolumeSet, config: EvaluateConfig) -> VolumeSet:
+    """Generated volumes; of a conditional model as many of each class as there are training volumes of it."""
+    identity = {
+        "generator": state_hash(model.networks.g.state_dict()),
+        "first_seed": config.seed,
+        "num": config.num,
+        "truncation": config.truncation,
+    }
+    if model.num_classes:
+        labels = store.labels[train.identity["indices"]]
+        is_same = model.description.class_names == store.class_names
+        shares = labels[labels >= 0] if is_same and labels.max() >= 0 else np.arange(model.num_classes)
+        identity["labels"] = np.resize(shares, config.num).tolist()
 
     def generate(first: int, last: int) -> Iterator[np.ndarray]:
-        return (sample.volume for sample in samples(model, seeds[first:last], truncation=config.truncation))
+        for number in range(first, last):
+            label = identity["labels"][number] if model.num_classes else None
+            for sample in samples(model, [config.seed + number], label, config.truncation):
+                yield sample.volume
 
-    weights = state_hash(model.networks.g.state_dict())
-    made = {"generator": weights, "first_seed": config.seed, "num": config.num, "truncation": config.truncation}
-    return {
-        "generated": VolumeSet("generated", store.size, config.num, generate, made),
-        "held-out": _real("held-out", store, np.array(held_out), config),
-        "train": _real("train", store, train, config),
-    }
+    return VolumeSet("generated", store.size, config.num, generate, identity)
 
 
 def _real(name: str, store: Store, indices: np.ndarray, config: EvaluateConfig) -> VolumeSet:
@@ -167,6 +185,7 @@ def measure(
     metrics: dict[str, Any] = {
         **_origin(model, store, sets, extractors, config),
         "features": _compare_features(summaries, extractors, config, start),
+        "classes": _classes(model, store, sets, summaries, extractors[0].name, config.bootstrap),
         "voxels": {
             pair_name(a, b): voxels.compare_voxels(summaries[a], summaries[b], config.bootstrap) for a, b in PAIRS
         },
@@ -212,6 +231,24 @@ def _compare_features(
             )
             done(1)
     return found
+
+
+def _classes(
+    model: Model,
+    store: Store,
+    sets: dict[str, VolumeSet],
+    summaries: dict[str, Summary],
+    extractor: str,
+    rounds: int,
+) -> dict[str, Any] | None:
+    """What a classifier of the main features says, where the store has classes."""
+    labels: dict[str, np.ndarray | None] = {
+        name: store.labels[volumes.identity["indices"]] for name, volumes in sets.items() if name != "generated"
+    }
+    is_asked = model.num_classes and model.description.class_names == store.class_names
+    labels["generated"] = np.array(sets["generated"].identity["labels"]) if is_asked else None
+    features = {name: summary[FEATURES + extractor] for name, summary in summaries.items()}
+    return class_scores(features, labels, rounds)
 
 
 def _reconstruction(

@@ -74,7 +74,13 @@ def report(measured: Measured, affine: np.ndarray, run: Path, shown: int) -> str
     metrics = measured.metrics
     parts = [_head(metrics), _verdicts(metrics), _contact_sheets(measured, affine, shown)]
     parts += [_features(metrics, name) for name in metrics["features"]]
-    parts += [_voxels(metrics), _variety(measured, affine), _embedding(measured), _nearest(measured, affine, shown)]
+    parts += [
+        _classes(metrics),
+        _voxels(metrics),
+        _variety(measured, affine),
+        _embedding(measured),
+        _nearest(measured, affine, shown),
+    ]
     parts += [
         _audit(measured, affine),
         _slices(measured),
@@ -137,6 +143,23 @@ def _features(metrics: Mapping[str, Any], name: str) -> str:
     note = html.escape(f"{extractor['dim']} features per volume; {units}{extractor['note']}")
     text = f"<h2>Distances in the features '{html.escape(name)}'</h2><p class=note>{note}. Last column: the floor.</p>"
     return text + table(["", *columns], rows) + "".join(warnings)
+
+
+def _classes(metrics: Mapping[str, Any]) -> str:
+    found = metrics["classes"]
+    if found is None:
+        return ""
+    names = [name for name in ("generated", "held-out", "train") if name in found]
+    rows = [
+        [title, *(_estimate(found[name].get(key)) for name in names)]
+        for key, title in (("inception_score", "inception score"), ("accuracy", "of the class that is asked for"))
+    ]
+    text = f"<h2>Classes</h2><p class=note>By a classifier of {found['classes']} classes, learnt from the training "
+    return (
+        text
+        + "volumes in the first features; it has seen those, so held-out ones are the floor.</p>"
+        + table(["", *names], rows)
+    )
 
 
 def _voxels(metrics: Mapping[str, Any]) -> str:

@@ -1,0 +1,46 @@
+"""Classes told from features: closed forms, and the score of torch-fidelity."""
+
+import numpy as np
+import pytest
+import torch
+
+from hagan3d.evaluation.classes import class_scores, inception_score
+
+
+def test_the_inception_score_of_extremes():
+    assert inception_score(np.full((10, 4), 0.25)) == pytest.approx(1)
+    assert inception_score(np.tile(np.eye(4), (5, 1))) == pytest.approx(4)
+    assert inception_score(np.tile(np.eye(4)[:1], (5, 1))) == pytest.approx(1)
+
+
+def test_the_inception_score_is_that_of_torch_fidelity():
+    library = pytest.importorskip("torch_fidelity.metric_isc", reason="torch-fidelity does not run here")
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(50, 6)) * 3)
+    found = library.isc_features_to_metric(logits, splits=1, shuffle=False)
+    assert inception_score(logits.softmax(1).numpy()) == pytest.approx(found["inception_score_mean"], rel=1e-6)
+
+
+def sets(offset):
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    rows = random.normal(size=(60, 8)) + offset * np.eye(8)[labels]
+    return {"train": rows, "generated": rows[::-1] * 0.9}, {"train": labels, "generated": labels[::-1]}
+
+
+def test_classes_that_are_made_as_asked_are_named():
+    found = class_scores(*sets(20.0), rounds=5)
+    assert found["classes"] == 3
+    assert found["generated"]["accuracy"]["value"] == 1
+    assert found["generated"]["inception_score"]["value"] > 2.2
+
+
+def test_generated_volumes_of_no_class_have_a_score_and_no_accuracy():
+    features, labels = sets(20.0)
+    found = class_scores(features, {**labels, "generated": None}, rounds=5)
+    assert "accuracy" not in found["generated"] and found["generated"]["inception_score"]["value"] > 2.2
+
+
+@pytest.mark.parametrize("known", [np.full(60, -1), np.zeros(60, dtype=int), None])
+def test_without_two_classes_there_is_nothing_to_tell(known):
+    features, labels = sets(1.0)
+    assert class_scores(features, {**labels, "train": known}, rounds=5) is None
