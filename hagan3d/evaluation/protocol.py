@@ -89,7 +89,7 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
 
 def _generated(model: Model, store: Store, train: VolumeSet, config: EvaluateConfig) -> VolumeSet:
     """Generated volumes; of a conditional model as many of each class as there are training volumes of it."""
-    identity = {
+    identity: dict[str, Any] = {
         "generator": state_hash(model.networks.g.state_dict()),
         "first_seed": config.seed,
         "num": config.num,
