@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,12 @@ from hagan3d.data.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.config import WALKS, ExploreConfig
 from hagan3d.evaluation.directions import Direction, Found, Scale, attribute_direction, between, principal_directions
-from hagan3d.evaluation.instruments import Instrument, ReadBack, instrument_for
+from hagan3d.evaluation.instruments import Instrument, Progress, ReadBack, instrument_for, silent
 from hagan3d.evaluation.walks import Frame, Start, Stop, judge, volume_at, walk
 from hagan3d.inference.encode import Input, inputs_of_store, latents
 from hagan3d.inference.generate import latent
 
 FIRST_SEED = 1_000_000  # of the latents that a direction is learned from; walks begin at seeds 0, 1, ...
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
-"""Wraps an iteration, given what is done and how often, to show a bar."""
-
-
-def silent(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
-    """Show no bar."""
-    return items
 
 
 @dataclass(frozen=True)

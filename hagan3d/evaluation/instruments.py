@@ -21,6 +21,12 @@ from hagan3d.evaluation.walks import SegmenterReader
 from hagan3d.inference.encode import Input, latents
 
 Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+"""Wraps an iteration, given what is done and how often, to show a bar."""
+
+
+def silent(items: Iterable[Any], what: str, total: int) -> Iterable[Any]:
+    """Show no bar."""
+    return items
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def instrument_for(
 
 
 def measure_volumes(
-    store: Store, indices: np.ndarray, segmenter: Segmenter, measure: Measure, progress: Progress
+    store: Store, indices: np.ndarray, segmenter: Segmenter, measure: Measure, progress: Progress = silent
 ) -> np.ndarray:
     """Measure volumes of a store ``[N]``, one at a time."""
     values = []
