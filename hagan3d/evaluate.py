@@ -15,7 +15,8 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.config import EvaluateConfig, FeatureTrainConfig
 
 DESCRIPTION = """Measure a run against the held-out volumes of its store: distances of features and of voxel statistics,
-variety, seams, coverage, reconstruction, geometry; with --audit, also whether it memorised training volumes. Leaves
+variety, seams, coverage, reconstruction, geometry; with --audit, also whether it memorised training volumes. A run
+that translates is measured on held-out pairs: errors in target units, and its uncertainty against them. Leaves
 report.html (one file, for a browser) and metrics.json. The same line again goes on where it stopped. Nothing is
 downloaded."""
 EXAMPLES = (
@@ -23,6 +24,7 @@ EXAMPLES = (
     "hagan3d evaluate runs/lungs --store lungs.h5 --out evaluation/",
     "hagan3d evaluate runs/lungs --store lungs.h5 --out evaluation/ --audit",
     "hagan3d evaluate runs/lungs --store lungs.h5 --medicalnet resnet_10.pth --out evaluation/",
+    "hagan3d evaluate runs/pet_ct --store pairs.h5 --out evaluation/     # a run that translates: held-out pairs",
 )
 
 
@@ -38,6 +40,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--audit", type=bool, default=False, help="Look for memorised training volumes too.")
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Averaged weights, or the last.")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Where to compute.")
+    parser.add_argument("--depth", type=int, default=0, help="Slices translated at once, a multiple of 32; 0: all.")
+    parser.add_argument("--overlap", type=int, default=32, help="Slices that neighbours share, a multiple of 32.")
     parser.add_argument("--force", action="store_true", help="Replace the evaluation that is in --out already.")
     parser.add_class_arguments(EvaluateConfig, as_group=False)
     parser.add_class_arguments(FeatureTrainConfig, "feature_training")
@@ -49,7 +53,9 @@ def main(argv: list[str]) -> None:
         raise InputError("want a run and --out together")
     if a.train_features:
         _train_features(Path(a.store), a.feature_training, a.device)
-    if a.run is not None:
+    if a.run is not None and translates(Path(a.run)):
+        _evaluate_pairs(Path(a.run), Path(a.store), Path(a.out), (a.depth, a.overlap), a.weights, a.device, a.force)
+    elif a.run is not None:
         _evaluate(Path(a.run), Path(a.store), Path(a.out), config, a.weights, a.device, a.audit, a.force)
 
 
@@ -109,6 +115,39 @@ def _evaluate(
     write_text(out / "report.html", report(measured, model.description.affine_array, folder, config.shown))
     write_text(out / "metrics.json", json.dumps(measured.metrics, indent=1, allow_nan=False) + "\n")
     for verdict in verdicts(measured.metrics):
+        print(f"{'  ' if verdict.good else '! '}{verdict.text}")
+    print(f"step {model.step} of {run} measured: {out}/report.html, metrics.json")
+
+
+def translates(run: Path) -> bool:
+    """Tell a run that translates volumes from one that makes them; False where there is no checkpoint."""
+    from hagan3d.checkpoint.files import load, newest
+
+    path = run if run.is_file() else newest(run)
+    return path is not None and load(path, mapped=True).config.translates
+
+
+def _evaluate_pairs(
+    run: Path, store_path: Path, out: Path, windows: tuple[int, int], weights: str, device: str, force: bool
+) -> None:
+    from hagan3d.checkpoint import load_translation
+    from hagan3d.data.files import write_text
+    from hagan3d.data.store import Store
+    from hagan3d.evaluation.translation import key_of, measure_pairs
+    from hagan3d.evaluation.translation_report import pair_report, pair_verdicts
+    from hagan3d.inference.devices import inference_device
+    from hagan3d.inference.translate import Translator
+
+    model, store = load_translation(run, weights, inference_device(device)), Store(store_path)
+    translator = Translator(model.networks, *windows)
+    if _is_done(out, key_of(model, store, translator), False, force):
+        print(f"this evaluation is there already: {out}/report.html, metrics.json")
+        return
+    with _bars() as bars:
+        measured = measure_pairs(model, store, translator, _starter(bars))
+    write_text(out / "report.html", pair_report(measured, model.description.affine_array, model.path.parent.parent))
+    write_text(out / "metrics.json", json.dumps(measured.metrics, indent=1) + "\n")
+    for verdict in pair_verdicts(measured.metrics):
         print(f"{'  ' if verdict.good else '! '}{verdict.text}")
     print(f"step {model.step} of {run} measured: {out}/report.html, metrics.json")
 

@@ -1,0 +1,124 @@
+"""Held-out pairs: errors by their closed forms, volumes measured on scales that others gave, one report."""
+
+import dataclasses
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.metrics import SSIMMetric
+from scipy.ndimage import gaussian_filter
+
+from hagan3d import cli
+from hagan3d import evaluate as door
+from hagan3d.checkpoint.files import Checkpoint, path_of, save
+from hagan3d.config import CascadeConfig, Config, DataConfig, DegradeConfig, TrainConfig, TranslationConfig
+from hagan3d.data.config import PrepareConfig
+from hagan3d.data.pairs import Pairs
+from hagan3d.data.prepare import prepare
+from hagan3d.data.store import Store
+from hagan3d.errors import InputError
+from hagan3d.evaluation.translation import folds_of, voxel_errors
+from hagan3d.networks.cascade import CascadeNetworks
+
+NOISE = DegradeConfig(kind="noise", noise=0.1)
+
+
+def test_errors_are_their_closed_forms():
+    target = torch.full((1, 16, 16, 16), 0.5)
+    inside = torch.zeros(1, 16, 16, 16, dtype=torch.bool)
+    inside[:, 4:12, 4:12, 4:12] = True
+    made = target + 0.1
+    made[~inside.expand_as(made)] -= 0.3
+    found = voxel_errors(made, target, inside, 812.0)
+    assert found["mask"]["mae"] == pytest.approx(81.2, rel=1e-5) and found["mask"]["mae_percent"] == pytest.approx(5)
+    assert found["mask"]["psnr_db"] == pytest.approx(10 * np.log10(4 / 0.01), rel=1e-5)
+    assert found["mask"]["nmse"] == pytest.approx(0.01 / 2.25, rel=1e-5)
+    assert found["whole"]["mae"] == pytest.approx(812 * (0.1 / 8 + 0.2 * 7 / 8), rel=1e-5)
+    same = voxel_errors(target, target, inside, 1.0)["whole"]
+    assert same["ssim"] == pytest.approx(1) and same["psnr_db"] == np.inf and same["mae"] == 0
+
+
+def test_ssim_is_that_of_monai():
+    random = torch.Generator().manual_seed(0)
+    target, made = (torch.rand(1, 20, 18, 16, generator=random) * 2 - 1 for _ in range(2))
+    found = voxel_errors(made, target, torch.ones(1, 20, 18, 16, dtype=torch.bool), 1.0)
+    expected = SSIMMetric(3, data_range=2.0)(made[None] + 1, target[None] + 1)
+    assert found["whole"]["ssim"] == pytest.approx(float(expected), rel=1e-5)
+    assert found["mask"]["ssim"] == pytest.approx(found["whole"]["ssim"], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Ten volumes of five subjects, some held out."""
+    folder = tmp_path_factory.mktemp("held_out")
+    for number in range(1, 11):
+        array = gaussian_filter(np.random.default_rng(number).standard_normal((32, 32, 32)), 3) * 4000
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.eye(4)), folder / f"scan{number}.nii.gz")
+    settings = PrepareConfig(size=(32, 32, 32), intensity="window", subject="pairs", validation=0.6, workers=1)
+    return Store(prepare([folder], folder / "s.h5", settings, progress=False).path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, store):
+    """An untrained residual cascade: it gives back its source, with a Laplace density of the same width everywhere."""
+    folder = tmp_path_factory.mktemp("run")
+    cascade = CascadeConfig(stages=1, initial_error=0.3)
+    config = Config(
+        recipe="upgan",
+        data=DataConfig(degrade=NOISE),
+        train=TrainConfig(ema=0.0),
+        translation=TranslationConfig(width=4, levels=1, critic_width=4, residual=True, cascade=cascade),
+    )
+    networks = CascadeNetworks((32, 32, 32), config.translation)
+    states = {name: networks[name].state_dict() for name in networks.names()}
+    save(Checkpoint(config, store.description(), 7, states), path_of(folder, 7))
+    return folder
+
+
+def test_scales_come_from_other_subjects(store):
+    folds = folds_of(store, Pairs(store, NOISE))
+    assert folds.held_out == store.indices("validation").tolist()
+    for i, fitted in folds.fitted_on.items():
+        assert fitted and store.subjects[i] not in {store.subjects[j] for j in fitted}
+
+
+def test_test_volumes_are_scaled_on_validation_ones(store, monkeypatch):
+    monkeypatch.setattr(store, "splits", ["test", "validation"] * 5)
+    folds = folds_of(store, Pairs(store, NOISE))
+    assert folds.held_out == list(range(0, 10, 2)) and set(folds.fitted_on.values()) == {tuple(range(1, 10, 2))}
+    monkeypatch.setattr(store, "splits", ["train"] * 10)
+    with pytest.raises(InputError, match="has no held-out volumes"):
+        folds_of(store, Pairs(store, NOISE))
+
+
+def test_a_run_is_measured_and_its_uncertainty_scaled(run, store, tmp_path, capsys):
+    words = [str(run), "--store", str(store.path), "--out", str(tmp_path), "--device", "cpu"]
+    assert cli.run(door.main, words) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    held_out = store.indices("validation")
+    assert metrics["volumes"] == len(held_out) == len(metrics["rows"])
+    summary = metrics["summary"]
+    assert summary["translated"] == summary["source as it is"]  # an untrained residual network changes nothing
+    pairs = [Pairs(store, NOISE).pair(int(i)) for i in held_out]
+    error = torch.stack([pair.source - pair.target for pair in pairs])
+    assert summary["translated"]["whole"]["mae"]["mean"] == pytest.approx(float(error.abs().mean()) * 812, rel=1e-4)
+    found = metrics["calibration"]
+    # a Laplace density of mean error 0.3, fitted to the errors inside the mask: s = mean |e| / 0.3
+    shown = torch.cat([(pair.source - pair.target)[pair.target > -0.9].abs() for pair in pairs])
+    assert found["scale"] == pytest.approx(float(shown.mean()) / 0.3, rel=0.01)
+    assert found["as predicted"]["coverage"]["0.9"] > 0.99 and 0.85 < found["scaled"]["coverage"]["0.9"] < 0.99
+    assert found["as predicted"]["ause"] == pytest.approx(found["as predicted"]["ause_random"], rel=0.05)
+    report = (tmp_path / "report.html").read_text()
+    assert report.count("<img") >= 5 and "Worst cases" in report and "http" not in report
+    capsys.readouterr()
+    assert cli.run(door.main, words) == 0 and "is there already" in capsys.readouterr().out
+
+
+def test_a_store_of_another_size_is_refused(run, store, tmp_path, capsys):
+    other = dataclasses.replace(PrepareConfig(), size=(32, 32, 64), intensity="window", subject="pairs", workers=1)
+    made = prepare([store.path.parent / "scan1.nii.gz"], tmp_path / "o.h5", other, progress=False)
+    assert cli.run(door.main, [str(run), "--store", str(made.path), "--out", str(tmp_path / "e")]) == 2
+    assert "but the model's are [32, 32, 32]" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
