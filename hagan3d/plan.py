@@ -56,11 +56,13 @@ def memory_lines(plan: Plan, vram: int) -> list[str]:
 def cost_lines(plan: Plan, volumes: int | None) -> list[str]:
     """Lines on what the run costs: operations, passes over the data, bytes read."""
     train = plan.config.train
-    flops = sum(plan.flops.values())
+    times = {phase.name: phase.times(train.steps) for phase in plan.make_recipe(plan.config).phases}
+    flops = sum(count * times[name] for name, count in plan.flops.items())
     phases = ", ".join(f"{name} {count / 1e9:.0f}" for name, count in plan.flops.items())
+    mean = flops / train.steps / 1e9
     lines = [
-        f"a step                 {flops / 1e9:.0f} GFLOP ({phases}), reads {plan.bytes_read / 1e6:.1f} MB of voxels",
-        f"the run                {train.steps} steps, {flops * train.steps / 1e15:.1f} PFLOP, "
+        f"a step                 {mean:.0f} GFLOP ({phases}), reads {plan.bytes_read / 1e6:.1f} MB of voxels",
+        f"the run                {train.steps} steps, {flops / 1e15:.1f} PFLOP, "
         f"reads {plan.bytes_read * train.steps / 1e12:.2f} TB of voxels",
     ]
     if volumes:

@@ -1,13 +1,22 @@
 """The networks that a config asks for."""
 
-from hagan3d.config import Config
+from collections.abc import Callable
+
+from hagan3d.config import Config, Size, TranslationConfig
 from hagan3d.networks.build import Networks
 from hagan3d.networks.cascade import CascadeNetworks
+from hagan3d.networks.cycle import CycleNetworks
+from hagan3d.networks.medgan import MedganNetworks
 from hagan3d.networks.pair import PairNetworks
 from hagan3d.networks.set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
 
-TRANSLATION: dict[str, type[TranslationNetworks]] = {"upgan": CascadeNetworks, "pix2pix": PairNetworks}
+TRANSLATION: dict[str, Callable[[Size, TranslationConfig], TranslationNetworks]] = {
+    "upgan": CascadeNetworks,
+    "pix2pix": PairNetworks,
+    "medgan": MedganNetworks,
+    "cyclegan": CycleNetworks,
+}
 
 
 def make_networks(config: Config, num_classes: int = 0) -> NetworkSet:
@@ -19,4 +28,4 @@ def make_networks(config: Config, num_classes: int = 0) -> NetworkSet:
 
 def make_translation_networks(config: Config) -> TranslationNetworks:
     """Build the networks of a translation recipe."""
-    return TRANSLATION[config.recipe](config.data.size, config.translation)  # type: ignore[call-arg]
+    return TRANSLATION[config.recipe](config.data.size, config.translation)

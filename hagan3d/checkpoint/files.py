@@ -208,6 +208,7 @@ def _load(run: Path, weights: str, device: torch.device | str, names: Collection
             setattr(networks, name, torch.nn.Identity())
         elif not isinstance(networks[name], torch.nn.Identity):
             _load_state(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
+    networks.reached(checkpoint.step)
     networks.to(device).eval().requires_grad_(False)
     return Loaded(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
 

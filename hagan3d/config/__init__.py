@@ -5,7 +5,7 @@ from hagan3d.config.degrade import DegradeConfig
 from hagan3d.config.model import ModelConfig
 from hagan3d.config.run import RECIPES, Config, LogConfig
 from hagan3d.config.train import DiffAugConfig, TrainConfig
-from hagan3d.config.translation import CascadeConfig, TranslationConfig
+from hagan3d.config.translation import CascadeConfig, CycleConfig, MedganConfig, TranslationConfig
 
 __all__ = [
     "LOW_SIDE",
@@ -14,10 +14,12 @@ __all__ = [
     "AugmentConfig",
     "CascadeConfig",
     "Config",
+    "CycleConfig",
     "DataConfig",
     "DegradeConfig",
     "DiffAugConfig",
     "LogConfig",
+    "MedganConfig",
     "ModelConfig",
     "Size",
     "TrainConfig",

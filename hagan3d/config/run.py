@@ -9,9 +9,13 @@ from hagan3d.config.train import TrainConfig
 from hagan3d.config.translation import TranslationConfig
 from hagan3d.errors import InputError
 
-RECIPES = ("hagan", "upgan", "pix2pix")
+RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan")
 _OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
-_SECTIONS = {"upgan": "cascade"}  # of `translation`, that one recipe alone reads
+_SECTIONS = {
+    "upgan": "cascade",
+    "medgan": "medgan",
+    "cyclegan": "cycle",
+}  # of `translation`, that one recipe alone reads
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class LogConfig:
 class Config:
     """One training run, whole."""
 
-    recipe: Literal["hagan", "upgan", "pix2pix"] = "hagan"
+    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan"] = "hagan"
     """Training method. hagan generates volumes; the others translate volumes of pairs."""
     data: DataConfig = field(default_factory=DataConfig)
     """The real volumes."""
@@ -82,6 +86,8 @@ class Config:
         _want_default(self.data, "subvolume_depth", "windows", why="whole volumes are translated", section="data.")
         others = [section for recipe, section in _SECTIONS.items() if recipe != self.recipe]
         _want_default(self.translation, *others, why=f"recipe {self.recipe} has none", section="translation.")
+        if self.recipe == "cyclegan" and self.translation.residual:
+            raise InputError("translation.residual: recipe cyclegan has none; leave it out")
         side, halvings = min(self.data.size), self.translation.critic_layers
         if side >> halvings < 4:
             raise InputError(

@@ -51,6 +51,55 @@ class CascadeConfig:
 
 
 @dataclass(frozen=True)
+class MedganConfig:
+    """MedGAN: U-Nets in a row, and differences of features."""
+
+    blocks: int = 6
+    """U-Nets in a row."""
+    critic_every: int = 3
+    """Updates of the generator per update of its critic."""
+    perceptual_weight: float = 20.0
+    """Weight of the mean absolute difference of volumes and of the critic's features."""
+    style_weight: float = 1e-4
+    """Weight of the difference of Gram matrices of the extractor's features."""
+    content_weight: float = 1e-4
+    """Weight of the mean squared difference of the extractor's features."""
+    extractor_decay: float = 0.99
+    """Decay per update of the average of the critic that is the extractor."""
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "critic_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"translation.medgan.{name}: want at least 1, got {getattr(self, name)}")
+        for name in ("perceptual_weight", "style_weight", "content_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"translation.medgan.{name}: want a number from 0 up, got {getattr(self, name)}")
+        if not 0 <= self.extractor_decay < 1:
+            raise InputError(f"translation.medgan.extractor_decay: want 0 to below 1, got {self.extractor_decay}")
+
+
+@dataclass(frozen=True)
+class CycleConfig:
+    """CycleGAN: a generator for each direction, so that unpaired volumes can go there and back."""
+
+    blocks: int = 9
+    """Residual blocks of a generator."""
+    cycle_weight: float = 10.0
+    """Weight of the mean absolute error of volumes that went there and back."""
+    identity_weight: float = 5.0
+    """Weight of the mean absolute change of volumes that are of the wanted domain already."""
+    pool: int = 50
+    """Generated volumes per domain that critics see again, kept in the machine's memory and in checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise InputError(f"translation.cycle.blocks: want at least 1, got {self.blocks}")
+        for name in ("cycle_weight", "identity_weight", "pool"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"translation.cycle.{name}: want a number from 0 up, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class TranslationConfig:
     """Generators and critics of image-to-image translation, and the weights of their losses."""
 
@@ -79,6 +128,10 @@ class TranslationConfig:
     """Weight of what the critic says of the generated volume."""
     cascade: CascadeConfig = field(default_factory=CascadeConfig)
     """UP-GAN."""
+    medgan: MedganConfig = field(default_factory=MedganConfig)
+    """MedGAN."""
+    cycle: CycleConfig = field(default_factory=CycleConfig)
+    """CycleGAN."""
 
     def __post_init__(self) -> None:
         for name in ("source_channels", "target_channels", "critic_width", "critic_layers"):

@@ -40,6 +40,7 @@ def count_step(config: Config, recipe: Recipe, num_classes: int = 0, fake: bool 
         updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
         averages = [average.state for average in updates.averages.values()]
         with LiveBytes([*networks.state_dict().values(), *tree_iter(averages)]) as live:
+            live.leave_out(networks.elsewhere())
             batch = made_up_batch(config, recipe)
             for step in recipe.beginnings:
                 updates.prepare(step)

@@ -155,6 +155,7 @@ class Trainer:
         with contextlib.ExitStack() as stack, torch.no_grad():
             for average in self.updates.averages.values():
                 stack.enter_context(average.applied())
+            self.networks.reached(done)
             path = self.out / "previews" / f"step-{done:08d}.png"
             preview.write(path, self.networks, self.description)
 

@@ -90,6 +90,7 @@ class Updates:
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
+        self.networks.follow(phase.updates)
         for name in phase.updates:
             if name in self.averages:
                 self.averages[name].update(batch.step - phase.first)

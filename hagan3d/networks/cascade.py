@@ -60,7 +60,9 @@ class CascadeNetworks(TranslationNetworks):
     def __init__(self, size: Size, model: TranslationConfig) -> None:
         """Build the networks for whole volumes of ``size`` voxels."""
         super().__init__()
-        self.guide, self.num_stages = model.cascade.guide, model.cascade.stages
+        cascade = model.cascade
+        self.guide, self.num_stages, self.stage_steps = cascade.guide, cascade.stages, cascade.stage_steps
+        self.used = cascade.stages
         self.num_voxels = math.prod(size) * model.target_channels
         levels = num_levels(size, model.levels)
         handed = model.target_channels + {"mean": 1, "paper": 1, "channels": 2, "none": 0}[self.guide]
@@ -70,7 +72,15 @@ class CascadeNetworks(TranslationNetworks):
             critic = PatchCritic(model.target_channels, width=model.critic_width, layers=model.critic_layers)
             self.add_module(f"d_{stage}", critic)
         self.averaged = tuple(f"g_{stage}" for stage in range(1, self.num_stages + 1))
-        self.num_statistics = self.num_stages - 1 if self.guide in ("mean", "paper") else 0
+
+    @property
+    def num_statistics(self) -> int:  # type: ignore[override]
+        """Mean sigmas that `translate` needs of a whole volume: one for each stage but the last that is used."""
+        return self.used - 1 if self.guide in ("mean", "paper") else 0
+
+    def reached(self, step: int) -> None:
+        """Translate by the stages that are done after so many steps, or by the first before that."""
+        self.used = max(1, min(self.num_stages, step // self.stage_steps))
 
     def predict(self, stage: int, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Prediction:
         """Return what ``stage`` (from 1 up) predicts, by way of all stages before it.
@@ -86,7 +96,7 @@ class CascadeNetworks(TranslationNetworks):
         """Return what ``stage`` sees: what the stage before it hands on, and the source."""
         x = source
         for before in range(1, stage):
-            mean_sigma = statistics[before - 1] if statistics is not None and self.num_statistics else None
+            mean_sigma = statistics[before - 1] if statistics else None
             x = torch.cat([*self.handed(self[f"g_{before}"](x, source), mean_sigma), source], dim=1)
         return x
 
@@ -111,8 +121,8 @@ class CascadeNetworks(TranslationNetworks):
         return ggd_mean_sigma(prediction.log_scale, prediction.log_shape)
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
-        """Translate ``source [B, Cs, D, H, W]`` by all stages; see `TranslationNetworks`."""
-        mean, log_scale, log_shape = self.predict(self.num_stages, source, statistics)
+        """Translate ``source [B, Cs, D, H, W]``; see `TranslationNetworks`."""
+        mean, log_scale, log_shape = self.predict(self.used, source, statistics)
         if log_scale is None or log_shape is None:
             return Translation(mean)
         alpha = _bounded(log_scale, LOG_SCALE_BOUNDS).exp().expand_as(mean)

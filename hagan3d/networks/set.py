@@ -1,8 +1,9 @@
 """What the networks of every model have in common: names, and how much the backward pass keeps."""
 
+from collections.abc import Sequence
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class NetworkSet(nn.Module):
@@ -25,3 +26,13 @@ class NetworkSet(nn.Module):
             for name, value in (("recompute", recompute_norms), ("checkpointing", checkpointing)):
                 if hasattr(module, name):
                     setattr(module, name, value)
+
+    def follow(self, moved: Sequence[str]) -> None:  # noqa: B027 - nothing follows unless a model says so
+        """Let networks that learn by following others do so, after those named have ``moved``."""
+
+    def reached(self, step: int) -> None:  # noqa: B027 - most models are one at all steps
+        """Be the model of a run after so many steps: parts that have not learned yet are left out in inference."""
+
+    def elsewhere(self) -> list[Tensor]:
+        """Return tensors of the state that are never on the device."""
+        return []

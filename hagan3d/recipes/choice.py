@@ -3,13 +3,15 @@
 from collections.abc import Callable
 
 from hagan3d.config import Config
-from hagan3d.recipes import hagan, pix2pix, upgan
+from hagan3d.recipes import cyclegan, hagan, medgan, pix2pix, upgan
 from hagan3d.recipes.phase import Recipe
 
 _RECIPES: dict[str, Callable[[Config], Recipe]] = {
     "hagan": lambda config: hagan.recipe(config.train),
     "upgan": upgan.recipe,
     "pix2pix": pix2pix.recipe,
+    "medgan": medgan.recipe,
+    "cyclegan": cyclegan.recipe,
 }
 
 

@@ -37,6 +37,11 @@ class Phase:
         """Whether it is part of ``step``."""
         return self.is_alive(step) and (step - self.first) % self.every == 0
 
+    def times(self, steps: int) -> int:
+        """Return in how many of the first ``steps`` steps it is due."""
+        last = steps if self.end is None else min(steps, self.end)
+        return max(0, -(-(last - self.first) // self.every))
+
 
 def _keep(state: Mapping[str, float], measures: Mapping[str, float], volumes: int) -> dict[str, float]:
     return dict(state)

@@ -1,0 +1,59 @@
+"""The ResNet generator (family RN): two halvings, residual blocks, two doublings; that of CycleGAN."""
+
+from torch import Tensor, nn
+
+from hagan3d.networks.layers import norm_relu, recomputed
+from hagan3d.networks.strided_unet import Norm
+
+
+class ResidualBlock(nn.Module):
+    """Add to a feature map what two convolutions, each with a norm and a ReLU between them, make of it."""
+
+    def __init__(self, channels: int, norm: str) -> None:
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.Conv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            norm_relu(norm, channels),
+            nn.Conv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            Norm(norm, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, D, H, W]``."""
+        return x + self.change(x)
+
+
+class ResNetGenerator(nn.Module):
+    """Volumes to volumes of the same size in [-1, 1]; sides are multiples of 4.
+
+    With ``checkpointing`` the backward pass keeps what goes between its blocks alone.
+
+    Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017,
+    appendix 7.2; Johnson et al., Perceptual Losses for Real-Time Style Transfer, ECCV 2016.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, width: int, blocks: int, norm: str) -> None:
+        """Build it with ``width`` channels at full resolution (published: 64) and so many ``blocks`` (9)."""
+        super().__init__()
+        self.in_channels = in_channels
+        first = nn.Conv3d(in_channels, width, 7, padding=3, padding_mode="reflect")
+        parts = [nn.Sequential(first, norm_relu(norm, width))]
+        for channels in (width, 2 * width):
+            down = nn.Conv3d(channels, 2 * channels, 3, stride=2, padding=1)
+            parts.append(nn.Sequential(down, norm_relu(norm, 2 * channels)))
+        parts += [nn.Sequential(ResidualBlock(4 * width, norm)) for _ in range(blocks)]
+        for channels in (4 * width, 2 * width):
+            up = nn.ConvTranspose3d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1)
+            parts.append(nn.Sequential(up, norm_relu(norm, channels // 2)))
+        self.parts = nn.ModuleList(parts)
+        self.last = nn.Conv3d(width, out_channels, 7, padding=3, padding_mode="reflect")
+        self.checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, D, H, W]``."""
+        for part in self.parts:
+            x = recomputed(part, x, self.checkpointing)
+        return recomputed(self._finish, x, self.checkpointing)
+
+    def _finish(self, x: Tensor) -> Tensor:
+        return self.last(x).tanh()

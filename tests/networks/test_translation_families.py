@@ -1,0 +1,61 @@
+"""The families of translating networks: sides, patches, dropout by seeds, earlier volumes for critics."""
+
+import pytest
+import torch
+
+from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.cycle import Pool
+from hagan3d.networks.residual_unet import ResidualUNet, num_levels
+from hagan3d.networks.resnet import ResNetGenerator
+from hagan3d.networks.strided_unet import StridedUNet, seeded_dropout
+
+
+@pytest.mark.parametrize("family", ["U", "RU", "RN"])
+def test_what_comes_out_has_the_sides_of_what_goes_in(family):
+    x = torch.randn(2, 2, 32, 64, 32)
+    if family == "RU":
+        made = ResidualUNet(2, (1, 3), width=4, levels=3, norm="instance")(x)
+        assert [out.shape[1] for out in made] == [1, 3]
+    elif family == "U":
+        made = [StridedUNet(2, 1, width=4, levels=3, norm="instance")(x)]
+    else:
+        made = [ResNetGenerator(2, 1, width=4, blocks=1, norm="instance")(x)]
+    assert all(out.shape == (2, out.shape[1], 32, 64, 32) for out in made)
+
+
+@pytest.mark.parametrize(("size", "levels"), [((32,) * 3, 3), ((64, 96, 128), 4), ((256,) * 3, 5)])
+def test_levels_follow_the_shortest_side(size, levels):
+    assert num_levels(size, None) == levels
+
+
+@pytest.mark.parametrize(("layers", "width"), [(1, 16), (2, 34), (3, 70)])
+def test_a_logit_sees_a_patch_of_the_published_width(layers, width):
+    side = 96
+    critic = PatchCritic(1, width=2, layers=layers)
+    x = torch.randn(1, 1, side, 16 * 2, 16 * 2, requires_grad=True)
+    y = x
+    for conv in critic.convs:  # without norms, whose statistics reach everywhere
+        y = conv(y)
+    logits = critic.logits(y)
+    logits[0, 0, logits.shape[2] // 2].sum().backward()
+    seen = x.grad.abs().sum((0, 1, 3, 4)).nonzero()
+    assert int(seen.max() - seen.min()) + 1 == width
+
+
+def test_dropout_follows_from_its_seeds():
+    x = torch.ones(2, 3, 8, 8, 8)
+    one, two = seeded_dropout(x, [1, 2], 0), seeded_dropout(x, [2, 1], 0)
+    assert torch.equal(one.flip(0), two)
+    assert set(one.unique().tolist()) == {0.0, 2.0}
+    assert abs(float(one.mean()) - 1) < 0.1
+    assert not torch.equal(one, seeded_dropout(x, [1, 2], 1))
+
+
+def test_a_critic_sees_earlier_volumes_every_second_time():
+    pool = Pool(2, 1, (4, 4, 4))
+    volumes = [torch.full((1, 1, 4, 4, 4), value / 10) for value in range(4)]
+    for number in (0, 1):  # the first ones fill the pool, and are seen
+        assert torch.equal(pool.exchange(volumes[number], [number], [[0.0, 0.0]]), volumes[number])
+    assert torch.equal(pool.exchange(volumes[2], [2], [[0.7, 0.0]]), volumes[2])
+    torch.testing.assert_close(pool.exchange(volumes[3], [3], [[0.2, 0.9]]), volumes[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(pool.exchange(volumes[0], [4], [[0.2, 0.9]]), volumes[3], atol=1e-4, rtol=0)
