@@ -3,16 +3,18 @@
 import base64
 import html
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hagan3d.data.pictures import contact_sheet
 from hagan3d.evaluation import figures
 from hagan3d.evaluation.calibration import PIT_BINS, PROTOCOL, Calibration
 from hagan3d.evaluation.report import STYLE, table
-from hagan3d.evaluation.translation import MEASURES, MeasuredPairs
+from hagan3d.evaluation.translation import MEASURES, Case, MeasuredPairs
 from hagan3d.evaluation.verdict import Verdict
 
 TITLES = {"mae": "MAE", "mae_percent": "MAE, % of range", "psnr_db": "PSNR, dB", "ssim": "SSIM", "nmse": "NMSE"}
@@ -59,8 +61,8 @@ def _uncertainty(calibration: Mapping[str, Any] | None) -> list[Verdict]:
     if calibration is None:
         return []
     name = "scaled" if "scaled" in calibration else "as predicted"
-    made = calibration[name]
-    covered, (low, high) = made["coverage"]["0.9"], WANTED_COVERAGE
+    covered, (low, high) = calibration[name]["coverage"]["0.9"], WANTED_COVERAGE
+    made = calibration["as predicted"]  # one factor changes no order
     grows = made["ause"] < made["ause_random"]
     order = f"AUSE {made['ause']:.3f}, random {made['ause_random']:.3f}"
     return [
@@ -170,9 +172,16 @@ def pit_png(found: Mapping[str, Calibration], bars: int = 40) -> bytes:
 def _worst(measured: MeasuredPairs, affine: np.ndarray) -> str:
     text = "<h2>Worst cases</h2>" if measured.worst else ""
     for case in measured.worst:
-        sheet = figures.sheet_png({title: [x] for title, x in case.volumes.items()}, affine)
-        text += f"<h3>{html.escape(case.id)}</h3>" + picture(sheet, case.id)
+        text += f"<h3>{html.escape(case.id)}</h3>" + picture(_case_png(case, affine), case.id)
     return text
+
+
+def _case_png(case: Case, affine: np.ndarray) -> bytes:
+    """Show a case as cells of three planes side by side."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "case.png"
+        contact_sheet(list(case.volumes.values()), np.array([affine] * len(case.volumes)), list(case.volumes), path)
+        return path.read_bytes()
 
 
 def _protocol(metrics: Mapping[str, Any]) -> str:

@@ -1,0 +1,245 @@
+"""Does guidance by uncertainty pay? UP-GAN against pix2pix, MedGAN and a cascade without it, with ever fewer pairs.
+
+Sources are simulated (undersampled or motion-corrupted) from the volumes of a store, each the same way every time, as
+if acquired once; subjects are kept apart. Every run gets as many steps as fill the same minutes of processor time, by
+the cost of a step that is measured first, and is cut off at 1.5 times that. What is there already is not made again,
+so that the same line goes on where it stopped; the table shows what there is.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from hagan3d.checkpoint.settings import from_dict
+from hagan3d.config import RECIPES
+from hagan3d.train import train
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+METHODS: dict[str, tuple[str, dict[str, str]]] = {
+    "upgan": ("upgan", {}),
+    "pix2pix": ("pix2pix", {}),
+    "medgan": ("medgan", {}),
+    "cascade": ("upgan", {"translation.cascade.guide": "none"}),
+}
+DEGRADATIONS = {
+    "undersample": {"data.degrade.kind": "undersample", "data.degrade.acceleration": 2.0},  # 16 of 32 lines
+    "undersample-gaussian": {"data.degrade.kind": "undersample", "data.degrade.mask": "gaussian"},
+    "motion": {"data.degrade.kind": "motion"},
+}
+MEASURES = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("MAE, %", "mae_percent"), ("NMSE", "nmse"))
+PROBED = 12  # steps whose cost is measured, after as many to warm up
+MOST = 1.5  # times its minutes: a run is then stopped and measured as it is
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    method: str
+    degradation: str
+    fraction: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder of the run."""
+        return f"{self.degradation}-{round(100 * self.fraction):03d}-{self.method}-{self.seed}"
+
+
+def main() -> None:
+    """Train, measure, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True, help="Volumes of one modality, 32^3, with held-out ones.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the runs.")
+    parser.add_argument("--minutes", type=float, default=2.0, help="Processor time of each run.")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=available(), metavar="NAME")
+    parser.add_argument("--degradations", nargs="+", choices=DEGRADATIONS, default=["undersample", "motion"])
+    parser.add_argument("--fractions", nargs="+", type=float, default=[1.0, 0.5, 0.25, 0.1], help="Of the subjects.")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="Of each run.")
+    parser.add_argument("--table", action="store_true", help="Print what there is and make nothing.")
+    a = parser.parse_args()
+    runs = list(_runs(a))
+    if not a.table:
+        torch.set_num_threads(a.threads)
+        costs = {method: cost(method, a) for method in a.methods}
+        for run in runs:
+            make(run, costs[run.method], a)
+    table(runs, a)
+
+
+def available() -> list[str]:
+    """Methods whose recipe and config are there."""
+    return [name for name, (of, _) in METHODS.items() if of in RECIPES and (CONFIGS / f"{of}_32.yaml").exists()]
+
+
+def _runs(a: argparse.Namespace) -> Iterator[Run]:
+    """All trainings, one seed after the other, so that a table can be had early."""
+    for seed, degradation, fraction in itertools.product(range(a.seeds), a.degradations, a.fractions):
+        yield from (Run(method, degradation, fraction, seed) for method in a.methods)
+
+
+def settings(run: Run, steps: int, a: argparse.Namespace) -> dict[str, Any]:
+    """What a run changes in the config of its method."""
+    recipe, changes = METHODS[run.method]
+    plan: dict[str, Any] = {"train.steps": steps}
+    if recipe == "upgan":
+        stages = _config(run.method)["translation"]["cascade"]["stages"]
+        plan["translation.cascade.stage_steps"] = max(1, steps // (stages + 1))
+    elif "lr_decay" in _config(run.method)["train"]:
+        plan["train.lr_decay"] = [steps // 2, steps]
+    shared = {"data.store": str(a.store), "data.fraction": run.fraction, "train.seed": run.seed, "train.device": "cpu"}
+    quiet = {"data.degrade.fixed": True, "log.preview_every": 0, "log.keep_last": 1}
+    return plan | shared | quiet | changes | DEGRADATIONS[run.degradation]
+
+
+def _config(method: str) -> dict[str, Any]:
+    return yaml.safe_load((CONFIGS / f"{METHODS[method][0]}_32.yaml").read_text(encoding="utf-8"))
+
+
+def cost(method: str, a: argparse.Namespace) -> float:
+    """Processor seconds of a step of a method, the mean over its stages; measured once and kept."""
+    path = a.out / "costs.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if method not in known:
+        for attempt in ("warm", "measured"):
+            run = Run(method, a.degradations[0], 1.0, 0)
+            config = _nested(_config(method), settings(run, PROBED, a))
+            began = time.process_time()
+            train(from_dict(config), a.out / "probes" / f"{method}-{attempt}")
+            known[method] = (time.process_time() - began) / PROBED
+        path.write_text(json.dumps(known, indent=1))
+    return known[method]
+
+
+def _nested(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        place = config
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return config
+
+
+def make(run: Run, seconds: float, a: argparse.Namespace) -> None:
+    """Train a run and measure it, unless that is done."""
+    folder = a.out / run.name
+    if (folder / "evaluation" / "metrics.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = folder / "plan.json"
+    steps = json.loads(plan.read_text())["steps"] if plan.exists() else max(8, round(a.minutes * 60 / seconds))
+    spent = json.loads(plan.read_text())["seconds"] if plan.exists() else 0.0
+    config = CONFIGS / f"{METHODS[run.method][0]}_32.yaml"
+    words = [
+        f"--{key}={json.dumps(value) if isinstance(value, list) else value}"
+        for key, value in settings(run, steps, a).items()
+    ]
+    _train(["train", "--config", config, "--out", folder / "run", *words], plan, steps, spent, a)
+    measure = ["evaluate", folder / "run", "--store", a.store, "--out", folder / "evaluation", "--device", "cpu"]
+    if _start(measure, a.threads).wait():
+        raise SystemExit(f"{folder}: cannot be measured")
+
+
+def _train(command: Sequence[object], plan: Path, steps: int, before: float, a: argparse.Namespace) -> None:
+    """Run a training to its end, or until it has used `MOST` times its minutes, those ``before`` included."""
+    process, seconds, limit = _start(command, a.threads), before, MOST * a.minutes * 60
+    while process.poll() is None:
+        time.sleep(1)
+        seconds = max(seconds, before + _processor_seconds(process.pid))
+        plan.write_text(json.dumps({"steps": steps, "seconds": seconds}))
+        if seconds >= limit:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+    if process.returncode:
+        raise SystemExit(f"{plan.parent}: training ended with status {process.returncode}")
+
+
+def _start(command: Sequence[object], threads: int) -> "subprocess.Popen[bytes]":
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([sys.executable, "-m", f"hagan3d.{command[0]}", *map(str, command[1:])], env=environment)
+
+
+def _processor_seconds(process: int) -> float:
+    """User and system time of a running process, all threads; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
+    """Print means and deviations over seeds of what there is."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=CONFIGS).stdout
+    cores = len(os.sched_getaffinity(0))
+    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit.strip()}")
+    print(f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: over seeds")
+    header = [
+        "sources",
+        "pairs",
+        "method",
+        "seeds",
+        "steps",
+        *(title for title, _ in MEASURES),
+        "90 %",
+        "AUSE",
+        "random",
+    ]
+    rows = [header]
+    for degradation, fraction in itertools.product(a.degradations, a.fractions):
+        for position, method in enumerate(a.methods):
+            chosen = [r for r in runs if (r.method, r.degradation, r.fraction) == (method, degradation, fraction)]
+            found = [(a.out / r.name, m) for r in chosen if (m := _metrics(a.out / r.name)) is not None]
+            if not found:
+                continue
+            if position == 0:
+                rows.append(_row(degradation, fraction, "source as it is", found))
+            rows.append(_row(degradation, fraction, method, found))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _metrics(folder: Path) -> dict[str, Any] | None:
+    path = folder / "evaluation" / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _row(degradation: str, fraction: float, method: str, found: list[tuple[Path, dict[str, Any]]]) -> list[str]:
+    name = method if method == "source as it is" else "translated"
+    metrics = [one for _, one in found]
+    numbers = [_over_seeds([one["summary"][name]["mask"][key]["mean"] for one in metrics]) for _, key in MEASURES]
+    steps = "" if name == method else "/".join(sorted({str(one["step"]) for one in metrics}))
+    calibrated = [one["calibration"] for one in metrics if name != method and "calibration" in one]
+    uncertain = ["", "", ""]
+    if calibrated:
+        uncertain = [
+            _over_seeds([one["scaled"]["coverage"]["0.9"] for one in calibrated]),
+            *(_over_seeds([one["as predicted"][key] for one in calibrated]) for key in ("ause", "ause_random")),
+        ]
+    return [degradation, f"{fraction:.0%}", method, str(len(found)), steps, *numbers, *uncertain]
+
+
+def _over_seeds(values: Sequence[float]) -> str:
+    spread = f" +- {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    return f"{np.mean(values):.4g}{spread}"
+
+
+if __name__ == "__main__":
+    main()
