@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_iter
 
 from hagan3d import cli
+from hagan3d.checkpoint.build import make_networks
 from hagan3d.checkpoint.settings import from_dict
 from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
 from hagan3d.data.files import write_text
@@ -30,12 +31,11 @@ from hagan3d.engine.plan import Plan
 from hagan3d.engine.updates import Updates
 from hagan3d.inference.memory import count_encoding, count_generation
 from hagan3d.live_bytes import LiveBytes
-from hagan3d.networks.build import Networks
 from hagan3d.recipes import hagan
+from hagan3d.recipes.choice import make_recipe
 
 GIB = 2**30
 CONFIGS = Path(__file__).parents[1] / "configs"
-PHASES = ("d", "g", "e_h", "e_g", "static")
 PAPER_MB = {32: 2573, 64: 2665, 128: 3167, 256: 5961}  # Sun et al. 2022, its table of memory
 TOP = 10
 
@@ -50,8 +50,10 @@ def main() -> int:
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {device}; counted on fake tensors, GiB")
     runs = published(a) if a.as_published else inference(a) if a.inference else steps(a)
     rows: dict[str, dict[str, float]] = {}
+    header: list[str] = []
     for name, row in runs:
-        if not rows:
+        if list(row) != header:
+            header = list(row)
             print(f"{'run':<46}" + "".join(f"{key:>11}" for key in row))
         rows[name] = row
         print(f"{name:<46}" + "".join(f"{value:11.2f}" for value in row.values()))
@@ -68,6 +70,7 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", type=Path, nargs="+", help="Configs to count. Default: those of hagan3d.")
     parser.add_argument("--sizes", type=int, nargs="+", help="Sides of cubes, such as 256 512 1024.")
     parser.add_argument("--batch", type=int, default=4, help="Volumes per step, with --sizes.")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="With --sizes.")
@@ -86,8 +89,8 @@ def arguments() -> argparse.Namespace:
 def chosen(a: argparse.Namespace) -> list[tuple[str, Config]]:
     """Return the runs to count, by name."""
     if not a.sizes:
-        paths = sorted(CONFIGS.glob("*.yaml"), key=lambda path: [int(n) for n in path.stem.split("_") if n.isdigit()])
-        return [(path.stem, from_dict(yaml.safe_load(path.read_text()))) for path in paths]
+        paths = sorted(CONFIGS.glob("*.yaml"), key=lambda path: [path.stem.split("_")[0], len(path.stem), path.stem])
+        return [(path.stem, from_dict(yaml.safe_load(path.read_text()))) for path in a.configs or paths]
     settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in a.set)}
     train = TrainConfig(**{"batch_size": a.batch, "precision": a.precision, **settings})
     base = Config(model=ModelConfig(norm=a.norm), train=train)
@@ -98,8 +101,8 @@ def chosen(a: argparse.Namespace) -> list[tuple[str, Config]]:
 def steps(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """Count a training step of each run; on a GPU, measure it too."""
     for name, config in chosen(a):
-        plan = Plan(config, lambda config: hagan.recipe(config.train))
-        row = {phase: plan.peaks[phase] / GIB for phase in PHASES if phase in plan.peaks}
+        plan = Plan(config, make_recipe)
+        row = {phase: peak / GIB for phase, peak in plan.peaks.items()}
         row |= {"peak": plan.live / GIB, "plan": plan.needed / GIB}
         yield name, row | (measured(config, a.snapshot) if torch.cuda.is_available() else {})
 
@@ -107,6 +110,8 @@ def steps(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
 def inference(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """Count generating and encoding one volume."""
     for name, config in chosen(a):
+        if config.translates:
+            continue
         yield name, {"generate": count_generation(config) / GIB, "encode": count_encoding(config) / GIB}
 
 
@@ -137,14 +142,15 @@ def measured(config: Config, snapshot: Path | None) -> dict[str, float]:
     torch.cuda.reset_peak_memory_stats()
     if snapshot:
         torch.cuda.memory._record_memory_history()
-    recipe = hagan.recipe(config.train)
+    recipe = make_recipe(config)
     with torch.device("cuda"):
-        networks = Networks(config.data.size, config.data.depth, config.model)
+        networks = make_networks(config)
         updates = Updates(config.train, recipe.phases, networks, torch.device("cuda"))
         batch = made_up_batch(config, recipe)
-        for _ in range(3):
-            for phase in recipe.phases:
-                updates.run(phase, dataclasses.replace(batch, phase=phase.name))
+        for step in (step for step in recipe.beginnings for _ in range(3)):
+            updates.prepare(step)
+            for phase in recipe.phases_at(step):
+                updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=step))
     torch.cuda.synchronize()
     lost = before - torch.cuda.mem_get_info()[0]
     if snapshot:
@@ -210,9 +216,9 @@ def named(networks: nn.Module, census: Census) -> Iterator[None]:
 
 def print_layers(name: str, config: Config) -> None:
     """Print what is alive at the peak of each phase, the largest first."""
-    recipe = hagan.recipe(config.train)
+    recipe = make_recipe(config)
     with FakeTensorMode():
-        networks = Networks(config.data.size, config.data.depth, config.model)
+        networks = make_networks(config)
         print(f"\n{name}: " + ", ".join(f"{n} {sum(p.numel() for p in networks[n].parameters()) / 1e6:.1f} M"
                                          for n in networks.names()) + " parameters")  # fmt: skip
         updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
@@ -220,8 +226,9 @@ def print_layers(name: str, config: Config) -> None:
         held = [*networks.state_dict().values(), *tree_iter([v.state for v in updates.averages.values()])]
         with Census(held) as census, named(networks, census):
             for phase in [*recipe.phases, *recipe.phases]:  # Adam's moments are there from the second round on
+                updates.prepare(phase.first)
                 census.reset_peak()
-                updates.run(phase, dataclasses.replace(batch, phase=phase.name))
+                updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=phase.first))
                 sizes: Counter[str] = Counter()
                 for size, maker in census.at_peak.values():
                     sizes[maker] += size

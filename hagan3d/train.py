@@ -211,6 +211,12 @@ def check_store(config: Config, store: Store, path: Path) -> None:
             f"{path}: volumes of {list(store.size)} voxels, but data.size is {list(config.data.size)}; "
             f"give --data.size {' '.join(map(str, store.size))}, or prepare the store at the other size"
         )
+    channels = config.translation.source_channels, config.translation.target_channels
+    if config.translates and channels != (1, 1):
+        raise InputError(
+            f"{path}: holds one volume per source and target, but translation.source_channels and target_channels are "
+            f"{channels[0]} and {channels[1]}; leave them at 1"
+        )
     labels = store.labels[store.indices(config.data.split)]
     if config.model.conditional and (len(store.class_names) < 2 or (labels < 0).any()):
         raise InputError(
