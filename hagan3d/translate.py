@@ -12,6 +12,7 @@ from hagan3d import cli
 from hagan3d.checkpoint import load_translation
 from hagan3d.errors import InputError
 from hagan3d.inference.devices import inference_device
+from hagan3d.inference.memory import MEMORY, translation_depth
 from hagan3d.inference.translate import Translator
 from hagan3d.inference.translate_files import (
     Uncertainty,
@@ -27,7 +28,7 @@ EXAMPLES = (
     "hagan3d translate runs/pet_ct --input new_pet/ --out ct/",
     "hagan3d translate runs/motion --input crops.h5 --split validation --simulate --out corrected/",
     "hagan3d translate runs/pet_ct --input pet/ --out ct/ --calibration evaluation/metrics.json --level 0.95",
-    "hagan3d translate runs/t1_t2 --input t1.nii.gz --out t2/ --depth 64 --overlap 32    # less memory",
+    "hagan3d translate runs/t1_t2 --input t1.nii.gz --out t2/ --memory 4GB",
 )
 LONGEST = 128  # slices that are translated at once unless another depth is asked for
 
@@ -41,8 +42,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--split", type=str, default="all", help="Part of a store: train, validation, test or all.")
     parser.add_argument("--simulate", type=bool, default=False, help="Spoil a store's volumes first, as in training.")
     parser.add_argument(
-        "--depth", type=int, default=LONGEST, help="Slices translated at once, a multiple of 32; 0: all. Sets memory."
+        "--depth", type=int, default=LONGEST, help="Slices translated at once, a multiple of 32; 0: all."
     )
+    parser.add_argument("--memory", type=str | None, default=None, help=MEMORY)
     parser.add_argument("--overlap", type=int, default=32, help="Slices that neighbours share, a multiple of 32.")
     parser.add_argument("--level", type=float, default=0.9, help="Probability between the lower and the upper bound.")
     parser.add_argument(
@@ -61,7 +63,10 @@ def main(argv: list[str]) -> None:
         raise InputError(f"--level {a.level}: want a probability above 0 and below 1")
     scale = 1.0 if a.calibration is None else scale_of(Path(a.calibration))
     model = load_translation(Path(a.run), a.weights, inference_device(a.device))
-    translator = Translator(model.networks, a.depth, a.overlap)
+    depth = a.depth
+    if a.memory is not None:
+        depth = translation_depth(model.config, a.overlap, cli.parse_bytes("--memory", a.memory), model.device)
+    translator = Translator(model.networks, depth, a.overlap)
     translator.windows(model.description.size[0])
     if is_store(path):
         count, sources = sources_of_store(path, model, a.split, a.simulate)

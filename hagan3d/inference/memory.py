@@ -3,20 +3,24 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from hagan3d.checkpoint import Model
+from hagan3d.checkpoint.build import make_translation_networks
 from hagan3d.config import Config
 from hagan3d.data.writer import BLOCK_BYTES
 from hagan3d.errors import InputError
+from hagan3d.inference.translate import UNIT
 from hagan3d.inference.windows import default_depth, volume_windows
 from hagan3d.live_bytes import LiveBytes
 from hagan3d.networks.build import Networks
 from hagan3d.networks.encoder import encode
 
 MEMORY = "Keep tensors and files' buffers within, e.g. 2GB: sets how many slices are made at a time."
+VOLUMES_HELD = 10  # of float32, while a translation is written
 WRITER_BLOCKS = 5  # what the writer of files holds at once, in blocks of voxels
 
 
@@ -115,6 +119,60 @@ def window_depth(model: Model, budget: int) -> int:
         raise InputError(
             f"--memory {budget / 1e6:.0f}MB: too little for this model; the least that works is "
             f"{math.ceil(least / 1e6)}MB"
+        )
+    return depth
+
+
+def count_translation(config: Config, depth: int, device: torch.device | str = "cpu") -> int:
+    """Count the live bytes of translating one window, without computing it: weights of generators and all maps.
+
+    Args:
+        config: The run.
+        depth: Slices of the window, those that it shares with its neighbours among them.
+        device: Where it would run.
+    """
+    return _translation(config, device)(depth)
+
+
+def _translation(config: Config, device: torch.device | str) -> Callable[[int], int]:
+    """Return what counts the peak of translating a window of so many slices."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    mode, (_, H, W) = FakeTensorMode(), config.data.size
+    with mode, torch.device(device):
+        networks = make_translation_networks(config).eval()
+    weights = [tensor for name in networks.averaged for tensor in networks[name].state_dict().values()]
+
+    @cache
+    def count(depth: int) -> int:
+        with mode, torch.no_grad(), torch.device(device), LiveBytes(weights) as live:
+            source = torch.zeros(1, config.translation.source_channels, depth, H, W)
+            networks.translate(source, [torch.ones(1)] * networks.num_statistics)
+            return live.peak
+
+    return count
+
+
+def translation_depth(config: Config, overlap: int, budget: int, device: torch.device | str = "cpu") -> int:
+    """Choose the thickest windows of a translation that keep within a budget.
+
+    Counted are tensors of the window and the volumes in memory: source, mean, scale, shape, sigma and bounds.
+
+    Raises:
+        InputError: If not even the thinnest fit; it names the least that works.
+    """
+    D, H, W = config.data.size
+    held, count = VOLUMES_HELD * 4 * D * H * W, _translation(config, device)
+
+    def needed(depth: int) -> int:
+        return held + count(depth)
+
+    depths = [*range(overlap + UNIT, D, UNIT), D]
+    depth = depths[max(bisect_right(depths, budget, key=needed) - 1, 0)]
+    if needed(depth) > budget:
+        raise InputError(
+            f"--memory {budget / 1e6:.0f}MB: too little for this model; the least that works with an overlap of "
+            f"{overlap} slices is {math.ceil(needed(depth) / 1e6)}MB"
         )
     return depth
 

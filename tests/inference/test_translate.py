@@ -12,10 +12,15 @@ from scipy.ndimage import gaussian_filter
 from hagan3d import cli
 from hagan3d import translate as door
 from hagan3d.checkpoint import load_translation
+from hagan3d.checkpoint.build import make_translation_networks
 from hagan3d.checkpoint.files import Checkpoint, path_of, save
 from hagan3d.config import CascadeConfig, Config, DataConfig, DegradeConfig, TrainConfig, TranslationConfig
+from hagan3d.data.config import DomainConfig, PrepareConfig
+from hagan3d.data.pairing import find_pairs
+from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
+from hagan3d.inference.memory import count_translation, translation_depth
 from hagan3d.inference.translate import Translator, Windows, blended, seam_ratio
 from hagan3d.inference.translate_files import check_units, target_interval
 from hagan3d.networks.cascade import CascadeNetworks
@@ -187,3 +192,39 @@ def test_a_generating_run_translates_nothing(small_store, tmp_path, run, capsys)
     assert cli.run(door.main, [str(tmp_path), "--input", str(small_store), "--out", str(tmp_path / "o")]) == 2
     assert "no checkpoint" in capsys.readouterr().err
     assert target_interval(load_translation(run).description, -5.0, 5.0) == (-1024.0, 600.0)  # a window's own
+
+
+def test_counted_memory_grows_with_the_window_and_sets_it():
+    model = TranslationConfig(width=8, levels=2, critic_width=4, cascade=CascadeConfig(stages=2))
+    config = Config(recipe="upgan", data=DataConfig(size=(256, 64, 64)), translation=model)
+    thin, thick = (count_translation(config, depth) for depth in (64, 128))
+    assert 1.6 < thick / thin < 2.1
+    held = 10 * 4 * 256 * 64 * 64
+    assert translation_depth(config, 32, held + thick) == 128
+    assert translation_depth(config, 32, held + thick - 1) == 96
+    assert translation_depth(config, 32, 10**12) == 256
+    with pytest.raises(InputError, match="the least that works with an overlap of 32 slices is"):
+        translation_depth(config, 32, held)
+
+
+def test_pet_becomes_hounsfield_units_on_the_grid_of_the_pet(test_data, tmp_path):
+    """From DICOM to NIfTI by an untrained network: units and geometry, nothing about likeness."""
+    folder = test_data / "petctmr_sarcoma"
+    (tmp_path / "p.csv").write_text(f"id,source,target\nsts,{folder}/STS_002_PET_dicom,{folder}/STS_002_CT_dicom")
+    settings = PrepareConfig(size=(32, 32, 32), intensity="window", window=(-1000.0, 1000.0), validation=0.0, workers=1)
+    suv = DomainConfig(intensity="window", window=(0.0, 22.0), units="SUV")
+    made = prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", settings, progress=False, sources_as=suv)
+    config = Config(recipe="pix2pix", translation=TranslationConfig(width=4, levels=2, critic_width=4))
+    networks = make_translation_networks(config)
+    states = {name: networks[name].state_dict() for name in networks.names()}
+    run = tmp_path / "run"
+    save(Checkpoint(config, Store(made.path).description(), 1, states), path_of(run, 1))
+    words = [str(run), "--device", "cpu", "--out", str(tmp_path / "out"), "--input"]
+    assert cli.run(door.main, [*words, str(folder / "STS_002_PET_dicom")]) == 0
+    image = nibabel.load(tmp_path / "out" / "STS_002_PET_dicom.nii.gz")
+    pet = nibabel.load(folder / "STS_002_PET_image.nii.gz")
+    np.testing.assert_allclose(np.linalg.norm(image.affine[:3, :3], axis=0), [5.46875, 5.46875, 3.27], rtol=1e-4)
+    assert image.shape == pet.shape
+    assert -1000 <= image.get_fdata().min() < image.get_fdata().max() <= 1000
+    assert image.get_fdata().mean() == pytest.approx(0, abs=500)  # the middle of the CT window, not of SUV
+    assert cli.run(door.main, [*words, str(folder / "STS_002_CT_dicom"), "--force"]) == 2
