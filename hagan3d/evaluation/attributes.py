@@ -68,7 +68,7 @@ def find_attribute(
     if name in columns:
         values = columns[name][indices]
     elif measure is not None and maps is not None:
-        values, origin = np.array([maps.measured(int(i), measure, store.affines[i]) for i in indices]), "label maps"
+        values, origin = np.array([maps.measured(int(i), measure) for i in indices]), "label maps"
     elif measure is not None and measured is not None:
         values, origin = measured(measure), "thresholds in the volumes"
     else:

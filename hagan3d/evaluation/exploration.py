@@ -18,6 +18,7 @@ from hagan3d.data.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.config import WALKS, ExploreConfig
 from hagan3d.evaluation.directions import Direction, Found, Scale, attribute_direction, between, principal_directions
+from hagan3d.evaluation.features import has_encoders
 from hagan3d.evaluation.instruments import Instrument, Progress, ReadBack, instrument_for, silent
 from hagan3d.evaluation.walks import Frame, Start, Stop, judge, volume_at, walk
 from hagan3d.inference.encode import Input, inputs_of_store, latents
@@ -283,7 +284,7 @@ def _captions(unit: str, middle: float) -> Callable[[Stop, float | None], list[s
 
 
 def _need_encoders(model: Model) -> None:
-    if not model.config.train.encoder:
+    if not has_encoders(model):
         raise InputError(
             f"{model.path}: trained without encoders (train.encoder false); take --source generated --starts 0"
         )

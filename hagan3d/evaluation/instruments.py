@@ -57,28 +57,23 @@ def instrument_for(
     measure = measure_of(config.measure or name, store, maps)
     if measure is None and config.measure is not None:
         raise InputError(f"--measure {config.measure}: nothing measures that; {_known(store)}")
-    segmenter: Segmenter = ChestCT()
-
-    def measured(chosen: Measure) -> np.ndarray:
-        return measure_volumes(store, indices, segmenter, chosen, progress)
-
     attribute = find_attribute(
         store,
         name,
         indices,
         table=None if config.table is None else Path(config.table),
         maps=maps,
-        measured=measured,
+        measured=lambda chosen: measure_volumes(store, indices, ChestCT(), chosen, progress),
         skip_missing=config.skip_missing,
     )
     if measure is None:
         return Instrument(attribute, None)
+    segmenter: Segmenter = ChestCT()
     if maps is not None:
         segmenter = train_unet(
             store, maps, train, held_out, progress=lambda steps: progress(steps, "train U-Net", len(steps))
         )
-    known = np.isin(indices, attribute.indices)
-    values = measured(measure)[known]
+    values = measure_volumes(store, attribute.indices, segmenter, measure, progress)
     calibration = calibrate(values, attribute.values, np.isin(attribute.indices, held_out))
     return Instrument(attribute, SegmenterReader(segmenter, measure, calibration))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,15 @@ from torch import nn
 
 from hagan3d.data.geometry import spacing_of
 from hagan3d.data.labels import some
+from hagan3d.data.readers import reader_of
 from hagan3d.data.store import Store
-from hagan3d.data.volumes import find_volumes, read_volume
+from hagan3d.data.volumes import find_volumes
 from hagan3d.errors import InputError
 from hagan3d.evaluation.measures import Measure, millilitres
 
 MOST_SAMPLES = 4  # of a label map per voxel and axis
 MOST_LABEL = 63
+MOST_BYTES = 2**30  # of label maps kept in memory
 BLOCK = 64  # voxels a side that the U-Net sees at once, at most
 BLUR = 0.8  # voxels: training volumes are blurred by up to that much, as generated ones may be
 
@@ -39,66 +42,73 @@ class UNetConfig:
     """Of weights and order."""
 
 
-@dataclass(frozen=True)
 class LabelMaps:
-    """Label maps of the volumes of a store, on its grid."""
+    """Label maps of volumes of a store, brought to its grid when they are asked for."""
 
-    known: tuple[int, ...]
-    """Labels that occur, without 0."""
-    shares: dict[int, np.ndarray] = field(repr=False)
-    """By index in the store: share of each voxel that each label has, float32 ``[labels + 1, D, H, W]``, 0 first."""
+    def __init__(self, store: Store, paths: dict[int, Path], known: tuple[int, ...]) -> None:
+        """Keep the file of each volume, by index in the store, and the labels that occur, without 0."""
+        self.store, self.paths, self.known = store, paths, known
+        size = 4 * (len(known) + 1) * math.prod(store.size)
+        self._shares = lru_cache(maxsize=MOST_BYTES // size)(self._read)
 
-    def measured(self, index: int, measure: Measure, affine: np.ndarray) -> float:
+    def shares(self, index: int) -> np.ndarray:
+        """Share of each voxel of a volume that each label has, float32 ``[labels + 1, D, H, W]``, 0 first."""
+        return self._shares(index)
+
+    def measured(self, index: int, measure: Measure) -> float:
         """Measure a volume's label map, voxels that lie half in a label counted as half."""
-        sums = self.shares[index].sum(axis=(1, 2, 3), dtype=np.float64)
-        totals = dict(zip((0, *self.known), sums, strict=True))
+        totals = dict(zip((0, *self.known), self.shares(index).sum(axis=(1, 2, 3), dtype=np.float64), strict=True))
         counted = sum(totals[label] for label in measure.labels)
         if measure.of:
             return 100 * counted / max(sum(totals[label] for label in measure.of), 1e-9)
-        return float(counted * millilitres(affine))
+        return float(counted * millilitres(self.store.affines[index]))
+
+    def _read(self, index: int) -> np.ndarray:
+        """Sample the file at several points per voxel."""
+        values, affine = _labels_of(self.paths[index])
+        to_file = np.linalg.inv(affine) @ self.store.affines[index]
+        ratio = spacing_of(to_file)  # voxels of the file per voxel of the grid
+        samples = [min(max(math.ceil(step - 1e-3), 1), MOST_SAMPLES) for step in ratio]
+        made = np.zeros((len(self.known) + 1, *self.store.size), np.float32)
+        for point in np.ndindex(*samples):
+            offset = (np.array(point) + 0.5) / samples - 0.5
+            start = to_file[:3, :3] @ offset + to_file[:3, 3]
+            taken = ndimage.affine_transform(values, to_file[:3, :3], start, self.store.size, order=0)
+            for row, label in enumerate((0, *self.known)):
+                made[row] += (taken == label) / np.float32(math.prod(samples))
+        return made
 
 
 def read_label_maps(store: Store, folder: Path, indices: Iterable[int]) -> LabelMaps:
-    """Read the label maps of some volumes of a store: files of any kind that `prepare` reads, named as the volumes.
+    """Find the label maps of some volumes of a store: files of any kind that `prepare` reads, named as the volumes.
 
     Raises:
         InputError: If some have none, a file holds no labels (whole numbers from 0 to 63), or all are empty.
     """
     files = {source.id: source.path for source in find_volumes(folder)}
-    chosen = list(indices)
+    chosen = [int(i) for i in indices]
     missing = [store.ids[i] for i in chosen if store.ids[i] not in files]
     if missing:
         raise InputError(
             f"{folder}: no label map for {some(missing)}; want a file named as each volume of {store.path}"
         )
-    counts = {i: _counts(files[store.ids[i]], store.affines[i], store.size) for i in chosen}
-    known = tuple(sorted({label for found in counts.values() for label in found} - {0}))
+    paths = {i: files[store.ids[i]] for i in chosen}
+    known = {int(label) for path in paths.values() for label in np.unique(_labels_of(path)[0])} - {0}
     if not known:
-        raise InputError(
-            f"{folder}: the label maps are empty where the volumes of {store.path} are; want labels above 0"
-        )
-    nothing = np.zeros(store.size, np.float32)
-    return LabelMaps(known, {i: np.stack([found.get(k, nothing) for k in (0, *known)]) for i, found in counts.items()})
+        raise InputError(f"{folder}: the label maps are all empty; want labels above 0")
+    return LabelMaps(store, paths, tuple(sorted(known)))
 
 
-def _counts(path: Path, affine: np.ndarray, size: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """Share of each voxel of a grid that each label of a file has, by sampling the file at several points per voxel."""
-    volume = read_volume(path, fill=0)
-    values = np.rint(volume.array)
-    if np.abs(volume.array - values).max() > 1e-3 or values.min() < 0 or values.max() > MOST_LABEL:
+def _labels_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labels in a file, uint8 ``[D, H, W]``, and index to RAS mm ``[4, 4]``."""
+    try:
+        array, affine = reader_of(path)(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    values = np.rint(array)
+    if not (np.abs(array - values).max() < 1e-3 and values.min() >= 0 and values.max() <= MOST_LABEL):
         raise InputError(f"{path}: is no label map; want whole numbers from 0 to {MOST_LABEL}")
-    to_file = np.linalg.inv(volume.affine) @ affine
-    ratio = spacing_of(to_file)  # voxels of the file per voxel of the grid
-    samples = [min(max(math.ceil(step - 1e-3), 1), MOST_SAMPLES) for step in ratio]
-    found: dict[int, np.ndarray] = {}
-    for point in np.ndindex(*samples):
-        offset = (np.array(point) + 0.5) / samples - 0.5
-        start = to_file[:3, :3] @ offset + to_file[:3, 3]
-        taken = ndimage.affine_transform(values.astype(np.uint8), to_file[:3, :3], start, tuple(size), order=0)
-        for label in np.unique(taken):
-            share = found.setdefault(int(label), np.zeros(size, np.float32))
-            share += (taken == label) / np.float32(math.prod(samples))
-    return found
+    return values.astype(np.uint8), np.asarray(affine, dtype=np.float64)
 
 
 class UNetSegmenter:
@@ -161,7 +171,7 @@ def _learn(
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.steps)) / 2
         drawn = random.choice(train, config.batch_size)
-        pairs = [_block(store.volume(int(i)).numpy(), maps.shares[int(i)], random) for i in drawn]
+        pairs = [_block(store.volume(int(i)).numpy(), maps.shares(int(i)), random) for i in drawn]
         x, target = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
         optimizer.zero_grad()
         loss(network(x[:, None]), target).backward()
@@ -185,7 +195,7 @@ def _block(x: np.ndarray, share: np.ndarray, random: np.random.Generator) -> tup
 
 def _dice(segmenter: UNetSegmenter, store: Store, maps: LabelMaps, index: int) -> float:
     """Mean Dice over labels of one volume; labels that neither has are passed over."""
-    truth = np.array((0, *maps.known))[maps.shares[index].argmax(axis=0)]
+    truth = np.array((0, *maps.known))[maps.shares(index).argmax(axis=0)]
     interval = float(store.lo[index]), float(store.hi[index])
     found = segmenter(store.volume(index).numpy(), interval, store.affines[index])
     sizes = [
