@@ -134,7 +134,17 @@ def test_without_a_store_phantoms_are_trained_on(tmp_path, capsys):
 
 def test_every_config_that_comes_with_it_is_valid(capsys):
     names = ["hagan_32", "hagan_32_published", "hagan_64", "hagan_128", "hagan_256", "hagan_512"]
-    names += ["upgan_32", "upgan_256", "pix2pix_32", "medgan_32", "cyclegan_32", "cyclegan_128"]
+    names += [
+        "upgan_32",
+        "upgan_256",
+        "pix2pix_32",
+        "medgan_32",
+        "cyclegan_32",
+        "cyclegan_128",
+        "dagan_32",
+        "red_wgan_32",
+    ]
+    names += ["wgan_vgg_32", "low_dose_32"]
     for name in names:
         path = train.config_file(f"{name}.yaml")
         assert path.exists(), path

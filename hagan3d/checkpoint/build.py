@@ -8,6 +8,7 @@ from hagan3d.networks.cascade import CascadeNetworks
 from hagan3d.networks.cycle import CycleNetworks
 from hagan3d.networks.medgan import MedganNetworks
 from hagan3d.networks.pair import PairNetworks
+from hagan3d.networks.restore import RestoreNetworks
 from hagan3d.networks.set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
 
@@ -16,6 +17,7 @@ TRANSLATION: dict[str, Callable[[Size, TranslationConfig], TranslationNetworks]]
     "pix2pix": PairNetworks,
     "medgan": MedganNetworks,
     "cyclegan": CycleNetworks,
+    "restore": RestoreNetworks,
 }
 
 

@@ -5,7 +5,7 @@ from hagan3d.config.degrade import DegradeConfig
 from hagan3d.config.model import ModelConfig
 from hagan3d.config.run import RECIPES, Config, LogConfig
 from hagan3d.config.train import DiffAugConfig, TrainConfig
-from hagan3d.config.translation import CascadeConfig, CycleConfig, MedganConfig, TranslationConfig
+from hagan3d.config.translation import CascadeConfig, CycleConfig, MedganConfig, RestoreConfig, TranslationConfig
 
 __all__ = [
     "LOW_SIDE",
@@ -21,6 +21,7 @@ __all__ = [
     "LogConfig",
     "MedganConfig",
     "ModelConfig",
+    "RestoreConfig",
     "Size",
     "TrainConfig",
     "TranslationConfig",

@@ -9,12 +9,13 @@ from hagan3d.config.train import TrainConfig
 from hagan3d.config.translation import TranslationConfig
 from hagan3d.errors import InputError
 
-RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan")
+RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore")
 _OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
 _SECTIONS = {
     "upgan": "cascade",
     "medgan": "medgan",
     "cyclegan": "cycle",
+    "restore": "restore",
 }  # of `translation`, that one recipe alone reads
 
 
@@ -53,7 +54,7 @@ class LogConfig:
 class Config:
     """One training run, whole."""
 
-    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan"] = "hagan"
+    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore"] = "hagan"
     """Training method. hagan generates volumes; the others translate volumes of pairs."""
     data: DataConfig = field(default_factory=DataConfig)
     """The real volumes."""

@@ -100,6 +100,39 @@ class CycleConfig:
 
 
 @dataclass(frozen=True)
+class RestoreConfig:
+    """Restoration: what a generator is made of, and what is compared."""
+
+    generator: Literal["plain", "skips", "unet"] = "plain"
+    """plain: convolutions at full resolution. skips: the same, with skips across the middle. unet: strided U-Net."""
+    depth: int = 8
+    """Convolutions of `plain` and `skips`."""
+    critic_steps: int = 1
+    """Updates of the critic per update of the generator; a step has one update of the critic."""
+    l2_weight: float = 1.0
+    """Weight of the mean squared error."""
+    nmse_weight: float = 0.0
+    """Weight of the squared error over the squared intensity of a volume."""
+    frequency_weight: float = 0.0
+    """Weight of the mean squared difference of magnitudes of spectra."""
+    perceptual_weight: float = 0.0
+    """Weight of the mean squared difference of features of the extractor."""
+    extractor_decay: float = 0.99
+    """Decay per update of the average of the critic that is the extractor."""
+
+    def __post_init__(self) -> None:
+        if self.depth < 2 or (self.generator == "skips" and self.depth % 2):
+            raise InputError(f"translation.restore.depth: want at least 2, an even number with skips, got {self.depth}")
+        if self.critic_steps < 1:
+            raise InputError(f"translation.restore.critic_steps: want at least 1, got {self.critic_steps}")
+        for name in ("l2_weight", "nmse_weight", "frequency_weight", "perceptual_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"translation.restore.{name}: want a number from 0 up, got {getattr(self, name)}")
+        if not 0 <= self.extractor_decay < 1:
+            raise InputError(f"translation.restore.extractor_decay: want 0 to below 1, got {self.extractor_decay}")
+
+
+@dataclass(frozen=True)
 class TranslationConfig:
     """Generators and critics of image-to-image translation, and the weights of their losses."""
 
@@ -132,6 +165,8 @@ class TranslationConfig:
     """MedGAN."""
     cycle: CycleConfig = field(default_factory=CycleConfig)
     """CycleGAN."""
+    restore: RestoreConfig = field(default_factory=RestoreConfig)
+    """DAGAN, RED-WGAN, WGAN-VGG and their like."""
 
     def __post_init__(self) -> None:
         for name in ("source_channels", "target_channels", "critic_width", "critic_layers"):

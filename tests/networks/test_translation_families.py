@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.critic import GlobalCritic, PatchCritic
 from hagan3d.networks.cycle import Pool
+from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.resnet import ResNetGenerator
 from hagan3d.networks.strided_unet import StridedUNet, seeded_dropout
 
 
-@pytest.mark.parametrize("family", ["U", "RU", "RN"])
+@pytest.mark.parametrize("family", ["U", "RU", "RN", "FR", "FR skips"])
 def test_what_comes_out_has_the_sides_of_what_goes_in(family):
     x = torch.randn(2, 2, 32, 64, 32)
     if family == "RU":
@@ -18,6 +19,8 @@ def test_what_comes_out_has_the_sides_of_what_goes_in(family):
         assert [out.shape[1] for out in made] == [1, 3]
     elif family == "U":
         made = [StridedUNet(2, 1, width=4, levels=3, norm="instance")(x)]
+    elif family.startswith("FR"):
+        made = [FullResolution(2, 1, width=4, depth=6, skips="skips" in family)(x)]
     else:
         made = [ResNetGenerator(2, 1, width=4, blocks=1, norm="instance")(x)]
     assert all(out.shape == (2, out.shape[1], 32, 64, 32) for out in made)
@@ -59,3 +62,11 @@ def test_a_critic_sees_earlier_volumes_every_second_time():
     assert torch.equal(pool.exchange(volumes[2], [2], [[0.7, 0.0]]), volumes[2])
     torch.testing.assert_close(pool.exchange(volumes[3], [3], [[0.2, 0.9]]), volumes[1], atol=1e-4, rtol=0)
     torch.testing.assert_close(pool.exchange(volumes[0], [4], [[0.2, 0.9]]), volumes[3], atol=1e-4, rtol=0)
+
+
+def test_a_global_critic_gives_one_logit_and_compares_what_it_sees_whole():
+    x = torch.randn(3, 1, 32, 64, 32, requires_grad=True)
+    logits = GlobalCritic(1, (32, 64, 32), width=4)(x)
+    assert logits.shape == (3,)
+    logits[1].backward()
+    assert (x.grad[1] != 0).float().mean() > 0.99 and (x.grad[::2] == 0).all()

@@ -16,6 +16,7 @@ from hagan3d.config import (
     DegradeConfig,
     LogConfig,
     MedganConfig,
+    RestoreConfig,
     TrainConfig,
     TranslationConfig,
 )
@@ -27,12 +28,16 @@ from hagan3d.engine.updates import Updates
 from hagan3d.recipes.choice import make_recipe
 
 CPU = torch.device("cpu")
-RECIPES = ("upgan", "pix2pix", "medgan", "cyclegan")
-PAIRED = RECIPES[:3]
+RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan")
+PAIRED = RECIPES[:-1]
+ALL_TERMS = RestoreConfig(
+    generator="skips", depth=4, critic_steps=2, nmse_weight=1.0, frequency_weight=0.1, perceptual_weight=0.1
+)
 SMALL = {
     "upgan": {"cascade": CascadeConfig(stages=2, stage_steps=2)},
     "pix2pix": {},
     "medgan": {"medgan": MedganConfig(blocks=2)},
+    "restore": {"restore": ALL_TERMS},
     "cyclegan": {"cycle": CycleConfig(blocks=1, pool=3)},
 }
 
@@ -40,7 +45,13 @@ SMALL = {
 def make_config(recipe, translation=None, **train):
     translation = {"width": 4, "levels": 2, "critic_width": 4, "critic_layers": 1} | (translation or {})
     translation = SMALL[recipe] | translation
-    train = {"steps": 6, "batch_size": 2, "device": "cpu", "betas": (0.5, 0.999), "objective": "lsgan"} | train
+    train = {
+        "steps": 6,
+        "batch_size": 2,
+        "device": "cpu",
+        "betas": (0.5, 0.999),
+        "objective": "wgan-gp" if recipe == "restore" else "lsgan",
+    } | train
     return Config(
         recipe=recipe,
         data=DataConfig(degrade=DegradeConfig(kind="noise")),
@@ -92,7 +103,11 @@ def test_a_phase_moves_its_networks_and_no_other(recipe, phase):
     after = weights(updates.networks)
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     expected = set(next(p for p in made.phases if p.name == phase).updates)
-    beside = {("medgan", "d"): {"f"}, ("cyclegan", "d"): {"pool_source", "pool_target"}}  # no gradient moves those
+    beside = {
+        ("medgan", "d"): {"f"},
+        ("restore", "d"): {"f"},
+        ("cyclegan", "d"): {"pool_source", "pool_target"},
+    }  # no gradient moves those
     assert moved == expected | beside.get((recipe, phase), set())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in updates.networks.parameters())
 
@@ -113,7 +128,7 @@ def gradients(config, name, batch):
 @pytest.mark.parametrize("changes", [{"loss_groups": False}, {"accumulate": 2, "checkpointing": True}])
 @pytest.mark.parametrize(("recipe", "phase"), phases(make_config))
 def test_groups_parts_and_computing_again_change_no_gradient(recipe, phase, changes):
-    batch = make_batch()
+    batch = make_batch(side=32 if recipe == "restore" else 16)  # its critic sees a volume as a whole
     batch = dataclasses.replace(batch, source=batch.source.double(), target=batch.target.double())
     changed = {"cycle": CycleConfig(blocks=1, pool=0)} if recipe == "cyclegan" else {}
     config = make_config(recipe, changed, recompute_norms=False, ema=0.0)
@@ -198,7 +213,7 @@ def test_learns_a_pair_by_heart(recipe):
     config = make_config(recipe, model, steps=30, lr_g=4e-3)
     updates, made = make_updates(config)
 
-    batch = make_batch(2)
+    batch = make_batch(side=32 if recipe == "restore" else 16)
 
     def psnr():
         with torch.no_grad():

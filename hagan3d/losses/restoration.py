@@ -1,0 +1,40 @@
+"""Errors of restored volumes: normalised, and of the magnitude of their spectrum."""
+
+import torch
+from torch import Tensor
+
+
+def nmse(fake: Tensor, real: Tensor) -> Tensor:
+    """Squared error over squared intensity, both summed over a volume, then averaged over volumes: a scalar.
+
+    Args:
+        fake: Restored volumes ``[B, C, D, H, W]`` in [-1, 1]; intensity is counted from -1, the background.
+        real: What they should be.
+
+    Source: Yang et al., DAGAN, IEEE TMI 37(6), 2018, equation 9.
+    """
+    error, power = (x.square().flatten(1).sum(1) for x in (fake - real, real + 1))
+    return (error / power.clamp(min=1e-6)).mean()
+
+
+def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean squared difference of the magnitudes of the spectra of volumes ``[B, C, D, H, W]``, a scalar, in float32.
+
+    Of magnitudes: a difference of complex spectra would be the difference of the volumes once more (Parseval). Half
+    the spectrum of a real volume stands for the whole: all but its first and (of an even side) last plane count twice.
+
+    Source: Yang et al., DAGAN, IEEE TMI 37(6), 2018, equation 10.
+    """
+    with torch.autocast(fake.device.type, enabled=False):
+        one, other = (_magnitude(x) for x in (fake, real))
+        twice = torch.full((one.shape[-1],), 2.0, device=fake.device, dtype=one.dtype)
+        twice[0] = 1
+        if fake.shape[-1] % 2 == 0:
+            twice[-1] = 1
+        return ((one - other).square() * twice).sum() / fake.numel()
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    """Magnitude of the half spectrum; its gradient at 0 is 0."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return torch.fft.rfftn(wide, dim=(2, 3, 4), norm="ortho").abs()

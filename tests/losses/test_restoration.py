@@ -1,0 +1,39 @@
+"""Errors of restored volumes, against what they must be."""
+
+import pytest
+import torch
+
+from hagan3d.losses.restoration import frequency_l2, nmse
+
+
+def volumes(side, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randn(2, 1, 4, 6, side, generator=random, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("side", [7, 8])
+def test_the_half_spectrum_stands_for_the_whole(side):
+    x = volumes(side)
+    torch.testing.assert_close(frequency_l2(x, torch.zeros_like(x)), x.square().mean())  # Parseval
+    whole = torch.fft.fftn(x, dim=(2, 3, 4), norm="ortho").abs()
+    other = torch.fft.fftn(volumes(side, 1), dim=(2, 3, 4), norm="ortho").abs()
+    torch.testing.assert_close(frequency_l2(x, volumes(side, 1)), (whole - other).square().mean())
+
+
+def test_a_shifted_volume_has_the_same_magnitudes():
+    x = volumes(8)
+    assert float(frequency_l2(x, x.roll((1, 2, 3), (2, 3, 4)))) < 1e-20
+
+
+def test_equal_volumes_have_finite_gradients():
+    x = torch.zeros(1, 1, 4, 4, 4, requires_grad=True)
+    frequency_l2(x, torch.zeros_like(x)).backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_nmse_does_not_depend_on_how_bright_a_volume_is():
+    real = volumes(8).abs()
+    fake = real + 0.1 * volumes(8, 1)
+    brighter = [3 * (x + 1) - 1 for x in (fake, real)]
+    torch.testing.assert_close(nmse(*brighter), nmse(fake, real))
+    torch.testing.assert_close(nmse(-torch.ones_like(real), real), torch.ones((), dtype=torch.float64))
