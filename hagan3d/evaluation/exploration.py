@@ -270,7 +270,7 @@ def _captions(unit: str, middle: float) -> Callable[[Stop, float | None], list[s
     """Say where a stop is, what it was meant to be and what it is; amounts also as a percentage of the middle one."""
 
     def line(word: str, value: float) -> str:
-        digits = 0 if abs(middle) >= 100 else 1
+        digits = 0 if abs(middle) >= 100 else 1 if abs(middle) >= 10 else 2
         share = f", {100 * value / middle:.0f} %" if unit == "ml" and middle > 0 else ""
         return f"{word} {value:.{digits}f} {unit}{share}"
 

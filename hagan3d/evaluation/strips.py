@@ -72,7 +72,9 @@ def write_gif(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path
 
 
 def _sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:
-    blocks = [_column([_text(name), _row([_captioned(tile) for tile in tiles])], 0) for name, tiles in rows]
+    pictures = [(name, [_captioned(tile) for tile in tiles]) for name, tiles in rows]
+    width = max(tile.width for _, row in pictures for tile in row)
+    blocks = [_column([_text(name), _row([_widened(tile, width) for tile in row])], 0) for name, row in pictures]
     return _column([_text(title), *blocks], GAP)
 
 
@@ -85,6 +87,13 @@ def _frame(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, step: int) ->
 
 def _captioned(tile: Tile) -> Image.Image:
     return _column([tile.planes, *(_text(line) for line in tile.caption)], 0)
+
+
+def _widened(picture: Image.Image, width: int) -> Image.Image:
+    """Add ground on the right."""
+    sheet = Image.new("RGB", (width, picture.height), GROUND)
+    sheet.paste(picture, (0, 0))
+    return sheet
 
 
 def _text(line: str, width: int = 0) -> Image.Image:

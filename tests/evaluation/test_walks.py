@@ -1,0 +1,55 @@
+"""Walks: the verdict is that of the numbers, and pictures show what was measured where it is."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hagan3d.evaluation.strips import RED, Tile, planes_of, write_gif, write_strip
+from hagan3d.evaluation.walks import Frame, judge
+
+
+def frames(measured):
+    """Walks from two starts, with what was intended 0, 1, 2, ..."""
+    return [
+        Frame(name, step, float(step), float(step), value, "")
+        for name, row in zip("ab", measured, strict=True)
+        for step, value in enumerate(row)
+    ]
+
+
+def test_a_walk_that_does_as_intended_is_perfect():
+    found = judge(frames([[5.0, 7.0, 9.0], [5.0, 7.0, 9.0]]))
+    assert found.correlation.value == pytest.approx(1) and found.monotone == 1 and found.slope == pytest.approx(2)
+
+
+def test_one_step_back_is_not_monotone():
+    found = judge(frames([[0.0, 1.0, 2.0, 3.0], [0.0, 2.0, 1.0, 3.0]]))
+    assert found.monotone == 0.5 and found.correlation.value == pytest.approx(0.9)
+
+
+def test_what_stands_still_does_not_follow():
+    found = judge(frames([[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]))
+    assert (found.correlation.value, found.monotone, found.slope) == (0, 0, 0)
+    with pytest.raises(ValueError, match="measured"):
+        judge([Frame("a", 0, 0.0, None, 1.0, "")])
+
+
+def test_what_was_counted_is_red_and_the_rest_is_grey():
+    """The mask is the half of the patient's right: the left half of a radiologist's picture."""
+    mask = np.zeros((16, 16, 16), bool)
+    mask[:, :, :8] = True  # W grows to the left, as the affine says
+    affine = np.array([[0, 0, -2.0, 0], [0, 2.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
+    picture = np.asarray(planes_of(np.zeros((16, 16, 16), np.float32), affine, mask)).astype(int)
+    colourful = picture[..., 0] - picture[..., 2] > 20
+    middle = picture.shape[1] // 2
+    assert colourful[:, : middle - 2].mean() > 0.9 and not colourful[:, middle + 2 :].any()
+    assert picture[..., 0].max() <= RED[0]
+
+
+def test_strip_and_moving_picture_hold_every_step(tmp_path):
+    tiles = [Tile(Image.new("RGB", (40, 30 + step), (step * 60, 0, 0)), (f"step {step}",)) for step in range(4)]
+    write_strip([("a", tiles), ("b", tiles)], "title", tmp_path / "strip.png")
+    write_gif([("a", tiles), ("b", tiles)], "title", tmp_path / "walk.gif")
+    assert Image.open(tmp_path / "strip.png").width >= 4 * 40
+    with Image.open(tmp_path / "walk.gif") as moving:
+        assert moving.n_frames == 6  # 0 1 2 3 2 1
