@@ -68,10 +68,10 @@ def main(argv: list[str]) -> None:
         depth = translation_depth(model.config, a.overlap, cli.parse_bytes("--memory", a.memory), model.device)
     translator = Translator(model.networks, depth, a.overlap)
     translator.windows(model.description.size[0])
-    if is_store(path):
-        count, sources = sources_of_store(path, model, a.split, a.simulate)
-    else:
-        count, sources = sources_of_files(path, model.description)
+    from_store = is_store(path)
+    count, sources = (
+        sources_of_store(path, model, a.split, a.simulate) if from_store else sources_of_files(path, model.description)
+    )
     shown = iter(track(sources, "translate", total=count, console=Console(stderr=True)))
     wanted = {"dtype": a.dtype, "format": a.format}
     done = write_translations(model, translator, shown, out, Uncertainty(a.level, scale), **wanted)

@@ -94,20 +94,19 @@ def prepare(
         _write_sheet(sheet, tasks, records)
         used = {record.id for record in records}
         left_out = [source.id for source in sources if source.id not in used]
-        write_store(
-            path,
-            settings,
-            records,
-            lambda index: read_part(tasks[index].part).voxels,
-            left_out,
-            _reader(tasks, "source") if any(task.source.partner for task in tasks) else None,
-            _reader(tasks, "mask") if any(task.source.mask for task in tasks) else None,
-        )
+        _write(path, settings, records, tasks, left_out)
     return Prepared(path, len(records), tuple(bad), sheet)
 
 
-def _reader(tasks: list[Task], name: str) -> Callable[[int], np.ndarray]:
-    return lambda index: getattr(read_part(tasks[index].part), name)
+def _write(path: Path, settings: dict[str, Any], records: list[Record], tasks: list[Task], left_out: list[str]) -> None:
+    """Write the store of the parts of all tasks."""
+
+    def reader(name: str) -> Callable[[int], np.ndarray]:
+        return lambda index: getattr(read_part(tasks[index].part), name)
+
+    sources = reader("source") if any(task.source.partner for task in tasks) else None
+    masks = reader("mask") if any(task.source.mask for task in tasks) else None
+    write_store(path, settings, records, reader("voxels"), left_out, sources, masks)
 
 
 def _source_settings(sources: list[Source], sources_as: DomainConfig | None) -> dict[str, Any]:
