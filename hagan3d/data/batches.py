@@ -15,6 +15,7 @@ from hagan3d.config import AugmentConfig
 from hagan3d.data.augment import augment
 from hagan3d.data.steps import StepBatch, StepSource, drawn, pinned
 from hagan3d.data.store import Store
+from hagan3d.errors import InputError
 
 TILED = 0.75  # of the windows lie on the disjoint tiling of the volume, the others anywhere
 
@@ -140,6 +141,14 @@ class BatchSource(StepSource[Batch]):
     rank: int = 0
     world: int = 1
     """Processes that share a global batch."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError if the store mixes two domains."""
+        if self.store.has_domains:
+            raise InputError(
+                f"{self.store.path}: holds two domains to translate between; train with --recipe cyclegan, or prepare "
+                "a store of one domain by --input"
+            )
 
     def batch(self, step: int) -> Batch:
         """Read the batch of one step, on the CPU."""

@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from hagan3d import cli
 from hagan3d import prepare as door
 from hagan3d.config import DegradeConfig
+from hagan3d.data.batches import BatchSource
 from hagan3d.data.config import DomainConfig, PrepareConfig
 from hagan3d.data.geometry import GridRule, resample_onto, to_grid
 from hagan3d.data.pairing import find_domains, find_pairs
@@ -126,6 +127,8 @@ def test_domains_are_drawn_from_each_side_and_never_paired(folders, tmp_path):
             ]
             assert [store.domains[i] for i in found] == ["source", "target"]
             assert store.subjects[found[0]] != store.subjects[found[1]]
+    with pytest.raises(InputError, match="two domains to translate between"):
+        BatchSource(store, "train", 8, 4, 0)
     with pytest.raises(InputError, match="two domains without pairs; set data.paired false"):
         PairSource(store, "train", 4, 0)
 
