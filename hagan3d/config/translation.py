@@ -117,6 +117,10 @@ class RestoreConfig:
     """Weight of the mean squared difference of magnitudes of spectra."""
     perceptual_weight: float = 0.0
     """Weight of the mean squared difference of features of the extractor."""
+    slice_tv_weight: float = 0.0
+    """Weight of how much neighbouring slices along D differ, for thin slices made of thick ones."""
+    slice_tv: Literal["l2", "l1", "match"] = "l2"
+    """Their mean squared difference, their mean absolute one, or its error against that of the target."""
     extractor_decay: float = 0.99
     """Decay per update of the average of the critic that is the extractor."""
 
@@ -125,7 +129,7 @@ class RestoreConfig:
             raise InputError(f"translation.restore.depth: want at least 2, an even number with skips, got {self.depth}")
         if self.critic_steps < 1:
             raise InputError(f"translation.restore.critic_steps: want at least 1, got {self.critic_steps}")
-        for name in ("l2_weight", "nmse_weight", "frequency_weight", "perceptual_weight"):
+        for name in ("l2_weight", "nmse_weight", "frequency_weight", "perceptual_weight", "slice_tv_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"translation.restore.{name}: want a number from 0 up, got {getattr(self, name)}")
         if not 0 <= self.extractor_decay < 1:

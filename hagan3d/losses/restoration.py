@@ -34,6 +34,23 @@ def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:
         return ((one - other).square() * twice).sum() / fake.numel()
 
 
+def slice_tv(fake: Tensor, real: Tensor, kind: str = "l2") -> Tensor:
+    """How much neighbouring slices differ along axis D, a scalar.
+
+    Args:
+        fake: Restored volumes ``[B, C, D, H, W]``.
+        real: What they should be; ``match`` alone looks at them.
+        kind: ``l2`` for the mean squared difference, ``l1`` for the mean absolute one, ``match`` for the mean absolute
+            error of the difference, which is 0 for the target itself.
+
+    Source: total variation of Rudin et al., Physica D 60, 1992, along one axis.
+    """
+    differences = fake.diff(dim=2)
+    if kind == "match":
+        return (differences - real.diff(dim=2)).abs().mean()
+    return differences.abs().mean() if kind == "l1" else differences.square().mean()
+
+
 def _magnitude(x: Tensor) -> Tensor:
     """Magnitude of the half spectrum; its gradient at 0 is 0."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

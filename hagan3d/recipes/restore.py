@@ -2,7 +2,8 @@
 
 Which method it is, a config says: DAGAN (U-Net, bce, NMSE, frequency, perceptual), RED-WGAN and WGAN-VGG (convolutions
 at full resolution, Wasserstein distance with gradient penalty, several updates of the critic per update of the
-generator, perceptual), low-dose CT by residual (Wolterink 2017). A frozen average of the critic is the extractor.
+generator, perceptual), low-dose CT by residual (Wolterink 2017), thin slices from thick ones (total variation of
+neighbouring slices). A frozen average of the critic is the extractor.
 """
 
 from functools import partial
@@ -15,7 +16,7 @@ from hagan3d.config import Config
 from hagan3d.data.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty
 from hagan3d.losses.perceptual import content_loss
-from hagan3d.losses.restoration import frequency_l2, nmse
+from hagan3d.losses.restoration import frequency_l2, nmse, slice_tv
 from hagan3d.networks.restore import RestoreNetworks
 from hagan3d.recipes.kept import Kept
 from hagan3d.recipes.phase import Phase, Recipe, Terms
@@ -45,6 +46,8 @@ def g_losses(config: Config, kept: Kept, nets: RestoreNetworks, batch: PairBatch
         terms["nmse"] = weights.nmse_weight * nmse(fake, real)
     if weights.frequency_weight:
         terms["frequency"] = weights.frequency_weight * frequency_l2(fake, real)
+    if weights.slice_tv_weight:
+        terms["slice_tv"] = weights.slice_tv_weight * slice_tv(fake, real, weights.slice_tv)
     if weights.perceptual_weight:
         difference = content_loss(nets.f.features(fake), nets.f.features(real))
         terms["perceptual"] = weights.perceptual_weight * difference

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hagan3d.losses.restoration import frequency_l2, nmse
+from hagan3d.losses.restoration import frequency_l2, nmse, slice_tv
 
 
 def volumes(side, seed=0):
@@ -37,3 +37,12 @@ def test_nmse_does_not_depend_on_how_bright_a_volume_is():
     brighter = [3 * (x + 1) - 1 for x in (fake, real)]
     torch.testing.assert_close(nmse(*brighter), nmse(fake, real))
     torch.testing.assert_close(nmse(-torch.ones_like(real), real), torch.ones((), dtype=torch.float64))
+
+
+def test_slices_differ_along_the_first_axis_alone():
+    ramp = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 1, 4, 6, 8)
+    assert float(slice_tv(0.5 * ramp, ramp)) == 0.25
+    assert float(slice_tv(0.5 * ramp, ramp, "l1")) == 0.5
+    assert float(slice_tv(0.5 * ramp, ramp, "match")) == 0.5
+    assert float(slice_tv(ramp + 1, ramp, "match")) == 0
+    assert float(slice_tv(ramp.transpose(2, 3), ramp)) == 0

@@ -31,7 +31,13 @@ CPU = torch.device("cpu")
 RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan")
 PAIRED = RECIPES[:-1]
 ALL_TERMS = RestoreConfig(
-    generator="skips", depth=4, critic_steps=2, nmse_weight=1.0, frequency_weight=0.1, perceptual_weight=0.1
+    generator="skips",
+    depth=4,
+    critic_steps=2,
+    nmse_weight=1.0,
+    frequency_weight=0.1,
+    perceptual_weight=0.1,
+    slice_tv_weight=0.01,
 )
 SMALL = {
     "upgan": {"cascade": CascadeConfig(stages=2, stage_steps=2)},

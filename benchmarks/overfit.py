@@ -1,0 +1,93 @@
+"""Can each paired recipe learn one pair by heart? PSNR of its translation against the steps it took.
+
+A volume of the store and its simulated acquisition are all that a recipe sees, with the networks of its config.
+"""
+
+import argparse
+import dataclasses
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+
+from hagan3d import cli
+from hagan3d.checkpoint.build import make_networks
+from hagan3d.checkpoint.settings import from_dict
+from hagan3d.config import Config, DegradeConfig
+from hagan3d.data.pairs import PairBatch, PairSource
+from hagan3d.data.store import Store
+from hagan3d.engine.updates import Updates
+from hagan3d.networks.translation import TranslationNetworks
+from hagan3d.recipes.choice import make_recipe
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+NAMES = ("upgan_32", "pix2pix_32", "medgan_32", "dagan_32", "red_wgan_32", "wgan_vgg_32", "low_dose_32")
+
+
+def main() -> int:
+    """Train each config on one pair until its translation is good enough; print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", required=True, help="Store of volumes, at the size of the configs.")
+    parser.add_argument("--configs", nargs="+", default=NAMES, help="Names of configs that come with hagan3d.")
+    parser.add_argument("--degrade", default="noise", help="Simulated acquisition, as data.degrade.kind.")
+    parser.add_argument("--steps", type=int, default=600, help="Steps at most.")
+    parser.add_argument("--every", type=int, default=50, help="Steps between two looks.")
+    parser.add_argument("--goal", type=float, default=30.0, help="PSNR, dB, for a range of 2.")
+    a = parser.parse_args()
+    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads; {a.degrade}, {a.store}")
+    print(f"{'config':<14}{'source, dB':>12}{'PSNR, dB':>10}{'steps':>8}{'seconds':>9}")
+    for name in a.configs:
+        config = settings(CONFIGS / f"{name}.yaml", a.store, a.degrade, a.steps)
+        batch = one_pair(config)
+        began, done, reached = time.process_time(), 0, -1.0
+        for step, value in learn(config, batch, a.steps, a.every):
+            done, reached = step, value
+            if reached > a.goal:
+                break
+        before, seconds = psnr(batch.source, batch.target), time.process_time() - began
+        print(f"{name:<14}{before:12.1f}{reached:10.1f}{done:8d}{seconds:9.0f}", flush=True)
+    return 0
+
+
+def settings(path: Path, store: str, kind: str, steps: int) -> Config:
+    config = from_dict(yaml.safe_load(path.read_text()))
+    data = dataclasses.replace(config.data, store=store, degrade=DegradeConfig(kind=kind, fixed=True))  # type: ignore[arg-type]
+    cascade = dataclasses.replace(config.translation.cascade, stages=1, stage_steps=steps, parts=(1.0, 0.0, 0.0))
+    is_cascade = config.recipe == "upgan"
+    translation = dataclasses.replace(config.translation, cascade=cascade) if is_cascade else config.translation
+    train = dataclasses.replace(config.train, batch_size=1, lr_g=1e-3, lr_decay=None, ema=0.0)
+    return dataclasses.replace(config, data=data, translation=translation, train=train)
+
+
+def one_pair(config: Config) -> PairBatch:
+    source = PairSource(Store(Path(config.data.store or "")), "train", 1, 0, config.data.degrade)
+    return source.batch(0)
+
+
+def learn(config: Config, batch: PairBatch, steps: int, every: int) -> Iterator[tuple[int, float]]:
+    """Give steps done and PSNR now and then."""
+    torch.manual_seed(0)
+    recipe, networks = make_recipe(config), make_networks(config)
+    assert isinstance(networks, TranslationNetworks)
+    updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
+    for step in range(steps):
+        for phase in recipe.phases_at(step):
+            updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=step))
+        if (step + 1) % every == 0:
+            with torch.no_grad():
+                yield step + 1, psnr(networks.translate(batch.source).mean, batch.target)
+
+
+def psnr(x: torch.Tensor, target: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio for a range of 2, dB."""
+    return float(-10 * torch.log10((x - target).square().mean() / 4))
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    sys.exit(cli.run(lambda _: main()))
