@@ -11,6 +11,7 @@ from hagan3d.networks.pair import PairNetworks
 from hagan3d.networks.restore import RestoreNetworks
 from hagan3d.networks.set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
+from hagan3d.networks.unit import UnitNetworks
 
 TRANSLATION: dict[str, Callable[[Size, TranslationConfig], TranslationNetworks]] = {
     "upgan": CascadeNetworks,
@@ -18,6 +19,7 @@ TRANSLATION: dict[str, Callable[[Size, TranslationConfig], TranslationNetworks]]
     "medgan": MedganNetworks,
     "cyclegan": CycleNetworks,
     "restore": RestoreNetworks,
+    "unit": UnitNetworks,
 }
 
 

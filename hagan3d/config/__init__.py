@@ -5,7 +5,14 @@ from hagan3d.config.degrade import DegradeConfig
 from hagan3d.config.model import ModelConfig
 from hagan3d.config.run import RECIPES, Config, LogConfig
 from hagan3d.config.train import DiffAugConfig, TrainConfig
-from hagan3d.config.translation import CascadeConfig, CycleConfig, MedganConfig, RestoreConfig, TranslationConfig
+from hagan3d.config.translation import (
+    CascadeConfig,
+    CycleConfig,
+    MedganConfig,
+    RestoreConfig,
+    TranslationConfig,
+    UnitConfig,
+)
 
 __all__ = [
     "LOW_SIDE",
@@ -25,6 +32,7 @@ __all__ = [
     "Size",
     "TrainConfig",
     "TranslationConfig",
+    "UnitConfig",
     "check_size",
     "low_factor",
 ]

@@ -9,13 +9,14 @@ from hagan3d.config.train import TrainConfig
 from hagan3d.config.translation import TranslationConfig
 from hagan3d.errors import InputError
 
-RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore")
+RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit")
 _OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
 _SECTIONS = {
     "upgan": "cascade",
     "medgan": "medgan",
     "cyclegan": "cycle",
     "restore": "restore",
+    "unit": "unit",
 }  # of `translation`, that one recipe alone reads
 
 
@@ -54,7 +55,7 @@ class LogConfig:
 class Config:
     """One training run, whole."""
 
-    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore"] = "hagan"
+    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit"] = "hagan"
     """Training method. hagan generates volumes; the others translate volumes of pairs."""
     data: DataConfig = field(default_factory=DataConfig)
     """The real volumes."""
@@ -87,8 +88,8 @@ class Config:
         _want_default(self.data, "subvolume_depth", "windows", why="whole volumes are translated", section="data.")
         others = [section for recipe, section in _SECTIONS.items() if recipe != self.recipe]
         _want_default(self.translation, *others, why=f"recipe {self.recipe} has none", section="translation.")
-        if self.recipe == "cyclegan" and self.translation.residual:
-            raise InputError("translation.residual: recipe cyclegan has none; leave it out")
+        if self.recipe in ("cyclegan", "unit") and self.translation.residual:
+            raise InputError(f"translation.residual: recipe {self.recipe} has none; leave it out")
         side, halvings = min(self.data.size), self.translation.critic_layers
         if side >> halvings < 4:
             raise InputError(

@@ -100,6 +100,35 @@ class CycleConfig:
 
 
 @dataclass(frozen=True)
+class UnitConfig:
+    """UNIT: two domains that share a latent space."""
+
+    blocks: int = 3
+    """Residual blocks of each encoder and decoder, besides the shared ones."""
+    attention: bool = False
+    """Whether encoders end with self-attention."""
+    spectral_norm: bool = False
+    """Whether critics have spectral norm."""
+    charbonnier: bool = False
+    """Whether errors are sqrt(error^2 + 1e-6) in place of absolute ones."""
+    reconstruction_weight: float = 100.0
+    """Weight of the error of volumes that were encoded and decoded."""
+    kl_weight: float = 0.1
+    """Weight of the mean square of their latents."""
+    cycle_weight: float = 100.0
+    """Weight of the error of volumes that went to the other domain and back."""
+    cycle_kl_weight: float = 0.1
+    """Weight of the mean square of the latents on the way back."""
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise InputError(f"translation.unit.blocks: want at least 1, got {self.blocks}")
+        for name in ("reconstruction_weight", "kl_weight", "cycle_weight", "cycle_kl_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"translation.unit.{name}: want a number from 0 up, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class RestoreConfig:
     """Restoration: what a generator is made of, and what is compared."""
 
@@ -171,6 +200,8 @@ class TranslationConfig:
     """CycleGAN."""
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     """DAGAN, RED-WGAN, WGAN-VGG and their like."""
+    unit: UnitConfig = field(default_factory=UnitConfig)
+    """UNIT."""
 
     def __post_init__(self) -> None:
         for name in ("source_channels", "target_channels", "critic_width", "critic_layers"):

@@ -34,6 +34,14 @@ def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:
         return ((one - other).square() * twice).sum() / fake.numel()
 
 
+def charbonnier(fake: Tensor, real: Tensor) -> Tensor:
+    """Mean of sqrt(error^2 + 1e-6), an absolute error that is smooth at 0: a scalar, for volumes of equal shape.
+
+    Source: Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994.
+    """
+    return ((fake - real).square() + 1e-6).sqrt().mean()
+
+
 def slice_tv(fake: Tensor, real: Tensor, kind: str = "l2") -> Tensor:
     """How much neighbouring slices differ along axis D, a scalar.
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hagan3d.losses.restoration import frequency_l2, nmse, slice_tv
+from hagan3d.losses.restoration import charbonnier, frequency_l2, nmse, slice_tv
 
 
 def volumes(side, seed=0):
@@ -46,3 +46,11 @@ def test_slices_differ_along_the_first_axis_alone():
     assert float(slice_tv(0.5 * ramp, ramp, "match")) == 0.5
     assert float(slice_tv(ramp + 1, ramp, "match")) == 0
     assert float(slice_tv(ramp.transpose(2, 3), ramp)) == 0
+
+
+def test_charbonnier_is_smooth_at_no_error_and_absolute_beyond():
+    x = torch.zeros(1, 1, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    at_zero = charbonnier(x, torch.zeros_like(x))
+    at_zero.backward()
+    assert float(at_zero.detach()) == pytest.approx(1e-3) and float(x.grad.abs().max()) == 0
+    assert float(charbonnier(x.detach() + 1, torch.zeros_like(x))) == pytest.approx(1, abs=1e-6)

@@ -19,6 +19,7 @@ from hagan3d.config import (
     RestoreConfig,
     TrainConfig,
     TranslationConfig,
+    UnitConfig,
 )
 from hagan3d.data.pairs import PairBatch, PairSource
 from hagan3d.data.store import Store
@@ -28,8 +29,8 @@ from hagan3d.engine.updates import Updates
 from hagan3d.recipes.choice import make_recipe
 
 CPU = torch.device("cpu")
-RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan")
-PAIRED = RECIPES[:-1]
+RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan", "unit")
+PAIRED = RECIPES[:-2]
 ALL_TERMS = RestoreConfig(
     generator="skips",
     depth=4,
@@ -45,6 +46,7 @@ SMALL = {
     "medgan": {"medgan": MedganConfig(blocks=2)},
     "restore": {"restore": ALL_TERMS},
     "cyclegan": {"cycle": CycleConfig(blocks=1, pool=3)},
+    "unit": {"unit": UnitConfig(blocks=1, attention=True, spectral_norm=True, charbonnier=True)},
 }
 
 
