@@ -7,16 +7,13 @@ that are there already are not made again, so that the same line goes on where i
 
 import argparse
 import json
-import os
 import platform
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import metered
 import numpy as np
 import torch
 
@@ -116,39 +113,17 @@ def make(folder: Path, changes: dict[str, str], seed: int, a: argparse.Namespace
     folder.mkdir(parents=True, exist_ok=True)
     before = json.loads(spent.read_text())["seconds"] if spent.exists() else 0.0
     if before < a.minutes * 60:
-        _train(command, spent, before, a.minutes * 60, a.threads)
+        note = partial(_note, spent)
+        if metered.run(command, a.threads, before, a.minutes * 60, note):
+            raise SystemExit(f"{folder}: training failed")
     weights = "raw" if settings.get("train.ema") == "0" else "ema"
-    out = folder / "evaluation"
-    _start(["evaluate", folder / "run", "--store", a.store, "--out", out, "--weights", weights], a.threads).wait()
+    words = ["--store", a.store, "--out", folder / "evaluation", "--weights", weights]
+    if metered.start(["evaluate", folder / "run", *words], a.threads).wait():
+        raise SystemExit(f"{folder}: cannot be measured")
 
 
-def _train(command: Sequence[object], spent: Path, before: float, limit: float, threads: int) -> None:
-    """Run a training until it has used ``limit`` seconds of processor time, those ``before`` included."""
-    process = _start(command, threads)
-    seconds = before
-    while process.poll() is None:
-        time.sleep(1)
-        seconds = max(seconds, before + _processor_seconds(process.pid))
-        spent.write_text(json.dumps({"seconds": seconds}))
-        if seconds >= limit:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-    if process.returncode not in (0, -signal.SIGTERM) and seconds < limit:
-        raise SystemExit(f"{spent.parent}: training ended with status {process.returncode}")
-
-
-def _start(command: Sequence[object], threads: int) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen([sys.executable, "-m", f"hagan3d.{command[0]}", *map(str, command[1:])], env=environment)
-
-
-def _processor_seconds(process: int) -> float:
-    """User and system time of a running process, all threads; 0 once it has ended."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _note(path: Path, seconds: float) -> None:
+    path.write_text(json.dumps({"seconds": seconds}))
 
 
 def collect(name: str, out: Path, seeds: int) -> Row | None:

@@ -1,0 +1,48 @@
+"""Commands of hagan3d as processes of their own, with their processor time counted and, where it is short, limited."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def start(command: Sequence[object], threads: int) -> "subprocess.Popen[bytes]":
+    """Start ``hagan3d COMMAND ...`` with so many threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen([sys.executable, "-m", f"hagan3d.{command[0]}", *map(str, command[1:])], env=environment)
+
+
+def run(command: Sequence[object], threads: int, before: float, limit: float, spent: Callable[[float], None]) -> int:
+    """Run a training to its end, or until it has used ``limit`` seconds of processor time; it then saves and leaves.
+
+    Args:
+        command: Name of the command and its words.
+        threads: Of the command.
+        before: Seconds that earlier runs of it have used.
+        limit: Seconds, those ``before`` included.
+        spent: Told once a second how many have been used.
+
+    Returns:
+        The status it ended with.
+    """
+    process, seconds, told = start(command, threads), before, False
+    while process.poll() is None:
+        time.sleep(1)
+        seconds = max(seconds, before + _processor_seconds(process.pid))
+        spent(seconds)
+        if seconds >= limit and not told:  # a second signal would end it before it has saved
+            process.send_signal(signal.SIGTERM)
+            told = True
+    return process.returncode
+
+
+def _processor_seconds(process: int) -> float:
+    """User and system time of a running process, all threads; 0 once it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
