@@ -173,9 +173,9 @@ def assert_equal(one, other):
         assert one == other
 
 
-@pytest.mark.parametrize(("recipe", "stops"), [("upgan", (1, 2, 5)), *((recipe, (2,)) for recipe in RECIPES[1:])])
+@pytest.mark.parametrize(("recipe", "stops"), [("upgan", (1, 2, 5)), *((recipe, (1,)) for recipe in RECIPES[1:])])
 def test_a_resume_is_invisible_inside_and_between_stages(small_store, tmp_path, recipe, stops):
-    config = make_config(recipe, lr_decay=(1, 8), steps=6 if recipe == "upgan" else 3)
+    config = make_config(recipe, lr_decay=(1, 8), steps=6 if recipe == "upgan" else 2)
     assert make_trainer(small_store, tmp_path / "straight", config).run()
     for stop in stops:
         short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=stop))
@@ -207,6 +207,7 @@ def test_a_saved_model_translates_as_the_trained_one(small_store, tmp_path, reci
     trainer.run()
     source = make_batch().source
     model = files.load_translation(tmp_path)
+    trainer.networks.reached(1)
     with torch.no_grad():
         expected, found = trainer.networks.translate(source), model.networks.translate(source)
     assert torch.equal(expected.mean, found.mean)
