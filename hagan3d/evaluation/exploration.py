@@ -239,7 +239,14 @@ def explore_truncations(
     config: ExploreConfig,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Make the same seeds with z scaled by each factor, and say how different from each other they are then."""
+    """Make the same seeds with z scaled by each factor, and say how different from each other they are then.
+
+    A generator whose first layer is followed by a norm (`norm: rms`) takes little notice of the length of z, so that
+    factors near 1 change little there.
+
+    Raises:
+        InputError: If there are no seeds, or a factor is out of range.
+    """
     factors = [factors] if isinstance(factors, float | int) else list(factors)
     seeds = WALKS if config.seeds is None else config.seeds
     if not seeds or not factors or not all(0 <= factor <= 10 for factor in factors):
