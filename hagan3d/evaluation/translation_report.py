@@ -146,8 +146,8 @@ def error_against_sigma_png(found: Mapping[str, Calibration], bins: int = 20) ->
             _, sigma, error = calibration.groups(bins).T
             axes.plot(sigma, error, marker="o", markersize=3, color=COLOURS[name], label=name, linewidth=1)
             ends += [*sigma, *error]
-        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="black", linewidth=0.8, linestyle=":")
-        axes.set(xscale="log", yscale="log", xlabel="predicted sigma", ylabel="root mean squared error")
+        axes.plot([0, max(ends)], [0, max(ends)], color="black", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="predicted sigma", ylabel="root mean squared error", xlim=(0, None), ylim=(0, None))
         axes.set_title("errors against sigma, range -1 to 1; dotted: calibrated", fontsize=9)
         axes.legend(frameon=False, fontsize=8)
 
