@@ -25,12 +25,14 @@ from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.recipes.choice import make_recipe
 
-DESCRIPTION = """Train a hierarchical GAN on the volumes of a store. The same line again goes on where the run stopped.
+DESCRIPTION = """Train a hierarchical GAN on the volumes of a store, or (--recipe, section `translation`) networks that
+translate its sources into its targets. The same line again goes on where the run stopped.
 Without a store, phantoms of the thorax are made and trained on. Every setting can be given in a YAML file (--config),
 on the command line, or both; the command line wins."""
 EXAMPLES = (
     "hagan3d train --config configs/hagan_128.yaml --data.store lungs.h5 --out runs/lungs",
     "hagan3d train --config configs/hagan_32.yaml --data.store crops.h5 --out runs/crops --train.steps 2000",
+    "hagan3d train --config configs/upgan_32.yaml --data.store crops.h5 --data.degrade.kind motion --out runs/upgan",
     "hagan3d train                              phantoms at 32^3 with configs/hagan_32.yaml, to see it work",
     "hagan3d train --config configs/hagan_256.yaml --data.store heads.h5 --vram 12GB    what fits is set",
     "hagan3d train --print_config > mine.yaml   every setting with its default",
