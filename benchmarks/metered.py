@@ -29,13 +29,18 @@ def run(command: Sequence[object], threads: int, before: float, limit: float, sp
         The status it ended with.
     """
     process, seconds, told = start(command, threads), before, False
-    while process.poll() is None:
-        time.sleep(1)
-        seconds = max(seconds, before + _processor_seconds(process.pid))
-        spent(seconds)
-        if seconds >= limit and not told:  # a second signal would end it before it has saved
+    try:
+        while process.poll() is None:
+            time.sleep(1)
+            seconds = max(seconds, before + _processor_seconds(process.pid))
+            spent(seconds)
+            if seconds >= limit and not told:  # a second signal would end it before it has saved
+                process.send_signal(signal.SIGTERM)
+                told = True
+    finally:  # whoever stops a benchmark stops its training
+        if process.poll() is None and not told:
             process.send_signal(signal.SIGTERM)
-            told = True
+        process.wait()
     return process.returncode
 
 

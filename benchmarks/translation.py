@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import metered
 import numpy as np
 import torch
 import yaml
@@ -151,42 +152,16 @@ def make(run: Run, seconds: float, a: argparse.Namespace) -> None:
         f"--{key}={json.dumps(value) if isinstance(value, list) else value}"
         for key, value in settings(run, steps, a).items()
     ]
-    _train(["train", "--config", config, "--out", folder / "run", *words], plan, steps, spent, a)
+    command = ["train", "--config", config, "--out", folder / "run", *words]
+
+    def note(used: float) -> None:
+        plan.write_text(json.dumps({"steps": steps, "seconds": used}))
+
+    if status := metered.run(command, a.threads, spent, MOST * a.minutes * 60, note):
+        raise SystemExit(f"{folder}: training ended with status {status}")
     measure = ["evaluate", folder / "run", "--store", a.store, "--out", folder / "evaluation", "--device", "cpu"]
-    if _start(measure, a.threads).wait():
+    if metered.start(measure, a.threads).wait():
         raise SystemExit(f"{folder}: cannot be measured")
-
-
-def _train(command: Sequence[object], plan: Path, steps: int, before: float, a: argparse.Namespace) -> None:
-    """Run a training to its end, or until it has used `MOST` times its minutes, those ``before`` included."""
-    process, seconds, limit = _start(command, a.threads), before, MOST * a.minutes * 60
-    try:
-        while process.poll() is None:
-            time.sleep(1)
-            seconds = max(seconds, before + _processor_seconds(process.pid))
-            plan.write_text(json.dumps({"steps": steps, "seconds": seconds}))
-            if seconds >= limit:
-                process.terminate()
-                process.wait()
-    finally:  # also where this benchmark is told to stop
-        process.terminate()
-        process.wait()
-    if process.returncode:
-        raise SystemExit(f"{plan.parent}: training ended with status {process.returncode}")
-
-
-def _start(command: Sequence[object], threads: int) -> "subprocess.Popen[bytes]":
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    return subprocess.Popen([sys.executable, "-m", f"hagan3d.{command[0]}", *map(str, command[1:])], env=environment)
-
-
-def _processor_seconds(process: int) -> float:
-    """User and system time of a running process, all threads; 0 once it has ended."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
