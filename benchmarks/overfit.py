@@ -26,7 +26,7 @@ from hagan3d.networks.translation import TranslationNetworks
 from hagan3d.recipes.choice import make_recipe
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-NAMES = ("upgan_32", "pix2pix_32", "medgan_32", "dagan_32", "red_wgan_32", "wgan_vgg_32", "low_dose_32")
+NAMES = ("upgan_32", "pix2pix_32", "medgan_32", "dagan_32", "red_wgan_32", "low_dose_32", "thin_slices_32")
 
 
 def main() -> int:
