@@ -16,6 +16,7 @@ from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.writer import Format, thin
 from hagan3d.errors import InputError
 from hagan3d.inference.generate import volume_slabs, write_csv, write_slabs
+from hagan3d.inference.inputs import all_readable
 from hagan3d.networks.encoder import encode as encode_slabs
 
 SHEET_VOLUMES = 6  # on the sheet of real and reconstructed volumes
@@ -100,15 +101,7 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
         x = made.x
         return Input(source.id, lambda start, depth: x[start : start + depth], len(x), made.affine, made.lo, made.hi)
 
-    bad: list[str] = []
-    for source in sources:
-        try:
-            read(source)
-        except InputError as error:
-            bad.append(str(error))
-    if bad:
-        raise InputError("\n".join(bad))
-    return len(sources), (read(source) for source in sources)
+    return len(sources), all_readable(sources, read)
 
 
 class Errors:

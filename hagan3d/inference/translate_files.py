@@ -17,6 +17,7 @@ from hagan3d.data.standard import standardize
 from hagan3d.data.writer import Dtype, write_nifti
 from hagan3d.errors import InputError
 from hagan3d.inference.generate import write_csv
+from hagan3d.inference.inputs import all_readable
 from hagan3d.inference.translate import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
@@ -69,7 +70,7 @@ def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Ite
 
     domain = description.source_domain
     rule = (domain or description).intensity_rule
-    found, bad = find_volumes(path), []
+    found = find_volumes(path)
 
     def read(source: Source) -> SourceVolume:
         volume = read_volume(source.path)
@@ -80,14 +81,7 @@ def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Ite
         home = (volume.array.shape, volume.affine)
         return SourceVolume(source.id, torch.from_numpy(made.x)[None], made.affine, interval, home)
 
-    for source in found:
-        try:
-            read(source)
-        except InputError as error:
-            bad.append(str(error))
-    if bad:
-        raise InputError("\n".join(bad))
-    return len(found), (read(source) for source in found)
+    return len(found), all_readable(found, read)
 
 
 def check_units(values: np.ndarray, lo: float, hi: float, units: str, name: str) -> None:

@@ -88,9 +88,10 @@ def test_advice_names_the_setting_or_that_there_is_none(line):
 
 
 def test_operations_grow_with_the_batch():
-    two, four = make_plan(batch_size=2).flops, make_plan(batch_size=4).flops
+    two, three, four = (make_plan(batch_size=batch).flops for batch in (2, 3, 4))
     assert two.keys() == {"d", "g", "e_h", "e_g"}
     assert all(1.5 * two[name] < four[name] <= 2 * two[name] for name in two)  # folding kernels costs the same for all
+    assert all(four[name] - three[name] == three[name] - two[name] for name in two)
 
 
 def test_bytes_read_are_those_of_the_store():

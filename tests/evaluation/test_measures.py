@@ -122,8 +122,8 @@ def test_a_unet_learns_the_label_maps(labelled):
     store, folder = labelled
     maps = read_label_maps(store, folder, range(len(store)))
     train, held_out = store.indices("train"), store.indices("validation")
-    segmenter = train_unet(store, maps, train, held_out, UNetConfig(steps=10, batch_size=2, lr=2e-2))
-    assert segmenter.dice > 0.6  # all foreground: 0.12 at most
+    segmenter = train_unet(store, maps, train, held_out, UNetConfig(steps=20, batch_size=2, lr=2e-2))
+    assert segmenter.dice > 0.8
     labels = segmenter(store.volume(int(held_out[0])).numpy(), (0, 1), store.affines[0])
     assert set(np.unique(labels)) <= {0, 2}
 
