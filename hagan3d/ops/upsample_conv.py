@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.ops.conv import conv3d, conv_transpose3d
+from hagan3d.ops.extension import has_kernels
+from hagan3d.ops.upsample_minimal import fold_minimal, upsample_conv3d_minimal
 
-METHODS = ("auto", "plain", "transposed", "parity")
+METHODS = ("auto", "plain", "transposed", "parity", "minimal")
 
-# Measured on CPU in float32 by benchmarks/kernels.py: up to so many output channels the parities are faster, and with
-# so many voxels and not too many channels the layout with channels last is; on so few that folding costs more than it
-# saves, the plain pair is.
+# Measured on CPU in float32 by benchmarks/kernels.py: up to so many output channels the parities are fastest, from so
+# many input channels on minimal filtering is, and on so few voxels that folding costs more than it saves, the plain
+# pair; with so many voxels and not too many channels the layout with channels last is faster.
 _PARITY_CHANNELS = 4
+_MINIMAL_CHANNELS = 64
 _PLAIN_VOXELS = 64
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
@@ -38,7 +41,9 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         bias: ``[C_out]`` or None.
         trim: 0, 1 or 2 output slices to leave out at both ends of D.
         method: ``plain`` makes the upsampled tensor; ``transposed`` is one transposed convolution of 4^3 taps;
-            ``parity`` is a convolution of 2^3 taps with 8 C_out channels, interleaved; ``auto`` is the faster of these.
+            ``parity`` is a convolution of 2^3 taps with 8 C_out channels, interleaved; ``minimal`` needs 27 products
+            per voxel of x where these need 64, but more sums (on a CPU with compiled operators, without autocast, in
+            float32 or float64; elsewhere it is ``transposed``); ``auto`` is the fastest of these.
 
     Returns:
         ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, contiguous or channels last. Any number of times
@@ -53,11 +58,13 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
     _check(x, weight, bias, trim, method)
     if method == "auto":
         method = _fast_method(x, weight)
-        x = _fast_layout(x)
+        x = x if method == "minimal" else _fast_layout(x)
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity":
         return _by_parity(x, weight, bias, trim)
+    if method == "minimal" and _can_be_minimal(x):
+        return _by_minimal_filtering(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
 
@@ -149,10 +156,24 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
     return y[:, :, 1 + trim : -1 - trim, 1:-1, 1:-1].contiguous()
 
 
+def _by_minimal_filtering(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
+    fixed = None if bias is None else bias.detach()
+    y = upsample_conv3d_minimal(x, weight, fixed, trim, partial(_shared_fold, fold_minimal))
+    return _BiasGradient.apply(y, bias) if bias is not None and bias.requires_grad else y
+
+
+def _can_be_minimal(x: Tensor) -> bool:
+    kind = x.device.type
+    is_precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(kind)
+    return kind == "cpu" and is_precise and has_kernels(x)
+
+
 def _fast_method(x: Tensor, weight: Tensor) -> str:
     if x.device.type == "cpu" and x[:, 0].numel() <= _PLAIN_VOXELS:
         return "plain"
-    return "parity" if weight.shape[0] <= _PARITY_CHANNELS else "transposed"
+    if weight.shape[0] <= _PARITY_CHANNELS:
+        return "parity"
+    return "minimal" if weight.shape[1] >= _MINIMAL_CHANNELS and _can_be_minimal(x) else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:

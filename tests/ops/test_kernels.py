@@ -23,6 +23,7 @@ NAMES = (
     "rms_norm",
     "rms_norm_backward",
 )
+CPU_NAMES = ("upsample_spread", "upsample_gather", "upsample_join", "upsample_split")
 
 
 def skip_unless_built(library):
@@ -35,7 +36,7 @@ def test_the_library_loads_and_has_every_kernel(library):
     skip_unless_built(library)
     torch.ops.load_library(FOLDER / library)  # needs no device
     key = "CPU" if library == "_C.so" else "CUDA"
-    for name in NAMES:
+    for name in NAMES if key == "CUDA" else NAMES + CPU_NAMES:
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"hagan3d::{name}", key)
 
 
@@ -72,6 +73,37 @@ def samples(device):
     }
 
 
+def slab_samples():
+    """Arguments for the operators on slabs: all of two small feature maps of three channels, two of them being made."""
+    x, y, where = voxels(2, 3, 2, 3, 4, device="cpu"), voxels(2, 2, 4, 6, 8, device="cpu"), [0, 2, 0, 2, 0, 3]
+    x, y, sizes = x.detach(), y.detach(), [3 * (2 + d) * 2 * (3 + h) * 5 for d in (0, 1) for h in (0, 0, 1, 1)]
+    spread, products = torch.zeros(sum(sizes)), torch.zeros(2 * 2 * 2 * 5 * 3 * (3 * 3 + 6 * 4))
+    return {
+        "upsample_spread": (x, spread, where),
+        "upsample_gather": (spread, x, where),
+        "upsample_join": (products, None, y, where, 0),
+        "upsample_split": (y, products, where, 0),
+    }
+
+
+@pytest.mark.parametrize("name", CPU_NAMES)
+def test_opcheck_on_slabs(name):
+    skip_unless_built("_C.so")
+    operator = getattr(torch.ops.hagan3d, name).default
+    torch.library.opcheck(operator, slab_samples()[name], test_utils=["test_schema", "test_autograd_registration"])
+
+
+@pytest.mark.parametrize("name", ["upsample_minimal", "upsample_minimal_x", "upsample_minimal_both"])
+def test_opcheck_of_minimal_filtering(name):
+    skip_unless_built("_C.so")
+    x, y = (voxels(*shape, device="cpu").detach() for shape in ((2, 3, 2, 3, 4), (2, 2, 4, 6, 8)))
+    folded = voxels(27 * 2, 3, device="cpu").detach()
+    arguments = {"upsample_minimal": (x, folded, None, 0), "upsample_minimal_x": (y, folded, 0)}.get(name)
+    checks = ["test_schema", "test_faketensor"]  # the derivative is that of the function around it
+    operator = getattr(torch.ops.hagan3d, name).default
+    torch.library.opcheck(operator, arguments or (y, x, folded, 0), test_utils=checks)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(device, name):
     skip_unless_built("_C.so")
@@ -96,3 +128,16 @@ def test_compile_passes_through_without_a_graph_break(device):
     torch.testing.assert_close(compiled(x), everything(x))
     (ours,), (expected,) = torch.autograd.grad(compiled(x), x), torch.autograd.grad(everything(x), x)
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_compile_passes_through_minimal_filtering():
+    skip_unless_built("_C.so")
+    x, weight, bias = (voxels(*shape, device="cpu") for shape in ((1, 3, 2, 2, 2), (8, 3, 3, 3, 3), (8,)))
+
+    def function(x, weight, bias):
+        return ops.upsample_conv3d(x, weight, bias, method="minimal").square().sum()
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    inputs = (x, weight, bias)
+    ours, expected = (torch.autograd.grad(f(*inputs), inputs) for f in (compiled, function))
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

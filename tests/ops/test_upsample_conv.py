@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from hagan3d.ops import fold_weight, shared_folds, upsample_conv3d, upsample_conv3d_reference
+from hagan3d.ops import fold_weight, shared_folds, upsample_conv3d, upsample_conv3d_reference, upsample_minimal
 from hagan3d.ops.upsample_conv import METHODS
 
 FOLDED = [method for method in METHODS if method != "plain"]
@@ -44,6 +44,27 @@ def test_gradients_of_first_and_second_order(device, method):
     assert torch.autograd.gradgradcheck(lambda *t: upsample_conv3d(*t, 0, method), inputs, atol=1e-4)
 
 
+@pytest.mark.parametrize("slab_bytes", [1, 20_000])
+def test_minimal_filtering_does_not_depend_on_its_slabs(monkeypatch, slab_bytes):
+    monkeypatch.setattr(upsample_minimal, "_SLAB_BYTES", slab_bytes)
+    monkeypatch.setattr(upsample_minimal, "_LEAST_ROWS", 2)
+    inputs = arguments((3, 5, 7, 5, 2), 4, torch.device("cpu"))
+    ours, theirs = upsample_conv3d(*inputs, 1, "minimal"), upsample_conv3d_reference(*inputs, 1)
+    torch.testing.assert_close(ours, theirs)
+    grad = torch.randn_like(ours)
+    for a, b in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_minimal_filtering_is_as_exact_as_the_plain_pair():
+    x, weight, bias = arguments((1, 256, 4, 4, 4), 64, torch.device("cpu"))
+    exact = upsample_conv3d_reference(x, weight, bias)
+    x, weight, bias = x.float(), weight.float(), bias.float()
+    errors = [(upsample_conv3d(x, weight, bias, method=m) - exact).square().mean() for m in ("minimal", "plain")]
+    assert errors[0] < 16 * errors[1]
+    assert errors[0].sqrt() < 1e-6 * exact.square().mean().sqrt()
+
+
 def test_the_fold_sums_the_taps_that_meet_the_same_voxel():
     weight = torch.zeros(1, 1, 3, 3, 3)
     weight[0, 0, :, 1, 1] = torch.tensor([1.0, 10.0, 100.0])
@@ -71,10 +92,11 @@ def test_shared_folds_are_made_once_and_give_the_same_gradients(device):
     assert len({t.data_ptr() for t in folded if t.shape[2:] == (4, 4, 4)}) == 1
 
 
-def test_saves_the_small_input_only():
+@pytest.mark.parametrize("method", FOLDED)
+def test_saves_the_small_input_only(method):
     inputs, saved = arguments((1, 8, 8, 8, 8), 8, torch.device("cpu"), torch.float32), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes), lambda _: None):
-        upsample_conv3d(*inputs)
+        upsample_conv3d(*inputs, method=method)
     assert sum(saved) < inputs[0].nbytes * 8 / 4 + 8 * 8 * 64 * 4 * 2
 
 
