@@ -78,6 +78,9 @@ class TrainConfig:
     """Weight of the gradient penalty of wgan-gp."""
     class_weight: float = 0.1
     """Weight of the class term in G's loss, where conditional."""
+    fresh_fakes: bool = True
+    """Generate anew for G's update, as published. false: G is judged by what D has just been shown, which saves one
+    pass of G in a step; its activations are kept while D is updated."""
     ema: float = 0.999
     """Decay per step of the average of G's weights that `generate` uses; 0: none."""
     encoder: bool = True

@@ -78,7 +78,7 @@ class Updates:
         learning = [self.networks[name] for name in phase.updates]
         for network in learning:
             iterate_spectral_norms(network)
-        with only_trainable(self.networks, phase.updates):
+        with only_trainable(self.networks, phase.updates + phase.records):
             with shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext():
                 for terms in (terms for part in batch.parts(parts) for terms in self._groups(phase, part)):
                     losses = [term.float() for name, term in terms.items() if name not in phase.measures]

@@ -24,7 +24,7 @@ def recipe(train: TrainConfig) -> Recipe:
     """Return the updates of one step: the discriminators, the generator, and (if asked for) both encoders."""
     judges = ("d_h", "d_l") if train.anchor else ("d_h",)
     phases = [
-        Phase("d", judges, partial(d_losses, train), train.lr_d, measures=("sign_real",)),
+        Phase("d", judges, partial(d_losses, train), train.lr_d, ("sign_real",), () if train.fresh_fakes else ("g",)),
         Phase("g", ("g",), partial(g_losses, train), train.lr_g),
     ]
     if train.encoder:
@@ -37,9 +37,11 @@ def recipe(train: TrainConfig) -> Recipe:
 
 def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Tell real pairs from generated ones; on real volumes, name the class."""
-    with torch.no_grad():
-        fake = generate(nets, batch)
-    real = (batch.window, batch.low)
+    with torch.set_grad_enabled(not train.fresh_fakes):
+        pair = generate(nets, batch)
+    if not train.fresh_fakes:
+        batch.kept[batch.samples] = pair
+    real, fake = (batch.window, batch.low), (pair[0].detach(), pair[1].detach())
     logits_real, classes = _judge(train, nets, batch, *_augmented(train, batch, "real", *real))
     logits_fake, _ = _judge(train, nets, batch, *_augmented(train, batch, "fake", *fake))
     terms = {"gan": d_loss(train.objective, logits_real, logits_fake)}
@@ -53,7 +55,8 @@ def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tens
 
 def g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Be taken for real, and for the class that was asked for."""
-    logits, classes = _judge(train, nets, batch, *_augmented(train, batch, "fake", *generate(nets, batch)))
+    pair = batch.kept.pop(batch.samples, None) or generate(nets, batch)
+    logits, classes = _judge(train, nets, batch, *_augmented(train, batch, "fake", *pair))
     return {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
 
 

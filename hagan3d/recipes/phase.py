@@ -22,6 +22,8 @@ class Phase:
     """Adam's learning rate."""
     measures: tuple[str, ...] = ()
     """Terms that are logged but not part of the loss."""
+    records: tuple[str, ...] = ()
+    """Networks whose passes are recorded for a later phase of the step; they do not move here."""
     first: int = 0
     """First step that it is part of."""
     end: int | None = None

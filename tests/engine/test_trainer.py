@@ -61,6 +61,25 @@ def test_a_phase_moves_its_networks_and_no_other(small_store, tmp_path, phase, n
     assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.networks.parameters())
 
 
+def test_without_fresh_fakes_g_is_judged_by_what_d_was_shown(small_store, tmp_path):
+    """The gradient of G is that of a second pass over the latents of D's phase, and one of the two passes is saved."""
+    trainer = make_trainer(small_store, tmp_path, make_config(fresh_fakes=False, accumulate=2))
+    batch, passes, (d, g, *_) = trainer.source.batch(0), [], trainer.recipe.phases
+    trainer.networks["g"].register_forward_hook(lambda *_: passes.append(1))
+    before = weights(trainer.networks)
+    trainer.updates.run(d, dataclasses.replace(batch, phase="d", state=trainer.state))
+    assert moved(before, weights(trainer.networks)) == {"d_h", "d_l"}
+    assert len(batch.kept) == 2
+    again = {
+        part.samples: hagan.generate(trainer.networks, part) for part in dataclasses.replace(batch, phase="d").parts(2)
+    }
+    got = gradients(trainer, "g", batch)
+    assert not batch.kept
+    assert len(passes) == 4
+    for name, gradient in gradients(trainer, "g", dataclasses.replace(batch, kept=again)).items():
+        torch.testing.assert_close(got[name], gradient)
+
+
 def test_every_network_learns_in_a_step(small_store, tmp_path):
     trainer = make_trainer(small_store, tmp_path)
     before = weights(trainer.networks)
