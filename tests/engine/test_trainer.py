@@ -64,7 +64,7 @@ def test_a_phase_moves_its_networks_and_no_other(small_store, tmp_path, phase, n
 def test_without_fresh_fakes_g_is_judged_by_what_d_was_shown(small_store, tmp_path):
     """The gradient of G is that of a second pass over the latents of D's phase, and one of the two passes is saved."""
     trainer = make_trainer(small_store, tmp_path, make_config(fresh_fakes=False, accumulate=2))
-    batch, passes, (d, g, *_) = trainer.source.batch(0), [], trainer.recipe.phases
+    batch, passes, d = trainer.source.batch(0), [], trainer.recipe.phases[0]
     trainer.networks["g"].register_forward_hook(lambda *_: passes.append(1))
     before = weights(trainer.networks)
     trainer.updates.run(d, dataclasses.replace(batch, phase="d", state=trainer.state))
