@@ -51,8 +51,8 @@ class TrainConfig:
     """Parts in which a process works through its volumes: divides the memory of activations, not the result."""
     seed: int = 0
     """Of weights, latents, windows and the order of volumes."""
-    objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
-    """Game between D and G (bce: non-saturating, as published)."""
+    objective: Literal["bce", "hinge", "lsgan", "wgan-gp", "feature-l1"] = "bce"
+    """Game between D and G (bce: non-saturating, as published). feature-l1: that of recipe segan, and of no other."""
     logits: Literal["mean", "each"] = "mean"
     """mean: D^H and D^L judge a pair by the mean of their logits, as published. each: each plays a game of its own."""
     lr_g: float = 1e-4
@@ -98,6 +98,9 @@ class TrainConfig:
     checkpointing: bool = False
     """Compute all activations of G^H and D^H, or of the levels of a translating network, again in the backward pass
     instead of keeping them."""
+    compile: bool = False
+    """Have torch.compile make kernels for the networks, but for those whose gradient a penalty differentiates again;
+    the first step then takes minutes."""
     loss_groups: bool = True
     """Derive the groups of a loss one after the other, where a recipe has them: the same gradients, and less memory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

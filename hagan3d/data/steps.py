@@ -26,8 +26,6 @@ class StepBatch(ABC):
     """Name of the phase that sees the batch; part of its random numbers."""
     state: Mapping[str, float] = field(default_factory=dict)
     """Numbers that the recipe steers."""
-    kept: dict[tuple[int, ...], tuple[Tensor, ...]] = field(default_factory=dict)
-    """What one phase of the step leaves to a later one, by the samples it belongs to."""
 
     @property
     @abstractmethod

@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "train.device",
     "train.accumulate",
     "train.checkpointing",
+    "train.compile",
     "train.loss_groups",
     "train.recompute_norms",
     "train.share_spectral",

@@ -40,6 +40,10 @@ class Updates:
             networks.to(device)
         self.networks = networks
         networks.set_memory(train.recompute_norms, train.checkpointing)
+        if train.compile:
+            penalised = {name for phase in phases for name in phase.penalised}
+            for name in set(networks.names()) - penalised:
+                networks[name].compile()
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.scalers: dict[str, torch.amp.GradScaler] = {}
         self.averages = {name: EMA(networks[name], train.ema) for name in networks.averaged} if train.ema else {}

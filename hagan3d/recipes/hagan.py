@@ -15,6 +15,7 @@ from hagan3d.data.batches import Batch
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
 from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, r1_penalty
 from hagan3d.networks.build import Networks
+from hagan3d.recipes.kept import Kept
 from hagan3d.recipes.phase import Phase, Recipe
 
 PROBABILITY = "diffaug_probability"
@@ -22,10 +23,18 @@ PROBABILITY = "diffaug_probability"
 
 def recipe(train: TrainConfig) -> Recipe:
     """Return the updates of one step: the discriminators, the generator, and (if asked for) both encoders."""
-    judges = ("d_h", "d_l") if train.anchor else ("d_h",)
+    judges, kept = ("d_h", "d_l") if train.anchor else ("d_h",), Kept()
     phases = [
-        Phase("d", judges, partial(d_losses, train), train.lr_d, ("sign_real",), () if train.fresh_fakes else ("g",)),
-        Phase("g", ("g",), partial(g_losses, train), train.lr_g),
+        Phase(
+            "d",
+            judges,
+            partial(d_losses, train, kept),
+            train.lr_d,
+            measures=("sign_real",),
+            records=() if train.fresh_fakes else ("g",),
+            penalised=judges if train.r1_weight or train.objective == "wgan-gp" else (),
+        ),
+        Phase("g", ("g",), partial(g_losses, train, kept), train.lr_g),
     ]
     if train.encoder:
         phases += [
@@ -35,12 +44,12 @@ def recipe(train: TrainConfig) -> Recipe:
     return Recipe(phases, {PROBABILITY: train.diffaug.probability}, partial(_adapt, train))
 
 
-def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+def d_losses(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Tell real pairs from generated ones; on real volumes, name the class."""
     with torch.set_grad_enabled(not train.fresh_fakes):
         pair = generate(nets, batch)
     if not train.fresh_fakes:
-        batch.kept[batch.samples] = pair
+        kept.leave_recorded("pair", batch, pair)
     real, fake = (batch.window, batch.low), (pair[0].detach(), pair[1].detach())
     logits_real, classes = _judge(train, nets, batch, *_augmented(train, batch, "real", *real))
     logits_fake, _ = _judge(train, nets, batch, *_augmented(train, batch, "fake", *fake))
@@ -53,9 +62,9 @@ def d_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tens
     return terms | {"sign_real": logits_real.detach().sign().mean()}
 
 
-def g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+def g_losses(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Be taken for real, and for the class that was asked for."""
-    pair = batch.kept.pop(batch.samples, None) or generate(nets, batch)
+    pair = kept.take("pair", batch, partial(generate, nets, batch))
     logits, classes = _judge(train, nets, batch, *_augmented(train, batch, "fake", *pair))
     return {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
 

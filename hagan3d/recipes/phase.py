@@ -22,14 +22,16 @@ class Phase:
     """Adam's learning rate."""
     measures: tuple[str, ...] = ()
     """Terms that are logged but not part of the loss."""
-    records: tuple[str, ...] = ()
-    """Networks whose passes are recorded for a later phase of the step; they do not move here."""
     first: int = 0
     """First step that it is part of."""
     end: int | None = None
     """Step from which on it is over; None: never."""
     every: int = 1
     """Steps from one update to the next."""
+    records: tuple[str, ...] = ()
+    """Networks whose passes are recorded for a later phase of the step; they do not move here."""
+    penalised: tuple[str, ...] = ()
+    """Networks whose gradient is part of the loss, and is differentiated again."""
 
     def is_alive(self, step: int) -> bool:
         """Whether ``step`` lies between its first and its end."""

@@ -25,11 +25,11 @@ from hagan3d.recipes.phase import Phase, Recipe, Terms
 def recipe(config: Config) -> Recipe:
     """Return the updates: the critic in every step, the generator in some."""
     train, kept = config.train, Kept()
-    every = config.translation.restore.critic_steps
+    every, penalised = config.translation.restore.critic_steps, ("d",) if train.objective == "wgan-gp" else ()
     return Recipe(
         [
             Phase("g", ("g",), partial(g_losses, config, kept), train.lr_g, every=every),
-            Phase("d", ("d",), partial(d_losses, config, kept), train.lr_d),
+            Phase("d", ("d",), partial(d_losses, config, kept), train.lr_d, penalised=penalised),
         ]
     )
 
