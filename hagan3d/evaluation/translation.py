@@ -18,12 +18,12 @@ from hagan3d.data.pairs import Pair, Pairs
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.calibration import Calibration
+from hagan3d.evaluation.ssim import WINDOW, ssim_map
 from hagan3d.inference.translate import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 
 VERSION = 1
 FOREGROUND = -0.9  # of the [-1, 1] range: target voxels above it are looked at where a store has no masks
-SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # voxels
 MEASURES = ("mae", "mae_percent", "psnr_db", "ssim", "nmse")
 WORST = 3  # volumes shown
 
@@ -94,10 +94,10 @@ def voxel_errors(made: Tensor, target: Tensor, inside: Tensor, unit: float) -> d
 
     Returns:
         For each, ``mae`` in target units and ``mae_percent`` of the range; ``psnr_db`` for the range of 2; ``ssim`` of
-        MONAI (Gaussian window of 11 voxels, valid convolution, on x + 1 with range 2); ``nmse``, the squared error over
+        `ssim_map` (within the volume, on x + 1 with range 2), which is MONAI's; ``nmse``, the squared error over
         the square of x + 1.
     """
-    similarity = _ssim_map(made, target)
+    similarity = ssim_map(made + 1, target + 1, data_range=2.0)
     everywhere = torch.ones_like(inside)
     return {
         name: _errors(made, target, kept.expand_as(target), similarity, unit)
@@ -107,7 +107,7 @@ def voxel_errors(made: Tensor, target: Tensor, inside: Tensor, unit: float) -> d
 
 def _errors(made: Tensor, target: Tensor, kept: Tensor, similarity: Tensor, unit: float) -> dict[str, float]:
     """Measures of `voxel_errors` over some voxels."""
-    margin = SSIM_WINDOW // 2
+    margin = WINDOW // 2
     middle = kept[:, margin:-margin, margin:-margin, margin:-margin]
     error, signal = (made - target).double()[kept], (target + 1).double()[kept]
     square = float(error.square().mean())
@@ -118,14 +118,6 @@ def _errors(made: Tensor, target: Tensor, kept: Tensor, similarity: Tensor, unit
         "ssim": float(similarity[middle].mean()) if middle.any() else math.nan,
         "nmse": float(error.square().sum() / signal.square().sum()),
     }
-
-
-def _ssim_map(made: Tensor, target: Tensor) -> Tensor:
-    """MONAI's SSIM of every voxel whose window lies within the volume."""
-    from monai.metrics.regression import compute_ssim_and_cs
-
-    window, width = [SSIM_WINDOW] * 3, [SSIM_SIGMA] * 3
-    return compute_ssim_and_cs(made[None] + 1, target[None] + 1, 3, window, width, data_range=2.0)[0][0]
 
 
 def measure_pairs(
