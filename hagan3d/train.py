@@ -219,12 +219,33 @@ def check_store(config: Config, store: Store, path: Path) -> None:
             f"{path}: holds one volume per source and target, but translation.source_channels and target_channels are "
             f"{channels[0]} and {channels[1]}; leave them at 1"
         )
+    if config.translates:
+        check_label_maps(config, store, path)
     labels = store.labels[store.indices(config.data.split)]
     if config.model.conditional and (len(store.class_names) < 2 or (labels < 0).any()):
         raise InputError(
             f"{path}: model.conditional needs at least two classes and one for every volume; "
             f"there are {len(store.class_names)} classes, and {int((labels < 0).sum())} volumes have none; complete "
             "the labels file, or leave those volumes out, and prepare the store again"
+        )
+
+
+def check_label_maps(config: Config, store: Store, path: Path) -> None:
+    """Raise InputError unless targets are label maps for segan, and for no other recipe."""
+    if config.recipe != "segan":
+        if store.has_label_maps:
+            raise InputError(f"{path}: its targets are label maps; train recipe segan (configs/segan_32.yaml) on it")
+        return
+    if not (store.has_label_maps and store.has_sources):
+        raise InputError(
+            f"{path}: recipe segan wants pairs of volumes and label maps; make some with "
+            "`hagan3d prepare --pairs volumes/ labels/ --intensity labels --window 0 K`, K the largest label"
+        )
+    found = round(float(store.hi.max())) + 1
+    if found != config.translation.segan.labels:
+        raise InputError(
+            f"{path}: maps of {found} labels, the background among them, but translation.segan.labels is "
+            f"{config.translation.segan.labels}; set it to {found}"
         )
 
 

@@ -9,6 +9,7 @@ from hagan3d.networks.cycle import CycleNetworks
 from hagan3d.networks.medgan import MedganNetworks
 from hagan3d.networks.pair import PairNetworks
 from hagan3d.networks.restore import RestoreNetworks
+from hagan3d.networks.segan import SeganNetworks
 from hagan3d.networks.set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
 from hagan3d.networks.unit import UnitNetworks
@@ -20,6 +21,7 @@ TRANSLATION: dict[str, Callable[[Size, TranslationConfig], TranslationNetworks]]
     "cyclegan": CycleNetworks,
     "restore": RestoreNetworks,
     "unit": UnitNetworks,
+    "segan": SeganNetworks,
 }
 
 

@@ -10,6 +10,7 @@ from hagan3d.config.translation import (
     CycleConfig,
     MedganConfig,
     RestoreConfig,
+    SeganConfig,
     TranslationConfig,
     UnitConfig,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "MedganConfig",
     "ModelConfig",
     "RestoreConfig",
+    "SeganConfig",
     "Size",
     "TrainConfig",
     "TranslationConfig",

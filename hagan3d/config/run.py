@@ -9,7 +9,7 @@ from hagan3d.config.train import TrainConfig
 from hagan3d.config.translation import TranslationConfig
 from hagan3d.errors import InputError
 
-RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit")
+RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan")
 _OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
 _SECTIONS = {
     "upgan": "cascade",
@@ -17,6 +17,7 @@ _SECTIONS = {
     "cyclegan": "cycle",
     "restore": "restore",
     "unit": "unit",
+    "segan": "segan",
 }  # of `translation`, that one recipe alone reads
 
 
@@ -55,7 +56,7 @@ class LogConfig:
 class Config:
     """One training run, whole."""
 
-    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit"] = "hagan"
+    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan"] = "hagan"
     """Training method. hagan generates volumes; the others translate volumes of pairs."""
     data: DataConfig = field(default_factory=DataConfig)
     """The real volumes."""
@@ -77,6 +78,8 @@ class Config:
                 f"model.minibatch_std {group}: want a divisor of train.batch_size / train.accumulate = {part}, "
                 "or 0 for none"
             )
+        if (self.train.objective == "feature-l1") != (self.recipe == "segan"):
+            raise InputError(f"train.objective {self.train.objective}: segan, and no other recipe, wants feature-l1")
         if self.translates:
             self._check_translation()
         else:
@@ -88,7 +91,7 @@ class Config:
         _want_default(self.data, "subvolume_depth", "windows", why="whole volumes are translated", section="data.")
         others = [section for recipe, section in _SECTIONS.items() if recipe != self.recipe]
         _want_default(self.translation, *others, why=f"recipe {self.recipe} has none", section="translation.")
-        if self.recipe in ("cyclegan", "unit") and self.translation.residual:
+        if self.recipe in ("cyclegan", "unit", "segan") and self.translation.residual:
             raise InputError(f"translation.residual: recipe {self.recipe} has none; leave it out")
         side, halvings = min(self.data.size), self.translation.critic_layers
         if side >> halvings < 4:

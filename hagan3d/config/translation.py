@@ -166,6 +166,26 @@ class RestoreConfig:
 
 
 @dataclass(frozen=True)
+class SeganConfig:
+    """SegAN: volumes to label maps, by a critic that compares features of what the labels cut out."""
+
+    labels: int = 3
+    """Labels of a map, the background (0) among them. It must be the store's."""
+    dice_weight: float = 1.0
+    """Weight of 1 - Dice, the mean over labels but the background."""
+    clip: float = 0.05
+    """Largest weight of the critic; larger ones are cut off after each of its updates."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.labels <= 256:
+            raise InputError(f"translation.segan.labels: want 2 to 256, got {self.labels}")
+        if not 0 <= self.dice_weight < math.inf:
+            raise InputError(f"translation.segan.dice_weight: want a number from 0 up, got {self.dice_weight}")
+        if not 0 < self.clip < math.inf:
+            raise InputError(f"translation.segan.clip: want a number above 0, got {self.clip}")
+
+
+@dataclass(frozen=True)
 class TranslationConfig:
     """Generators and critics of image-to-image translation, and the weights of their losses."""
 
@@ -202,6 +222,8 @@ class TranslationConfig:
     """DAGAN, RED-WGAN, WGAN-VGG and their like."""
     unit: UnitConfig = field(default_factory=UnitConfig)
     """UNIT."""
+    segan: SeganConfig = field(default_factory=SeganConfig)
+    """SegAN."""
 
     def __post_init__(self) -> None:
         for name in ("source_channels", "target_channels", "critic_width", "critic_layers"):

@@ -48,8 +48,9 @@ class PrepareConfig:
     fit: Literal["resize", "crop-pad"] | None = None
     """resize: the whole volume is stretched to `size`. crop-pad: the spacing (the file's own if none is given) is kept
     and the volume cut or padded round its centre. Default: crop-pad where a spacing is given, else resize."""
-    intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
-    """What becomes [-1, 1]: one window for all, two percentiles of each volume, or mean +- 3 deviations of each."""
+    intensity: Literal["window", "percentiles", "z-score", "labels"] = "percentiles"
+    """What becomes [-1, 1]: one window for all, two percentiles of each volume, or mean +- 3 deviations of each. labels:
+    volumes (of pairs, the targets) are label maps, whose voxels are never averaged; `window` is 0 and the largest."""
     window: tuple[float, float] = (-1024.0, 600.0)
     """Lowest and highest value for `intensity: window`, in the units of the files (HU for CT)."""
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -89,6 +90,10 @@ class PrepareConfig:
         if self.spacing is not None and (self.fit == "resize" or any(not 0 < side < math.inf for side in self.spacing)):
             raise InputError(f"spacing {list(self.spacing)}: want three sides above 0 mm, and --fit crop-pad")
         check_intervals("", self.window, self.percentiles)
+        if self.intensity == "labels" and not (self.window[0] == 0 and self.window[1] in range(1, 256)):
+            raise InputError(
+                f"intensity labels: want --window 0 K, K (1 to 255) the largest label, got {list(self.window)}"
+            )
         if self.validation < 0 or self.test < 0 or self.validation + self.test >= 1:
             raise InputError(
                 f"validation {self.validation:g}, test {self.test:g}: want fractions that leave some to train"

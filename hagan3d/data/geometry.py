@@ -90,13 +90,16 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
-def to_grid(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> tuple[np.ndarray, np.ndarray]:
+def to_grid(
+    array: np.ndarray, affine: np.ndarray, rule: GridRule, nearest: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Bring a volume as read to the grid of a store.
 
     Args:
         array: Voxels in file units, three axes of any lengths.
         affine: Voxel index to RAS mm [4, 4].
         rule: The wanted grid.
+        nearest: Take the value of the nearest voxel, for label maps; 0 then stands beyond the file.
 
     Returns:
         Voxels [D, H, W], float32, and their affine. Where the grid reaches beyond the file, the smallest value stands.
@@ -105,9 +108,9 @@ def to_grid(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> tuple[np.n
     begin, end = _content(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
     box = np.ascontiguousarray(array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))])
     first, step = _placement(box.shape, spacing_of(affine), rule)
-    background = float(box.min())
+    background = 0.0 if nearest else float(box.min())
     for axis in range(3):
-        index, weights, outside = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis])
+        index, weights, outside = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis], nearest)
         box = _along(box, axis, index, weights, outside, background)
     shift = np.eye(4)
     shift[:3, :3] = np.diag(step)
@@ -115,7 +118,9 @@ def to_grid(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> tuple[np.n
     return np.ascontiguousarray(box, dtype=np.float32), affine @ shift
 
 
-def resample_onto(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size: Size) -> np.ndarray:
+def resample_onto(
+    array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size: Size, nearest: bool = False
+) -> np.ndarray:
     """Bring a volume to a grid that another volume already has, with one interpolation.
 
     Where both grids have parallel axes this is what `to_grid` does; else the volume is smoothed along the axes that get
@@ -126,6 +131,7 @@ def resample_onto(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size:
         affine: Voxel index to RAS mm [4, 4].
         grid: Index (d, h, w) of the wanted grid to RAS mm [4, 4].
         size: Voxels D, H, W of the wanted grid.
+        nearest: Take the value of the nearest voxel, for label maps; 0 then stands beyond the volume.
 
     Returns:
         Voxels [D, H, W], float32. Where the grid reaches beyond the volume, its smallest value stands.
@@ -133,23 +139,23 @@ def resample_onto(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size:
     turn = ornt_transform(io_orientation(affine), io_orientation(grid))
     box, affine = apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape)
     way = np.linalg.solve(affine, grid)  # index of the grid to index of the box
-    step, first, background = np.diag(way)[:3], way[:3, 3], float(array.min())
+    step, first, background = np.diag(way)[:3], way[:3, 3], 0.0 if nearest else float(array.min())
     if np.abs(way[:3, :3] - np.diag(step)).max() * max(size) > PARALLEL:
-        return _turned(box, way, size, background)
+        return _turned(box, way, size, background, nearest)
     box = np.ascontiguousarray(box)
     for axis in range(3):
-        box = _along(box, axis, *_taps(box.shape[axis], size[axis], first[axis], step[axis]), background)
+        box = _along(box, axis, *_taps(box.shape[axis], size[axis], first[axis], step[axis], nearest), background)
     return np.ascontiguousarray(box, dtype=np.float32)
 
 
-def _turned(box: np.ndarray, way: np.ndarray, size: Size, background: float) -> np.ndarray:
+def _turned(box: np.ndarray, way: np.ndarray, size: Size, background: float, nearest: bool) -> np.ndarray:
     """Interpolate where the axes of two grids are not parallel; the triangle of variance step^2 / 6 goes before."""
     from scipy.ndimage import affine_transform, gaussian_filter  # nothing else here needs it
 
     step = np.linalg.norm(way[:3, :3], axis=1)
     widths = np.sqrt(np.clip(step**2 - 1, 0, None) / 6)
-    smooth = gaussian_filter(box.astype(np.float32), widths, mode="nearest")
-    made = affine_transform(smooth, way[:3, :3], way[:3, 3], size, order=1, mode="nearest")
+    smooth = box.astype(np.float32) if nearest else gaussian_filter(box.astype(np.float32), widths, mode="nearest")
+    made = affine_transform(smooth, way[:3, :3], way[:3, 3], size, order=0 if nearest else 1, mode="nearest")
     inside = np.ones(size, bool)
     for axis, length in enumerate(box.shape):
         d, h, w = (np.arange(side) for side in size)
@@ -176,18 +182,22 @@ def _placement(shape: tuple[int, ...], spacing: np.ndarray, rule: GridRule) -> t
     return (source - 1) / 2 - step * (size - 1) / 2, step
 
 
-def _taps(source: int, target: int, first: float, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _taps(
+    source: int, target: int, first: float, step: float, nearest: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Source voxels that each target voxel is made of [target, taps], their weights, and which targets lie outside.
 
     Linear interpolation; where the grid gets coarser the triangle widens with the step, which removes what the coarser
-    grid cannot hold (antialiasing).
+    grid cannot hold (antialiasing). ``nearest``: one source voxel each.
     """
     centre = first + step * np.arange(target)  # [target], in source voxels
+    outside = (centre < -0.5 - 1e-6) | (centre > source - 0.5 + 1e-6)
     inside, reach = np.clip(centre, 0, source - 1), max(step, 1.0)
+    if nearest:
+        return np.floor(inside + 0.5 - 1e-6).astype(int)[:, None], np.ones((target, 1), np.float32), outside
     index = np.floor(inside - reach).astype(int)[:, None] + 1 + np.arange(math.ceil(2 * reach))
     weights = np.clip(1 - np.abs(inside[:, None] - index) / reach, 0, None)
     weights[(index < 0) | (index >= source)] = 0
-    outside = (centre < -0.5 - 1e-6) | (centre > source - 0.5 + 1e-6)
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
     return np.clip(index, 0, source - 1), weights, outside
 

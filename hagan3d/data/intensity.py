@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # the processes that read files need no torch
     from torch import Tensor
 
 Values = TypeVar("Values", np.ndarray, "Tensor")
-Kind = Literal["window", "percentiles", "z-score"]
+Kind = Literal["window", "percentiles", "z-score", "labels"]
 
 DEVIATIONS = 3.0  # of a z-score, on either side of the mean
 
@@ -32,7 +32,7 @@ class IntensityRule:
 
     kind: Kind
     window: tuple[float, float]
-    """File units; for `window`."""
+    """File units; for `window`. For `labels`: 0 and the largest label."""
     percentiles: tuple[float, float]
     """Per cent; for `percentiles`."""
 
@@ -44,8 +44,11 @@ class IntensityRule:
             mask: Voxels that count for a z-score, same shape. Default: those above the mean of all.
 
         Raises:
-            InputError: If the interval is empty. The caller adds the file's name.
+            InputError: If the interval is empty, or labels are none. The caller adds the file's name.
         """
+        if self.kind == "labels":
+            _check_labels(values, self.window[1])
+            return self.window
         if self.kind == "window":
             return self.window
         if self.kind == "percentiles":
@@ -57,6 +60,16 @@ class IntensityRule:
                 )
             return lo, hi
         return _z_score_interval(values, mask)
+
+
+def _check_labels(values: np.ndarray, largest: float) -> None:
+    """Raise InputError unless all voxels are whole numbers from 0 to the largest label."""
+    odd = values[(values != np.rint(values)) | (values < 0) | (values > largest)]
+    if odd.size:
+        raise InputError(
+            f"holds {odd.flat[0]:g}, which is no label from 0 to {largest:g}; give --window 0 K with the largest label "
+            "K, or another --intensity if this is no label map"
+        )
 
 
 def _z_score_interval(values: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:

@@ -125,7 +125,8 @@ class Pairs:
             source, mask = degrade(target, self.degrade, key, self._physics(i)), stacked[1:]
         else:
             stacked = augment(_stacked([target, store.source(i), mask]), change, change_key)
-            target, source, mask = stacked[0], stacked[1], stacked[2:]
+            source, mask = stacked[1], stacked[2:]
+            target = augment(target, change, change_key, labels=True) if store.has_label_maps else stacked[0]
         return Pair(source[None], target[None], (mask > 0).float() if len(mask) else None)
 
     def volume(self, i: int, change: AugmentConfig, change_key: int) -> Tensor:

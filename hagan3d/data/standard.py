@@ -36,5 +36,5 @@ def standardize(volume: Volume, grid: GridRule, intensity: IntensityRule, mask: 
         lo, hi = intensity.interval(volume.array, mask)
     except InputError as error:
         raise InputError(f"{volume.name}: {error}") from error
-    array, affine = to_grid(volume.array, volume.affine, grid)
+    array, affine = to_grid(volume.array, volume.affine, grid, nearest=intensity.kind == "labels")
     return Standard(normalize(array, lo, hi), affine, lo, hi)

@@ -209,6 +209,11 @@ class Store:
         return "pairs" in self.settings
 
     @property
+    def has_label_maps(self) -> bool:
+        """Whether its volumes (of pairs, the targets) are label maps."""
+        return bool(self.settings["intensity"] == "labels")
+
+    @property
     def has_domains(self) -> bool:
         """Whether it holds two domains without pairs."""
         return "domains" in self.settings

@@ -74,7 +74,7 @@ class TranslationPreview(Preview):
     def groups(self, networks: Any) -> dict[str, list[np.ndarray]]:
         """Return the volumes of each kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1]."""
         device = next(networks.parameters()).device
-        made = [networks.translate(source[None].to(device)) for source in self.sources]
+        made = [networks.finished(networks.translate(source[None].to(device))) for source in self.sources]
         groups = {
             "source": [_array(x[None]) for x in self.sources],
             "translated": [_array(one.mean) for one in made],

@@ -18,6 +18,7 @@ from hagan3d.data.pairs import Pair, Pairs
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.calibration import Calibration
+from hagan3d.evaluation.label_maps import dice_of_labels, dice_summary
 from hagan3d.evaluation.ssim import WINDOW, ssim_map
 from hagan3d.inference.translate import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
@@ -206,6 +207,8 @@ class _Work:
             compared["source as it is"] = pair.source
         for name, x in compared.items():
             row[name] = voxel_errors(x, pair.target, inside, unit)
+        if self.store.has_label_maps:
+            row["dice"] = dice_of_labels(made.mean[0, 0], pair.target[0], round(2 * unit) + 1)
         row["seam_ratio"] = seam_ratio(made.mean[0, 0].numpy(), self.translator.windows(self.store.size[0]).borders)
         self.rows.append(row)
         self._calibrate(pair, made, scale)
@@ -234,6 +237,7 @@ class _Work:
             "volumes": len(self.rows),
             "summary": {name: {where: self._summary(name, where) for where in ("whole", "mask")} for name in names},
             "seam_ratio": float(np.mean(seams)) if seams else None,
+            "dice": dice_summary([row["dice"] for row in self.rows if "dice" in row]),
             "rows": self.rows,
             "versions": {"hagan3d": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }

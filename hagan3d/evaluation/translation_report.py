@@ -18,6 +18,7 @@ from hagan3d.evaluation.translation import MEASURES, Case, MeasuredPairs
 from hagan3d.evaluation.verdict import Verdict
 
 TITLES = {"mae": "MAE", "mae_percent": "MAE, % of range", "psnr_db": "PSNR, dB", "ssim": "SSIM", "nmse": "NMSE"}
+GOOD_DICE = 0.7  # from here on an overlap is called good
 WANTED_COVERAGE = (0.85, 0.95)  # of the 90 % interval
 NOTES = (
     "MAE in target units; where volumes have intervals of their own, each by that of its target.",
@@ -40,6 +41,8 @@ COLOURS = {"as predicted": "#c0392b", "scaled": "#1f6fb2"}
 
 def pair_verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
     """Return what the numbers say, in plain sentences."""
+    if metrics.get("dice"):
+        return [dice_verdict(metrics["dice"])]
     made, found = metrics["summary"]["translated"]["mask"], []
     error = f"{made['mae']['mean']:.4g} {metrics['units']}" if metrics["units"] else ""
     error = error or f"{made['mae_percent']['mean']:.2f} % of the range"
@@ -106,6 +109,8 @@ def _head(metrics: Mapping[str, Any]) -> str:
 
 
 def _errors(metrics: Mapping[str, Any]) -> str:
+    if metrics.get("dice"):
+        return dice_table(metrics["dice"])
     units = metrics["units"]
     header = ["", *(f"MAE, {units}" if key == "mae" and units else TITLES[key] for key in MEASURES)]
     rows = [
@@ -115,6 +120,19 @@ def _errors(metrics: Mapping[str, Any]) -> str:
     ]
     note = f"<p class=note>Mask: {html.escape(metrics['mask'])}.</p>"
     return "<h2>Errors</h2>" + table(header, rows) + note
+
+
+def dice_verdict(dice: Mapping[str, Mapping[str, float]]) -> Verdict:
+    """Return what the overlap of labels says, in one sentence."""
+    each = ", ".join(f"{value['mean']:.3f} for label {label}" for label, value in dice.items())
+    return Verdict(min(value["mean"] for value in dice.values()) > GOOD_DICE, f"Dice {each}")
+
+
+def dice_table(dice: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the overlap of each label as HTML."""
+    rows = [[label, _spread(value), f"{value['least']:.3f}", str(value["volumes"])] for label, value in dice.items()]
+    note = "<p class=note>Over volumes in which a label is, or was found; of the others it says nothing.</p>"
+    return "<h2>Overlap</h2>" + table(["label", "Dice", "least", "volumes"], rows) + note
 
 
 def _spread(value: Mapping[str, float]) -> str:

@@ -128,7 +128,7 @@ class Translator:
             return torch.cat(maps, 1)[0].float()
 
         for slab in blended(windows, compute):
-            yield Translation(*slab[None].split(channels, dim=1))
+            yield self.networks.finished(Translation(*slab[None].split(channels, dim=1)))
 
     def whole(self, source: Tensor) -> Translation:
         """Translate a volume ``[Cs, D, H, W]`` that is in memory; returns it whole, ``[1, Ct, D, H, W]`` on the CPU."""

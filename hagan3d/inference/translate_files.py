@@ -54,7 +54,7 @@ class Uncertainty:
 
 def target_interval(description: DataDescription, lo: float, hi: float) -> tuple[float, float]:
     """Values of -1 and 1 of a translation: the model's where targets have units of their own, else the source's."""
-    if description.source_domain is None and description.intensity != "window":
+    if description.source_domain is None and description.intensity not in ("window", "labels"):
         return lo, hi
     return description.lo, description.hi
 
@@ -179,14 +179,16 @@ def maps_of(made: Translation, interval: tuple[float, float], uncertainty: Uncer
 
 
 def _write(path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype) -> None:
-    """Write a volume of the model's grid on the grid of its source."""
+    """Write a volume of the model's grid on the grid of its source; a label map as whole numbers."""
+    is_map = description.intensity == "labels"
+    array, dtype = (np.rint(array), "int16") if is_map else (array, dtype)
     if source.home is None:
         turned, affine = to_output_axes(array, source.affine, description.orientation)
         write_nifti(path, turned, affine, dtype)
         return
     shape, affine = source.home
     size = (shape[0], shape[1], shape[2])
-    write_nifti(path, resample_onto(array, source.affine, affine, size), affine, dtype)
+    write_nifti(path, resample_onto(array, source.affine, affine, size, nearest=is_map), affine, dtype)
 
 
 def _show(

@@ -19,6 +19,14 @@ def feature_l1(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     return torch.stack([F.l1_loss(a, b.detach()) for a, b in zip(fake, real, strict=True)]).sum()
 
 
+def multiscale_l1(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference of feature maps, averaged over layers, a scalar; gradients reach both.
+
+    Arguments as in `feature_l1`. Source: Xue et al., SegAN, Neuroinformatics 16, 2018, equations 1 and 2.
+    """
+    return torch.stack([F.l1_loss(a, b) for a, b in zip(fake, real, strict=True)]).mean()
+
+
 def content_loss(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """Mean squared difference of feature maps, summed over layers, a scalar; arguments as in `feature_l1`.
 

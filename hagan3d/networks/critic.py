@@ -44,6 +44,29 @@ class PatchCritic(nn.Module):
         return maps
 
 
+class FeatureCritic(nn.Module):
+    """A critic without logits (family FC), whose features are compared: convolutions of kernel 4 that halve the sides.
+
+    Instance norm except in the first layer.
+
+    Source: Xue et al., SegAN: Adversarial Network with Multi-scale L1 Loss for Medical Image Segmentation,
+    Neuroinformatics 16, 2018, section 3.2.
+    """
+
+    def __init__(self, in_channels: int, *, width: int, layers: int) -> None:
+        """Build a critic of ``in_channels`` volumes with ``layers`` that halve, the first of ``width`` channels."""
+        super().__init__()
+        widths = [in_channels, *(width * min(2**layer, MOST_WIDTHS) for layer in range(layers))]
+        self.convs = nn.ModuleList(StridedConv3d(a, b, FOUR, stride=2, padding=1) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Give what each layer makes of ``x [B, C, D, H, W]``."""
+        maps = [_activated(self.convs[0](x))]
+        for conv in self.convs[1:]:
+            maps.append(_activated(F.instance_norm(conv(maps[-1]))))
+        return maps
+
+
 class GlobalCritic(nn.Module):
     """The global critic (family GC): convolutions of kernel 4 that halve the sides down to 4, one logit per volume.
 

@@ -28,7 +28,7 @@ class NetworkSet(nn.Module):
                     setattr(module, name, value)
 
     def follow(self, moved: Sequence[str]) -> None:  # noqa: B027 - nothing follows unless a model says so
-        """Let networks that learn by following others do so, after those named have ``moved``."""
+        """Do what follows from networks having ``moved``: let others follow them, keep weights within bounds."""
 
     def reached(self, step: int) -> None:  # noqa: B027 - most models are one at all steps
         """Be the model of a run after so many steps: parts that have not learned yet are left out in inference."""

@@ -49,6 +49,10 @@ class TranslationNetworks(NetworkSet):
             statistics: Numbers ``[B]`` of the whole volumes; None: ``source`` is whole, and they are its own.
         """
 
+    def finished(self, made: Translation) -> Translation:
+        """Turn what `translate` gave, of windows after they were blended, into a translation that can be written."""
+        return made
+
     def statistic_map(self, source: Tensor, statistics: Sequence[Tensor]) -> Tensor:
         """Return ``[B, 1, D, H, W]``, whose mean over a volume is the first statistic that is not in ``statistics``."""
         raise ValueError(f"there are {self.num_statistics} statistics, and {len(statistics)} are given")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hagan3d.config import Config
-from hagan3d.recipes import cyclegan, hagan, medgan, pix2pix, restore, unit, upgan
+from hagan3d.recipes import cyclegan, hagan, medgan, pix2pix, restore, segan, unit, upgan
 from hagan3d.recipes.phase import Recipe
 
 _RECIPES: dict[str, Callable[[Config], Recipe]] = {
@@ -14,6 +14,7 @@ _RECIPES: dict[str, Callable[[Config], Recipe]] = {
     "cyclegan": cyclegan.recipe,
     "restore": restore.recipe,
     "unit": unit.recipe,
+    "segan": segan.recipe,
 }
 
 

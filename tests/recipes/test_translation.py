@@ -29,8 +29,9 @@ from hagan3d.engine.updates import Updates
 from hagan3d.recipes.choice import make_recipe
 
 CPU = torch.device("cpu")
-RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan", "unit")
-PAIRED = RECIPES[:-2]
+RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan", "unit", "segan")
+PAIRED = RECIPES[:4]  # those whose results are compared with targets voxel by voxel
+OBJECTIVES = {"restore": "wgan-gp", "segan": "feature-l1"}
 ALL_TERMS = RestoreConfig(
     generator="skips",
     depth=4,
@@ -47,6 +48,7 @@ SMALL = {
     "restore": {"restore": ALL_TERMS},
     "cyclegan": {"cycle": CycleConfig(blocks=1, pool=3)},
     "unit": {"unit": UnitConfig(blocks=1, attention=True, spectral_norm=True, charbonnier=True)},
+    "segan": {"critic_layers": 2},
 }
 
 
@@ -58,7 +60,7 @@ def make_config(recipe, translation=None, **train):
         "batch_size": 2,
         "device": "cpu",
         "betas": (0.5, 0.999),
-        "objective": "wgan-gp" if recipe == "restore" else "lsgan",
+        "objective": OBJECTIVES.get(recipe, "lsgan"),
     } | train
     return Config(
         recipe=recipe,
