@@ -149,9 +149,19 @@ def make_source(config: Config, store: Store, share: int, processes: Processes) 
     data, seed, whole = config.data, config.train.seed, config.train.encoder
     rank, world = processes.rank, processes.world
     if config.translates:
-        paired, fraction = data.paired, data.fraction
         return PairSource(
-            store, data.split, share, seed, data.degrade, data.augment, paired, fraction, rank=rank, world=world
+            store,
+            data.split,
+            share,
+            seed,
+            data.degrade,
+            data.augment,
+            data.paired,
+            data.fraction,
+            depth=0 if data.window == "whole" else data.depth,
+            anchored=data.window == "hierarchical",
+            rank=rank,
+            world=world,
         )
     return BatchSource(
         store, data.split, data.depth, share, seed, data.augment, data.windows, whole=whole, rank=rank, world=world

@@ -1,8 +1,10 @@
 """The networks that a config asks for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hagan3d.config import Config, Size, TranslationConfig
+from hagan3d.networks.anchor import Anchor
 from hagan3d.networks.build import Networks
 from hagan3d.networks.cascade import CascadeNetworks
 from hagan3d.networks.cycle import CycleNetworks
@@ -33,5 +35,9 @@ def make_networks(config: Config, num_classes: int = 0) -> NetworkSet:
 
 
 def make_translation_networks(config: Config) -> TranslationNetworks:
-    """Build the networks of a translation recipe."""
-    return TRANSLATION[config.recipe](config.data.size, config.translation)
+    """Build the networks of a translation recipe, for what they learn on: whole volumes or windows."""
+    data, model = config.data, config.translation
+    networks = TRANSLATION[config.recipe](data.seen_size, replace(model, source_channels=config.seen_sources))
+    if data.window == "hierarchical":
+        networks.learn_beside(Anchor(data.low_size, data.factor, model))
+    return networks

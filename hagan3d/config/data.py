@@ -65,7 +65,11 @@ class DataConfig:
     size: Size = (32, 32, 32)
     """Voxels per axis D, H, W; each a multiple of 32. It must be the store's."""
     subvolume_depth: int | None = None
-    """Slices shown to D^H and E^H, a multiple of the low-resolution factor (4 up to 256). Default: 1/8 of D."""
+    """Slices of a sub-volume (HA-GAN: what D^H and E^H see) or window (translation), a multiple of the low-resolution
+    factor (4 up to 256). Default: 1/8 of D."""
+    window: Literal["whole", "patch", "hierarchical"] = "whole"
+    """For translation: what the networks learn on. whole: whole volumes. patch: windows of `subvolume_depth` slices.
+    hierarchical: such windows, beside what an anchor makes of the low-resolution volume (64 voxels a side at most)."""
     windows: Literal["even", "uniform", "fixed", "published"] = "even"
     """Where sub-volumes are cut. even: every slice about equally often. For comparison: uniform, at any start that
     A allows; fixed, in the middle; published, one start for the batch, generated ones up to A's stride off."""
@@ -104,3 +108,14 @@ class DataConfig:
     def depth(self) -> int:
         """Slices per sub-volume: as set, else 1/8 of D rounded up to the low-resolution factor."""
         return self.subvolume_depth or self.factor * math.ceil(self.size[0] / 8 / self.factor)
+
+    @property
+    def low_size(self) -> Size:
+        """Voxels of the low-resolution volume."""
+        d, h, w = (side // self.factor for side in self.size)
+        return d, h, w
+
+    @property
+    def seen_size(self) -> Size:
+        """Voxels of what the networks of a translation learn on: a whole volume, or a window."""
+        return self.size if self.window == "whole" else (self.depth, *self.size[1:])

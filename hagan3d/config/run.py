@@ -10,6 +10,7 @@ from hagan3d.config.translation import TranslationConfig
 from hagan3d.errors import InputError
 
 RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan")
+_IN_WINDOWS = ("upgan", "pix2pix", "medgan", "restore")  # recipes whose pairs may be cut
 _OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
 _SECTIONS = {
     "upgan": "cascade",
@@ -84,21 +85,52 @@ class Config:
             self._check_translation()
         else:
             _want_default(self, "translation", why="recipe hagan does not translate")
+            _want_default(self.data, "window", why="recipe hagan does not translate", section="data.")
 
     def _check_translation(self) -> None:
         _want_default(self, "model", why=f"the networks of recipe {self.recipe} are set in `translation`")
         _want_default(self.train, *_OF_HAGAN, why=f"recipe {self.recipe} has none", section="train.")
-        _want_default(self.data, "subvolume_depth", "windows", why="whole volumes are translated", section="data.")
+        _want_default(self.data, "windows", why="windows of pairs are cut evenly", section="data.")
+        if self.data.window == "whole":
+            _want_default(self.data, "subvolume_depth", why="whole volumes are translated", section="data.")
+        else:
+            self._check_windows()
         others = [section for recipe, section in _SECTIONS.items() if recipe != self.recipe]
         _want_default(self.translation, *others, why=f"recipe {self.recipe} has none", section="translation.")
         if self.recipe in ("cyclegan", "unit", "segan") and self.translation.residual:
             raise InputError(f"translation.residual: recipe {self.recipe} has none; leave it out")
-        side, halvings = min(self.data.size), self.translation.critic_layers
+        sources, targets = self.translation.source_channels, self.translation.target_channels
+        if self.translation.residual and sources != targets:
+            raise InputError(
+                f"translation.residual: adds source to target, but they have {sources} and {targets} channels"
+            )
+        side, halvings = min(self.data.seen_size), self.translation.critic_layers
         if side >> halvings < 4:
             raise InputError(
                 f"translation.critic_layers {halvings}: makes {side >> halvings} voxels of {side}, and 4 must be left; "
-                "take fewer, or larger volumes"
+                "take fewer, or larger volumes or windows"
             )
+
+    def _check_windows(self) -> None:
+        """Raise InputError unless the networks can learn on windows of pairs."""
+        data, depth = self.data, self.data.depth
+        if self.recipe not in _IN_WINDOWS or not data.paired:
+            what = f"recipe {self.recipe}" if data.paired else "data.paired false"
+            raise InputError(
+                f"data.window {data.window}: {what} sees whole volumes; only pairs of {', '.join(_IN_WINDOWS)} are cut"
+            )
+        halved = 2 ** (self.translation.levels or 0)
+        if (depth % 32 and depth not in (8, 16)) or depth % halved:
+            raise InputError(
+                f"data.subvolume_depth: windows of pairs have 8, 16 or a multiple of 32 slices, divisible by {halved} "
+                f"(translation.levels); got {depth}"
+            )
+
+    @property
+    def seen_sources(self) -> int:
+        """Volumes that the networks of a translation start from: its sources, and what an anchor makes of them."""
+        model = self.translation
+        return model.source_channels + (model.target_channels if self.data.window == "hierarchical" else 0)
 
     @property
     def translates(self) -> bool:

@@ -233,11 +233,6 @@ class TranslationConfig:
             raise InputError(f"translation.width: want at least 4, got {self.width}")
         if self.levels is not None and not 1 <= self.levels <= 5:
             raise InputError(f"translation.levels: want 1 to 5, got {self.levels}")
-        if self.residual and self.source_channels != self.target_channels:
-            raise InputError(
-                f"translation.residual: adds source to target, but they have {self.source_channels} and "
-                f"{self.target_channels} channels"
-            )
         for name in ("l1_weight", "adversarial_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"translation.{name}: want a number from 0 up, got {getattr(self, name)}")

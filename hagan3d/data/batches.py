@@ -177,8 +177,9 @@ class BatchSource(StepSource[Batch]):
 
     def _start(self, step: int, sample: int) -> int:
         sample = 0 if self.windows == "published" else sample
-        uniform = np.random.default_rng([self.seed, step, sample, zlib.crc32(b"start")]).random(2)
-        return choose_start(uniform, self.store.size[0], self.depth, self.store.factor, self.windows)
+        return choose_start(
+            uniform_of(self.seed, step, sample), self.store.size[0], self.depth, self.store.factor, self.windows
+        )
 
     def _whole(self, indices: list[int], augmented: tuple[Tensor | None, ...]) -> StoredVolumes | HeldVolumes:
         held = [volume for volume in augmented if volume is not None]
@@ -191,6 +192,11 @@ class BatchSource(StepSource[Batch]):
         key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
         volume = augment(self.store.volume(index), self.augment, int(key))
         return volume[start : start + self.depth], F.avg_pool3d(volume[None], self.store.factor)[0], volume
+
+
+def uniform_of(seed: int, step: int, sample: int) -> np.ndarray:
+    """Draw the two numbers that `choose_start` wants of one sample."""
+    return np.random.default_rng([seed, step, sample, zlib.crc32(b"start")]).random(2)
 
 
 def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int, windows: str = "even") -> int:

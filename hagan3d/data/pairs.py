@@ -3,17 +3,19 @@
 import hashlib
 import math
 import zlib
-from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DegradeConfig
 from hagan3d.data.augment import augment
+from hagan3d.data.batches import choose_start, uniform_of
 from hagan3d.data.degrade import Physics, degrade
 from hagan3d.data.geometry import spacing_of
 from hagan3d.data.steps import StepBatch, StepSource, drawn, pinned
@@ -23,7 +25,10 @@ from hagan3d.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch(StepBatch):
-    """What one update of a translation sees: sources, targets, and the source of its random numbers."""
+    """What one update of a translation sees: sources, targets, and the source of its random numbers.
+
+    Volumes are whole, or windows along D: source, target and mask at the same place.
+    """
 
     source: Tensor
     """Volumes to translate ``[B, Cs, D, H, W]`` in [-1, 1]."""
@@ -31,6 +36,12 @@ class PairBatch(StepBatch):
     """What they shall become ``[B, Ct, D, H, W]`` in [-1, 1]; in unpaired training, volumes of other subjects."""
     mask: Tensor | None = None
     """``[B, 1, D, H, W]``, 1 where the likelihood and metrics look; None: everywhere."""
+    start: Tensor | None = None
+    """Of windows: the first slice of each ``[B]``, int64."""
+    low_source: Tensor | None = None
+    """Beside windows that are anchored: the whole sources at low resolution ``[B, Cs, d, h, w]``."""
+    low_target: Tensor | None = None
+    """And the whole targets ``[B, Ct, d, h, w]``."""
 
     @property
     def device(self) -> torch.device:
@@ -42,24 +53,22 @@ class PairBatch(StepBatch):
         size = len(self) // count
         for first in range(0, len(self), size):
             rows = slice(first, first + size)
-            mask = None if self.mask is None else self.mask[rows]
-            yield replace(
-                self, source=self.source[rows], target=self.target[rows], mask=mask, samples=self.samples[rows]
-            )
+            yield replace(self._changed(lambda x, rows=rows: x[rows]), samples=self.samples[rows])  # type: ignore[misc]
 
     def to(self, device: torch.device) -> Self:
-        """Move all volumes to a device."""
+        """Move all tensors to a device."""
+        return self._changed(lambda x: pinned(x, device).to(device, non_blocking=True))
 
-        def moved(x: Tensor) -> Tensor:
-            return pinned(x, device).to(device, non_blocking=True)
-
-        mask = None if self.mask is None else moved(self.mask)
-        return replace(self, source=moved(self.source), target=moved(self.target), mask=mask)
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Change every tensor."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: change(x) for name, x in values.items() if isinstance(x, Tensor)}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One source, its target and its mask."""
+    """One source, its target and its mask: whole, or a window of them."""
 
     source: Tensor
     """``[Cs, D, H, W]`` in [-1, 1]."""
@@ -67,6 +76,17 @@ class Pair:
     """``[Ct, D, H, W]`` in [-1, 1]."""
     mask: Tensor | None = None
     """``[1, D, H, W]`` of 0 and 1."""
+    low_source: Tensor | None = None
+    """Beside a window: the whole source at low resolution ``[Cs, d, h, w]``."""
+    low_target: Tensor | None = None
+    """The whole target ``[Ct, d, h, w]``."""
+
+    def cut(self, start: int, depth: int, factor: int) -> "Pair":
+        """Cut a window of a whole pair, and average the whole over ``factor``^3 voxels beside it."""
+        slices = slice(start, start + depth)
+        low_source, low_target = (F.avg_pool3d(x, factor) for x in (self.source, self.target))
+        mask = None if self.mask is None else self.mask[:, slices]
+        return Pair(self.source[:, slices], self.target[:, slices], mask, low_source, low_target)
 
 
 @dataclass(frozen=True)
@@ -129,6 +149,13 @@ class Pairs:
             target = augment(target, change, change_key, labels=True) if store.has_label_maps else stacked[0]
         return Pair(source[None], target[None], (mask > 0).float() if len(mask) else None)
 
+    def window(self, i: int, start: int, depth: int, anchored: bool) -> Pair:
+        """Read ``depth`` slices of a pair of the store and no more; if ``anchored``, and the low-resolution whole."""
+        store = self.store
+        mask = (store.mask(i, start, depth) > 0).float()[None] if store.has_masks else None
+        lows = (store.low_source(i)[None], store.low(i)[None]) if anchored else (None, None)
+        return Pair(store.source(i, start, depth)[None], store.window(i, start, depth)[None], mask, *lows)
+
     def volume(self, i: int, change: AugmentConfig, change_key: int) -> Tensor:
         """Read a volume of either domain ``[1, D, H, W]``, changed."""
         return augment(self.store.volume(i), change, change_key)[None]
@@ -154,6 +181,10 @@ class PairSource(StepSource[PairBatch]):
     """Whether source and target are of one subject."""
     fraction: float = 1.0
     """Of the subjects of the split."""
+    depth: int = 0
+    """Slices of the windows that pairs are cut to, every slice about equally often; 0: pairs are whole."""
+    anchored: bool = False
+    """Whether the whole goes with them at low resolution."""
     rank: int = 0
     world: int = 1
     """Processes that share a global batch."""
@@ -183,11 +214,14 @@ class PairSource(StepSource[PairBatch]):
         first = self.rank * self.batch_size
         samples = tuple(range(first, first + self.batch_size))
         found = [self._pair(step, sample) for sample in samples]
-        masks = [pair.mask for pair in found if pair.mask is not None]
+        starts = [self._start(step, sample) for sample in samples] if self.depth else []
         return PairBatch(
             source=torch.stack([pair.source for pair in found]),
             target=torch.stack([pair.target for pair in found]),
-            mask=torch.stack(masks) if masks else None,
+            mask=_stacked_or_none([pair.mask for pair in found]),
+            start=torch.tensor(starts) if starts else None,
+            low_source=_stacked_or_none([pair.low_source for pair in found]) if self.anchored else None,
+            low_target=_stacked_or_none([pair.low_target for pair in found]) if self.anchored else None,
             samples=samples,
             seed=self.seed,
             step=step,
@@ -197,6 +231,8 @@ class PairSource(StepSource[PairBatch]):
         position = step * self.world * self.batch_size + sample
         i = drawn(self._sources, self.seed, position)
         key = None if self.degrade.fixed else self._key(step, sample, "degrade")
+        if self.paired and self.depth:
+            return self._window(i, step, sample, key)
         if self.paired:
             return self.pairs.pair(i, key, self.augment, self._key(step, sample, "augment"))
         j, other = self._another(i, position), self._key(step, sample, "augment target")
@@ -204,6 +240,18 @@ class PairSource(StepSource[PairBatch]):
         if self.store.has_domains:
             return Pair(self.pairs.volume(i, self.augment, self._key(step, sample, "augment")), target)
         return replace(self.pairs.pair(i, key, self.augment, self._key(step, sample, "augment")), target=target)
+
+    def _window(self, i: int, step: int, sample: int, key: int | None) -> Pair:
+        """Cut a pair; what simulates or changes a whole volume needs the whole, else a window of the store is read."""
+        start = self._start(step, sample)
+        if not self.degrade.active and not self.augment.active:
+            return self.pairs.window(i, start, self.depth, self.anchored)
+        whole = self.pairs.pair(i, key, self.augment, self._key(step, sample, "augment"))
+        return whole.cut(start, self.depth, self.store.factor)
+
+    def _start(self, step: int, sample: int) -> int:
+        """First slice of the window of one sample."""
+        return choose_start(uniform_of(self.seed, step, sample), self.store.size[0], self.depth, self.store.factor)
 
     def _another(self, i: int, position: int) -> int:
         """Draw a target that is not of the subject of volume ``i``."""
@@ -224,6 +272,12 @@ def _stacked(volumes: list[Tensor | None]) -> Tensor:
     present = [volume for volume in volumes[:-1] if volume is not None]
     mask = volumes[-1]
     return torch.stack([*present, *([] if mask is None else [mask * 2 - 1])])
+
+
+def _stacked_or_none(volumes: list[Tensor | None]) -> Tensor | None:
+    """Stack what each sample has, or none has."""
+    present = [volume for volume in volumes if volume is not None]
+    return torch.stack(present) if present else None
 
 
 def _rank(seed: int, subject: str) -> str:

@@ -94,6 +94,10 @@ def write_store(
                 made = file.create_dataset(name, high.shape, kind, chunks=high.chunks, **packed)
                 for index in range(count):
                     made[index] = read(index)
+        if sources is not None:
+            low_source = file.create_dataset("low_source", low.shape, np.int16, chunks=low.chunks, **packed)
+            for index in range(count):
+                low_source[index] = area_average(file["source_voxels"][index], factor)
         _write_records(file, records, settings["columns"])
 
 
@@ -173,6 +177,7 @@ class Store:
         self.source_intervals: np.ndarray = merged["source_interval"]
         """Values of x = -1 and x = 1 of the source of each pair, in its file's units [N, 2]; NaN without pairs."""
         self.has_masks = bool(tables[0]["has_masks"][0]) if len(self.ids) else False
+        self._has_low_sources = bool(tables[0]["has_low_sources"][0]) if len(self.ids) else False
         _refuse_twins(self.path, self.ids, "id")
         _refuse_twins(self.path, self.hashes, "content")
 
@@ -220,9 +225,7 @@ class Store:
 
     def window(self, i: int, start: int, depth: int) -> "Tensor":
         """Read `depth` slices from `start` on of volume `i`: [depth, H, W], float32 in [-1, 1]."""
-        if not 0 <= start <= self.size[0] - depth:
-            raise ValueError(f"want 0 <= start <= {self.size[0] - depth}, got {start}")
-        return self._read("high", i, slice(start, start + depth))
+        return self._read("high", i, self._slices(start, depth))
 
     def volume(self, i: int) -> "Tensor":
         """Read volume `i` [D, H, W], float32 in [-1, 1]."""
@@ -232,13 +235,21 @@ class Store:
         """Read the area average of volume `i` [D/f, H/f, W/f], float32 in [-1, 1]."""
         return self._read("low", i, slice(None))
 
-    def source(self, i: int) -> "Tensor":
-        """Read the source of pair `i` [D, H, W], float32 in [-1, 1]."""
-        return self._read("source_voxels", i, slice(None))
+    def source(self, i: int, start: int = 0, depth: int | None = None) -> "Tensor":
+        """Read the source of pair `i` [D, H, W], or `depth` slices of it, float32 in [-1, 1]."""
+        return self._read("source_voxels", i, self._slices(start, depth))
 
-    def mask(self, i: int) -> "Tensor":
-        """Read mask `i` [D, H, W], float32 of 0 and 1."""
-        return self._read("mask", i, slice(None), scale=1)
+    def low_source(self, i: int) -> "Tensor":
+        """Read the area average of the source of pair `i` [D/f, H/f, W/f], float32 in [-1, 1]."""
+        if not self._has_low_sources:
+            raise InputError(
+                f"{self.path}: holds no low-resolution sources, as it was made by an earlier version; prepare it again"
+            )
+        return self._read("low_source", i, slice(None))
+
+    def mask(self, i: int, start: int = 0, depth: int | None = None) -> "Tensor":
+        """Read mask `i` [D, H, W], or `depth` slices of it, float32 of 0 and 1."""
+        return self._read("mask", i, self._slices(start, depth), scale=1)
 
     def description(self) -> DataDescription:
         """What a model must remember of this data; medians are taken over the training set, if there is one."""
@@ -279,6 +290,13 @@ class Store:
         """Close the files; the next read opens them again."""
         while self._open:
             self._open.popitem()[1].close()
+
+    def _slices(self, start: int, depth: int | None) -> slice:
+        """Slices of a window, or all."""
+        depth = self.size[0] if depth is None else depth
+        if not 0 <= start <= self.size[0] - depth:
+            raise ValueError(f"want 0 <= start <= {self.size[0] - depth}, got {start}")
+        return slice(start, start + depth)
 
     def _read(self, name: str, i: int, slices: slice, scale: int = SCALE) -> "Tensor":
         import torch
@@ -323,6 +341,7 @@ def _read_table(path: Path) -> dict[str, Any]:
             has_sources = "source_interval" in file
             table["source_interval"] = file["source_interval"][:] if has_sources else np.full((count, 2), np.nan)
             table["has_masks"] = np.full(count, "mask" in file)
+            table["has_low_sources"] = np.full(count, "low_source" in file)
             return table
     except (OSError, KeyError, ValueError) as error:
         if isinstance(error, InputError):

@@ -82,17 +82,7 @@ def made_up_batch(config: Config, recipe: Recipe) -> StepBatch:
     """Return a batch of zeros of the shapes of a run, as the first step would see it."""
     count, size, factor = config.train.batch_size, config.data.size, config.data.factor
     if config.translates:
-        channels = config.translation.source_channels, config.translation.target_channels
-        source, target = (torch.zeros(count, channel, *size) for channel in channels)
-        return PairBatch(
-            source=source,
-            target=target,
-            mask=torch.zeros(count, 1, *size),
-            samples=tuple(range(count)),
-            seed=0,
-            step=0,
-            state=recipe.state,
-        )
+        return _made_up_pairs(config, recipe)
     return _MadeUp(
         window=torch.zeros(count, 1, config.data.depth, *size[1:]),
         low=torch.zeros(count, 1, *(side // factor for side in size)),
@@ -104,3 +94,23 @@ def made_up_batch(config: Config, recipe: Recipe) -> StepBatch:
         step=0,  # lazy terms such as R1 are part of it
         state=recipe.state,
     )
+
+
+def _made_up_pairs(config: Config, recipe: Recipe) -> PairBatch:
+    data, count = config.data, config.train.batch_size
+    channels = config.translation.source_channels, config.translation.target_channels
+    source, target = (torch.zeros(count, channel, *data.seen_size) for channel in channels)
+    made = PairBatch(
+        source=source,
+        target=target,
+        mask=torch.zeros(count, 1, *data.seen_size),
+        samples=tuple(range(count)),
+        seed=0,
+        step=0,
+        state=recipe.state,
+    )
+    if data.window != "hierarchical":
+        return made
+    low_source, low_target = (torch.zeros(count, channel, *data.low_size) for channel in channels)
+    start = torch.zeros(count, dtype=torch.int64)
+    return replace(made, start=start, low_source=low_source, low_target=low_target)

@@ -79,7 +79,9 @@ class Plan:
         voxels = math.prod(data.size)
         if self.config.translates:
             volumes = 1 if data.degrade.active and data.paired else 2
-            return 2 * train.batch_size * voxels * volumes
+            cut = data.window != "whole" and not data.degrade.active and not data.augment.active
+            low = math.prod(data.low_size) if cut and data.window == "hierarchical" else 0
+            return 2 * train.batch_size * volumes * ((math.prod(data.seen_size) if cut else voxels) + low)
         slices = data.size[0] if train.encoder or data.augment.active else 0
         window = 0 if data.augment.active else data.depth
         return 2 * train.batch_size * (voxels * (slices + window) // data.size[0] + voxels // data.factor**3)

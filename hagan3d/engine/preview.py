@@ -1,12 +1,14 @@
 """Pictures of a run: real, generated and reconstructed volumes, or sources, translations and targets."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hagan3d.config import TrainConfig
 from hagan3d.data.batches import BatchSource
@@ -14,7 +16,9 @@ from hagan3d.data.description import DataDescription
 from hagan3d.data.pairs import PairSource
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store import Store
+from hagan3d.networks.anchor import beside
 from hagan3d.networks.encoder import encode
+from hagan3d.networks.translation import Translation
 
 COLUMNS = 4  # volumes of each kind
 Source = BatchSource | PairSource
@@ -62,19 +66,22 @@ class GenerationPreview(Preview):
 
 
 class TranslationPreview(Preview):
-    """Sources, what they are translated to, the uncertainty where there is one, and targets; first channels."""
+    """Sources, what they are translated to, the uncertainty where there is one, and targets; first channels.
+
+    Volumes are whole; they are translated in windows, side by side, if the run learns on windows.
+    """
 
     def __init__(self, source: PairSource) -> None:
         """Take the pairs of the first steps."""
         steps = -(-COLUMNS // source.batch_size)
-        batches = [source.batch(step) for step in range(steps)]
+        batches = [replace(source, depth=0, anchored=False).batch(step) for step in range(steps)]
         self.sources = torch.cat([batch.source for batch in batches])[:COLUMNS]
         self.targets = torch.cat([batch.target for batch in batches])[:COLUMNS]
+        self.depth = source.depth or source.store.size[0]
 
     def groups(self, networks: Any) -> dict[str, list[np.ndarray]]:
         """Return the volumes of each kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1]."""
-        device = next(networks.parameters()).device
-        made = [networks.finished(networks.translate(source[None].to(device))) for source in self.sources]
+        made = [self._translated(networks, source[None]) for source in self.sources]
         groups = {
             "source": [_array(x[None]) for x in self.sources],
             "translated": [_array(one.mean) for one in made],
@@ -82,6 +89,22 @@ class TranslationPreview(Preview):
         }
         sigmas = [_array(one.sigma * 4 - 1) for one in made if one.sigma is not None]
         return groups | ({"sigma, 0 to 0.5": sigmas} if sigmas else {})
+
+    def _translated(self, networks: Any, source: Tensor) -> Translation:
+        """Translate a volume ``[1, Cs, D, H, W]`` in windows as thick as those of training, side by side."""
+        device, anchor, length = next(networks.parameters()).device, networks.anchor, source.shape[2]
+        said = None if anchor is None else anchor(F.avg_pool3d(source, anchor.factor).to(device))
+        means, sigmas = [], []
+        for first in range(0, length, self.depth):
+            start = min(first, length - self.depth)
+            window = source[:, :, start : start + self.depth].to(device)
+            if said is not None:
+                window = beside(window, said, torch.tensor([start], device=device))
+            made = networks.finished(networks.translate(window))
+            means.append(made.mean[:, :, first - start :].cpu())
+            if made.sigma is not None:
+                sigmas.append(made.sigma[:, :, first - start :].cpu())
+        return Translation(torch.cat(means, 2), sigma=torch.cat(sigmas, 2) if sigmas else None)
 
 
 def make_preview(source: Source, train: TrainConfig) -> Preview:

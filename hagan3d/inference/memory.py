@@ -146,7 +146,7 @@ def _translation(config: Config, device: torch.device | str) -> Callable[[int], 
     @cache
     def count(depth: int) -> int:
         with mode, torch.no_grad(), torch.device(device), LiveBytes(weights) as live:
-            source = torch.zeros(1, config.translation.source_channels, depth, H, W)
+            source = torch.zeros(1, config.seen_sources, depth, H, W)
             networks.translate(source, [torch.ones(1)] * networks.num_statistics)
             return live.peak
 

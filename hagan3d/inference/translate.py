@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hagan3d.errors import InputError
+from hagan3d.networks.anchor import beside
 from hagan3d.networks.translation import Translation, TranslationNetworks
 
 UNIT = 32  # slices: windows begin and end at multiples, as every network halves volumes five times at most
@@ -117,6 +119,7 @@ class Translator:
         Yields:
             Slabs of the translation ``[1, Ct, depth, H, W]`` in order along D, on the networks' device, in float32.
         """
+        read = self._anchored(read, length)
         windows, statistics = self.windows(length), self._statistics(read, length)
         channels: list[int] = []
 
@@ -150,6 +153,19 @@ class Translator:
             total = torch.stack([one for one, _ in sums]).sum() / sum(count for _, count in sums)
             found.append(total.float()[None])
         return found
+
+    def _anchored(self, read: Read, length: int) -> Read:
+        """Give slices of the source with those of what the anchor makes of the whole volume, where there is one."""
+        anchor = self.networks.anchor
+        if anchor is None:
+            return read
+        slabs = (self._source(read, first, min(first + UNIT, length)) for first in range(0, length, UNIT))
+        said = anchor(torch.cat([F.avg_pool3d(slab, anchor.factor) for slab in slabs], dim=2))
+
+        def both(first: int, stop: int) -> Tensor:
+            return beside(self._source(read, first, stop), said, torch.tensor([first], device=self.device))[0]
+
+        return both
 
     def _source(self, read: Read, first: int, stop: int) -> Tensor:
         return read(first, stop)[None].to(self.device)

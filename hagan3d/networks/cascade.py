@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hagan3d.config import Size, TranslationConfig
 from hagan3d.networks.critic import PatchCritic
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
-from hagan3d.networks.translation import Translation, TranslationNetworks, widened
+from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
 from hagan3d.ops import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_sigma
 from hagan3d.ops.ggd_reference import LOG_SCALE_BOUNDS, LOG_SHAPE_BOUNDS
 
@@ -50,7 +50,7 @@ class Stage(nn.Module):
         """Predict from ``x [B, C, D, H, W]``, which holds ``source`` too."""
         mean, *uncertainty = (widened(out) for out in self.unet(x))
         if self.adds_source:
-            mean = mean + source
+            mean = added(mean, source)
         return Prediction(mean, *(uncertainty or (None, None)))
 
 

@@ -9,7 +9,7 @@ from hagan3d.config import Size, TranslationConfig
 from hagan3d.networks.critic import PatchCritic
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import StridedUNet
-from hagan3d.networks.translation import Translation, TranslationNetworks, widened
+from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
 
 
 class MedganNetworks(TranslationNetworks):
@@ -40,7 +40,7 @@ class MedganNetworks(TranslationNetworks):
         x = source
         for block in self.g:
             x = block(x)
-        return widened(x) + source if self.adds_source else widened(x)
+        return added(widened(x), source) if self.adds_source else widened(x)
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Translate ``source``; see `TranslationNetworks`."""

@@ -8,7 +8,7 @@ from hagan3d.config import Size, TranslationConfig
 from hagan3d.networks.critic import PatchCritic
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import Seeds, StridedUNet
-from hagan3d.networks.translation import Translation, TranslationNetworks, widened
+from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
 
 
 class PairNetworks(TranslationNetworks):
@@ -27,7 +27,7 @@ class PairNetworks(TranslationNetworks):
     def generate(self, source: Tensor, seeds: Seeds = None) -> Tensor:
         """Translate ``source [B, Cs, D, H, W]``; with a seed per volume, with dropout."""
         made = widened(self.g(source, seeds))
-        return made + source if self.adds_source else made
+        return added(made, source) if self.adds_source else made
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Translate ``source``, without dropout."""

@@ -10,7 +10,7 @@ from hagan3d.networks.critic import GlobalCritic
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import StridedUNet
-from hagan3d.networks.translation import Translation, TranslationNetworks, widened
+from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
 
 
 class RestoreNetworks(TranslationNetworks):
@@ -29,7 +29,7 @@ class RestoreNetworks(TranslationNetworks):
     def generate(self, source: Tensor) -> Tensor:
         """Restore ``source [B, Cs, D, H, W]``."""
         made = widened(self.g(source))
-        return made + source if self.adds_source else made
+        return added(made, source) if self.adds_source else made
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Restore ``source``; see `TranslationNetworks`."""

@@ -3,11 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hagan3d.networks.set import NetworkSet
+
+if TYPE_CHECKING:
+    from hagan3d.networks.anchor import Anchor
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,18 @@ class TranslationNetworks(NetworkSet):
 
     num_statistics = 0
     """Numbers per volume that `translate` needs of a whole volume."""
+    anchor: "Anchor | None"
+    """Makes, of the low-resolution whole volume, what sources go with as further channels (`anchor.beside`)."""
+
+    def __init__(self) -> None:
+        """Have no anchor."""
+        super().__init__()
+        self.register_module("anchor", None)
+
+    def learn_beside(self, anchor: "Anchor") -> None:
+        """Take an anchor among the networks; all others must have been built for the channels that it adds."""
+        self.anchor = anchor
+        self.averaged = (*self.averaged, "anchor")
 
     @abstractmethod
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
@@ -56,6 +72,11 @@ class TranslationNetworks(NetworkSet):
     def statistic_map(self, source: Tensor, statistics: Sequence[Tensor]) -> Tensor:
         """Return ``[B, 1, D, H, W]``, whose mean over a volume is the first statistic that is not in ``statistics``."""
         raise ValueError(f"there are {self.num_statistics} statistics, and {len(statistics)} are given")
+
+
+def added(made: Tensor, source: Tensor) -> Tensor:
+    """Add what a network ``made [B, C, D, H, W]`` to the first ``C`` volumes it saw, which are its sources."""
+    return made + source[:, : made.shape[1]]
 
 
 def widened(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from hagan3d.config import Config
 from hagan3d.recipes import cyclegan, hagan, medgan, pix2pix, restore, segan, unit, upgan
+from hagan3d.recipes.anchor import anchored
 from hagan3d.recipes.phase import Recipe
 
 _RECIPES: dict[str, Callable[[Config], Recipe]] = {
@@ -19,5 +20,6 @@ _RECIPES: dict[str, Callable[[Config], Recipe]] = {
 
 
 def make_recipe(config: Config) -> Recipe:
-    """Return the training method that ``config.recipe`` names."""
-    return _RECIPES[config.recipe](config)
+    """Return the training method that ``config.recipe`` names, on windows beside an anchor if they have one."""
+    made = _RECIPES[config.recipe](config)
+    return anchored(config, made) if config.data.window == "hierarchical" else made

@@ -1,0 +1,99 @@
+"""Windows of pairs: source, target and mask at one place, read and no more, every slice about equally often."""
+
+import dataclasses
+
+import h5py
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hagan3d.config import AugmentConfig, DegradeConfig
+from hagan3d.data.config import PrepareConfig
+from hagan3d.data.pairing import find_pairs
+from hagan3d.data.pairs import PairSource
+from hagan3d.data.prepare import prepare
+from hagan3d.data.store import Store
+from hagan3d.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two pairs with masks, of noise, so that no two slices are alike."""
+    folder, rows = tmp_path_factory.mktemp("pairs"), ["id,source,target,mask"]
+    for k in range(2):
+        random = np.random.default_rng(k)
+        for name in "stm":
+            array = random.standard_normal((32, 32, 32)).astype(np.float32)
+            values = (array > 0).astype(np.uint8) if name == "m" else array
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / f"{name}{k}.nii.gz")
+        rows.append(f"p{k},s{k}.nii.gz,t{k}.nii.gz,m{k}.nii.gz")
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    settings = PrepareConfig(size=(32, 32, 32), validation=0.0, workers=1)
+    return Store(prepare(find_pairs([folder / "pairs.csv"]), folder / "s.h5", settings, progress=False).path)
+
+
+CHANGES = [{}, {"augment": AugmentConfig(flip_axes=("D", "W"))}]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_source_target_and_mask_are_cut_at_one_place(store, change):
+    whole = PairSource(store, "train", 2, 5, **change)
+    windows = dataclasses.replace(whole, depth=8, anchored=True)
+    for step in range(4):
+        one, other = windows.batch(step), whole.batch(step)
+        assert other.start is None and other.low_source is None
+        for k, start in enumerate(one.start.tolist()):
+            for name in ("source", "target", "mask"):
+                expected = getattr(other, name)[k, :, start : start + 8]
+                assert torch.equal(getattr(one, name)[k], expected), name
+        for name in ("source", "target"):
+            expected = F.avg_pool3d(getattr(other, name), 4)
+            torch.testing.assert_close(getattr(one, f"low_{name}"), expected, atol=1e-4, rtol=0)
+
+
+def test_simulated_sources_are_cut_after_the_simulation(small_store):
+    whole = PairSource(Store(small_store), "train", 2, 5, DegradeConfig(kind="motion"))
+    one, other = dataclasses.replace(whole, depth=16).batch(3), whole.batch(3)
+    for k, start in enumerate(one.start.tolist()):
+        assert torch.equal(one.source[k], other.source[k, :, start : start + 16])
+    assert one.low_source is None
+
+
+def test_only_the_window_is_read(store, monkeypatch):
+    read, plain = [], Store._read
+    monkeypatch.setattr(
+        Store, "_read", lambda self, name, i, at, **kw: read.append((name, at)) or plain(self, name, i, at, **kw)
+    )
+    batch = PairSource(store, "train", 1, 0, depth=8, anchored=True).batch(0)
+    start = int(batch.start[0])
+    cut = slice(start, start + 8)
+    assert sorted(read, key=str) == sorted(
+        [("high", cut), ("source_voxels", cut), ("mask", cut), ("low", slice(None)), ("low_source", slice(None))],
+        key=str,
+    )
+
+
+def test_every_slice_is_seen_about_equally_often(store):
+    source, seen = PairSource(store, "train", 2, 0, depth=8), np.zeros(32)
+    for start in (source._start(step, sample) for step in range(2000) for sample in range(2)):
+        assert start % 4 == 0
+        seen[start : start + 8] += 1
+    assert seen.max() / seen.min() < 1.45
+
+
+def test_parts_make_the_batch(store):
+    batch = PairSource(store, "train", 2, 0, depth=8, anchored=True).batch(0)
+    parts = list(batch.parts(2))
+    for name in ("source", "target", "mask", "start", "low_source", "low_target"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+
+
+def test_a_store_without_low_resolution_sources_says_so(store, tmp_path):
+    path = tmp_path / "old.h5"
+    path.write_bytes(store.path.read_bytes())
+    with h5py.File(path, "a") as file:
+        del file["low_source"]
+    with pytest.raises(InputError, match="prepare it again"):
+        PairSource(Store(path), "train", 1, 0, depth=8, anchored=True).batch(0)
