@@ -57,7 +57,8 @@ class Plan:
     def flops(self) -> dict[str, int]:
         """Floating point operations of each phase, convolutions and matrix products alone.
 
-        Where phases come one after the other, not all are part of one step.
+        Where phases come one after the other, not all are part of one step. Lazy penalties, which are not due in most
+        steps, are left out.
         """
         recipe = self.make_recipe(self.config)
         counts: dict[str, int] = {}
@@ -68,7 +69,7 @@ class Plan:
             for phase in recipe.phases:
                 updates.prepare(phase.first)
                 with FlopCounterMode(display=False) as counter:
-                    updates.run(phase, replace(batch, phase=phase.name, step=phase.first))
+                    updates.run(phase, replace(batch, phase=phase.name, step=phase.first + 1))
                 counts[phase.name] = counter.get_total_flops()
         return counts
 

@@ -135,7 +135,7 @@ def _gradient_penalty(
 
 def _penalized(train: TrainConfig, nets: Networks, batch: Batch, inputs: list[Tensor]) -> Tensor:
     """Logits ``[B]`` whose gradient a penalty is on: those of pairs, or the sum of both games."""
-    logits, _ = _judge(train, nets, batch, *inputs)
+    logits, _ = _judge(train, nets, batch, *(x.view_as(x) for x in inputs))  # hooks on networks may refuse leaves
     return logits if logits.ndim == 1 else logits.sum(0)
 
 

@@ -94,6 +94,13 @@ def test_operations_grow_with_the_batch():
     assert all(four[name] - three[name] == three[name] - two[name] for name in two)
 
 
+def test_operations_of_a_penalty_are_counted_where_it_is_due_in_every_step():
+    without, lazy, always = (make_plan(r1_weight=w, r1_every=every).flops for w, every in ((0, 1), (1, 8), (1, 1)))
+    assert without == lazy
+    assert always["d"] > lazy["d"]
+    assert always["g"] == lazy["g"]
+
+
 def test_bytes_read_are_those_of_the_store():
     plan = make_plan(batch_size=1)
     assert plan.bytes_read == 2 * (32**3 + 16 * 32**2 + 8**3)
