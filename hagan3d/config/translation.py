@@ -19,7 +19,8 @@ class CascadeConfig:
     """Steps in which one stage learns. What `train.steps` leaves after the last one tunes all stages together."""
     guide: Literal["mean", "paper", "channels", "none"] = "mean"
     """What a stage hands on. mean: prediction x sigma / mean sigma, and ln sigma. paper: / sum of sigma. channels:
-    prediction, alpha and beta. none: the prediction alone, and no likelihood anywhere: a plain cascade."""
+    prediction, alpha and beta. none: the prediction alone, and no likelihood anywhere: a plain cascade. Where stages
+    learn on windows, the mean and sum are those of the window, and in inference those of the volume."""
     parts: Numbers = (0.2, 0.2, 0.6)
     """Fractions of a stage's steps with the first, second and third weights."""
     l1_weights: Numbers = (1.0, 0.5, 0.1)

@@ -128,10 +128,13 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
             taken[name] = value
             yield _said(taken), plan.changed(**taken)
     data, depth = plan.config.data, plan.config.data.depth // 2
-    if plan.config.translates:
+    if plan.config.translates and data.window == "whole":
         return
     while depth >= data.factor and depth % data.factor == 0:
-        thinner = replace(plan.changed(**taken).config, data=replace(data, subvolume_depth=depth))
+        try:
+            thinner = replace(plan.changed(**taken).config, data=replace(data, subvolume_depth=depth))
+        except InputError:  # too thin for the networks of a translation
+            return
         yield f"{_said(taken)} data.subvolume_depth {depth}".strip(), replace(plan, config=thinner)
         depth //= 2
 
@@ -164,5 +167,6 @@ def advice(plan: Plan, vram: int) -> str:
     found = cheapest(plan, vram)
     needs = f"needs about {plan.needed / 1e9:.1f} GB of a card, and there are {vram / 1e9:.1f} GB"
     if found is None:
-        return f"{needs}; nothing that can be set makes it fit: take a smaller data.size or model.channels"
+        smaller = "translation.width, or data.window" if plan.config.translates else "model.channels"
+        return f"{needs}; nothing that can be set makes it fit: take a smaller data.size or {smaller}"
     return f"{needs}; with {found[0]} it needs {found[1].needed / 1e9:.1f} GB"

@@ -12,7 +12,7 @@ from hagan3d.config import CascadeConfig, DataConfig, DegradeConfig
 from hagan3d.data.pairs import PairSource
 from hagan3d.data.store import Store
 from hagan3d.engine.live_bytes import count_step
-from hagan3d.engine.plan import Plan
+from hagan3d.engine.plan import Plan, advice, remedies
 from hagan3d.engine.trainer import Trainer
 from hagan3d.inference.translate import Translator
 from hagan3d.recipes.anchor import window_losses
@@ -135,6 +135,15 @@ def test_windows_take_less_memory_and_read_less():
     ]
     read = [dataclasses.replace(plan, config=config).bytes_read for plan, config in zip(plans, pairs, strict=True)]
     assert read == [2 * 2 * 2 * voxels for voxels in (32**3, 8 * 32**2 + 8**3, 8 * 32**2)]
+
+
+def test_thinner_windows_are_advised_while_networks_can_see_them():
+    plan = Plan(windowed("pix2pix", depth=32, batch_size=1, optimizer_state="lean", precision="bf16"), make_recipe)
+    said = [text for text, _ in remedies(plan)]
+    assert [text.split("data.")[1] for text in said if "data." in text] == ["subvolume_depth 16", "subvolume_depth 8"]
+    whole = Plan(make_config("pix2pix", batch_size=1), make_recipe)
+    assert not any("data." in text for text, _ in remedies(whole))
+    assert "or data.window" in advice(whole, 10**6)
 
 
 def test_windows_in_training_are_those_of_inference(small_store, tmp_path):
