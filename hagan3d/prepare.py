@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
             "hagan3d prepare --input scans/ --output lungs/ --shard 3/16     # one task of an array job",
             "hagan3d prepare --pairs pairs.csv --output pairs.h5 --intensity window --source.units SUV",
             "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
-            "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2  # label maps, 0 to 2",
+            "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2   # maps",
             "hagan3d prepare --domains pet/ ct/ --output unpaired.h5",
         ],
     )

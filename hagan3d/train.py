@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from hagan3d import __version__, cli, ops
@@ -13,6 +14,7 @@ from hagan3d.checkpoint.settings import flat, to_dict
 from hagan3d.config import Config
 from hagan3d.data.batches import BatchSource
 from hagan3d.data.config import PrepareConfig
+from hagan3d.data.geometry import spacing_of
 from hagan3d.data.pairs import PairSource
 from hagan3d.data.phantoms import write_phantoms
 from hagan3d.data.prepare import prepare
@@ -38,6 +40,7 @@ EXAMPLES = (
     "hagan3d train --print_config > mine.yaml   every setting with its default",
 )
 DEFAULT_CONFIG = "hagan_32.yaml"
+SAME_SPACING = 0.01  # relative difference of two spacings that are one
 
 
 def main(argv: list[str]) -> None:
@@ -224,7 +227,9 @@ def check_store(config: Config, store: Store, path: Path) -> None:
             f"give --data.size {' '.join(map(str, store.size))}, or prepare the store at the other size"
         )
     channels = config.translation.source_channels, config.translation.target_channels
-    if config.translates and channels != (1, 1):
+    if config.recipe == "registration":
+        check_spacing(config, store, path)
+    elif config.translates and channels != (1, 1):
         raise InputError(
             f"{path}: holds one volume per source and target, but translation.source_channels and target_channels are "
             f"{channels[0]} and {channels[1]}; leave them at 1"
@@ -237,6 +242,18 @@ def check_store(config: Config, store: Store, path: Path) -> None:
             f"{path}: model.conditional needs at least two classes and one for every volume; "
             f"there are {len(store.class_names)} classes, and {int((labels < 0).sum())} volumes have none; complete "
             "the labels file, or leave those volumes out, and prepare the store again"
+        )
+
+
+def check_spacing(config: Config, store: Store, path: Path) -> None:
+    """Raise InputError unless all volumes have the spacing that registration counts its millimetres in."""
+    wanted, found = config.translation.registration.spacing, [spacing_of(affine) for affine in store.affines]
+    odd = next((spacing for spacing in found if not np.allclose(spacing, wanted, rtol=SAME_SPACING)), None)
+    if odd is not None:
+        sides = ", ".join(f"{side:g}" for side in odd)
+        raise InputError(
+            f"{path}: has a volume of {sides} mm per voxel, but translation.registration.spacing is {list(wanted)}; "
+            "prepare the store with --spacing, and set that"
         )
 
 

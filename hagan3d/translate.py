@@ -13,6 +13,7 @@ from hagan3d.checkpoint import load_translation
 from hagan3d.errors import InputError
 from hagan3d.inference.devices import inference_device
 from hagan3d.inference.memory import MEMORY, translation_depth
+from hagan3d.inference.register_files import moving_and_fixed_of_files
 from hagan3d.inference.translate import Translator
 from hagan3d.inference.translate_files import (
     Uncertainty,
@@ -28,6 +29,7 @@ EXAMPLES = (
     "hagan3d translate runs/pet_ct --input new_pet/ --out ct/",
     "hagan3d translate runs/motion --input crops.h5 --split validation --simulate --out corrected/",
     "hagan3d translate runs/pet_ct --input pet/ --out ct/ --calibration evaluation/metrics.json --level 0.95",
+    "hagan3d translate runs/mr_us --input pairs.csv --out moved/        # registration: id, source (moves), target",
     "hagan3d translate runs/t1_t2 --input t1.nii.gz --out t2/ --memory 4GB",
 )
 LONGEST = 128  # slices that are translated at once unless another depth is asked for
@@ -69,9 +71,12 @@ def main(argv: list[str]) -> None:
     translator = Translator(model.networks, depth, a.overlap)
     translator.windows(model.description.size[0])
     from_store = is_store(path)
-    count, sources = (
-        sources_of_store(path, model, a.split, a.simulate) if from_store else sources_of_files(path, model.description)
-    )
+    if from_store:
+        count, sources = sources_of_store(path, model, a.split, a.simulate)
+    elif model.config.recipe == "registration":
+        count, sources = moving_and_fixed_of_files(path, model)
+    else:
+        count, sources = sources_of_files(path, model.description)
     shown = iter(track(sources, "translate", total=count, console=Console(stderr=True)))
     wanted = {"dtype": a.dtype, "format": a.format}
     done = write_translations(model, translator, shown, out, Uncertainty(a.level, scale), **wanted)

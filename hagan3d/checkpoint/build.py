@@ -10,6 +10,7 @@ from hagan3d.networks.cascade import CascadeNetworks
 from hagan3d.networks.cycle import CycleNetworks
 from hagan3d.networks.medgan import MedganNetworks
 from hagan3d.networks.pair import PairNetworks
+from hagan3d.networks.registration import RegistrationNetworks
 from hagan3d.networks.restore import RestoreNetworks
 from hagan3d.networks.segan import SeganNetworks
 from hagan3d.networks.set import NetworkSet
@@ -24,6 +25,7 @@ TRANSLATION: dict[str, Callable[[Size, TranslationConfig], TranslationNetworks]]
     "restore": RestoreNetworks,
     "unit": UnitNetworks,
     "segan": SeganNetworks,
+    "registration": RegistrationNetworks,
 }
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from hagan3d.errors import InputError
 
-Degradation = Literal["none", "undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices"]
+Degradation = Literal["none", "undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices", "misalign"]
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class DegradeConfig:
     kind: Degradation = "none"
     """none: sources are those of the store. undersample: k-space lines left out. motion: k-space gathered while the
     head moves. noise: Rician. gibbs: k-space cut off. low-dose: CT with fewer photons. thick-slices: averaged along D.
+    misalign: turned and shifted, with the volume it was beside it, for registration.
     """
     fixed: bool = False
     """Spoil a volume the same way each time it is seen in training, as in evaluation, as if acquired once."""
@@ -40,6 +41,14 @@ class DegradeConfig:
     """Standard deviation of noise at full dose, in file units (HU), in low-dose."""
     thickness: int = 4
     """Slices that one thick slice is the mean of."""
+    misalign_deg: float = 25.0
+    """Largest turn about each axis, degrees, in misalign."""
+    misalign_mm: float = 5.0
+    """Largest shift along each axis, millimetres, in misalign."""
+    misalign_percent: float = 0.0
+    """Largest stretch along each axis, per cent, in misalign."""
+    misalign_shear_deg: float = 0.0
+    """Largest shear between two axes, degrees, in misalign."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -53,6 +62,10 @@ class DegradeConfig:
             ("dose", 1e-3, 1),
             ("noise_hu", 0, 1e4),
             ("thickness", 1, 64),
+            ("misalign_deg", 0, 90),
+            ("misalign_mm", 0, 1e3),
+            ("misalign_percent", 0, 50),
+            ("misalign_shear_deg", 0, 45),
         ):
             if not low <= getattr(self, name) <= high:
                 raise InputError(f"data.degrade.{name}: want {low:g} to {high:g}, got {getattr(self, name)}")

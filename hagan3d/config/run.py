@@ -9,7 +9,7 @@ from hagan3d.config.train import TrainConfig
 from hagan3d.config.translation import TranslationConfig
 from hagan3d.errors import InputError
 
-RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan")
+RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan", "registration")
 _IN_WINDOWS = ("upgan", "pix2pix", "medgan", "restore")  # recipes whose pairs may be cut
 _OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
 _SECTIONS = {
@@ -19,6 +19,7 @@ _SECTIONS = {
     "restore": "restore",
     "unit": "unit",
     "segan": "segan",
+    "registration": "registration",
 }  # of `translation`, that one recipe alone reads
 
 
@@ -57,7 +58,9 @@ class LogConfig:
 class Config:
     """One training run, whole."""
 
-    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan"] = "hagan"
+    recipe: Literal["hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan", "registration"] = (
+        "hagan"
+    )
     """Training method. hagan generates volumes; the others translate volumes of pairs."""
     data: DataConfig = field(default_factory=DataConfig)
     """The real volumes."""
@@ -97,7 +100,8 @@ class Config:
             self._check_windows()
         others = [section for recipe, section in _SECTIONS.items() if recipe != self.recipe]
         _want_default(self.translation, *others, why=f"recipe {self.recipe} has none", section="translation.")
-        if self.recipe in ("cyclegan", "unit", "segan") and self.translation.residual:
+        self._check_registration()
+        if self.recipe in ("cyclegan", "unit", "segan", "registration") and self.translation.residual:
             raise InputError(f"translation.residual: recipe {self.recipe} has none; leave it out")
         sources, targets = self.translation.source_channels, self.translation.target_channels
         if self.translation.residual and sources != targets:
@@ -131,6 +135,17 @@ class Config:
         """Volumes that the networks of a translation start from: its sources, and what an anchor makes of them."""
         model = self.translation
         return model.source_channels + (model.target_channels if self.data.window == "hierarchical" else 0)
+
+    def _check_registration(self) -> None:
+        """Raise InputError unless sources have what registration, and it alone, looks at."""
+        if (self.data.degrade.kind == "misalign") != (self.recipe == "registration"):
+            raise InputError(
+                f"data.degrade.kind {self.data.degrade.kind}: recipe registration, and no other, wants misalign"
+            )
+        if self.recipe == "registration" and self.translation.source_channels != 2:
+            raise InputError("translation.source_channels: want 2 for registration, the moving and the fixed volume")
+        if self.recipe in ("segan", "registration") and not self.data.paired:
+            raise InputError(f"data.paired: recipe {self.recipe} wants pairs; leave it true")
 
     @property
     def translates(self) -> bool:

@@ -187,6 +187,24 @@ class SeganConfig:
 
 
 @dataclass(frozen=True)
+class RegistrationConfig:
+    """Registration: sources are a moving volume and the fixed one beside it (source_channels 2)."""
+
+    transform: Literal["rigid", "affine"] = "rigid"
+    """rigid: 6 numbers, turns and shifts. affine: 12, stretches and shears too."""
+    spacing: Numbers = (1.0, 1.0, 1.0)
+    """Millimetres per voxel along D, H, W. It must be that of all volumes of the store."""
+    numbers_weight: float = 1.0
+    """Weight of the mean squared error of the numbers, in degrees, millimetres and per cent."""
+
+    def __post_init__(self) -> None:
+        if min(self.spacing) <= 0:
+            raise InputError(f"translation.registration.spacing: want numbers above 0 mm, got {list(self.spacing)}")
+        if not 0 <= self.numbers_weight < math.inf:
+            raise InputError(f"translation.registration.numbers_weight: want 0 or more, got {self.numbers_weight}")
+
+
+@dataclass(frozen=True)
 class TranslationConfig:
     """Generators and critics of image-to-image translation, and the weights of their losses."""
 
@@ -225,6 +243,8 @@ class TranslationConfig:
     """UNIT."""
     segan: SeganConfig = field(default_factory=SeganConfig)
     """SegAN."""
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
+    """Adversarial registration."""
 
     def __post_init__(self) -> None:
         for name in ("source_channels", "target_channels", "critic_width", "critic_layers"):

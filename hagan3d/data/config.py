@@ -49,8 +49,8 @@ class PrepareConfig:
     """resize: the whole volume is stretched to `size`. crop-pad: the spacing (the file's own if none is given) is kept
     and the volume cut or padded round its centre. Default: crop-pad where a spacing is given, else resize."""
     intensity: Literal["window", "percentiles", "z-score", "labels"] = "percentiles"
-    """What becomes [-1, 1]: one window for all, two percentiles of each volume, or mean +- 3 deviations of each. labels:
-    volumes (of pairs, the targets) are label maps, whose voxels are never averaged; `window` is 0 and the largest."""
+    """What becomes [-1, 1]: one window for all, two percentiles of each volume, or mean +- 3 deviations of each. With
+    labels, volumes (of pairs, the targets) are label maps, never averaged; `window` is 0 and the largest label."""
     window: tuple[float, float] = (-1024.0, 600.0)
     """Lowest and highest value for `intensity: window`, in the units of the files (HU for CT)."""
     percentiles: tuple[float, float] = (0.5, 99.5)

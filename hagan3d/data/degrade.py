@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import DegradeConfig
+from hagan3d.ops.warp import affine_matrix, inverse_matrix, warp
 
 WATER_PER_MM = 0.019  # linear attenuation at about 70 keV
 MOST_ATTENUATION = 8.0  # of a ray: fewer photons than e^-8 are not counted apart
@@ -45,7 +46,7 @@ def degrade(volume: Tensor, config: DegradeConfig, seed: int, physics: Physics =
         volume: Volume ``[D, H, W]`` in [-1, 1], on the CPU.
         config: What is done, and how much.
         seed: From 0 up.
-        physics: Units and spacing, for `low-dose`.
+        physics: Units and spacing, for `low-dose` and `misalign`.
 
     Returns:
         The spoilt volume ``[D, H, W]``, float32 in [-1, 1].
@@ -54,6 +55,21 @@ def degrade(volume: Tensor, config: DegradeConfig, seed: int, physics: Physics =
     x = volume.numpy().astype(np.float32)
     made = _KINDS[config.kind](x, config, random, physics)
     return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32)).clamp_(-1, 1)
+
+
+def misalignment(config: DegradeConfig, seed: int) -> Tensor:
+    """Return the 12 numbers (`hagan3d.ops.warp`) that bring a misaligned volume back; ``seed`` as for `degrade`."""
+    return _misalignment(config, np.random.default_rng(seed))
+
+
+def _misalignment(config: DegradeConfig, random: np.random.Generator) -> Tensor:
+    largest = [config.misalign_deg, config.misalign_mm, config.misalign_percent, config.misalign_shear_deg]
+    return torch.from_numpy(random.uniform(-1, 1, 12) * np.repeat(largest, 3)).float()
+
+
+def _misalign(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, physics: Physics) -> np.ndarray:
+    back = affine_matrix(_misalignment(config, random)[None])
+    return warp(torch.from_numpy(x)[None, None], inverse_matrix(back), physics.spacing)[0, 0].numpy()
 
 
 def sampled(shape: tuple[int, ...], config: DegradeConfig, random: np.random.Generator) -> np.ndarray:
@@ -174,4 +190,5 @@ _KINDS: dict[str, Callable[[np.ndarray, DegradeConfig, np.random.Generator, Phys
     "gibbs": _gibbs,
     "low-dose": _low_dose,
     "thick-slices": _thick_slices,
+    "misalign": _misalign,
 }

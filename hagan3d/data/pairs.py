@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hagan3d.config import AugmentConfig, DegradeConfig
 from hagan3d.data.augment import augment
 from hagan3d.data.batches import choose_start, uniform_of
-from hagan3d.data.degrade import Physics, degrade
+from hagan3d.data.degrade import Physics, degrade, misalignment
 from hagan3d.data.geometry import spacing_of
 from hagan3d.data.steps import StepBatch, StepSource, drawn, pinned
 from hagan3d.data.store import Store
@@ -36,6 +36,8 @@ class PairBatch(StepBatch):
     """What they shall become ``[B, Ct, D, H, W]`` in [-1, 1]; in unpaired training, volumes of other subjects."""
     mask: Tensor | None = None
     """``[B, 1, D, H, W]``, 1 where the likelihood and metrics look; None: everywhere."""
+    misalignment: Tensor | None = None
+    """Numbers that bring misaligned sources back ``[B, 12]``, see `hagan3d.ops.warp`; None: none was."""
     start: Tensor | None = None
     """Of windows: the first slice of each ``[B]``, int64."""
     low_source: Tensor | None = None
@@ -99,7 +101,8 @@ class Pairs:
     def __post_init__(self) -> None:
         """Raise InputError unless the store has what is asked for."""
         path, active = self.store.path, self.degrade.active
-        if active and (self.store.has_sources or self.store.has_domains):
+        registers = self.degrade.kind == "misalign"
+        if active and ((self.store.has_sources and not registers) or self.store.has_domains):
             raise InputError(f"{path}: holds sources of its own; set data.degrade.kind none, or give a store without")
         if not active and not self.store.has_sources and not self.store.has_domains:
             raise InputError(
@@ -139,15 +142,23 @@ class Pairs:
         store, change = self.store, change or AugmentConfig()
         target, mask = store.volume(i), store.mask(i) if store.has_masks else None
         if self.degrade.active:
-            stacked = augment(_stacked([target, mask]), change, change_key)
-            target = stacked[0]
-            key = zlib.crc32(store.ids[i].encode()) if key is None else key
-            source, mask = degrade(target, self.degrade, key, self._physics(i)), stacked[1:]
+            own = [store.source(i)] if store.has_sources else []  # of pairs that shall be misaligned
+            stacked = augment(_stacked([target, *own, mask]), change, change_key)
+            target, origin, mask = stacked[0], stacked[len(own)], stacked[1 + len(own) :]
+            source = degrade(origin, self.degrade, self._seed(i, key), self._physics(i))
         else:
             stacked = augment(_stacked([target, store.source(i), mask]), change, change_key)
             source, mask = stacked[1], stacked[2:]
             target = augment(target, change, change_key, labels=True) if store.has_label_maps else stacked[0]
-        return Pair(source[None], target[None], (mask > 0).float() if len(mask) else None)
+        sources = torch.stack([source, target]) if self.degrade.kind == "misalign" else source[None]
+        return Pair(sources, target[None], (mask > 0).float() if len(mask) else None)
+
+    def misalignment(self, i: int, key: int | None = None) -> Tensor | None:
+        """Return the numbers ``[12]`` that bring the source of `pair` back; None where it was not misaligned."""
+        return misalignment(self.degrade, self._seed(i, key)) if self.degrade.kind == "misalign" else None
+
+    def _seed(self, i: int, key: int | None) -> int:
+        return zlib.crc32(self.store.ids[i].encode()) if key is None else key
 
     def window(self, i: int, start: int, depth: int, anchored: bool) -> Pair:
         """Read ``depth`` slices of a pair of the store and no more; if ``anchored``, and the low-resolution whole."""
@@ -223,9 +234,14 @@ class PairSource(StepSource[PairBatch]):
             low_source=_stacked_or_none([pair.low_source for pair in found]) if self.anchored else None,
             low_target=_stacked_or_none([pair.low_target for pair in found]) if self.anchored else None,
             samples=samples,
+            misalignment=_stacked_or_none([self._misalignment(step, sample) for sample in samples]),
             seed=self.seed,
             step=step,
         )
+
+    def _misalignment(self, step: int, sample: int) -> Tensor | None:
+        i = drawn(self._sources, self.seed, step * self.world * self.batch_size + sample)
+        return self.pairs.misalignment(i, None if self.degrade.fixed else self._key(step, sample, "degrade"))
 
     def _pair(self, step: int, sample: int) -> Pair:
         position = step * self.world * self.batch_size + sample

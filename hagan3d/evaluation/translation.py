@@ -19,8 +19,10 @@ from hagan3d.data.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.calibration import Calibration
 from hagan3d.evaluation.label_maps import dice_of_labels, dice_summary
+from hagan3d.evaluation.registration import misalignment_errors, misalignment_summary
 from hagan3d.evaluation.ssim import WINDOW, ssim_map
 from hagan3d.inference.translate import Translator, seam_ratio
+from hagan3d.networks.registration import RegistrationNetworks
 from hagan3d.networks.translation import Translation
 
 VERSION = 1
@@ -204,14 +206,27 @@ class _Work:
         row: dict[str, Any] = {"id": self.store.ids[i], "index": i, "subject": self.store.subjects[i]}
         compared = {"translated": made.mean[0].clamp(-1, 1)}
         if self.pairs.degrade.active:
-            compared["source as it is"] = pair.source
+            compared["source as it is"] = pair.source[:1]
         for name, x in compared.items():
             row[name] = voxel_errors(x, pair.target, inside, unit)
         if self.store.has_label_maps:
             row["dice"] = dice_of_labels(made.mean[0, 0], pair.target[0], round(2 * unit) + 1)
+        known = self.pairs.misalignment(i)
+        if known is not None:
+            row["misalignment"] = self._misaligned(pair.source, known)
         row["seam_ratio"] = seam_ratio(made.mean[0, 0].numpy(), self.translator.windows(self.store.size[0]).borders)
         self.rows.append(row)
         self._calibrate(pair, made, scale)
+
+    def _misaligned(self, source: Tensor, known: Tensor) -> dict[str, dict[str, float]]:
+        """Errors of the numbers that bring a source back, of zeros ``before`` and of the model ``after``."""
+        networks = self.model.networks
+        if not isinstance(networks, RegistrationNetworks):
+            return {}
+        with torch.no_grad():
+            numbers = networks.estimate(source[None].to(self.translator.device))[0].cpu()
+        each = {"before": torch.zeros_like(numbers), "after": numbers}
+        return {when: misalignment_errors(x, known, self.store.size, networks.spacing) for when, x in each.items()}
 
     def _calibrate(self, pair: Pair, made: Translation, scale: float | None) -> None:
         if made.alpha is None or made.beta is None:
@@ -238,6 +253,7 @@ class _Work:
             "summary": {name: {where: self._summary(name, where) for where in ("whole", "mask")} for name in names},
             "seam_ratio": float(np.mean(seams)) if seams else None,
             "dice": dice_summary([row["dice"] for row in self.rows if "dice" in row]),
+            "misalignment": misalignment_summary([row["misalignment"] for row in self.rows if "misalignment" in row]),
             "rows": self.rows,
             "versions": {"hagan3d": __version__, "torch": torch.__version__, "python": platform.python_version()},
         }

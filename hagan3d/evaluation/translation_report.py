@@ -13,6 +13,7 @@ import numpy as np
 from hagan3d.data.pictures import contact_sheet
 from hagan3d.evaluation import figures
 from hagan3d.evaluation.calibration import PIT_BINS, PROTOCOL, Calibration
+from hagan3d.evaluation.registration import TITLES as MISALIGNMENT
 from hagan3d.evaluation.report import STYLE, table
 from hagan3d.evaluation.translation import MEASURES, Case, MeasuredPairs
 from hagan3d.evaluation.verdict import Verdict
@@ -54,6 +55,9 @@ def pair_verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
         gain = made["psnr_db"]["mean"] - source["mask"]["psnr_db"]["mean"]
         found.append(Verdict(gain > 0, f"{text}, {gain:+.2f} dB against the source as it is"))
     found += _uncertainty(metrics.get("calibration"))
+    if metrics.get("misalignment"):
+        before, after = (metrics["misalignment"][when]["distance_mm"]["mean"] for when in ("before", "after"))
+        found.append(Verdict(after < before, f"points are {after:.2f} mm from their place, before {before:.2f} mm"))
     if metrics["seam_ratio"] is not None:
         ratio = metrics["seam_ratio"]
         found.append(Verdict(ratio < 1.1, f"steps at borders of windows are {ratio:.2f} times those elsewhere"))
@@ -119,7 +123,16 @@ def _errors(metrics: Mapping[str, Any]) -> str:
         for where, values in places.items()
     ]
     note = f"<p class=note>Mask: {html.escape(metrics['mask'])}.</p>"
-    return "<h2>Errors</h2>" + table(header, rows) + note
+    return "<h2>Errors</h2>" + table(header, rows) + note + _misalignment(metrics.get("misalignment"))
+
+
+def _misalignment(found: Mapping[str, Any] | None) -> str:
+    """Errors of registrations, before and after."""
+    if not found:
+        return ""
+    rows = [[when, *(_spread(values[key]) for key in MISALIGNMENT)] for when, values in found.items()]
+    note = "<p class=note>Mean absolute errors of turns and shifts; mean distance of 9^3 points from their place.</p>"
+    return "<h2>Misalignment</h2>" + table(["", *MISALIGNMENT.values()], rows) + note
 
 
 def dice_verdict(dice: Mapping[str, Mapping[str, float]]) -> Verdict:

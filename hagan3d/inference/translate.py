@@ -106,7 +106,7 @@ class Translator:
 
     def windows(self, length: int) -> Windows:
         """How a volume of so many slices is cut."""
-        return Windows(length, self.depth or length, self.overlap)
+        return Windows(length, length if self.networks.sees_whole else self.depth or length, self.overlap)
 
     @torch.no_grad()
     def slabs(self, read: Read, length: int) -> Iterator[Translation]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.description import DataDescription
@@ -18,6 +17,8 @@ from hagan3d.data.writer import Dtype, write_nifti
 from hagan3d.errors import InputError
 from hagan3d.inference.generate import write_csv
 from hagan3d.inference.inputs import all_readable
+from hagan3d.inference.register_files import moving_and_fixed_of_store
+from hagan3d.inference.source_volume import SourceVolume
 from hagan3d.inference.translate import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
@@ -25,21 +26,6 @@ from hagan3d.ops.ggd_interval import ggd_half_width
 SHEET_VOLUMES = 6
 LEAST_SPREAD = 0.05  # of the range a model was trained on: with less, an input is in other units
 LEAST_INSIDE = 0.5  # of an input's range must lie within that of the model
-
-
-@dataclass(frozen=True)
-class SourceVolume:
-    """One volume to translate."""
-
-    id: str
-    x: Tensor
-    """``[1, D, H, W]`` in [-1, 1], on the grid of the model."""
-    affine: np.ndarray
-    """Index (d, h, w) to RAS mm ``[4, 4]``."""
-    interval: tuple[float, float]
-    """Values of -1 and 1 of its translation, in target units."""
-    home: tuple[tuple[int, ...], np.ndarray] | None = None
-    """Shape and affine of the file that it came from; None: of a store, whose grid is the model's."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +104,8 @@ def sources_of_store(
         raise InputError(f"{path}: volumes of {list(store.size)} voxels, but the model's are {list(description.size)}")
     if simulate and not model.config.data.degrade.active:
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
+    if model.config.recipe == "registration" and not simulate:
+        return moving_and_fixed_of_store(store, model, split)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, "source")
 

@@ -41,6 +41,8 @@ class TranslationNetworks(NetworkSet):
         networks.translate(window, statistics)
     """
 
+    sees_whole = False
+    """Whether a volume cannot be translated window by window."""
     num_statistics = 0
     """Numbers per volume that `translate` needs of a whole volume."""
     anchor: "Anchor | None"

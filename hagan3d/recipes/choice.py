@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hagan3d.config import Config
-from hagan3d.recipes import cyclegan, hagan, medgan, pix2pix, restore, segan, unit, upgan
+from hagan3d.recipes import cyclegan, hagan, medgan, pix2pix, registration, restore, segan, unit, upgan
 from hagan3d.recipes.anchor import anchored
 from hagan3d.recipes.phase import Recipe
 
@@ -16,6 +16,7 @@ _RECIPES: dict[str, Callable[[Config], Recipe]] = {
     "restore": restore.recipe,
     "unit": unit.recipe,
     "segan": segan.recipe,
+    "registration": registration.recipe,
 }
 
 

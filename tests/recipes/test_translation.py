@@ -16,6 +16,7 @@ from hagan3d.config import (
     DegradeConfig,
     LogConfig,
     MedganConfig,
+    RegistrationConfig,
     RestoreConfig,
     TrainConfig,
     TranslationConfig,
@@ -29,9 +30,9 @@ from hagan3d.engine.updates import Updates
 from hagan3d.recipes.choice import make_recipe
 
 CPU = torch.device("cpu")
-RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan", "unit", "segan")
+RECIPES = ("upgan", "pix2pix", "medgan", "restore", "cyclegan", "unit", "segan", "registration")
 PAIRED = RECIPES[:4]  # those whose results are compared with targets voxel by voxel
-OBJECTIVES = {"restore": "wgan-gp", "segan": "feature-l1"}
+OBJECTIVES = {"restore": "wgan-gp", "segan": "feature-l1", "registration": "wgan-gp"}
 ALL_TERMS = RestoreConfig(
     generator="skips",
     depth=4,
@@ -49,6 +50,7 @@ SMALL = {
     "cyclegan": {"cycle": CycleConfig(blocks=1, pool=3)},
     "unit": {"unit": UnitConfig(blocks=1, attention=True, spectral_norm=True, charbonnier=True)},
     "segan": {"critic_layers": 2},
+    "registration": {"source_channels": 2, "registration": RegistrationConfig(transform="affine", spacing=(2, 2, 2))},
 }
 
 
@@ -64,7 +66,7 @@ def make_config(recipe, translation=None, **train):
     } | train
     return Config(
         recipe=recipe,
-        data=DataConfig(degrade=DegradeConfig(kind="noise")),
+        data=DataConfig(degrade=DegradeConfig(kind="misalign" if recipe == "registration" else "noise")),
         translation=TranslationConfig(**translation),
         train=TrainConfig(**train),
         log=LogConfig(every=1, preview_every=0, keep_last=1),
@@ -82,6 +84,15 @@ def make_batch(count=2, side=16):
         half[i, :, 4 * (i + 1) :] = 1
     samples = tuple(range(count))
     return PairBatch(source=source, target=target, mask=half, samples=samples, seed=0, step=0)
+
+
+def batch_for(recipe):
+    """Volumes of 16^3, or of 32^3 where a network sees a volume as a whole; registration has the fixed ones beside."""
+    batch = make_batch(side=32 if recipe in ("restore", "registration") else 16)
+    if recipe != "registration":
+        return batch
+    misalignment = torch.linspace(-5, 5, 24).view(2, 12)
+    return dataclasses.replace(batch, source=torch.cat([batch.source, batch.target], 1), misalignment=misalignment)
 
 
 def make_updates(config):
@@ -109,7 +120,7 @@ def weights(networks):
 def test_a_phase_moves_its_networks_and_no_other(recipe, phase):
     updates, made = make_updates(make_config(recipe))
     before = weights(updates.networks)
-    run(updates, made, phase, make_batch(side=32))
+    run(updates, made, phase, batch_for(recipe))
     after = weights(updates.networks)
     moved = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     expected = set(next(p for p in made.phases if p.name == phase).updates)
@@ -138,7 +149,7 @@ def gradients(config, name, batch):
 @pytest.mark.parametrize("changes", [{"loss_groups": False}, {"accumulate": 2, "checkpointing": True}])
 @pytest.mark.parametrize(("recipe", "phase"), phases(make_config))
 def test_groups_parts_and_computing_again_change_no_gradient(recipe, phase, changes):
-    batch = make_batch(side=32 if recipe == "restore" else 16)  # its critic sees a volume as a whole
+    batch = batch_for(recipe)
     batch = dataclasses.replace(batch, source=batch.source.double(), target=batch.target.double())
     changed = {"cycle": CycleConfig(blocks=1, pool=0)} if recipe == "cyclegan" else {}
     config = make_config(recipe, changed, recompute_norms=False, ema=0.0)
@@ -207,7 +218,7 @@ def test_the_end_of_each_stage_is_kept(small_store, tmp_path):
 def test_a_saved_model_translates_as_the_trained_one(small_store, tmp_path, recipe):
     trainer = make_trainer(small_store, tmp_path, make_config(recipe, steps=1, ema=0.0))
     trainer.run()
-    source = make_batch().source
+    source = batch_for(recipe).source
     model = files.load_translation(tmp_path)
     trainer.networks.reached(1)
     with torch.no_grad():
@@ -224,7 +235,7 @@ def test_learns_a_pair_by_heart(recipe):
     config = make_config(recipe, model, steps=30, lr_g=4e-3)
     updates, made = make_updates(config)
 
-    batch = make_batch(side=32 if recipe == "restore" else 16)
+    batch = batch_for(recipe)
 
     def psnr():
         with torch.no_grad():

@@ -1,0 +1,80 @@
+"""Moving volumes and the fixed ones they shall lie on: from a table of files, two folders, or a store of pairs."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hagan3d.checkpoint import TranslationModel
+from hagan3d.data.geometry import resample_onto, spacing_of
+from hagan3d.data.intensity import normalize
+from hagan3d.data.pairs import Pairs
+from hagan3d.data.standard import standardize
+from hagan3d.data.store import Store
+from hagan3d.errors import InputError
+from hagan3d.inference.inputs import all_readable
+from hagan3d.inference.source_volume import SourceVolume
+
+SAME_SPACING = 0.01  # relative difference of two spacings that are one
+
+
+def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int, Iterator[SourceVolume]]:
+    """Give pairs of a CSV (id, source: what moves, target: what stays) on the grid of the model, and their count.
+
+    What comes of them has the units of the moving files and the grids of the fixed ones.
+
+    Raises:
+        InputError: If the table is none, or some file cannot be used: one line for each, before any is given.
+    """
+    from hagan3d.data.pairing import find_pairs
+    from hagan3d.data.volumes import Source, read_volume
+
+    if path.is_dir():
+        raise InputError(f"{path}: registration wants a CSV with the columns id, source (moves) and target (stays)")
+    description = model.description
+    rule = (description.source_domain or description).intensity_rule
+
+    def read(source: Source) -> SourceVolume:
+        assert source.partner is not None
+        fixed, moving = read_volume(source.path), read_volume(source.partner)
+        made = standardize(fixed, description.grid_rule, description.intensity_rule)
+        check_spacing(made.affine, model, fixed.name)
+        lo, hi = rule.interval(moving.array)
+        other = resample_onto(moving.array, moving.affine, made.affine, description.size)
+        x = torch.from_numpy(np.stack([normalize(other, lo, hi), made.x]))
+        return SourceVolume(source.id, x, made.affine, (lo, hi), (fixed.array.shape, fixed.affine))
+
+    found = find_pairs([path])
+    return len(found), all_readable(found, read)
+
+
+def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str) -> tuple[int, Iterator[SourceVolume]]:
+    """Give the pairs of a store as they are, and their count.
+
+    Raises:
+        InputError: If it holds none, or of another spacing.
+    """
+    if not store.has_sources:
+        raise InputError(f"{store.path}: holds no pairs to register; give pairs, or --simulate to misalign its volumes")
+    pairs = Pairs(store, replace(model.config.data.degrade, kind="none"))
+    chosen = pairs.indices(split)
+    for i in chosen:
+        check_spacing(store.affines[i], model, f"{store.path}, {store.ids[i]}")
+
+    def read() -> Iterator[SourceVolume]:
+        for i in map(int, chosen):
+            pair, (lo, hi) = pairs.pair(i), store.source_intervals[i]
+            x = torch.cat([pair.source, pair.target])
+            yield SourceVolume(store.ids[i], x, store.affines[i], (float(lo), float(hi)))
+
+    return len(chosen), read()
+
+
+def check_spacing(affine: np.ndarray, model: TranslationModel, name: str) -> None:
+    """Raise InputError if a volume on the model's grid has not the spacing that its millimetres are counted in."""
+    wanted, found = model.config.translation.registration.spacing, spacing_of(affine)
+    if not np.allclose(found, wanted, rtol=SAME_SPACING):
+        sides = ", ".join(f"{side:g}" for side in found)
+        raise InputError(f"{name}: {sides} mm per voxel on the model's grid, but the model was trained on {wanted}")
