@@ -177,7 +177,7 @@ class Store:
         self.source_intervals: np.ndarray = merged["source_interval"]
         """Values of x = -1 and x = 1 of the source of each pair, in its file's units [N, 2]; NaN without pairs."""
         self.has_masks = bool(tables[0]["has_masks"][0]) if len(self.ids) else False
-        self._has_low_sources = bool(tables[0]["has_low_sources"][0]) if len(self.ids) else False
+        self._has_low_sources = bool(merged["has_low_sources"].all())
         _refuse_twins(self.path, self.ids, "id")
         _refuse_twins(self.path, self.hashes, "content")
 
