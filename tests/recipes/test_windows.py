@@ -9,7 +9,7 @@ from hagan3d import cli, train, translate
 from hagan3d.checkpoint import files
 from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import CascadeConfig, DataConfig, DegradeConfig
-from hagan3d.data.pairs import PairSource
+from hagan3d.data.pairs import PairBatch, PairSource
 from hagan3d.data.store import Store
 from hagan3d.engine.live_bytes import count_step
 from hagan3d.engine.plan import Plan, advice, remedies
@@ -135,6 +135,33 @@ def test_windows_take_less_memory_and_read_less():
     ]
     read = [dataclasses.replace(plan, config=config).bytes_read for plan, config in zip(plans, pairs, strict=True)]
     assert read == [2 * 2 * 2 * voxels for voxels in (32**3, 8 * 32**2 + 8**3, 8 * 32**2)]
+
+
+def far_sighted(step, count=4):
+    """Windows whose targets are bright or dark as the first slices of the volume are, which no window holds."""
+    random = torch.Generator().manual_seed(step)
+    coarse = torch.rand(count, 1, 8, 8, 8, generator=random) * 1.6 - 0.8
+    source = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="trilinear")
+    sign = (torch.randperm(count, generator=random) % 2 * 2.0 - 1).view(-1, 1, 1, 1, 1)
+    source[:, :, :4] = 0.9 * sign
+    target = 0.5 * source + 0.4 * sign
+    samples = tuple(range(count))
+    batch = PairBatch(source=source, target=target, mask=torch.ones_like(target), samples=samples, seed=0, step=step)
+    return windows_of(batch, 8)
+
+
+@pytest.mark.parametrize(("window", "low", "high"), [("patch", 0.35, 0.45), ("hierarchical", 0.0, 0.2)])
+def test_the_anchor_tells_a_window_what_lies_far_from_it(window, low, high):
+    weights = {"l1_weight": 1.0, "adversarial_weight": 0.0, "dropout": False}
+    model = {"width": 8, "levels": 1, "norm": "rms", **weights}
+    updates, recipe = make_updates(windowed("pix2pix", window, 8, translation=model, batch_size=4, lr_g=5e-3, ema=0.0))
+    errors = []
+    for step in range(60):
+        batch = far_sighted(step)
+        for phase in recipe.phases[:-1]:  # all but that of the critic
+            terms = updates.run(phase, dataclasses.replace(batch, phase=phase.name))
+        errors.append(terms["l1"])
+    assert low < torch.stack(errors[-5:]).mean() < high
 
 
 def test_thinner_windows_are_advised_while_networks_can_see_them():
