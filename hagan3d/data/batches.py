@@ -99,7 +99,7 @@ class StoredVolumes:
 
     def slab(self, first: int, stop: int) -> Tensor:
         """Read slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
-        return torch.stack([self.store.window(index, first, stop - first) for index in self.indices])
+        return self.store.windows(self.indices, first, stop - first)
 
 
 @dataclass(frozen=True)

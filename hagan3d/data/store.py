@@ -63,6 +63,8 @@ def write_store(
 ) -> None:
     """Write a store, whole or not at all; equal input gives equal bytes.
 
+    Intensities are not compressed: the noise of scans leaves little to gain, and a GPU would wait for the unpacking.
+
     Args:
         path: Name of the .h5 file.
         settings: Everything the volumes follow from, plain JSON types (`prepare` lists them).
@@ -75,27 +77,27 @@ def write_store(
     depth, height, width = settings["size"]
     factor = low_factor((depth, height, width))
     count = len(records)
-    packed = {"compression": "lzf", "shuffle": True}
     with replacing(path) as beside, h5py.File(beside, "w", libver="v110") as file:
         file.attrs["format"] = FORMAT
         file.attrs["settings"] = json.dumps(settings, sort_keys=True)
         file.create_dataset("left_out", data=list(left_out), dtype=h5py.string_dtype())
-        high = file.create_dataset(
-            "high", (count, depth, height, width), np.int16, chunks=(1, factor, height, width), **packed
-        )
+        high = file.create_dataset("high", (count, depth, height, width), np.int16, chunks=(1, factor, height, width))
         small = (depth // factor, height // factor, width // factor)
-        low = file.create_dataset("low", (count, *small), np.int16, chunks=(1, *small), **packed)
+        low = file.create_dataset("low", (count, *small), np.int16, chunks=(1, *small))
         for index in range(count):
             values = voxels(index)
             high[index] = values
             low[index] = area_average(values, factor)
-        for name, kind, read in (("source_voxels", np.int16, sources), ("mask", np.uint8, masks)):
+        for name, kind, filtered, read in (
+            ("source_voxels", np.int16, None, sources),
+            ("mask", np.uint8, "lzf", masks),
+        ):
             if read is not None:
-                made = file.create_dataset(name, high.shape, kind, chunks=high.chunks, **packed)
+                made = file.create_dataset(name, high.shape, kind, chunks=high.chunks, compression=filtered)
                 for index in range(count):
                     made[index] = read(index)
         if sources is not None:
-            low_source = file.create_dataset("low_source", low.shape, np.int16, chunks=low.chunks, **packed)
+            low_source = file.create_dataset("low_source", low.shape, np.int16, chunks=low.chunks)
             for index in range(count):
                 low_source[index] = area_average(file["source_voxels"][index], factor)
         _write_records(file, records, settings["columns"])
@@ -227,6 +229,15 @@ class Store:
         """Read `depth` slices from `start` on of volume `i`: [depth, H, W], float32 in [-1, 1]."""
         return self._read("high", i, self._slices(start, depth))
 
+    def windows(self, indices: Sequence[int], start: int, depth: int) -> "Tensor":
+        """Read the same slices of several volumes: [B, depth, H, W]."""
+        import torch
+
+        out = torch.empty(len(indices), depth, *self.size[1:])
+        for row, i in zip(out, indices, strict=True):
+            np.divide(self._values("high", i, self._slices(start, depth)), np.float32(SCALE), out=row.numpy())
+        return out
+
     def volume(self, i: int) -> "Tensor":
         """Read volume `i` [D, H, W], float32 in [-1, 1]."""
         return self._read("high", i, slice(None))
@@ -301,15 +312,19 @@ class Store:
     def _read(self, name: str, i: int, slices: slice, scale: int = SCALE) -> "Tensor":
         import torch
 
+        values = self._values(name, i, slices)
+        return torch.from_numpy(values / np.float32(scale))  # by NumPy: torch may hang in a process that was forked
+
+    def _values(self, name: str, i: int, slices: slice) -> np.ndarray:
         number, row = self._where[i]
         key = (os.getpid(), number)  # a handle that came through a fork must not be used
         if key not in self._open:
             self._open[key] = h5py.File(self._files[number], "r")
         try:
-            values = self._open[key][name][row, slices]
+            values: np.ndarray = self._open[key][name][row, slices]
         except OSError as error:
             raise InputError(f"{self._files[number]}: volume {i} cannot be read; the file is damaged") from error
-        return torch.from_numpy(values / np.float32(scale))  # by NumPy: torch may hang in a process that was forked
+        return values
 
 
 def _store_files(path: Path) -> list[Path]:

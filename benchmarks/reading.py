@@ -1,0 +1,67 @@
+"""Does a GPU wait for the store? Times the reading of all that a step needs, from a store of noise, file in memory.
+
+What is read per step: the sub-volumes, the low-resolution volumes and, slab by slab, the whole volumes for E^G. A
+reading thread does it while the step before is computed, so that a step waits only if it takes less time than that.
+"""
+
+import argparse
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hagan3d.config import low_factor
+from hagan3d.data.batches import BatchSource
+from hagan3d.data.store import Record, Store, write_store
+
+SEED = 0
+
+
+def main() -> None:
+    """Write a store per size, read batches of it, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="Sides of cubes.")
+    parser.add_argument("--batch", type=int, default=4, help="Volumes per step.")
+    parser.add_argument("--rounds", type=int, default=5, help="Batches that are timed, after one to warm up.")
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, Python {platform.python_version()}, batch {options.batch}")
+    print(f"{'size':>6}{'ms per step':>14}{'MB/s':>8}{'steps/s that never wait':>26}")
+    for side in options.sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = time_reading(make_store(Path(folder) / "noise.h5", side), side, options.batch, options.rounds)
+        voxels = options.batch * side**3 * (1 + 1 / 8 + 1 / low_factor((side,) * 3) ** 3)
+        print(f"{side:>6}{seconds * 1e3:>14.0f}{2 * voxels / seconds / 1e6:>8.0f}{1 / seconds:>26.1f}", flush=True)
+
+
+def make_store(path: Path, side: int, count: int = 4) -> Store:
+    """Write volumes of noise."""
+    random = np.random.default_rng(SEED)
+    volume = random.integers(-20_000, 20_000, (side,) * 3, dtype=np.int16)
+    settings = {"size": [side] * 3, "columns": [], "class_names": [], "shard": [1, 1], "axis": "axial"}
+    write_store(path, settings, [record(i) for i in range(count)], lambda i: volume)
+    return Store(path)
+
+
+def record(i: int) -> Record:
+    """Describe one of them."""
+    name = f"noise-{i}"
+    return Record(name, name, "train", -1, np.eye(4), -1024.0, 600.0, name, name)
+
+
+def time_reading(store: Store, side: int, batch: int, rounds: int) -> float:
+    """Median seconds in which one step's volumes are read."""
+    source, seconds = BatchSource(store, "train", side // 8, batch, SEED), []
+    for step in range(rounds + 1):
+        begin = time.perf_counter()
+        for _ in source.batch(step).slabs():
+            pass
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds[1:])
+
+
+if __name__ == "__main__":
+    main()
