@@ -10,6 +10,7 @@ from nibabel.affines import apply_affine
 from hagan3d.data.geometry import (
     GridRule,
     check_orientation,
+    resample_onto,
     spacing_of,
     stored_code,
     to_grid,
@@ -138,3 +139,18 @@ def test_orientations_are_checked():
     for code in ("RAR", "ras", "RA", "XYZ"):
         with pytest.raises(InputError, match="want three letters"):
             check_orientation(code)
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_nearest_voxels_make_no_label_that_was_not_there_and_leave_0_beyond(degrees):
+    labels = np.full((16, 14, 12), 3.0, np.float32)
+    labels[4:12, 4:10, 3:9] = 7
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(np.radians(degrees)), -np.sin(np.radians(degrees))],
+                    [np.sin(np.radians(degrees)), np.cos(np.radians(degrees))]]  # fmt: skip
+    grid = turn @ np.diag([1.3, 0.8, 1.7, 1.0])
+    grid[:3, 3] = -2.1
+    made = resample_onto(labels, np.eye(4), grid, (16, 24, 12), nearest=True)
+    assert set(np.unique(made)) == {0.0, 3.0, 7.0}
+    inside = np.abs((made == 7).sum() * 1.3 * 0.8 * 1.7 / (labels == 7).sum() - 1)
+    assert inside < 0.12  # as many cubic millimetres as before
