@@ -20,10 +20,11 @@ from hagan3d.ops.upsample_minimal import fold_minimal, upsample_conv3d_minimal
 METHODS = ("auto", "plain", "transposed", "parity", "minimal")
 
 # Measured on CPU in float32 by benchmarks/kernels.py: up to so many output channels the parities are fastest, from so
-# many input channels on minimal filtering is, and on so few voxels that folding costs more than it saves, the plain
-# pair; with so many voxels and not too many channels the layout with channels last is faster.
+# many input channels on minimal filtering is (its matrix products are small, and gain little from several threads), and
+# on so few voxels that folding costs more than it saves, the plain pair; with so many voxels and not too many channels
+# the layout with channels last is faster.
 _PARITY_CHANNELS = 4
-_MINIMAL_CHANNELS = 64
+_MINIMAL_CHANNELS = {"one thread": 64, "several": 256}
 _PLAIN_VOXELS = 64
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
@@ -43,7 +44,8 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         method: ``plain`` makes the upsampled tensor; ``transposed`` is one transposed convolution of 4^3 taps;
             ``parity`` is a convolution of 2^3 taps with 8 C_out channels, interleaved; ``minimal`` needs 27 products
             per voxel of x where these need 64, but more sums (on a CPU with compiled operators, without autocast, in
-            float32 or float64; elsewhere it is ``transposed``); ``auto`` is the fastest of these.
+            float32 or float64; elsewhere it is ``transposed``); ``auto`` is the fastest of these, which on a CPU
+            depends on the number of threads too.
 
     Returns:
         ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, contiguous or channels last. Any number of times
@@ -173,7 +175,8 @@ def _fast_method(x: Tensor, weight: Tensor) -> str:
         return "plain"
     if weight.shape[0] <= _PARITY_CHANNELS:
         return "parity"
-    return "minimal" if weight.shape[1] >= _MINIMAL_CHANNELS and _can_be_minimal(x) else "transposed"
+    least = _MINIMAL_CHANNELS["one thread" if torch.get_num_threads() == 1 else "several"]
+    return "minimal" if weight.shape[1] >= least and _can_be_minimal(x) else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from hagan3d.ops.extension import LOADED
 
 Fold = Callable[[Tensor], Tensor]
 
-_SLAB_BYTES = 8 << 20
+_SLAB_BYTES = 16 << 20
 _LEAST_ROWS = 16
 """Rows of a slab: fewer cost more in the differences that neighbours share than they save in cache."""
 
