@@ -87,8 +87,8 @@ def make_batch(count=2, side=16):
 
 
 def batch_for(recipe):
-    """Volumes of 16^3, or of 32^3 where a network sees a volume as a whole; registration has the fixed ones beside."""
-    batch = make_batch(side=32 if recipe in ("restore", "registration") else 16)
+    """Volumes of 16^3, or of 32^3 where whole volumes are seen or pooled; registration has the fixed ones beside."""
+    batch = make_batch(side=32 if recipe in ("restore", "registration", "cyclegan") else 16)
     if recipe != "registration":
         return batch
     misalignment = torch.linspace(-5, 5, 24).view(2, 12)
