@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -9,11 +10,12 @@ from rich.console import Console
 from rich.progress import track
 
 from hagan3d import cli
-from hagan3d.checkpoint import load_translation
+from hagan3d.checkpoint import TranslationModel, load_translation
 from hagan3d.errors import InputError
 from hagan3d.inference.devices import inference_device
 from hagan3d.inference.memory import MEMORY, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files
+from hagan3d.inference.source_volume import SourceVolume
 from hagan3d.inference.translate import Translator
 from hagan3d.inference.translate_files import (
     Uncertainty,
@@ -70,17 +72,22 @@ def main(argv: list[str]) -> None:
         depth = translation_depth(model.config, a.overlap, cli.parse_bytes("--memory", a.memory), model.device)
     translator = Translator(model.networks, depth, a.overlap)
     translator.windows(model.description.size[0])
-    from_store = is_store(path)
-    if from_store:
-        count, sources = sources_of_store(path, model, a.split, a.simulate)
-    elif model.config.recipe == "registration":
-        count, sources = moving_and_fixed_of_files(path, model)
-    else:
-        count, sources = sources_of_files(path, model.description)
+    count, sources = chosen_sources(path, model, a.split, a.simulate)
     shown = iter(track(sources, "translate", total=count, console=Console(stderr=True)))
     wanted = {"dtype": a.dtype, "format": a.format}
     done = write_translations(model, translator, shown, out, Uncertainty(a.level, scale), **wanted)
     print(f"{done} volumes translated by step {model.step} of {a.run}: {out} (translations.png, translations.csv)")
+
+
+def chosen_sources(
+    path: Path, model: TranslationModel, split: str, simulate: bool
+) -> tuple[int, Iterator[SourceVolume]]:
+    """Give what is to be translated, of a store or of files, and how many."""
+    if is_store(path):
+        return sources_of_store(path, model, split, simulate)
+    if model.config.recipe == "registration":
+        return moving_and_fixed_of_files(path, model)
+    return sources_of_files(path, model.description)
 
 
 def scale_of(path: Path) -> float:

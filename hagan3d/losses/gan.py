@@ -33,6 +33,15 @@ def g_loss(objective: str, fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def differentiable(x: Tensor) -> Tensor:
+    """Give the values of ``x`` apart from what made them, for a penalty on a gradient in them.
+
+    They are a view and no leaf of the graph, whose hooks PyTorch cannot call while it derives in a leaf: one that
+    counts the operations of networks, for example.
+    """
+    return x.detach().requires_grad_().view_as(x)
+
+
 def r1_penalty(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """Half the mean squared length of the gradient of ``logits [B]`` in ``inputs``, a scalar.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from hagan3d.config import TrainConfig
 from hagan3d.data.batches import Batch
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
-from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, r1_penalty
+from hagan3d.losses.gan import d_loss, differentiable, g_loss, gradient_penalty, r1_penalty
 from hagan3d.networks.build import Networks
 from hagan3d.recipes.kept import Kept
 from hagan3d.recipes.phase import Phase, Recipe
@@ -118,7 +118,7 @@ def _r1(train: TrainConfig, nets: Networks, batch: Batch) -> Tensor:
     """Squared gradient of D on the real pairs as D sees them; in float32, for its double backward pass."""
     with torch.autocast(batch.window.device.type, enabled=False):
         pair = _augmented(train, batch, "real", batch.window, batch.low)
-        inputs = [x.detach().requires_grad_() for x in pair]
+        inputs = [differentiable(x) for x in pair]
         return r1_penalty(_penalized(train, nets, batch, inputs), inputs)
 
 
@@ -129,13 +129,13 @@ def _gradient_penalty(
     mix = torch.tensor(batch.uniform("mix", 1)).to(batch.window.device)[:, :, None, None, None]
     with torch.autocast(batch.window.device.type, enabled=False):
         pairs = list(zip(real, fake, strict=True))[: 2 if train.anchor else 1]
-        inputs = [torch.lerp(x.float(), y.float(), mix).requires_grad_() for x, y in pairs]
+        inputs = [differentiable(torch.lerp(x.float(), y.float(), mix)) for x, y in pairs]
         return gradient_penalty(_penalized(train, nets, batch, inputs), inputs)
 
 
 def _penalized(train: TrainConfig, nets: Networks, batch: Batch, inputs: list[Tensor]) -> Tensor:
     """Logits ``[B]`` whose gradient a penalty is on: those of pairs, or the sum of both games."""
-    logits, _ = _judge(train, nets, batch, *(x.view_as(x) for x in inputs))  # hooks on networks may refuse leaves
+    logits, _ = _judge(train, nets, batch, *inputs)
     return logits if logits.ndim == 1 else logits.sum(0)
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from hagan3d.config import Config
 from hagan3d.data.pairs import PairBatch
-from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty
+from hagan3d.losses.gan import d_loss, differentiable, g_loss, gradient_penalty
 from hagan3d.networks.registration import RegistrationNetworks
 from hagan3d.ops.warp import AFFINE
 from hagan3d.recipes.kept import Kept
@@ -22,10 +22,11 @@ from hagan3d.recipes.phase import Phase, Recipe, Terms
 def recipe(config: Config) -> Recipe:
     """Return the updates of one step: the regressor, then its critic on the same volumes."""
     train, kept = config.train, Kept()
+    penalised = ("d",) if train.objective == "wgan-gp" else ()
     return Recipe(
         [
             Phase("g", ("g",), partial(g_losses, config, kept), train.lr_g),
-            Phase("d", ("d",), partial(d_losses, config, kept), train.lr_d),
+            Phase("d", ("d",), partial(d_losses, config, kept), train.lr_d, penalised=penalised),
         ]
     )
 
@@ -50,7 +51,7 @@ def d_losses(config: Config, kept: Kept, nets: RegistrationNetworks, batch: Pair
     if config.train.objective == "wgan-gp":
         mix = torch.from_numpy(batch.uniform("mix", 1)).to(fake)[:, :, None, None, None]
         with torch.autocast(fake.device.type, enabled=False):
-            between = torch.lerp(real.to(fake.dtype), fake, mix).requires_grad_()
+            between = differentiable(torch.lerp(real.to(fake.dtype), fake, mix))
             penalty = gradient_penalty(_logits(nets, batch, between), [between])
         terms["gp"] = config.train.gp_weight * penalty
     return terms

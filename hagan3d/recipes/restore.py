@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hagan3d.config import Config
 from hagan3d.data.pairs import PairBatch
-from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty
+from hagan3d.losses.gan import d_loss, differentiable, g_loss, gradient_penalty
 from hagan3d.losses.perceptual import content_loss
 from hagan3d.losses.restoration import frequency_l2, nmse, slice_tv
 from hagan3d.networks.restore import RestoreNetworks
@@ -67,5 +67,5 @@ def _penalty(nets: RestoreNetworks, batch: PairBatch, fake: Tensor) -> Tensor:
     """Gradient penalty between targets and restored volumes, not under autocast, for its second derivative."""
     mix = torch.from_numpy(batch.uniform("mix", 1)).to(fake)[:, :, None, None, None]
     with torch.autocast(fake.device.type, enabled=False):
-        between = torch.lerp(batch.target.to(fake.dtype), fake, mix).requires_grad_()
+        between = differentiable(torch.lerp(batch.target.to(fake.dtype), fake, mix))
         return gradient_penalty(nets.d(between), [between])

@@ -3,13 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import yaml
 
+from hagan3d.checkpoint.settings import from_dict
 from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
 from hagan3d.engine import plan as planning
 from hagan3d.engine.live_bytes import count_step
 from hagan3d.engine.plan import Plan, advice, cheapest, fitted
 from hagan3d.errors import InputError
 from hagan3d.recipes import hagan
+from hagan3d.recipes.choice import make_recipe
+from hagan3d.train import config_file
 
 
 def make_plan(**train):
@@ -99,6 +103,18 @@ def test_operations_of_a_penalty_are_counted_where_it_is_due_in_every_step():
     assert without == lazy
     assert always["d"] > lazy["d"]
     assert always["g"] == lazy["g"]
+
+
+def test_operations_of_a_gradient_penalty_are_counted():
+    penalised, plain = make_plan(objective="wgan-gp").flops, make_plan(objective="bce").flops
+    assert penalised["d"] > plain["d"]
+    assert penalised["g"] == plain["g"]
+
+
+@pytest.mark.parametrize("name", ["red_wgan", "registration", "segan"])
+def test_operations_of_shipped_configs_are_counted(name):
+    config = from_dict(yaml.safe_load(config_file(f"{name}_32.yaml").read_text(encoding="utf-8")))
+    assert all(Plan(config, make_recipe).flops[phase.name] > 0 for phase in make_recipe(config).phases)
 
 
 def test_bytes_read_are_those_of_the_store():
