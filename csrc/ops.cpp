@@ -29,9 +29,9 @@ STABLE_TORCH_LIBRARY(hagan3d, m) {
       "rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, bool relu, float eps) "
       "-> (Tensor, Tensor, Tensor)");
 
-  // each on a slab: first sample, samples, first plane, planes, first row, rows of the small tensor
-  m.def("upsample_spread(Tensor x, Tensor(a!) out, int[] where) -> ()");
-  m.def("upsample_gather(Tensor spread, Tensor(a!) x, int[] where) -> ()");
-  m.def("upsample_join(Tensor products, Tensor? bias, Tensor(a!) y, int[] where, int trim) -> ()");
-  m.def("upsample_split(Tensor y, Tensor(a!) out, int[] where, int trim) -> ()");
+  // `slab_bytes`: about so many does a thread work on at a time
+  m.def("upsample_minimal(Tensor x, Tensor folded, Tensor? bias, int trim, int slab_bytes) -> Tensor");
+  m.def("upsample_minimal_x(Tensor grad, Tensor folded, int trim, int slab_bytes) -> Tensor");
+  m.def("upsample_minimal_products(Tensor grad, Tensor x, int trim, int slab_bytes) -> Tensor");
+  m.def("upsample_minimal_both(Tensor grad, Tensor x, Tensor folded, int trim, int slab_bytes) -> (Tensor, Tensor)");
 }

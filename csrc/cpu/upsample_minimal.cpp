@@ -1,8 +1,7 @@
-// The two sparse halves of the up-convolution by minimal filtering, and their adjoints, on slabs of planes.
+// The up-convolution by minimal filtering, and its gradients, slab by slab: each thread works on slabs of its own.
 //
 // Along one axis, output voxels 2i and 2i + 1 are S x[i] + w0 d[i] and S x[i] - w2 d[i + 1], where d[i] = x[i - 1] -
-// x[i] and S = w0 + w1 + w2: three products of x or d with a weight, not four. Between the two halves lie matrix
-// products.
+// x[i] and S = w0 + w1 + w2: three products of x or d with a weight, not four. Around matrix products lie
 //
 //   spread   x -> the 8 arrays that are x or d along each axis
 //   join     the 27 arrays of products -> y            (9 by H and W, times 3 along D: S, w0 and w2)
@@ -11,10 +10,15 @@
 // A slab is some rows of some planes of some samples. Its arrays are [channel, plane, sample, h, w], one after the
 // other; those of differences along D or H have one plane or row more. All rows have a place more than x, which is zero
 // where it has no meaning: a plane is one run of memory, in which the voxel before the first of a row is a zero.
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <array>
+#include <memory>
+#include <numeric>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "cpu/blocks.h"
@@ -321,23 +325,151 @@ void split(const Slab& s, const T* y, T* out) {
   });
 }
 
-using Where = const std::vector<int64_t>&;
+// [rows, columns] of numbers, rows being `stride` apart
+template <typename T>
+struct Matrix {
+  T* at;
+  int64_t rows, columns, stride;
 
-// The slab at `where`: first sample, samples, first plane, planes, first row, rows.
-Slab make_slab(const Tensor& full, bool fine, Where where, int64_t trim) {
-  STD_TORCH_CHECK(where.size() == 6, "want six numbers that say where the slab is");
-  const int64_t scale = fine ? 2 : 1, depth = full.size(2) + 2 * trim;
-  return {full.size(1),
-          depth / scale,
-          full.size(3) / scale,
-          full.size(4) / scale,
-          where[0],
-          where[1],
-          where[2],
-          where[3],
-          where[4],
-          where[5],
-          trim};
+  Tensor tensor(bool transposed = false) const {
+    const std::array<int64_t, 2> sizes{rows, columns}, strides{stride, 1}, turned{columns, rows}, steps{1, stride};
+    const auto dtype = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+    const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
+    return transposed ? torch::stable::from_blob(at, turned, steps, cpu, dtype)
+                      : torch::stable::from_blob(at, sizes, strides, cpu, dtype);
+  }
+};
+
+// out = a b
+void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
+}
+
+// out += a b
+void multiply_add(const Tensor& a, const Tensor& b, const Tensor& out) {
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
+}
+
+constexpr int64_t kMostSums = int64_t(4) << 20;  // numbers: so many a thread may add up of its own
+constexpr int64_t kLeastRows = 16;  // of a slab: fewer cost more in what neighbours share than they save in cache
+constexpr int kProducts = 12;       // matrix products of a slab: 3 along D, times x or differences along H and W
+
+// [27 C_out, C_in] matrix by matrix
+template <typename T>
+std::array<Matrix<T>, kProducts> matrices(T* folded, int64_t c_out, int64_t c_in) {
+  std::array<Matrix<T>, kProducts> all;
+  for (int i = 0; i < kProducts; ++i) {
+    const int64_t rows = (int64_t(1) << ((i >> 1 & 1) + (i & 1))) * c_out;
+    all[i] = {folded, rows, c_in, c_in};
+    folded += rows * c_in;
+  }
+  return all;
+}
+
+// Memory that is not cleared, as large as the largest slab asked for.
+template <typename T>
+class Memory {
+ public:
+  T* get(int64_t count) {
+    if (count > size_) at_.reset(new T[size_ = count]);
+    return at_.get();
+  }
+
+ private:
+  std::unique_ptr<T[]> at_;
+  int64_t size_ = 0;
+};
+
+// What one thread works with.
+template <typename T>
+struct Bench {
+  Memory<T> spread, gradient, products;
+};
+
+// The arrays of a slab as matrices: x or its differences, and the products.
+template <typename T>
+struct Slices {
+  T *spread, *products;
+  std::array<Matrix<T>, kProducts> factors, results;
+
+  static int64_t columns(const Slab& s, int i, int d) { return (s.planes + d) * s.samples * s.area(i >> 1 & 1); }
+
+  Slices(const Slab& s, int64_t c_in, int64_t c_out, Memory<T>& spread_memory, Memory<T>& product_memory) {
+    int64_t per_in = 0, per_out = 0;
+    for (int i = 0; i < 8; ++i) per_in += columns(s, i, i >> 2);
+    for (int i = 0; i < kProducts; ++i) per_out += (int64_t(1) << ((i >> 1 & 1) + (i & 1))) * columns(s, i, 0);
+    T* in = spread = spread_memory.get(c_in * per_in);
+    T* out = products = product_memory.get(c_out * per_out);
+    for (int i = 0; i < kProducts; ++i) {
+      const int64_t n = columns(s, i, 0), stride = columns(s, i, i >= 4);
+      if (i < 8) {
+        factors[i] = {in, c_in, n, stride};
+        in += c_in * stride;
+      } else {  // w2 is with the difference one plane on
+        factors[i] = {factors[i - 4].at + stride - n, c_in, n, stride};
+      }
+      results[i] = {out, (int64_t(1) << ((i >> 1 & 1) + (i & 1))) * c_out, n, n};
+      out += results[i].rows * n;
+    }
+  }
+};
+
+// The whole, cut into slabs of even size, as many as threads if that can be.
+struct Grid {
+  int64_t B, D, H, W, trim, samples, planes, rows;
+
+  // slabs: of about so many bytes
+  template <typename T>
+  Grid(T, const Tensor& x, int64_t c_out, int64_t trim, int64_t bytes)
+      : B(x.size(0)), D(x.size(2)), H(x.size(3)), W(x.size(4)), trim(trim) {
+    const int64_t threads = torch::stable::get_num_threads(), per_row = (8 * x.size(1) + 27 * c_out) * (W + 1);
+    const int64_t room = std::max<int64_t>(1, bytes / (per_row * int64_t(sizeof(T))));  // rows
+    rows = even(H, std::max(kLeastRows, room - 1), 1);
+    planes = even(D, room / (rows + 1), threads / std::gcd(threads, B * parts(H, rows)));
+    samples = planes == D && rows == H ? even(B, room / ((rows + 1) * (planes + 1)), threads) : 1;
+  }
+
+  // The length of even parts, none longer than `most`: one, or a multiple of some number if that can be.
+  static int64_t even(int64_t length, int64_t most, int64_t multiple) {
+    const int64_t count = parts(length, std::max<int64_t>(1, most));
+    if (count <= 1) return std::max<int64_t>(1, length);
+    return parts(length, std::min(length, multiple * parts(count, multiple)));
+  }
+
+  static int64_t parts(int64_t length, int64_t part) { return (length + part - 1) / part; }
+
+  int64_t count() const { return parts(B, samples) * parts(D, planes) * parts(H, rows); }
+
+  Slab at(int64_t i, int64_t channels) const {
+    const int64_t row = i % parts(H, rows) * rows, rest = i / parts(H, rows);
+    const int64_t plane = rest % parts(D, planes) * planes, sample = rest / parts(D, planes) * samples;
+    return {channels, D,
+            H,        W,
+            sample,   std::min(samples, B - sample),
+            plane,    std::min(planes, D - plane),
+            row,      std::min(rows, H - row),
+            trim};
+  }
+
+  // work(worker, slab) for all, as many at once as there are workers, and then(worker, slab) one after the other
+  template <typename Work, typename Then>
+  void run(int64_t workers, const Work& work, const Then& then) const {
+    for (int64_t first = 0; first < count(); first += workers) {
+      const int64_t together = std::min(workers, count() - first);
+      const auto some = [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) work(i, first + i);
+      };
+      if (together == 1)
+        some(0, 1);  // with all threads in its products
+      else
+        torch::stable::parallel_for(0, together, 1, some);
+      for (int64_t i = 0; i < together; ++i) then(i, first + i);
+    }
+  }
+};
+
+int64_t most_workers(const Grid& grid) {
+  return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), grid.count()));
 }
 
 template <typename F>
@@ -347,41 +479,102 @@ void dispatch(ScalarType dtype, const F& f) {
   f(Type<float>{});
 }
 
-void upsample_spread(const Tensor& x, const Tensor& out, Where where) {
+Tensor upsample_minimal(const Tensor& x, const Tensor& folded, const std::optional<Tensor>& bias, int64_t trim,
+                        int64_t slab_bytes) {
+  const int64_t c_in = x.size(1), c_out = folded.size(0) / 27, D = 2 * (x.size(2) - trim);
+  const Tensor y = torch::stable::new_empty(x, {x.size(0), c_out, D, 2 * x.size(3), 2 * x.size(4)});
   dispatch(x.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    spread(make_slab(x, false, where, 0), data<T>(x), mutable_data<T>(out));
+    const Grid grid(T(0), x, c_out, trim, slab_bytes);
+    const auto weights = matrices(const_cast<T*>(data<T>(folded)), c_out, c_in);
+    std::vector<Bench<T>> benches(most_workers(grid));
+    const auto work = [&](int64_t worker, int64_t i) {
+      Bench<T>& bench = benches[worker];
+      const Slices<T> slices(grid.at(i, c_in), c_in, c_out, bench.spread, bench.products);
+      spread(grid.at(i, c_in), data<T>(x), slices.spread);
+      for (int k = 0; k < kProducts; ++k)
+        multiply(weights[k].tensor(), slices.factors[k].tensor(), slices.results[k].tensor());
+      join(grid.at(i, c_out), slices.products, bias ? data<T>(*bias) : nullptr, mutable_data<T>(y));
+    };
+    grid.run(benches.size(), work, [](int64_t, int64_t) {});
   });
+  return y;
 }
 
-void upsample_gather(const Tensor& from, const Tensor& x, Where where) {
-  dispatch(x.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    gather(make_slab(x, false, where, 0), data<T>(from), mutable_data<T>(x));
-  });
+// `factors` = the gradients in them, from those in the products
+template <typename T>
+void multiply_back(const std::array<Matrix<T>, kProducts>& weights, const Slices<T>& gradients) {
+  for (int k = 0; k < kProducts; ++k) {
+    const Matrix<T>& to = gradients.factors[k];
+    const Tensor weight = weights[k].tensor(true), result = gradients.results[k].tensor();
+    if (k >= 8) {
+      multiply_add(weight, result, to.tensor());
+      continue;
+    }
+    multiply(weight, result, to.tensor());
+    if (k >= 4)
+      for (int64_t c = 0; c < to.rows; ++c)
+        std::fill(to.at + c * to.stride + to.columns, to.at + (c + 1) * to.stride, T(0));
+  }
 }
 
-void upsample_join(const Tensor& products, const std::optional<Tensor>& bias, const Tensor& y, Where where,
-                   int64_t trim) {
-  dispatch(y.scalar_type(), [&](auto tag) {
+// The gradient in x if `folded` is there, and the sums of products with the gradient [27 C_out, C_in] if x is.
+std::tuple<Tensor, Tensor> gradients(const Tensor& grad, const std::optional<Tensor>& x,
+                                     const std::optional<Tensor>& folded, int64_t c_in, int64_t trim,
+                                     int64_t slab_bytes) {
+  const int64_t c_out = grad.size(1), D = grad.size(2) / 2 + trim, H = grad.size(3) / 2, W = grad.size(4) / 2;
+  const Tensor x_grad = torch::stable::new_zeros(grad, {folded ? grad.size(0) : 0, c_in, D, H, W});
+  const Tensor sums = torch::stable::new_zeros(grad, {x ? 27 * c_out : 0, c_in});
+  const int64_t size = sums.numel();
+  dispatch(grad.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    join(make_slab(y, true, where, trim), data<T>(products), bias ? data<T>(*bias) : nullptr, mutable_data<T>(y));
+    const Grid grid(T(0), x ? *x : x_grad, c_out, trim, slab_bytes);
+    const int64_t workers = size > kMostSums ? 1 : most_workers(grid);
+    std::vector<T> partial((workers - 1) * size, T(0));
+    std::array<Matrix<T>, kProducts> weights;
+    if (folded) weights = matrices(const_cast<T*>(data<T>(*folded)), c_out, c_in);
+    std::vector<Bench<T>> benches(workers);
+    const auto work = [&](int64_t worker, int64_t i) {
+      Bench<T>& bench = benches[worker];
+      const Slices<T> slices(grid.at(i, c_in), c_in, c_out, bench.spread, bench.products);
+      split(grid.at(i, c_out), data<T>(grad), slices.products);
+      if (x) {
+        spread(grid.at(i, c_in), data<T>(*x), slices.spread);
+        T* sum = worker ? partial.data() + (worker - 1) * size : mutable_data<T>(sums);
+        const auto totals = matrices(sum, c_out, c_in);
+        for (int k = 0; k < kProducts; ++k)
+          multiply_add(slices.results[k].tensor(), slices.factors[k].tensor(true), totals[k].tensor());
+      }
+      if (folded) multiply_back(weights, Slices<T>(grid.at(i, c_in), c_in, c_out, bench.gradient, bench.products));
+    };
+    const auto then = [&](int64_t worker, int64_t i) {  // neighbours add to the same voxels
+      if (folded) gather(grid.at(i, c_in), benches[worker].gradient.get(0), mutable_data<T>(x_grad));
+    };
+    grid.run(workers, work, then);
+    for (size_t i = 0; i < partial.size(); ++i) mutable_data<T>(sums)[i % size] += partial[i];
   });
+  return {x_grad, sums};
 }
 
-void upsample_split(const Tensor& y, const Tensor& out, Where where, int64_t trim) {
-  dispatch(y.scalar_type(), [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    split(make_slab(y, true, where, trim), data<T>(y), mutable_data<T>(out));
-  });
+Tensor upsample_minimal_x(const Tensor& grad, const Tensor& folded, int64_t trim, int64_t slab_bytes) {
+  return std::get<0>(gradients(grad, std::nullopt, folded, folded.size(1), trim, slab_bytes));
+}
+
+Tensor upsample_minimal_products(const Tensor& grad, const Tensor& x, int64_t trim, int64_t slab_bytes) {
+  return std::get<1>(gradients(grad, x, std::nullopt, x.size(1), trim, slab_bytes));
+}
+
+std::tuple<Tensor, Tensor> upsample_minimal_both(const Tensor& grad, const Tensor& x, const Tensor& folded,
+                                                 int64_t trim, int64_t slab_bytes) {
+  return gradients(grad, x, folded, x.size(1), trim, slab_bytes);
 }
 
 }  // namespace
 }  // namespace hagan3d::upsample_minimal
 
 STABLE_TORCH_LIBRARY_IMPL(hagan3d, CPU, m) {
-  m.impl("upsample_spread", TORCH_BOX(&hagan3d::upsample_minimal::upsample_spread));
-  m.impl("upsample_gather", TORCH_BOX(&hagan3d::upsample_minimal::upsample_gather));
-  m.impl("upsample_join", TORCH_BOX(&hagan3d::upsample_minimal::upsample_join));
-  m.impl("upsample_split", TORCH_BOX(&hagan3d::upsample_minimal::upsample_split));
+  m.impl("upsample_minimal", TORCH_BOX(&hagan3d::upsample_minimal::upsample_minimal));
+  m.impl("upsample_minimal_x", TORCH_BOX(&hagan3d::upsample_minimal::upsample_minimal_x));
+  m.impl("upsample_minimal_products", TORCH_BOX(&hagan3d::upsample_minimal::upsample_minimal_products));
+  m.impl("upsample_minimal_both", TORCH_BOX(&hagan3d::upsample_minimal::upsample_minimal_both));
 }

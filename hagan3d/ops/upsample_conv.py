@@ -19,13 +19,13 @@ from hagan3d.ops.upsample_minimal import fold_minimal, upsample_conv3d_minimal
 
 METHODS = ("auto", "plain", "transposed", "parity", "minimal")
 
-# Measured on CPU in float32 by benchmarks/kernels.py: up to so many output channels the parities are fastest, from so
-# many input channels on minimal filtering is (its matrix products are small, and gain little from several threads), and
-# on so few voxels that folding costs more than it saves, the plain pair; with so many voxels and not too many channels
-# the layout with channels last is faster.
+# Measured on CPU in float32 by benchmarks/kernels.py. Up to so many output channels the parities are fastest. On so few
+# voxels that folding costs more than it saves, the plain pair is, and minimal filtering on more: from so many input
+# channels, or where x has so many numbers. With so many voxels and not too many channels the layout with channels last
+# is faster for the others.
 _PARITY_CHANNELS = 4
-_MINIMAL_CHANNELS = {"one thread": 64, "several": 256}
 _PLAIN_VOXELS = 64
+_MINIMAL_VOXELS, _MINIMAL_CHANNELS, _MINIMAL_NUMBERS = 32, 64, 1 << 19
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
 
@@ -44,8 +44,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         method: ``plain`` makes the upsampled tensor; ``transposed`` is one transposed convolution of 4^3 taps;
             ``parity`` is a convolution of 2^3 taps with 8 C_out channels, interleaved; ``minimal`` needs 27 products
             per voxel of x where these need 64, but more sums (on a CPU with compiled operators, without autocast, in
-            float32 or float64; elsewhere it is ``transposed``); ``auto`` is the fastest of these, which on a CPU
-            depends on the number of threads too.
+            float32 or float64; elsewhere it is ``transposed``); ``auto`` is the fastest of these.
 
     Returns:
         ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, contiguous or channels last. Any number of times
@@ -171,12 +170,13 @@ def _can_be_minimal(x: Tensor) -> bool:
 
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:
-    if x.device.type == "cpu" and x[:, 0].numel() <= _PLAIN_VOXELS:
+    voxels, (c_out, c_in) = x[:, 0].numel(), weight.shape[:2]
+    is_large = c_in >= _MINIMAL_CHANNELS or x.numel() >= _MINIMAL_NUMBERS
+    if is_large and c_out > _PARITY_CHANNELS and voxels > _MINIMAL_VOXELS and _can_be_minimal(x):
+        return "minimal"
+    if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"
-    if weight.shape[0] <= _PARITY_CHANNELS:
-        return "parity"
-    least = _MINIMAL_CHANNELS["one thread" if torch.get_num_threads() == 1 else "several"]
-    return "minimal" if weight.shape[1] >= least and _can_be_minimal(x) else "transposed"
+    return "parity" if c_out <= _PARITY_CHANNELS else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:

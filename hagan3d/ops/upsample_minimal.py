@@ -3,27 +3,24 @@
 Along one axis, with d[i] = x[i-1] - x[i] and S = w0 + w1 + w2, output voxels 2i and 2i + 1 are S x[i] + w0 d[i] and
 S x[i] - w2 d[i+1]: three products for two voxels. Along three axes that makes 27 products for 8 voxels, as many as a
 3^3 convolution of the small input has, and an eighth of what the upsampled tensor would take. They are matrix products
-over the channels; differences and sums are made slab by slab, in buffers that stay in the cache.
+over the channels; differences and sums are made slab by slab, in buffers that stay in the cache, a slab to a thread.
 
 Source: Winograd, Arithmetic complexity of computations, SIAM 1980, for the idea of minimal filtering.
 """
 
-import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from hagan3d.ops.extension import LOADED
 
 Fold = Callable[[Tensor], Tensor]
 
-_SLAB_BYTES = 16 << 20
-_LEAST_ROWS = 16
-"""Rows of a slab: fewer cost more in the differences that neighbours share than they save in cache."""
+_SLAB_BYTES = 8 << 20
 
 
 def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, fold: Fold) -> Tensor:
@@ -50,167 +47,9 @@ def _products(weight: Tensor) -> Tensor:
     return taps[order]
 
 
-@dataclass(frozen=True)
-class _Slab:
-    """How many samples, planes and rows are worked on together, and the buffers for it."""
-
-    samples: int
-    planes: int
-    rows: int
-    width: int
-    c_in: int
-    c_out: int
-    like: Tensor
-
-    @cached_property
-    def spread(self) -> Tensor:
-        """The input and its differences, one array after the other."""
-        return self._empty_spread()
-
-    @cached_property
-    def gradient(self) -> Tensor:
-        """The gradient in ``spread``."""
-        return self._empty_spread()
-
-    @cached_property
-    def products(self) -> Tensor:
-        """What x and its differences give times the weights, one block after the other."""
-        return self.like.new_empty(sum(self.c_out * rows * columns for rows, columns in self._blocks))
-
-    def _empty_spread(self) -> Tensor:
-        return self.like.new_empty(sum(self.c_in * self._columns(d, h) for d, h, _ in _bits(3)))
-
-    def _columns(self, d: int, h: int) -> int:
-        return (self.planes + d) * self.samples * (self.rows + h) * (self.width + 1)
-
-    @cached_property
-    def _blocks(self) -> list[tuple[int, int]]:
-        """Rows of weights and columns of each of the 12 matrix products: 3 along D, times x or differences."""
-        return [(1 << (h + w), self._columns(0, h)) for _ in range(3) for h, w in _bits(2)]
-
-    @cached_property
-    def factors(self) -> list[Tensor]:
-        """The part of ``spread`` that each matrix product takes."""
-        return self._parts(self.spread)
-
-    @cached_property
-    def factor_gradients(self) -> list[Tensor]:
-        """The same parts of ``gradient``."""
-        return self._parts(self.gradient)
-
-    @cached_property
-    def results(self) -> list[Tensor]:
-        """The part of ``products`` that each matrix product makes."""
-        parts = self.products.split([self.c_out * rows * columns for rows, columns in self._blocks])
-        return [
-            part.view(rows * self.c_out, columns) for part, (rows, columns) in zip(parts, self._blocks, strict=True)
-        ]
-
-    def _parts(self, spread: Tensor) -> list[Tensor]:
-        arrays = spread.split([self.c_in * self._columns(d, h) for d, h, _ in _bits(3)])
-        plain, along_d = ([a.view(self.c_in, -1) for a in arrays[i : i + 4]] for i in (0, 4))
-        columns = [p.shape[1] for p in plain]
-        first = [a[:, :n] for a, n in zip(along_d, columns, strict=True)]
-        last = [a[:, -n:] for a, n in zip(along_d, columns, strict=True)]  # w2 is with the difference one plane on
-        return plain + first + last
-
-    def multiply_back(self, weights: list[Tensor]) -> None:
-        """Fill ``gradient`` from the gradients in the products, those being in ``products``."""
-        self.gradient[-sum(self.c_in * self._columns(1, h) for h, _ in _bits(2)) :].zero_()
-        for i, (weight, result) in enumerate(zip(weights, self.results, strict=True)):
-            to = self.factor_gradients[i]
-            torch.mm(weight.t(), result, out=to) if i < 4 else torch.addmm(to, weight.t(), result, out=to)
-
-
-def _bits(n: int) -> list[tuple[int, ...]]:
-    return [tuple(i >> (n - 1 - k) & 1 for k in range(n)) for i in range(1 << n)]
-
-
-def _slabs(x: Tensor, c_out: int) -> Iterator[tuple[_Slab, list[int]]]:
-    """Give slabs of the small tensor and where they are; those of one shape share their buffers."""
-    B, c_in, D, H, W = x.shape
-    room = max(1, _SLAB_BYTES // ((8 * c_in + 27 * c_out) * x.element_size() * (W + 1)))  # rows
-    rows = min(H, max(_LEAST_ROWS, room - 1))
-    planes = min(D, max(1, room // (rows + 1)))
-    samples = min(B, max(1, room // ((rows + 1) * (planes + 1)))) if planes == D and rows == H else 1
-    made: dict[tuple[int, int, int], _Slab] = {}
-    for first in itertools.product(range(0, B, samples), range(0, D, planes), range(0, H, rows)):
-        shape = (min(samples, B - first[0]), min(planes, D - first[1]), min(rows, H - first[2]))
-        if shape not in made:
-            made[shape] = _Slab(*shape, W, c_in, c_out, x)
-        yield made[shape], [i for pair in zip(first, shape, strict=True) for i in pair]
-
-
-def _rows(folded: Tensor) -> list[Tensor]:
-    """Give the matrices of the 12 products."""
-    c_out = len(folded) // 27
-    return list(folded.split([c_out << (h + w) for _ in range(3) for h, w in _bits(2)]))
-
-
-def _y(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    """Up-convolve ``x [B, C_in, D, H, W]``."""
-    x, weights = x.contiguous(), _rows(folded)
-    y = _fake_y(x, folded, bias, trim)
-    for slab, where in _slabs(x, y.shape[1]):
-        torch.ops.hagan3d.upsample_spread(x, slab.spread, where)
-        for weight, factor, result in zip(weights, slab.factors, slab.results, strict=True):
-            torch.mm(weight, factor, out=result)
-        torch.ops.hagan3d.upsample_join(slab.products, bias, y, where, trim)
-    return y
-
-
-def _x(grad: Tensor, folded: Tensor, trim: int) -> Tensor:
-    """Give the gradient in x of ``_y`` for ``grad [B, C_out, 2 D - 2 trim, 2 H, 2 W]``."""
-    grad, x, weights = grad.contiguous(), _fake_x(grad, folded, trim).zero_(), _rows(folded)
-    for slab, where in _slabs(x, grad.shape[1]):
-        torch.ops.hagan3d.upsample_split(grad, slab.products, where, trim)
-        slab.multiply_back(weights)
-        torch.ops.hagan3d.upsample_gather(slab.gradient, x, where)
-    return x
-
-
-def _weight(grad: Tensor, x: Tensor, trim: int) -> Tensor:
-    """Give the gradient in the 3^3 kernel ``[C_out, C_in, 3, 3, 3]``."""
-    return _gradients(grad, x, None, trim)[1]
-
-
-def _both(grad: Tensor, x: Tensor, folded: Tensor, trim: int) -> tuple[Tensor, Tensor]:
-    """Give both gradients in one pass."""
-    return _gradients(grad, x, folded, trim)
-
-
-def _gradients(grad: Tensor, x: Tensor, folded: Tensor | None, trim: int) -> tuple[Tensor, Tensor]:
-    """Give the gradient in x, zero without ``folded``, and that in the kernel."""
-    grad, x, x_grad = grad.contiguous(), x.contiguous(), torch.zeros_like(x, memory_format=torch.contiguous_format)
-    c_out, c_in = grad.shape[1], x.shape[1]
-    sums = x.new_zeros(27 * c_out, c_in)
-    for slab, where in _slabs(x, c_out):
-        torch.ops.hagan3d.upsample_spread(x, slab.spread, where)
-        torch.ops.hagan3d.upsample_split(grad, slab.products, where, trim)
-        for total, factor, result in zip(_rows(sums), slab.factors, slab.results, strict=True):
-            torch.addmm(total, result, factor.t(), out=total)
-        if folded is not None:
-            slab.multiply_back(_rows(folded))
-            torch.ops.hagan3d.upsample_gather(slab.gradient, x_grad, where)
-    return x_grad, (sums.view(27, -1).t() @ _products(x)).view(c_out, c_in, 3, 3, 3)
-
-
-def _fake_y(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    B, _, D, H, W = x.shape
-    return x.new_empty(B, len(folded) // 27, 2 * D - 2 * trim, 2 * H, 2 * W)
-
-
-def _fake_x(grad: Tensor, folded: Tensor, trim: int) -> Tensor:
-    B, _, depth, height, width = grad.shape
-    return grad.new_empty(B, folded.shape[1], depth // 2 + trim, height // 2, width // 2)
-
-
-def _fake_weight(grad: Tensor, x: Tensor, trim: int) -> Tensor:
-    return x.new_empty(grad.shape[1], x.shape[1], 3, 3, 3)
-
-
-def _fake_both(grad: Tensor, x: Tensor, folded: Tensor, trim: int) -> tuple[Tensor, Tensor]:
-    return _fake_x(grad, folded, trim), _fake_weight(grad, x, trim)
+def _kernel(sums: Tensor) -> Tensor:
+    """Give the gradient in the kernel ``[C_out, C_in, 3, 3, 3]`` from that in its fold ``[27 * C_out, C_in]``."""
+    return (sums.view(27, -1).t() @ _products(sums)).view(-1, sums.shape[1], 3, 3, 3)
 
 
 _X, _WEIGHT, _Y = range(3)
@@ -240,12 +79,13 @@ class _Contraction(torch.autograd.Function):
         needed = [i != slot and any(learns[j] for j in range(3) if j not in (i, slot)) for i in range(3)]
         needed[_WEIGHT] &= ctx.frozen is None
         ctx.save_for_backward(*(value if keep else None for value, keep in zip(values, needed, strict=True)))
+        x, y = (None if value is None else value.contiguous() for value in (x, y))
         if slot == _WEIGHT:
-            return torch.ops.hagan3d.upsample_minimal_weight(y, x, trim)
+            return _kernel(torch.ops.hagan3d.upsample_minimal_products(y, x, trim, _SLAB_BYTES))
         folded = fold(cast(Tensor, weight))
         if slot == _X:
-            return torch.ops.hagan3d.upsample_minimal_x(y, folded, trim)
-        return torch.ops.hagan3d.upsample_minimal(x, folded, bias, trim)
+            return torch.ops.hagan3d.upsample_minimal_x(y, folded, trim, _SLAB_BYTES)
+        return torch.ops.hagan3d.upsample_minimal(x, folded, bias, trim, _SLAB_BYTES)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -271,7 +111,9 @@ class _Gradients(torch.autograd.Function):
     def forward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, trim: int, fold: Fold) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(grad, x, weight)
         ctx.options = (None, trim, fold)
-        return torch.ops.hagan3d.upsample_minimal_both(grad, x, fold(weight), trim)
+        grad, x = grad.contiguous(), x.contiguous()
+        x_grad, sums = torch.ops.hagan3d.upsample_minimal_both(grad, x, fold(weight), trim, _SLAB_BYTES)
+        return x_grad, _kernel(sums)
 
     @staticmethod
     def backward(ctx: Any, for_x: Tensor, for_weight: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -283,13 +125,34 @@ class _Gradients(torch.autograd.Function):
         return in_grad, in_x, in_weight, None, None
 
 
-def _register(name: str, function: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    operator = torch.library.custom_op(f"hagan3d::{name}", function, mutates_args=(), device_types="cpu")
-    operator.register_fake(fake)
-
-
 if LOADED:
-    _register("upsample_minimal", _y, _fake_y)
-    _register("upsample_minimal_x", _x, _fake_x)
-    _register("upsample_minimal_weight", _weight, _fake_weight)
-    _register("upsample_minimal_both", _both, _fake_both)
+
+    @torch.library.register_fake("hagan3d::upsample_minimal")
+    def _(x: Tensor, folded: Tensor, bias: Tensor | None, trim: int, slab_bytes: int) -> Tensor:
+        B, _, D, H, W = x.shape
+        return x.new_empty(B, len(folded) // 27, 2 * D - 2 * trim, 2 * H, 2 * W)
+
+    @torch.library.register_fake("hagan3d::upsample_minimal_x")
+    def _(grad: Tensor, folded: Tensor, trim: int, slab_bytes: int) -> Tensor:
+        B, _, depth, height, width = grad.shape
+        return grad.new_empty(B, folded.shape[1], depth // 2 + trim, height // 2, width // 2)
+
+    @torch.library.register_fake("hagan3d::upsample_minimal_products")
+    def _(grad: Tensor, x: Tensor, trim: int, slab_bytes: int) -> Tensor:
+        return x.new_empty(27 * grad.shape[1], x.shape[1])
+
+    @torch.library.register_fake("hagan3d::upsample_minimal_both")
+    def _(grad: Tensor, x: Tensor, folded: Tensor, trim: int, slab_bytes: int) -> tuple[Tensor, Tensor]:
+        return torch.empty_like(x), torch.empty_like(folded)
+
+    ops = torch.ops.hagan3d
+
+    @register_flop_formula([ops.upsample_minimal, ops.upsample_minimal_x])
+    def _(x: Sequence[int], folded: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+        small = min(x, out_shape, key=lambda shape: shape[2])
+        return 2 * math.prod(folded) * small[0] * math.prod(small[2:])
+
+    @register_flop_formula([ops.upsample_minimal_products, ops.upsample_minimal_both])
+    def _(grad: Sequence[int], x: Sequence[int], *rest: Any, **_: Any) -> int:
+        products = 1 if isinstance(rest[0], int) else 2
+        return products * 2 * 27 * grad[1] * math.prod(x)

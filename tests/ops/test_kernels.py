@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import hagan3d
 from hagan3d import ops
@@ -23,7 +24,7 @@ NAMES = (
     "rms_norm",
     "rms_norm_backward",
 )
-CPU_NAMES = ("upsample_spread", "upsample_gather", "upsample_join", "upsample_split")
+CPU_NAMES = ("upsample_minimal", "upsample_minimal_x", "upsample_minimal_products", "upsample_minimal_both")
 
 
 def skip_unless_built(library):
@@ -73,35 +74,31 @@ def samples(device):
     }
 
 
-def slab_samples():
-    """Arguments for the operators on slabs: all of two small feature maps of three channels, two of them being made."""
-    x, y, where = voxels(2, 3, 2, 3, 4, device="cpu"), voxels(2, 2, 4, 6, 8, device="cpu"), [0, 2, 0, 2, 0, 3]
-    x, y, sizes = x.detach(), y.detach(), [3 * (2 + d) * 2 * (3 + h) * 5 for d in (0, 1) for h in (0, 0, 1, 1)]
-    spread, products = torch.zeros(sum(sizes)), torch.zeros(2 * 2 * 2 * 5 * 3 * (3 * 3 + 6 * 4))
+def minimal_samples():
+    """Arguments for the operators of minimal filtering, which have no derivative of their own."""
+    x, y, folded = ((0.5 * torch.randn(shape)) for shape in ((2, 3, 2, 3, 4), (2, 2, 4, 6, 8), (27 * 2, 3)))
     return {
-        "upsample_spread": (x, spread, where),
-        "upsample_gather": (spread, x, where),
-        "upsample_join": (products, None, y, where, 0),
-        "upsample_split": (y, products, where, 0),
+        "upsample_minimal": (x, folded, None, 0, 1000),
+        "upsample_minimal_x": (y, folded, 0, 1000),
+        "upsample_minimal_products": (y, x, 0, 1000),
+        "upsample_minimal_both": (y, x, folded, 0, 1000),
     }
 
 
 @pytest.mark.parametrize("name", CPU_NAMES)
-def test_opcheck_on_slabs(name):
-    skip_unless_built("_C.so")
-    operator = getattr(torch.ops.hagan3d, name).default
-    torch.library.opcheck(operator, slab_samples()[name], test_utils=["test_schema", "test_autograd_registration"])
-
-
-@pytest.mark.parametrize("name", ["upsample_minimal", "upsample_minimal_x", "upsample_minimal_both"])
 def test_opcheck_of_minimal_filtering(name):
     skip_unless_built("_C.so")
-    x, y = (voxels(*shape, device="cpu").detach() for shape in ((2, 3, 2, 3, 4), (2, 2, 4, 6, 8)))
-    folded = voxels(27 * 2, 3, device="cpu").detach()
-    arguments = {"upsample_minimal": (x, folded, None, 0), "upsample_minimal_x": (y, folded, 0)}.get(name)
-    checks = ["test_schema", "test_faketensor"]  # the derivative is that of the function around it
-    operator = getattr(torch.ops.hagan3d, name).default
-    torch.library.opcheck(operator, arguments or (y, x, folded, 0), test_utils=checks)
+    checks = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    torch.library.opcheck(getattr(torch.ops.hagan3d, name).default, minimal_samples()[name], test_utils=checks)
+
+
+@pytest.mark.parametrize("name", CPU_NAMES)
+def test_operations_of_minimal_filtering_are_counted(name):
+    skip_unless_built("_C.so")
+    with FlopCounterMode(display=False) as counter:
+        getattr(torch.ops.hagan3d, name)(*minimal_samples()[name])
+    products = 2 if name == "upsample_minimal_both" else 1
+    assert counter.get_total_flops() == products * 2 * 27 * (2 * 3) * (2 * 2 * 3 * 4)  # 27 for each of 48 voxels
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -44,16 +44,48 @@ def test_gradients_of_first_and_second_order(device, method):
     assert torch.autograd.gradgradcheck(lambda *t: upsample_conv3d(*t, 0, method), inputs, atol=1e-4)
 
 
-@pytest.mark.parametrize("slab_bytes", [1, 20_000])
-def test_minimal_filtering_does_not_depend_on_its_slabs(monkeypatch, slab_bytes):
+@pytest.fixture
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("slab_bytes", [1, 200_000, 10**7])
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
+def test_minimal_filtering_does_not_depend_on_its_slabs(monkeypatch, slab_bytes, threads):
     monkeypatch.setattr(upsample_minimal, "_SLAB_BYTES", slab_bytes)
-    monkeypatch.setattr(upsample_minimal, "_LEAST_ROWS", 2)
-    inputs = arguments((3, 5, 7, 5, 2), 4, torch.device("cpu"))
+    inputs = arguments((3, 5, 7, 37, 2), 4, torch.device("cpu"))
     ours, theirs = upsample_conv3d(*inputs, 1, "minimal"), upsample_conv3d_reference(*inputs, 1)
     torch.testing.assert_close(ours, theirs)
     grad = torch.randn_like(ours)
-    for a, b in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True):
+    ours, theirs = (torch.autograd.grad(y, inputs, grad, retain_graph=True) for y in (ours, theirs))
+    for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_slabs_shared_among_threads_add_up_the_same_way_every_time(monkeypatch, threads):
+    monkeypatch.setattr(upsample_minimal, "_SLAB_BYTES", 100_000)
+    inputs = arguments((2, 8, 6, 7, 9), 4, torch.device("cpu"), torch.float32)
+
+    def run():
+        y = upsample_conv3d(*inputs, method="minimal")
+        return [y.detach(), *torch.autograd.grad(y.square().sum(), inputs)]
+
+    first = run()
+    for _ in range(20):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_minimal_filtering_in_inference_mode(monkeypatch, threads):
+    monkeypatch.setattr(upsample_minimal, "_SLAB_BYTES", 100_000)
+    inputs = arguments((1, 8, 6, 7, 9), 4, torch.device("cpu"))
+    expected = upsample_conv3d_reference(*inputs).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(upsample_conv3d(*inputs, method="minimal"), expected)
 
 
 def test_minimal_filtering_is_as_exact_as_the_plain_pair():
@@ -100,9 +132,10 @@ def test_saves_the_small_input_only(method):
     assert sum(saved) < inputs[0].nbytes * 8 / 4 + 8 * 8 * 64 * 4 * 2
 
 
-def test_empty_batch(device):
+@pytest.mark.parametrize("method", METHODS)
+def test_empty_batch(device, method):
     x, weight, bias = arguments((0, 2, 2, 2, 2), 3, device)
-    assert upsample_conv3d(x, weight, bias).shape == (0, 3, 4, 4, 4)
+    assert upsample_conv3d(x, weight, bias, method=method).shape == (0, 3, 4, 4, 4)
 
 
 def test_rejects():
