@@ -234,8 +234,7 @@ def check_store(config: Config, store: Store, path: Path) -> None:
             f"{path}: holds one volume per source and target, but translation.source_channels and target_channels are "
             f"{channels[0]} and {channels[1]}; leave them at 1"
         )
-    if config.translates:
-        check_label_maps(config, store, path)
+    check_label_maps(config, store, path)
     labels = store.labels[store.indices(config.data.split)]
     if config.model.conditional and (len(store.class_names) < 2 or (labels < 0).any()):
         raise InputError(

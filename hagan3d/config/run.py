@@ -87,8 +87,9 @@ class Config:
         if self.translates:
             self._check_translation()
         else:
-            _want_default(self, "translation", why="recipe hagan does not translate")
-            _want_default(self.data, "window", why="recipe hagan does not translate", section="data.")
+            why = "recipe hagan does not translate"
+            _want_default(self, "translation", why=why)
+            _want_default(self.data, "window", "degrade", "paired", "fraction", why=why, section="data.")
 
     def _check_translation(self) -> None:
         _want_default(self, "model", why=f"the networks of recipe {self.recipe} are set in `translation`")

@@ -20,7 +20,7 @@ from hagan3d.ops.extension import LOADED
 
 Fold = Callable[[Tensor], Tensor]
 
-_SLAB_BYTES = 8 << 20
+_SLAB_BYTES = 4 << 20
 
 
 def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, fold: Fold) -> Tensor:

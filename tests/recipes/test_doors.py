@@ -38,6 +38,8 @@ def test_plans_a_stage_and_the_tuning(capsys):
         (["--recipe", "upgan"], "data.degrade.kind"),
         (["--recipe", "pix2pix", "--translation.cascade.stages", "2"], "translation.cascade: recipe pix2pix has none"),
         (["--translation.width", "8"], "translation: recipe hagan does not translate"),
+        (["--data.degrade.kind", "noise"], "data.degrade: recipe hagan does not translate"),
+        (["--data.fraction", "0.5"], "data.fraction: recipe hagan does not translate"),
         (["--recipe", "upgan", "--model.channels", "64"], "model: the networks of recipe upgan"),
         (["--recipe", "upgan", "--train.r1_weight", "1"], "train.r1_weight: recipe upgan has none"),
         (["--recipe", "upgan", "--data.subvolume_depth", "8"], "whole volumes are translated"),

@@ -118,6 +118,7 @@ def test_from_a_store_to_label_maps_on_the_grids_of_their_volumes(pairs, tmp_pat
         ("segan_32.yaml", ["--translation.segan.labels", "4"], "set it to 3"),
         ("segan_32.yaml", ["--train.objective", "lsgan"], "wants feature-l1"),
         ("pix2pix_32.yaml", [], "its targets are label maps; train recipe segan"),
+        ("hagan_32.yaml", [], "its targets are label maps; train recipe segan"),
         ("pix2pix_32.yaml", ["--train.objective", "feature-l1"], "no other recipe"),
     ],
 )
