@@ -1,18 +1,30 @@
 """What every command shares: its parser, and one clear line with status 2 for bad input."""
 
+import difflib
 import errno
+import importlib.resources
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import yaml
 
 from hagan3d.errors import InputError
 
 FLAGS = ("debug", "force", "reconstruct")  # options that take no value
+_KINDS = {
+    "int": "a whole number (int)",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "several numbers",
+    "NoneType": "null",
+}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -48,7 +60,24 @@ class _Parser(jsonargparse.ArgumentParser):
         self, args: Sequence[str] | None = None, *others: Any, **keywords: Any
     ) -> Any:
         words = [_with_underscores(word) for word in (sys.argv[1:] if args is None else args)]
-        return super().parse_args(join_numbers(self._with_flags_set(words)), *others, **keywords)
+        config = _value_of("--config", words)
+        if config is not None:
+            check_config_file(Path(config))
+        try:
+            return super().parse_args(join_numbers(self._with_flags_set(words)), *others, **keywords)
+        except jsonargparse.ArgumentError as error:
+            message = parser_message(str(error), list(self.get_defaults(skip_validation=True).keys()))
+            raise InputError(f"{config}: {message}" if self._is_of_file(config, error) else message) from error
+
+    def _is_of_file(self, config: str | None, error: jsonargparse.ArgumentError) -> bool:
+        """Say whether it is the config file, and not what was written beside it, that cannot be read."""
+        if config is None:
+            return False
+        try:
+            super().parse_path(config, defaults=False)
+        except jsonargparse.ArgumentError as alone:
+            return str(alone).split()[-3:] == str(error).split()[-3:]
+        return False
 
     def _with_flags_set(self, words: list[str]) -> list[str]:
         """Give `true` to each yes-or-no setting that has no value."""
@@ -60,6 +89,32 @@ class _Parser(jsonargparse.ArgumentParser):
             if is_setting and following not in ("true", "false"):
                 done.append("true")
         return done
+
+
+def check_config_file(path: Path) -> None:
+    """Raise InputError unless a file holds settings in YAML."""
+    if not path.is_file():
+        shipped = importlib.resources.files("hagan3d.configs") / "hagan_64.yaml"
+        raise InputError(f"{path}: no such config; those that come with hagan3d lie beside {shipped}")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or "it is no text"
+        raise InputError(f"{path}{where}: no YAML that can be read: {what}") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: holds no settings; want lines such as `train:` and below it `  steps: 1000`")
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """Return the word after an option, or after its equals sign."""
+    for word, following in zip(words, [*words, ""][1:], strict=True):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return None
 
 
 def _with_underscores(word: str) -> str:
@@ -80,7 +135,7 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         command(arguments)
-    except (InputError, jsonargparse.ArgumentError, OSError, MemoryError, RuntimeError) as error:
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
         message = explain(error)
         if message is None:
             raise
@@ -127,8 +182,6 @@ def explain(error: BaseException) -> str | None:
     """Return one line on an error that a user can mend, None for one that is ours."""
     if isinstance(error, InputError):
         return str(error)
-    if isinstance(error, jsonargparse.ArgumentError):
-        return _tidy_parser_message(str(error))
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         first = text.splitlines()[0] if text else "the machine has too little memory"
@@ -144,6 +197,30 @@ def _where(error: OSError) -> str:
     return f": {error.filename}" if error.filename else ""
 
 
-def _tidy_parser_message(text: str) -> str:
-    """Put the several lines of a parser's message into one."""
-    return re.sub(r"\s+", " ", text).strip()
+def parser_message(text: str, known: Sequence[str]) -> str:
+    """Say in one line, in the words of who reads it, what a parser did not like.
+
+    Args:
+        text: Its message.
+        known: Names of the settings, of which one may have been meant.
+    """
+    text = re.sub(r"\s+", " ", text).strip()
+    if found := re.fullmatch(r'Parser key "(.+?)": Expected a (.+)\. Got value: (.*)', text):
+        return f"{found[1]} {found[3]}: want {_kind(found[2])}"
+    if found := re.fullmatch(r'Parser key "(.+?)": .*Subtypes: \[(.*?)\] Errors:.* Given value: (.*)', text):
+        kinds = [_kind(kind) for kind in re.findall(r"<class '\w+'>|typing\.Literal\[.*?\]", found[2])]
+        return f"{found[1]} {found[3]}: want {' or '.join(kinds) or 'another value'}"
+    if found := re.search(r"unrecognized arguments: --(\S+)|[Oo]ption '(\S+)'", text):
+        name = found[1] or found[2]
+        names = {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
+        near = difflib.get_close_matches(name, names, 1)
+        return f"{text}; did you mean {'--' if found[1] else ''}{names[near[0]]}?" if near else text
+    return re.sub(r'Parser key "(.+?)":', r"\1:", text)
+
+
+def _kind(name: str) -> str:
+    """Say what a Python type is to who writes a value."""
+    if name.startswith("typing.Literal["):
+        return "one of " + ", ".join(re.findall(r"'(.*?)'", name))
+    word = name.removeprefix("<class '").removesuffix("'>")
+    return _KINDS.get(word, word)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from hagan3d import __main__, cli
+from hagan3d import __main__, cli, train
 from hagan3d.checkpoint.settings import differences, from_dict, to_dict
 from hagan3d.config import Config, DataConfig, TrainConfig
 from hagan3d.errors import InputError
@@ -46,7 +46,10 @@ def test_options_are_taken_as_people_write_them():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.sise", "3"], "data.sise"),
+        (["--data.sise", "3"], "data.sise.*did you mean --data.size"),
+        (["--steps", "3"], "did you mean --train.steps"),
+        (["--data.windows", "foo"], "data.windows foo: want one of even, uniform"),
+        (["--model.fc_rank", "x"], "model.fc_rank x: want a whole number"),
         (["--data.size", "33", "33", "33"], "multiple of 32"),
         (["--data.size", "64", "64", "64", "--data.subvolume_depth", "6"], "multiple of 4"),
         (["--train.objective", "foo"], "train.objective.*bce"),
@@ -64,6 +67,29 @@ def test_a_setting_that_cannot_work_is_named_in_one_line(words, message, capsys)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert re.search(message, lines[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such config"),
+        (b"data: [1,2", "line 1: no YAML"),
+        (b"\x80\xff\x00", "it is no text"),
+        (b"", "holds no settings"),
+        (b"- a", "holds no settings"),
+        (b"data: !!python/object/apply:os.abort []", "could not determine a constructor"),
+        (b"data:\n  sise: 3", "'sise'; did you mean data.size"),
+        (b"train:\n  steps: many", "train.steps many: want a whole number"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_named_in_one_line(text, message, tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_bytes(text)
+    assert cli.run(train.main, ["--config", str(path), "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {path}") and message in line
+    assert not (tmp_path / "run").exists()
 
 
 def raising(error):
