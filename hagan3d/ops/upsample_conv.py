@@ -19,13 +19,13 @@ from hagan3d.ops.upsample_minimal import fold_minimal, upsample_conv3d_minimal
 
 METHODS = ("auto", "plain", "transposed", "parity", "minimal")
 
-# Measured on CPU in float32 by benchmarks/kernels.py. Up to so many output channels the parities are fastest. On so few
-# voxels that folding costs more than it saves, the plain pair is, and minimal filtering on more: from so many input
-# channels, or where x has so many numbers. With so many voxels and not too many channels the layout with channels last
-# is faster for the others.
+# Measured on CPU in float32 by benchmarks/kernels.py. On so few voxels that folding costs more than it saves, the plain
+# pair is fastest, and minimal filtering on more: from so many input channels, or where a slice has so many numbers
+# (there the parities are a tenth faster for so few output channels, but want a copy of x with channels last). With so
+# many voxels and not too many channels that layout is faster for the others.
 _PARITY_CHANNELS = 4
 _PLAIN_VOXELS = 64
-_MINIMAL_VOXELS, _MINIMAL_CHANNELS, _MINIMAL_NUMBERS = 32, 64, 1 << 19
+_MINIMAL_VOXELS, _MINIMAL_CHANNELS, _MINIMAL_NUMBERS = 32, 64, 1 << 14
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
 
@@ -171,12 +171,13 @@ def _can_be_minimal(x: Tensor) -> bool:
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:
     voxels, (c_out, c_in) = x[:, 0].numel(), weight.shape[:2]
-    is_large = c_in >= _MINIMAL_CHANNELS or x.numel() >= _MINIMAL_NUMBERS
-    if is_large and c_out > _PARITY_CHANNELS and voxels > _MINIMAL_VOXELS and _can_be_minimal(x):
+    has_few = c_out <= _PARITY_CHANNELS
+    is_large = x[:1, :, :1].numel() >= _MINIMAL_NUMBERS or (c_in >= _MINIMAL_CHANNELS and not has_few)
+    if is_large and voxels > _MINIMAL_VOXELS and _can_be_minimal(x):
         return "minimal"
     if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"
-    return "parity" if c_out <= _PARITY_CHANNELS else "transposed"
+    return "parity" if has_few else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:
