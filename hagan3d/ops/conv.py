@@ -86,13 +86,10 @@ def _convolve(
     if turned:
         x, weight = x.transpose(2, 4), weight.transpose(2, 4)
         stride, padding, output_padding = _turned(stride), _turned(padding), _turned(output_padding)
-    halved = stride[0] == padding[0] == 1 and weight.shape[2] == 3 and _is_better_halved(x)
-    pieces = _halves(x) if halved else x
     if transposed:
-        y = F.conv_transpose3d(pieces, weight, bias, stride, padding, output_padding)
+        y = F.conv_transpose3d(x, weight, bias, stride, padding, output_padding)
     else:
-        y = F.conv3d(pieces, weight, bias, stride, padding)
-    y = _joined(y, x.shape[2]) if halved else y
+        y = F.conv3d(x, weight, bias, stride, padding)
     return y.transpose(2, 4).contiguous() if turned else y
 
 
@@ -105,7 +102,10 @@ def _is_better_turned(x: Tensor, weight: Tensor) -> bool:
 
 
 def _is_better_halved(x: Tensor) -> bool:
-    """Say whether a single volume should be two: PyTorch takes its fast kernels for any batch of more than one."""
+    """Say whether a single volume should be two: PyTorch takes its fast kernels for any batch of more than one.
+
+    With frozen weights alone, which is where a step meets it; windows of a volume are otherwise rounded as the whole.
+    """
     _, C, D, H, _ = x.shape
     is_single = x.device.type == "cpu" and len(x) == 1 and x.dtype != torch.float64  # for which there are no others
     return is_single and C * D * H <= _SMALL and x.numel() >= _HALVED_NUMBERS and D >= _HALVED_SLICES
@@ -151,7 +151,9 @@ class _Frozen(Function):
         output_padding: Triple,
     ) -> Tensor:
         kernel, summand = fold(weight).to(x.dtype), None if bias is None else bias.to(x.dtype)
-        y = _convolve(x, kernel, summand, stride, padding, transposed, output_padding)
+        halved = stride[0] == padding[0] == 1 and kernel.shape[2] == 3 and _is_better_halved(x)
+        y = _convolve(_halves(x) if halved else x, kernel, summand, stride, padding, transposed, output_padding)
+        y = _joined(y, x.shape[2]) if halved else y
         ctx.weight, ctx.fold, ctx.options = weight, fold, (stride, padding, transposed)
         ctx.rest = (0, 0, 0)
         if not transposed:  # what the strides left over at the end of each axis

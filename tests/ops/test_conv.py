@@ -35,21 +35,18 @@ def test_frozen_weights_change_neither_values_nor_gradients(device, ours, theirs
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 32, 32, 32), (1, 64, 9, 8, 8), (1, 16, 8, 40, 40), (1, 16, 40, 40, 8)])
-@pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("transposed", [True, False])
-def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, learns, transposed):
+def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, transposed):
     ours, theirs = (conv_transpose3d, F.conv_transpose3d) if transposed else (conv3d, F.conv3d)
     torch.manual_seed(0)
-    x = torch.randn(shape, requires_grad=True)
-    weight = torch.randn(shape[1], shape[1], 3, 3, 3, requires_grad=learns)
-    inputs = [x, weight] if learns else [x]
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape[1], shape[1], 3, 3, 3)
     expected = theirs(x, weight, None, 1, 1)
-    gradients = torch.autograd.grad(expected.square().mean(), inputs)
+    (gradient,) = torch.autograd.grad(expected.square().mean(), x)
     with torch.profiler.profile() as profile:
         y = ours(x, weight, None, (1, 1, 1), (1, 1, 1))
-        ours_gradients = torch.autograd.grad(y.square().mean(), inputs)
+        (found,) = torch.autograd.grad(y.square().mean(), x)
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(ours_gradients, gradients, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-3)
     assert not [event.key for event in profile.key_averages() if "slow_conv" in event.key]
 
 
