@@ -67,17 +67,15 @@ class _Parser(jsonargparse.ArgumentParser):
             return super().parse_args(join_numbers(self._with_flags_set(words)), *others, **keywords)
         except jsonargparse.ArgumentError as error:
             message = parser_message(str(error), list(self.get_defaults(skip_validation=True).keys()))
-            raise InputError(f"{config}: {message}" if self._is_of_file(config, error) else message) from error
+            raise InputError(f"{config}: {message}" if config and not self._reads(config) else message) from error
 
-    def _is_of_file(self, config: str | None, error: jsonargparse.ArgumentError) -> bool:
-        """Say whether it is the config file, and not what was written beside it, that cannot be read."""
-        if config is None:
-            return False
+    def _reads(self, config: str) -> bool:
+        """Say whether a config file has settings that are known and can be; if not, it is to blame for an error."""
         try:
             super().parse_path(config, defaults=False)
-        except jsonargparse.ArgumentError as alone:
-            return str(alone).split()[-3:] == str(error).split()[-3:]
-        return False
+        except jsonargparse.ArgumentError:
+            return False
+        return True
 
     def _with_flags_set(self, words: list[str]) -> list[str]:
         """Give `true` to each yes-or-no setting that has no value."""

@@ -92,6 +92,12 @@ def test_a_config_that_cannot_be_read_is_named_in_one_line(text, message, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_config_is_not_blamed_for_what_is_written_beside_it(tmp_path, capsys):
+    words = ["--config", str(train.config_file("hagan_32.yaml")), "--train.steps", "x", "--out", str(tmp_path / "run")]
+    assert cli.run(train.main, words) == 2
+    assert capsys.readouterr().err == "error: train.steps x: want a whole number (int)\n"
+
+
 def raising(error):
     def command(argv):
         raise error

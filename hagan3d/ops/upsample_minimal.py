@@ -149,7 +149,7 @@ if LOADED:
 
     @register_flop_formula([ops.upsample_minimal, ops.upsample_minimal_x])
     def _(x: Sequence[int], folded: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-        small = min(x, out_shape, key=lambda shape: shape[2])
+        small = min(x, out_shape, key=lambda shape: shape[3])  # of D, trimming may leave as much
         return 2 * math.prod(folded) * small[0] * math.prod(small[2:])
 
     @register_flop_formula([ops.upsample_minimal_products, ops.upsample_minimal_both])

@@ -101,6 +101,14 @@ def test_operations_of_minimal_filtering_are_counted(name):
     assert counter.get_total_flops() == products * 2 * 27 * (2 * 3) * (2 * 2 * 3 * 4)  # 27 for each of 48 voxels
 
 
+def test_operations_of_trimmed_slices_are_counted():
+    skip_unless_built("_C.so")
+    grad, folded = torch.zeros(2, 2, 2, 6, 8), torch.zeros(27 * 2, 3)  # of two slices, two are cut off
+    with FlopCounterMode(display=False) as counter:
+        torch.ops.hagan3d.upsample_minimal_x(grad, folded, 1, 1000)
+    assert counter.get_total_flops() == 2 * 27 * (2 * 3) * (2 * 2 * 3 * 4)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(device, name):
     skip_unless_built("_C.so")
