@@ -31,10 +31,11 @@ HOST_DEVICE float exp(float x) {
 #endif
 }
 
-// log of a normal positive number, to 2 ulp. Cephes: polynomial of degree 9 on [sqrt(1/2), sqrt(2)].
+// log of a normal positive number, to 2 ulp. Cephes: polynomial of degree 9 on [sqrt(1/2), sqrt(2)]. On a GPU its own
+// instruction: to 3 ulp, and to 4e-7 between 1/2 and 2.
 HOST_DEVICE float log(float x) {
 #if defined(__CUDA_ARCH__)
-  return ::logf(x);
+  return ::__logf(x);
 #else
   int32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -57,6 +58,16 @@ HOST_DEVICE float log(float x) {
 #endif
 }
 
+// The quotient of y below 2^126; on a GPU to 2 ulp
+HOST_DEVICE float divide(float x, float y) {
+#if defined(__CUDA_ARCH__)
+  return ::__fdividef(x, y);
+#else
+  return x / y;
+#endif
+}
+
+HOST_DEVICE double divide(double x, double y) { return x / y; }
 HOST_DEVICE double exp(double x) { return ::exp(x); }
 HOST_DEVICE double log(double x) { return ::log(x); }
 

@@ -26,20 +26,21 @@ HOST_DEVICE T clamp(T x, double low, double high) {
   return x < T(low) ? T(low) : (x > T(high) ? T(high) : x);
 }
 
-// -1, 0 or 1: below, inside or above the bounds
+// `gradient` where descent along `local` does not lead further out of the bounds
 template <typename T>
-HOST_DEVICE T side(T raw, double low, double high) {
-  return T(raw > T(high)) - T(raw < T(low));
+HOST_DEVICE T pass(T raw, T local, T gradient, double low, double high) {
+  const bool above = raw > T(high), below = raw < T(low), out = (above & (local < T(0))) | (below & (local > T(0)));
+  return out ? T(0) : gradient;
 }
 
 template <typename T>
-HOST_DEVICE T pass_scale(T raw, T local, T gradient) {  // gradient where `local` does not lead further out
-  return side(raw, kLogScaleLow, kLogScaleHigh) * local < T(0) ? T(0) : gradient;
+HOST_DEVICE T pass_scale(T raw, T local, T gradient) {
+  return pass(raw, local, gradient, kLogScaleLow, kLogScaleHigh);
 }
 
 template <typename T>
 HOST_DEVICE T pass_shape(T raw, T local, T gradient) {
-  return side(raw, kLogShapeLow, kLogShapeHigh) * local < T(0) ? T(0) : gradient;
+  return pass(raw, local, gradient, kLogShapeLow, kLogShapeHigh);
 }
 
 // Functions of the log shape alone. float: Chebyshev fits of degree 12 in u = (lb - middle) / half range, to 2e-8.
@@ -98,7 +99,7 @@ HOST_DEVICE Terms<T> evaluate(T e, T raw_a, T raw_lb) {
   const T t = b * x;
   const T q = math::exp(t < T(kLogMaxPower) ? t : T(kLogMaxPower));
   const T p = t <= T(kLogMaxPower) ? q : T(kMaxPower) * (1 + t - T(kLogMaxPower));
-  return {p + a + log_norm(lb) + T(kLog2), q * b * e / r2, 1 - b * q, b * q * x - log_norm_slope(lb)};
+  return {p + a + log_norm(lb) + T(kLog2), math::divide(q * b * e, r2), 1 - b * q, b * q * x - log_norm_slope(lb)};
 }
 
 template <typename T>

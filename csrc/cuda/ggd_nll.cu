@@ -26,8 +26,8 @@ struct Call {
   int64_t weight_repeats;  // channels of e per channel of the weight
 };
 
-// One thread takes N neighbouring voxels with all their channels.
-template <typename T, int N>
+// One thread takes N neighbouring voxels with all their channels. kPlain: neither weight nor grad is given.
+template <typename T, int N, bool kPlain>
 __device__ double take_voxels(const Call<T>& call, int64_t group, int64_t first, Math<T> factor) {
   using M = Math<T>;
   const int64_t at_group = group * call.spatial + first;
@@ -38,20 +38,19 @@ __device__ double take_voxels(const Call<T>& call, int64_t group, int64_t first,
     const int64_t channel = group * call.channels + k, at = channel * call.spatial + first;
     const Group<T, N> e = load<N>(call.e + at);
     Group<T, N> weight, grad, nll, ge;
-    if (call.weight) weight = load<N>(call.weight + channel / call.weight_repeats * call.spatial + first);
-    if (call.grad) grad = load<N>(call.grad + at);
+    if (!kPlain && call.weight) weight = load<N>(call.weight + channel / call.weight_repeats * call.spatial + first);
+    if (!kPlain && call.grad) grad = load<N>(call.grad + at);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       const Terms<M> terms = evaluate(static_cast<M>(e.at[j]), static_cast<M>(a.at[j]), static_cast<M>(lb.at[j]));
-      const M w = call.weight ? static_cast<M>(weight.at[j]) : M(1);
-      const M scale = w * (call.grad ? static_cast<M>(grad.at[j]) : factor);
+      const M w = !kPlain && call.weight ? static_cast<M>(weight.at[j]) : M(1);
+      const M scale = w * (!kPlain && call.grad ? static_cast<M>(grad.at[j]) : factor);
       total += w * terms.nll;
       nll.at[j] = static_cast<T>(w * terms.nll);
       ge.at[j] = static_cast<T>(scale * terms.de);
       local_a[j] += w * terms.da;
       local_lb[j] += w * terms.dlb;
-      grad_a[j] += scale * terms.da;
-      grad_lb[j] += scale * terms.dlb;
+      if (!kPlain) grad_a[j] += scale * terms.da, grad_lb[j] += scale * terms.dlb;
     }
     if (call.nll) store(nll, call.nll + at);
     if (call.ge) store(ge, call.ge + at);
@@ -60,8 +59,9 @@ __device__ double take_voxels(const Call<T>& call, int64_t group, int64_t first,
     Group<T, N> ga, glb;
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      ga.at[j] = static_cast<T>(pass_scale(static_cast<M>(a.at[j]), local_a[j], grad_a[j]));
-      glb.at[j] = static_cast<T>(pass_shape(static_cast<M>(lb.at[j]), local_lb[j], grad_lb[j]));
+      const M all_a = kPlain ? factor * local_a[j] : grad_a[j], all_lb = kPlain ? factor * local_lb[j] : grad_lb[j];
+      ga.at[j] = static_cast<T>(pass_scale(static_cast<M>(a.at[j]), local_a[j], all_a));
+      glb.at[j] = static_cast<T>(pass_shape(static_cast<M>(lb.at[j]), local_lb[j], all_lb));
     }
     store(ga, call.ga + at_group);
     store(glb, call.glb + at_group);
@@ -69,16 +69,17 @@ __device__ double take_voxels(const Call<T>& call, int64_t group, int64_t first,
   return total;
 }
 
-template <typename T, int N>
-__global__ void nll_kernel(Call<T> call) {
+template <typename T, int N, bool kPlain>
+__global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1) nll_kernel(Call<T> call) {
   const Math<T> factor = call.factor ? *call.factor : Math<T>(1);
-  const int64_t row = call.spatial / N, step = int64_t(gridDim.x) * blockDim.x;
+  const int64_t row = call.spatial / N;
   double total = 0;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < call.groups * row; i += step)
-    total += take_voxels<T, N>(call, i / row, i % row * N, factor);
+  for (int64_t group = blockIdx.y; group < call.groups; group += gridDim.y)
+    for (int64_t i = own_place(); i < row; i += places())
+      total += take_voxels<T, N, kPlain>(call, group, i * N, factor);
   if (!call.partials) return;
   total = block_sum(total);
-  if (threadIdx.x == 0) call.partials[blockIdx.x] = total;
+  if (threadIdx.x == 0) call.partials[blockIdx.y * gridDim.x + blockIdx.x] = total;
 }
 
 struct Inputs {
@@ -103,21 +104,22 @@ struct Inputs {
   }
 };
 
-// Launches for `out`, whose results were allocated here and are aligned. Returns the number of blocks.
+// Results were allocated here and are aligned. Returns the number of blocks.
 template <typename T>
 unsigned launch(const Inputs& in, const std::optional<Tensor>& grad, const Call<T>& call, int64_t most,
                 cudaStream_t stream) {
   constexpr int kGroup = 4;
   const bool grouped =
       groups_align(call.spatial, kGroup, in.e, in.a, in.lb, in.weight ? *in.weight : in.e, grad ? *grad : in.e);
-  const int64_t items = call.groups * call.spatial / (grouped ? kGroup : 1);
-  const unsigned blocks = blocks_for(items, most);
-  if (grouped)
-    nll_kernel<T, kGroup><<<blocks, kThreads, 0, stream>>>(call);
+  const dim3 grid = grid_for(call.spatial / (grouped ? kGroup : 1), call.groups, most);
+  if (!grouped)
+    nll_kernel<T, 1, false><<<grid, kThreads, 0, stream>>>(call);
+  else if (call.weight || call.grad)
+    nll_kernel<T, kGroup, false><<<grid, kThreads, 0, stream>>>(call);
   else
-    nll_kernel<T, 1><<<blocks, kThreads, 0, stream>>>(call);
+    nll_kernel<T, kGroup, true><<<grid, kThreads, 0, stream>>>(call);
   check_launch();
-  return blocks;
+  return grid.x * grid.y;
 }
 
 Tensor ggd_nll(const Tensor& error, const Tensor& log_scale, const Tensor& log_shape,
@@ -185,9 +187,7 @@ template <typename T>
 __global__ void scale_kernel(T* x, int64_t numel, const Math<T>* factor) {
   const Math<T> scale = *factor;
   if (scale == Math<T>(1)) return;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < numel; i += step)
-    x[i] = static_cast<T>(static_cast<Math<T>>(x[i]) * scale);
+  for (int64_t i = own_place(); i < numel; i += places()) x[i] = static_cast<T>(static_cast<Math<T>>(x[i]) * scale);
 }
 
 void ggd_scale(Tensor ge, Tensor ga, Tensor glb, const Tensor& factor) {

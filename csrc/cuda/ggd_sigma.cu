@@ -18,8 +18,7 @@ constexpr int kGroup = 4;
 template <typename T, int N>
 __global__ void sigma_kernel(const T* a, const T* lb, int64_t groups, bool log, T* out) {
   using M = Math<T>;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < groups; i += step) {
+  for (int64_t i = own_place(); i < groups; i += places()) {
     const Group<T, N> in_a = load<N>(a + i * N), in_lb = load<N>(lb + i * N);
     Group<T, N> sigma;
 #pragma unroll
@@ -43,8 +42,7 @@ __device__ void write_parameter_gradients(Math<T> grad, T raw_a, T raw_lb, T* ga
 template <typename T>
 __global__ void sigma_backward_kernel(const T* grad, const T* a, const T* lb, int64_t numel, bool log, T* ga, T* glb) {
   using M = Math<T>;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < numel; i += step) {
+  for (int64_t i = own_place(); i < numel; i += places()) {
     M g = static_cast<M>(grad[i]);
     if (!log) g *= math::exp(log_sigma(static_cast<M>(a[i]), static_cast<M>(lb[i])));
     write_parameter_gradients(g, a[i], lb[i], ga + i, glb + i);
@@ -55,9 +53,9 @@ __global__ void sigma_backward_kernel(const T* grad, const T* a, const T* lb, in
 template <typename T>
 __global__ void sigma_sum_kernel(const T* a, const T* lb, int64_t per_sample, double* partials) {
   using M = Math<T>;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x, base = blockIdx.y * per_sample;
+  const int64_t base = blockIdx.y * per_sample;
   double total = 0;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < per_sample; i += step)
+  for (int64_t i = own_place(); i < per_sample; i += places())
     total += math::exp(log_sigma(static_cast<M>(a[base + i]), static_cast<M>(lb[base + i])));
   total = block_sum(total);
   if (threadIdx.x == 0) partials[blockIdx.y * gridDim.x + blockIdx.x] = total;
@@ -77,56 +75,54 @@ struct Call {
 template <typename T, int N>
 __global__ void guide_kernel(Call<T> call) {
   using M = Math<T>;
-  const int64_t row = call.spatial / N, per_sample = call.groups * row, step = int64_t(gridDim.x) * blockDim.x;
   const M per_mean = 1 / call.mean[blockIdx.y];
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < per_sample; i += step) {
-    const int64_t group = blockIdx.y * call.groups + i / row, first = i % row * N;
-    const Group<T, N> a = load<N>(call.a + group * call.spatial + first);
-    const Group<T, N> lb = load<N>(call.lb + group * call.spatial + first);
-    M relative[N];
-#pragma unroll
-    for (int j = 0; j < N; ++j)
-      relative[j] = math::exp(log_sigma(static_cast<M>(a.at[j]), static_cast<M>(lb.at[j]))) * per_mean;
-    for (int64_t k = 0; k < call.channels; ++k) {
-      const int64_t at = (group * call.channels + k) * call.spatial + first;
-      Group<T, N> value = load<N>(call.value + at);
+  for (int64_t group = blockIdx.y * call.groups; group < (blockIdx.y + 1) * call.groups; ++group)
+    for (int64_t first = own_place() * N; first < call.spatial; first += places() * N) {
+      const Group<T, N> a = load<N>(call.a + group * call.spatial + first);
+      const Group<T, N> lb = load<N>(call.lb + group * call.spatial + first);
+      M relative[N];
 #pragma unroll
       for (int j = 0; j < N; ++j)
-        value.at[j] = static_cast<T>(clamp(static_cast<M>(value.at[j]) * relative[j], -call.limit, call.limit));
-      store(value, call.guide + at);
+        relative[j] = math::exp(log_sigma(static_cast<M>(a.at[j]), static_cast<M>(lb.at[j]))) * per_mean;
+      for (int64_t k = 0; k < call.channels; ++k) {
+        const int64_t at = (group * call.channels + k) * call.spatial + first;
+        Group<T, N> value = load<N>(call.value + at);
+#pragma unroll
+        for (int j = 0; j < N; ++j)
+          value.at[j] = static_cast<T>(clamp(static_cast<M>(value.at[j]) * relative[j], -call.limit, call.limit));
+        store(value, call.guide + at);
+      }
     }
-  }
 }
 
 // Partial sums are those of -grad x value x sigma / mean^2, the gradient of the mean.
 template <typename T>
 __global__ void guide_backward_kernel(Call<T> call) {
   using M = Math<T>;
-  const int64_t per_sample = call.groups * call.spatial, step = int64_t(gridDim.x) * blockDim.x;
   const M per_mean = 1 / call.mean[blockIdx.y];
   double total = 0;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < per_sample; i += step) {
-    const int64_t group = blockIdx.y * call.groups + i / call.spatial, first = i % call.spatial;
-    const int64_t at_group = group * call.spatial + first;
-    const T a = call.a[at_group], lb = call.lb[at_group];
-    const M relative = math::exp(log_sigma(static_cast<M>(a), static_cast<M>(lb))) * per_mean;
-    M grad_log_sigma = 0;
-    for (int64_t k = 0; k < call.channels; ++k) {
-      const int64_t at = (group * call.channels + k) * call.spatial + first;
-      const M guide = static_cast<M>(call.value[at]) * relative;
-      const M g = guide > call.limit || guide < -call.limit ? M(0) : static_cast<M>(call.grad[at]);
-      grad_log_sigma += g * guide;
-      call.gv[at] = static_cast<T>(g * relative);
+  for (int64_t group = blockIdx.y * call.groups; group < (blockIdx.y + 1) * call.groups; ++group)
+    for (int64_t first = own_place(); first < call.spatial; first += places()) {
+      const int64_t at_group = group * call.spatial + first;
+      const T a = call.a[at_group], lb = call.lb[at_group];
+      const M relative = math::exp(log_sigma(static_cast<M>(a), static_cast<M>(lb))) * per_mean;
+      M grad_log_sigma = 0;
+      for (int64_t k = 0; k < call.channels; ++k) {
+        const int64_t at = (group * call.channels + k) * call.spatial + first;
+        const M guide = static_cast<M>(call.value[at]) * relative;
+        const M g = guide > call.limit || guide < -call.limit ? M(0) : static_cast<M>(call.grad[at]);
+        grad_log_sigma += g * guide;
+        call.gv[at] = static_cast<T>(g * relative);
+      }
+      total -= grad_log_sigma * per_mean;
+      write_parameter_gradients(grad_log_sigma, a, lb, call.ga + at_group, call.glb + at_group);
     }
-    total -= grad_log_sigma * per_mean;
-    write_parameter_gradients(grad_log_sigma, a, lb, call.ga + at_group, call.glb + at_group);
-  }
   total = block_sum(total);
   if (threadIdx.x == 0) call.partials[blockIdx.y * gridDim.x + blockIdx.x] = total;
 }
 
 // A grid (x, samples) with at most kMaxPartials blocks for each sample
-dim3 grid_for(int64_t items_per_sample, int64_t samples) {
+dim3 grid_of_samples(int64_t items_per_sample, int64_t samples) {
   return dim3(blocks_for(items_per_sample, kMaxPartials), static_cast<unsigned>(samples));
 }
 
@@ -176,7 +172,7 @@ Tensor ggd_sigma_mean(const Tensor& log_scale, const Tensor& log_shape) {
   Tensor mean = new_per_sample(a);
   if (a.numel() == 0) return mean;
   const int64_t samples = a.size(0), per_sample = a.numel() / samples;
-  const dim3 grid = grid_for(per_sample, samples);
+  const dim3 grid = grid_of_samples(per_sample, samples);
   Tensor partials = new_empty(a, {samples * grid.x}, ScalarType::Double);
   dispatch_floating(a.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -211,11 +207,11 @@ Tensor ggd_guide(const Tensor& value, const Tensor& log_scale, const Tensor& log
     using T = typename decltype(tag)::type;
     Call<T> call = make_call<T>(v, a, lb, m, limit);
     call.guide = mutable_data<T>(guide);
-    const int64_t items = call.groups * call.spatial;
     if (groups_align(call.spatial, kGroup, v, a, lb))
-      guide_kernel<T, kGroup><<<grid_for(items / kGroup, v.size(0)), kThreads, 0, current_stream(v)>>>(call);
+      guide_kernel<T, kGroup>
+          <<<grid_of_samples(call.spatial / kGroup, v.size(0)), kThreads, 0, current_stream(v)>>>(call);
     else
-      guide_kernel<T, 1><<<grid_for(items, v.size(0)), kThreads, 0, current_stream(v)>>>(call);
+      guide_kernel<T, 1><<<grid_of_samples(call.spatial, v.size(0)), kThreads, 0, current_stream(v)>>>(call);
     check_launch();
   });
   return guide;
@@ -229,7 +225,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ggd_guide_backward(const Tensor& grad
   const Tensor g = contiguous(grad);
   Tensor gv = empty_like(v), ga = empty_like(a), glb = empty_like(a), gm = empty_like(m);
   if (v.numel() == 0) return {gv, ga, glb, torch::stable::zero_(gm)};
-  const dim3 grid = grid_for(a.numel() / a.size(0), a.size(0));
+  const dim3 grid = grid_of_samples(voxels(a), a.size(0));
   Tensor partials = new_empty(v, {a.size(0) * grid.x}, ScalarType::Double);
   dispatch_floating(v.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;

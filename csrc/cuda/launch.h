@@ -15,6 +15,7 @@ namespace hagan3d {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int64_t kMaxBlocks = 1 << 16;
+constexpr int64_t kMaxRows = 65535;     // CUDA's limit for the second extent of a grid
 constexpr int64_t kMaxPartials = 2048;  // blocks of a kernel that leaves a partial sum each
 
 using torch::stable::accelerator::DeviceGuard;
@@ -27,6 +28,12 @@ inline cudaStream_t current_stream(const Tensor& x) {
 
 inline unsigned blocks_for(int64_t items, int64_t most = kMaxBlocks) {
   return static_cast<unsigned>(std::clamp<int64_t>((items + kThreads - 1) / kThreads, 1, most));
+}
+
+// A grid (x, y) for `rows` of `items` each: y goes over rows, so that no thread divides to find its place.
+inline dim3 grid_for(int64_t items, int64_t rows, int64_t most) {
+  const int64_t y = std::min(rows, std::min<int64_t>(most, kMaxRows));
+  return dim3(blocks_for(items, most / y), static_cast<unsigned>(y));
 }
 
 inline void check_launch() {
@@ -45,6 +52,10 @@ T* mutable_data(const Tensor& x) {
 }
 
 inline int64_t voxels(const Tensor& x) { return x.size(2) * x.size(3) * x.size(4); }
+
+// This thread among those with the same blockIdx.y, and how many there are
+__device__ inline int64_t own_place() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline int64_t places() { return int64_t(gridDim.x) * blockDim.x; }
 
 // N elements that move as one load or store
 template <typename T, int N>

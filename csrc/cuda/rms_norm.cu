@@ -38,8 +38,7 @@ __device__ M warp_sum(M value) {  // in every lane
 template <typename T>
 __global__ void forward_planes(Call<T> call) {
   using M = Math<T>;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < call.samples * call.spatial; i += step) {
+  for (int64_t i = own_place(); i < call.samples * call.spatial; i += places()) {
     const int64_t base = i / call.spatial * call.channels * call.spatial + i % call.spatial;
     M squares = 0;
     for (int c = 0; c < call.channels; ++c) {
@@ -58,8 +57,7 @@ template <typename T>
 __global__ void forward_rows(Call<T> call) {
   using M = Math<T>;
   const int lane = threadIdx.x % 32;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x / 32;
-  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32; i < call.samples * call.spatial; i += step) {
+  for (int64_t i = own_place() / 32; i < call.samples * call.spatial; i += places() / 32) {
     const T* x = call.x + i * call.channels;
     M squares = 0;
     for (int c = lane; c < call.channels; c += 32) squares += static_cast<M>(x[c]) * static_cast<M>(x[c]);
@@ -94,9 +92,9 @@ __global__ void backward_planes(Call<T> call) {
   extern __shared__ __align__(16) unsigned char raw[];
   M* own = reinterpret_cast<M*>(raw) + threadIdx.x / 32 * 2 * call.channels;
   zero_sums(own, 2 * call.channels);
-  const int64_t total = call.samples * call.spatial, step = int64_t(gridDim.x) * blockDim.x;
+  const int64_t total = call.samples * call.spatial;
   // Whole warps take part in the sums, so that the loop runs over the first voxel of the block.
-  for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < total; first += step) {
+  for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < total; first += places()) {
     const int64_t i = first + threadIdx.x;
     const bool inside = i < total;
     const int64_t base = inside ? i / call.spatial * call.channels * call.spatial + i % call.spatial : 0;
@@ -133,8 +131,7 @@ __global__ void backward_rows(Call<T> call) {
   M* own = reinterpret_cast<M*>(raw) + threadIdx.x / 32 * 2 * call.channels;
   zero_sums(own, 2 * call.channels);
   const int lane = threadIdx.x % 32;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x / 32;
-  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / 32; i < call.samples * call.spatial; i += step) {
+  for (int64_t i = own_place() / 32; i < call.samples * call.spatial; i += places() / 32) {
     const T *x = call.x + i * call.channels, *grad = call.grad + i * call.channels;
     M squares = 0, dot = 0;
     for (int c = lane; c < call.channels; c += 32) squares += static_cast<M>(x[c]) * static_cast<M>(x[c]);
@@ -159,11 +156,11 @@ __global__ void backward_rows(Call<T> call) {
 // gw and gb [channels] from the sums of all blocks [blocks, 2, channels], in their order
 template <typename M>
 __global__ void sum_blocks(const M* sums, int64_t blocks, int channels, M* gw, M* gb) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= 2 * channels) return;
-  double total = 0;
-  for (int64_t block = 0; block < blocks; ++block) total += sums[block * 2 * channels + i];
-  (i < channels ? gw[i] : gb[i - channels]) = static_cast<M>(total);
+  for (int64_t i = own_place(); i < 2 * channels; i += places()) {
+    double total = 0;
+    for (int64_t block = 0; block < blocks; ++block) total += sums[block * 2 * channels + i];
+    (i < channels ? gw[i] : gb[i - channels]) = static_cast<M>(total);
+  }
 }
 
 template <typename T>

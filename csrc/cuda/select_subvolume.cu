@@ -1,44 +1,45 @@
 // Sub-volume selection on CUDA: neighbouring threads write neighbouring groups of voxels along W.
 #include <torch/csrc/stable/library.h>
 
+#include <limits>
+
 #include "cuda/launch.h"
 #include "select_subvolume.h"
 
 namespace hagan3d::subvolume {
 namespace {
 
-// y in groups of N voxels of one row. Loads are grouped too where `aligned`: groups of x start at multiples of N.
-template <typename In, typename Out, typename T, int N>
-__global__ void select_kernel(Plan plan, const In* x, const int64_t* start, Out* y, T scale, int64_t groups,
-                              bool aligned) {
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < groups; i += step) {
-    int64_t at[5], rest = i;
-    const int64_t row_groups = plan.size[4] / N;
-    at[4] = rest % row_groups * N, rest /= row_groups;
-#pragma unroll
-    for (int k = 3; k >= 0; --k) at[k] = rest % plan.size[k], rest /= plan.size[k];
-    int64_t slice = first_slice(plan, start[at[0]]), offset = 0;
-#pragma unroll
-    for (int k = 2; k < 5; ++k)
-      if (k == plan.dim) slice = at[k] += slice;
-#pragma unroll
-    for (int k = 0; k < 5; ++k) offset += at[k] * plan.stride[k];
+constexpr int kGroup = 4;
+constexpr int64_t kMaxPlanes = 65535;  // CUDA's limit for the second extent of a grid
 
-    Group<Out, N> out;
-    const bool row_inside = plan.dim == 4 || (slice >= 0 && slice < plan.length);
-    if (aligned && row_inside) {
-      const Group<In, N> in = load<N>(x + offset);
+// Blocks (x, plane): each takes groups of N voxels of a row from the planes [H, W] of y, of which there are
+// `planes` = B C D, so that a thread divides by W alone. Loads are grouped too where `aligned`.
+template <typename In, typename Out, typename T, int N>
+__global__ void select_kernel(Plan plan, const In* x, const int64_t* start, Out* y, T scale, int64_t planes,
+                              bool aligned) {
+  const unsigned row = static_cast<unsigned>(plan.size[4] / N), plane_groups = row * unsigned(plan.size[3]);
+  for (int64_t plane = blockIdx.y; plane < planes; plane += gridDim.y) {
+    const int64_t sample = plane / (plan.size[1] * plan.size[2]), channel = plane / plan.size[2] % plan.size[1];
+    const int64_t first = first_slice(plan, start[sample]), d = plane % plan.size[2] + (plan.dim == 2 ? first : 0);
+    const int64_t base = sample * plan.stride[0] + channel * plan.stride[1] + d * plan.stride[2];
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < plane_groups; i += gridDim.x * blockDim.x) {
+      const int64_t h = i / row + (plan.dim == 3 ? first : 0), w = int64_t(i % row) * N + (plan.dim == 4 ? first : 0);
+      const int64_t offset = base + h * plan.stride[3] + w * plan.stride[4], slice = plan.dim == 2 ? d : h;
+      const bool row_inside = plan.dim == 4 || (slice >= 0 && slice < plan.length);
+      Group<Out, N> out;
+      if (aligned && row_inside) {
+        const Group<In, N> in = load<N>(x + offset);
 #pragma unroll
-      for (int k = 0; k < N; ++k) out.at[k] = convert<In, Out>(in.at[k], scale);
-    } else {
+        for (int k = 0; k < N; ++k) out.at[k] = convert<In, Out>(in.at[k], scale);
+      } else {
 #pragma unroll
-      for (int k = 0; k < N; ++k) {
-        const bool inside = row_inside && (plan.dim != 4 || (at[4] + k >= 0 && at[4] + k < plan.length));
-        out.at[k] = inside ? convert<In, Out>(x[offset + k * plan.stride[4]], scale) : Out(0);
+        for (int k = 0; k < N; ++k) {
+          const bool inside = row_inside && (plan.dim != 4 || (w + k >= 0 && w + k < plan.length));
+          out.at[k] = inside ? convert<In, Out>(x[offset + k * plan.stride[4]], scale) : Out(0);
+        }
       }
+      store(out, y + (plane * plane_groups + i) * N);
     }
-    store(out, y + i * N);
   }
 }
 
@@ -51,16 +52,17 @@ bool loads_align(const Plan& plan, const In* x, int n) {
 }
 
 template <typename In, typename Out>
-void launch(const Plan& plan, const In* x, const int64_t* start, Out* y, double scale, int64_t numel,
-            cudaStream_t stream) {
+void launch(const Plan& plan, const In* x, const int64_t* start, Out* y, double scale, cudaStream_t stream) {
   using T = std::conditional_t<std::is_same_v<Math<In>, double>, double, Math<Out>>;
-  constexpr int kGroup = 4;
-  if (plan.size[4] % kGroup == 0) {
-    select_kernel<In, Out, T, kGroup><<<blocks_for(numel / kGroup), kThreads, 0, stream>>>(
-        plan, x, start, y, T(scale), numel / kGroup, loads_align(plan, x, kGroup));
-  } else {
-    select_kernel<In, Out, T, 1><<<blocks_for(numel), kThreads, 0, stream>>>(plan, x, start, y, T(scale), numel, false);
-  }
+  const int64_t planes = plan.size[0] * plan.size[1] * plan.size[2], plane = plan.size[3] * plan.size[4];
+  STD_TORCH_CHECK(plane <= std::numeric_limits<int32_t>::max(), "select_subvolume: a plane of ", plane, " voxels");
+  const auto count = static_cast<unsigned>(std::min(planes, kMaxRows));
+  if (plan.size[4] % kGroup == 0)
+    select_kernel<In, Out, T, kGroup><<<dim3(blocks_for(plane / kGroup), count), kThreads, 0, stream>>>(
+        plan, x, start, y, T(scale), planes, loads_align(plan, x, kGroup));
+  else
+    select_kernel<In, Out, T, 1>
+        <<<dim3(blocks_for(plane), count), kThreads, 0, stream>>>(plan, x, start, y, T(scale), planes, false);
   check_launch();
 }
 
@@ -76,7 +78,7 @@ Tensor select_subvolume(const Tensor& x, const Tensor& start, int64_t length, in
       using In = typename decltype(in)::type;
       using Out = typename decltype(out)::type;
       launch(plan, static_cast<const In*>(x.const_data_ptr()), static_cast<const int64_t*>(begin.const_data_ptr()),
-             static_cast<Out*>(y.mutable_data_ptr()), scale, y.numel(), current_stream(x));
+             static_cast<Out*>(y.mutable_data_ptr()), scale, current_stream(x));
     });
   });
   return y;
