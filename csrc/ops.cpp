@@ -29,6 +29,12 @@ STABLE_TORCH_LIBRARY(hagan3d, m) {
       "rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, bool relu, float eps) "
       "-> (Tensor, Tensor, Tensor)");
 
+  m.def("fold_taps(Tensor weight, Tensor taps) -> Tensor");
+  m.def("unfold_taps(Tensor folded, Tensor taps) -> Tensor");
+
+  m.def("conv_minimal(Tensor x, Tensor folded, Tensor? bias, int padding, int slab_bytes) -> Tensor");
+  m.def("conv_minimal_products(Tensor grad, Tensor x, int padding, int slab_bytes) -> Tensor");
+
   // `slab_bytes`: about so many does a thread work on at a time
   m.def("upsample_minimal(Tensor x, Tensor folded, Tensor? bias, int trim, int slab_bytes) -> Tensor");
   m.def("upsample_minimal_x(Tensor grad, Tensor folded, int trim, int slab_bytes) -> Tensor");

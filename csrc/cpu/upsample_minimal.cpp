@@ -1,47 +1,20 @@
 // The up-convolution by minimal filtering, and its gradients, slab by slab: each thread works on slabs of its own. Sums
 // and differences are in upsample_slab.h; here are the matrix products between them, and who does what.
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
-#include <memory>
 #include <numeric>
 #include <optional>
 #include <tuple>
 #include <vector>
 
+#include "cpu/matrix.h"
 #include "cpu/upsample_slab.h"
 
 namespace hagan3d::upsample_minimal {
 namespace {
 
-// [rows, columns] of numbers, rows being `stride` apart
-template <typename T>
-struct Matrix {
-  T* at;
-  int64_t rows, columns, stride;
-
-  Tensor tensor(bool transposed = false) const {
-    const std::array<int64_t, 2> sizes{rows, columns}, strides{stride, 1}, turned{columns, rows}, steps{1, stride};
-    const auto dtype = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
-    const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
-    return transposed ? torch::stable::from_blob(at, turned, steps, cpu, dtype)
-                      : torch::stable::from_blob(at, sizes, strides, cpu, dtype);
-  }
-};
-
-// out = a b
-void multiply(const Tensor& a, const Tensor& b, const Tensor& out) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_mm_out(out.get(), a.get(), b.get()));
-}
-
-// out += a b
-void multiply_add(const Tensor& a, const Tensor& b, const Tensor& out) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1));
-}
-
-constexpr int64_t kMostSums = int64_t(4) << 20;  // numbers: so many a thread may add up of its own
 constexpr int64_t kLeastRows = 16;  // of a slab: fewer cost more in what neighbours share than they save in cache
 constexpr int kProducts = 12;       // matrix products of a slab: 3 along D, times x or differences along H and W
 
@@ -56,20 +29,6 @@ std::array<Matrix<T>, kProducts> matrices(T* folded, int64_t c_out, int64_t c_in
   }
   return all;
 }
-
-// Memory that is not cleared, as large as the largest slab asked for.
-template <typename T>
-class Memory {
- public:
-  T* get(int64_t count) {
-    if (count > size_) at_.reset(new T[size_ = count]);
-    return at_.get();
-  }
-
- private:
-  std::unique_ptr<T[]> at_;
-  int64_t size_ = 0;
-};
 
 // What one thread works with.
 template <typename T>
@@ -120,15 +79,6 @@ struct Grid {
     samples = planes == D && rows == H ? even(B, room / ((rows + 1) * (planes + 1)), threads) : 1;
   }
 
-  // The length of even parts, none longer than `most`: one, or a multiple of some number if that can be.
-  static int64_t even(int64_t length, int64_t most, int64_t multiple) {
-    const int64_t count = parts(length, std::max<int64_t>(1, most));
-    if (count <= 1) return std::max<int64_t>(1, length);
-    return parts(length, std::min(length, multiple * parts(count, multiple)));
-  }
-
-  static int64_t parts(int64_t length, int64_t part) { return (length + part - 1) / part; }
-
   int64_t count() const { return parts(B, samples) * parts(D, planes) * parts(H, rows); }
 
   Slab at(int64_t i, int64_t channels) const {
@@ -141,53 +91,25 @@ struct Grid {
             row,      std::min(rows, H - row),
             trim};
   }
-
-  // work(worker, slab) for all, as many at once as there are workers, and then(worker, slab) one after the other
-  template <typename Work, typename Then>
-  void run(int64_t workers, const Work& work, const Then& then) const {
-    for (int64_t first = 0; first < count(); first += workers) {
-      const int64_t together = std::min(workers, count() - first);
-      const auto some = [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) work(i, first + i);
-      };
-      if (together == 1)
-        some(0, 1);  // with all threads in its products
-      else
-        torch::stable::parallel_for(0, together, 1, some);
-      for (int64_t i = 0; i < together; ++i) then(i, first + i);
-    }
-  }
 };
-
-int64_t most_workers(const Grid& grid) {
-  return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), grid.count()));
-}
-
-template <typename F>
-void dispatch(ScalarType dtype, const F& f) {
-  if (dtype == ScalarType::Double) return f(Type<double>{});
-  STD_TORCH_CHECK(dtype == ScalarType::Float, "want float32 or float64");
-  f(Type<float>{});
-}
 
 Tensor upsample_minimal(const Tensor& x, const Tensor& folded, const std::optional<Tensor>& bias, int64_t trim,
                         int64_t slab_bytes) {
   const int64_t c_in = x.size(1), c_out = folded.size(0) / 27, D = 2 * (x.size(2) - trim);
   const Tensor y = torch::stable::new_empty(x, {x.size(0), c_out, D, 2 * x.size(3), 2 * x.size(4)});
-  dispatch(x.scalar_type(), [&](auto tag) {
+  dispatch_precise(x.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Grid grid(T(0), x, c_out, trim, slab_bytes);
     const auto weights = matrices(const_cast<T*>(data<T>(folded)), c_out, c_in);
-    std::vector<Bench<T>> benches(most_workers(grid));
+    std::vector<Bench<T>> benches(workers_for(grid.count()));
     const auto work = [&](int64_t worker, int64_t i) {
       Bench<T>& bench = benches[worker];
       const Slices<T> slices(grid.at(i, c_in), c_in, c_out, bench.spread, bench.products);
       spread(grid.at(i, c_in), data<T>(x), slices.spread);
-      for (int k = 0; k < kProducts; ++k)
-        multiply(weights[k].tensor(), slices.factors[k].tensor(), slices.results[k].tensor());
+      for (int k = 0; k < kProducts; ++k) multiply(weights[k], slices.factors[k], slices.results[k], false);
       join(grid.at(i, c_out), slices.products, bias ? data<T>(*bias) : nullptr, mutable_data<T>(y));
     };
-    grid.run(benches.size(), work, [](int64_t, int64_t) {});
+    run_slabs(grid.count(), benches.size(), work);
   });
   return y;
 }
@@ -197,13 +119,8 @@ template <typename T>
 void multiply_back(const std::array<Matrix<T>, kProducts>& weights, const Slices<T>& gradients) {
   for (int k = 0; k < kProducts; ++k) {
     const Matrix<T>& to = gradients.factors[k];
-    const Tensor weight = weights[k].tensor(true), result = gradients.results[k].tensor();
-    if (k >= 8) {
-      multiply_add(weight, result, to.tensor());
-      continue;
-    }
-    multiply(weight, result, to.tensor());
-    if (k >= 4)
+    multiply_turned(weights[k], gradients.results[k], to, k >= 8);
+    if (k >= 4 && k < 8)
       for (int64_t c = 0; c < to.rows; ++c)
         std::fill(to.at + c * to.stride + to.columns, to.at + (c + 1) * to.stride, T(0));
   }
@@ -217,10 +134,10 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& grad, const std::optional<Ten
   const Tensor x_grad = torch::stable::new_zeros(grad, {folded ? grad.size(0) : 0, c_in, D, H, W});
   const Tensor sums = torch::stable::new_zeros(grad, {x ? 27 * c_out : 0, c_in});
   const int64_t size = sums.numel();
-  dispatch(grad.scalar_type(), [&](auto tag) {
+  dispatch_precise(grad.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Grid grid(T(0), x ? *x : x_grad, c_out, trim, slab_bytes);
-    const int64_t workers = size > kMostSums ? 1 : most_workers(grid);
+    const int64_t workers = size > kMostSums ? 1 : workers_for(grid.count());
     std::vector<T> partial((workers - 1) * size, T(0));
     std::array<Matrix<T>, kProducts> weights;
     if (folded) weights = matrices(const_cast<T*>(data<T>(*folded)), c_out, c_in);
@@ -233,15 +150,14 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& grad, const std::optional<Ten
         spread(grid.at(i, c_in), data<T>(*x), slices.spread);
         T* sum = worker ? partial.data() + (worker - 1) * size : mutable_data<T>(sums);
         const auto totals = matrices(sum, c_out, c_in);
-        for (int k = 0; k < kProducts; ++k)
-          multiply_add(slices.results[k].tensor(), slices.factors[k].tensor(true), totals[k].tensor());
+        for (int k = 0; k < kProducts; ++k) add_outer(slices.results[k], slices.factors[k], totals[k]);
       }
       if (folded) multiply_back(weights, Slices<T>(grid.at(i, c_in), c_in, c_out, bench.gradient, bench.products));
     };
     const auto then = [&](int64_t worker, int64_t i) {  // neighbours add to the same voxels
       if (folded) gather(grid.at(i, c_in), benches[worker].gradient.get(0), mutable_data<T>(x_grad));
     };
-    grid.run(workers, work, then);
+    run_slabs(grid.count(), workers, work, then);
     for (size_t i = 0; i < partial.size(); ++i) mutable_data<T>(sums)[i % size] += partial[i];
   });
   return {x_grad, sums};

@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hagan3d.config import Size
 from hagan3d.networks.layers import ConvBlock, StridedBlock, run_chain
@@ -52,13 +53,21 @@ class GroundEncoder(nn.Module):
             blocks.append(_halving_block(widths[level], widths[level + 1], sides))
             sides = tuple(side // 2 if side >= LAST_SIDE else side for side in sides)  # type: ignore[assignment]
         self.blocks = nn.Sequential(*blocks)
-        self.last = nn.Conv3d(widths[-1], latent_dim, sides)
+        self.last = _Readout(widths[-1], latent_dim, sides)
         self.recompute = False
 
     def forward(self, a: Tensor) -> Tensor:
         """Encode ``a``."""
         links = [cast(StridedBlock, block).link() for block in self.blocks]
-        return run_chain([*links, (self.last, nn.Flatten())], a, self.recompute)
+        return run_chain([*links, (self.last, nn.Identity())], a, self.recompute)
+
+
+class _Readout(nn.Conv3d):
+    """Convolution whose kernel is as large as its input, computed as the matrix product it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C_in, *kernel]`` to ``[B, C_out]``."""
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)
 
 
 def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedBlock:

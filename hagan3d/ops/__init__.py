@@ -4,7 +4,7 @@ A compiled kernel runs where one was built for the device of a tensor, the refer
 """
 
 from hagan3d.ops.conv import conv3d, conv_transpose3d
-from hagan3d.ops.extension import backend
+from hagan3d.ops.extension import backend, can_be_minimal
 from hagan3d.ops.ggd import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_nll, ggd_nll_reference, ggd_sigma
 from hagan3d.ops.group_norm import group_norm_relu, group_norm_relu_reference
 from hagan3d.ops.rms_norm import rms_norm, rms_norm_reference
@@ -13,6 +13,7 @@ from hagan3d.ops.upsample_conv import fold_weight, shared_folds, upsample_conv3d
 
 __all__ = [
     "backend",
+    "can_be_minimal",
     "conv3d",
     "conv_transpose3d",
     "fold_weight",

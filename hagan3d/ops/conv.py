@@ -13,13 +13,20 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from hagan3d.ops.conv_minimal import conv3d_minimal
+from hagan3d.ops.extension import can_be_minimal
+
 Triple = tuple[int, int, int]
 Fold = Callable[[Tensor], Tensor]
 _ONES: Triple = (1, 1, 1)
-# Values C x D x H of a single volume up to which PyTorch takes its slow kernels, 5 times slower at 32 x 8 x 64 x 64 and
-# 15 times at 16 x 32 x 32 x 32; and the number of voxels and slices from which two halves with fast ones are faster.
+# Values C x D x H of a single volume up to which PyTorch takes its slow kernels on a CPU.
 _SMALL = 20480
-_HALVED_NUMBERS, _HALVED_SLICES = 1 << 15, 8
+# Where minimal filtering is faster on a CPU (measured in float32 by benchmarks/kernels.py): from so many channels on
+# both sides, if a slice has so many voxels per channel; to so few from so many; and instead of slow kernels, from so
+# many, if a volume has so many voxels per channel.
+_MINIMAL_CHANNELS, _MINIMAL_SLICE = 32, 4
+_NARROW, _MINIMAL_TO_NARROW = 4, 16
+_MINIMAL_SMALL, _MINIMAL_VOLUME = 8, 4
 
 
 def _same(weight: Tensor) -> Tensor:
@@ -47,6 +54,8 @@ def conv3d(
     Returns:
         ``[B, C_out, ...]``, of autocast's type where that is on. Any number of times differentiable.
     """
+    if fold is _same and stride == _ONES and _is_better_minimal(x, weight, bias, padding):
+        return conv3d_minimal(x, weight, bias, padding[0])
     return _either(x, weight, bias, fold, stride, padding, False)
 
 
@@ -93,34 +102,26 @@ def _convolve(
     return y.transpose(2, 4).contiguous() if turned else y
 
 
+def _is_better_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Triple) -> bool:
+    """Say whether minimal filtering is faster; but for small single volumes alike for any number of slices."""
+    fits = x.ndim == 5 and weight.shape[1:] == (x.shape[1], 3, 3, 3) and x.dtype == weight.dtype
+    if not fits or padding[0] > 2 or padding[1:] != (1, 1) or not can_be_minimal(x):
+        return False
+    B, C, D, H, W = x.shape
+    few, many = sorted(weight.shape[:2])
+    has_many = few >= _MINIMAL_CHANNELS and many * _MINIMAL_SLICE <= H * W
+    gets_narrow = len(weight) <= _NARROW and C >= _MINIMAL_TO_NARROW
+    least = few if _is_frozen(x, weight, bias) else C  # of the two convolutions, if the gradient is one too
+    is_slow = B == 1 and least * D * H <= _SMALL and many * _MINIMAL_VOLUME <= D * H * W
+    return has_many or gets_narrow or (is_slow and few >= _MINIMAL_SMALL)
+
+
 def _is_better_turned(x: Tensor, weight: Tensor) -> bool:
     """Say whether D and W should change places: PyTorch judges by C x D x H whether a CPU's fast kernels pay off."""
     if x.device.type != "cpu" or len(x) > 1 or min(weight.shape[3:]) > 3:
         return False
     _, C, D, H, W = x.shape
     return C * D * H <= _SMALL < C * W * H
-
-
-def _is_better_halved(x: Tensor) -> bool:
-    """Say whether a single volume should be two: PyTorch takes its fast kernels for any batch of more than one.
-
-    With frozen weights alone, which is where a step meets it; windows of a volume are otherwise rounded as the whole.
-    """
-    _, C, D, H, _ = x.shape
-    is_single = x.device.type == "cpu" and len(x) == 1 and x.dtype != torch.float64  # for which there are no others
-    return is_single and C * D * H <= _SMALL and x.numel() >= _HALVED_NUMBERS and D >= _HALVED_SLICES
-
-
-def _halves(x: Tensor) -> Tensor:
-    """Give the halves of one volume along D as two, each with a slice of the other."""
-    length = (x.shape[2] + 1) // 2 + 1
-    return torch.cat([x[:, :, :length], x[:, :, -length:]])
-
-
-def _joined(y: Tensor, depth: int) -> Tensor:
-    """Give the volume whose halves ``y`` has, without the slices at which each lacks a neighbour."""
-    length = y.shape[2]
-    return torch.cat([y[:1, :, : length - 1], y[1:, :, 2 * length - 1 - depth :]], 2)
 
 
 def _turned(triple: Triple) -> Triple:
@@ -151,9 +152,7 @@ class _Frozen(Function):
         output_padding: Triple,
     ) -> Tensor:
         kernel, summand = fold(weight).to(x.dtype), None if bias is None else bias.to(x.dtype)
-        halved = stride[0] == padding[0] == 1 and kernel.shape[2] == 3 and _is_better_halved(x)
-        y = _convolve(_halves(x) if halved else x, kernel, summand, stride, padding, transposed, output_padding)
-        y = _joined(y, x.shape[2]) if halved else y
+        y = _convolve(x, kernel, summand, stride, padding, transposed, output_padding)
         ctx.weight, ctx.fold, ctx.options = weight, fold, (stride, padding, transposed)
         ctx.rest = (0, 0, 0)
         if not transposed:  # what the strides left over at the end of each axis

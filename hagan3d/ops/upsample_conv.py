@@ -7,14 +7,14 @@ the small input instead of three of the large one, 8 multiply-adds per output vo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hagan3d.ops.contraction import with_bias_gradient
 from hagan3d.ops.conv import conv3d, conv_transpose3d
-from hagan3d.ops.extension import has_kernels
+from hagan3d.ops.extension import can_be_minimal
 from hagan3d.ops.upsample_minimal import fold_minimal, upsample_conv3d_minimal
 
 METHODS = ("auto", "plain", "transposed", "parity", "minimal")
@@ -64,7 +64,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity":
         return _by_parity(x, weight, bias, trim)
-    if method == "minimal" and _can_be_minimal(x):
+    if method == "minimal" and can_be_minimal(x):
         return _by_minimal_filtering(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
@@ -128,20 +128,7 @@ def _by_transposition(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int)
     fixed = None if bias is None else bias.detach()
     fold = partial(_shared_fold, fold_weight)
     y = conv_transpose3d(x, weight, fixed, stride=(2, 2, 2), padding=(1 + trim, 1, 1), fold=fold)
-    return _BiasGradient.apply(y, bias) if bias is not None and bias.requires_grad else y
-
-
-class _BiasGradient(torch.autograd.Function):
-    """Identity with the bias gradient: that of a transposed convolution costs a weight gradient on CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
-        ctx.dtype = bias.dtype
-        return y.view_as(y)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        return grad, grad.sum((0, 2, 3, 4), dtype=ctx.dtype)
+    return with_bias_gradient(y, bias)
 
 
 def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
@@ -158,22 +145,14 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
 
 
 def _by_minimal_filtering(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    fixed = None if bias is None else bias.detach()
-    y = upsample_conv3d_minimal(x, weight, fixed, trim, partial(_shared_fold, fold_minimal))
-    return _BiasGradient.apply(y, bias) if bias is not None and bias.requires_grad else y
-
-
-def _can_be_minimal(x: Tensor) -> bool:
-    kind = x.device.type
-    is_precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(kind)
-    return kind == "cpu" and is_precise and has_kernels(x)
+    return upsample_conv3d_minimal(x, weight, bias, trim, partial(_shared_fold, fold_minimal))
 
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:
     voxels, (c_out, c_in) = x[:, 0].numel(), weight.shape[:2]
     has_few = c_out <= _PARITY_CHANNELS
     is_large = x[:1, :, :1].numel() >= _MINIMAL_NUMBERS or (c_in >= _MINIMAL_CHANNELS and not has_few)
-    if is_large and voxels > _MINIMAL_VOXELS and _can_be_minimal(x):
+    if is_large and voxels > _MINIMAL_VOXELS and can_be_minimal(x):
         return "minimal"
     if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"

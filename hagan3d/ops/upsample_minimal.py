@@ -10,13 +10,15 @@ Source: Winograd, Arithmetic complexity of computations, SIAM 1980, for the idea
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from hagan3d.ops.contraction import Contraction
 from hagan3d.ops.extension import LOADED
+from hagan3d.ops.taps import fold_taps, unfold_taps
 
 Fold = Callable[[Tensor], Tensor]
 
@@ -24,18 +26,29 @@ _SLAB_BYTES = 4 << 20
 
 
 def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, fold: Fold) -> Tensor:
-    """``upsample_conv3d`` by minimal filtering, on a CPU with compiled operators, in float32 or float64.
+    """``upsample_conv3d`` by minimal filtering, on a CPU with compiled operators, in float32 or float64."""
+    ops, options = torch.ops.hagan3d, (trim, _SLAB_BYTES)
 
-    Neither the bias nor a copy of the weights is kept for the backward pass; x is, where the weight learns.
-    """
-    return cast(Tensor, _Contraction.apply(_Y, x, weight, None, bias, trim, fold))
+    def both(x: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, sums = ops.upsample_minimal_both(y.contiguous(), x.contiguous(), fold(weight), *options)
+        return x, unfold_taps(sums, _products(sums))
+
+    def of_weight(x: Tensor, y: Tensor) -> Tensor:
+        sums = ops.upsample_minimal_products(y.contiguous(), x.contiguous(), *options)
+        return unfold_taps(sums, _products(sums))
+
+    contraction = Contraction(
+        y=lambda x, weight, bias: ops.upsample_minimal(x.contiguous(), fold(weight), bias, *options),
+        x=lambda weight, y: ops.upsample_minimal_x(y.contiguous(), fold(weight), *options),
+        weight=of_weight,
+        both=both,
+    )
+    return contraction(x, weight, bias)
 
 
 def fold_minimal(weight: Tensor) -> Tensor:
     """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into the 27 matrices of the products ``[27 * C_out, C_in]``."""
-    c_out, c_in = weight.shape[:2]
-    with torch.autocast(weight.device.type, enabled=False):
-        return (_products(weight) @ weight.reshape(-1, 27).t()).view(27 * c_out, c_in)
+    return fold_taps(weight, _products(weight))
 
 
 def _products(weight: Tensor) -> Tensor:
@@ -45,84 +58,6 @@ def _products(weight: Tensor) -> Tensor:
     kinds = ([0], [1, 2])  # of products with x, and with its differences
     order = [9 * d + 3 * h + w for d in range(3) for i in kinds for j in kinds for h in i for w in j]
     return taps[order]
-
-
-def _kernel(sums: Tensor) -> Tensor:
-    """Give the gradient in the kernel ``[C_out, C_in, 3, 3, 3]`` from that in its fold ``[27 * C_out, C_in]``."""
-    return (sums.view(27, -1).t() @ _products(sums)).view(-1, sums.shape[1], 3, 3, 3)
-
-
-_X, _WEIGHT, _Y = range(3)
-
-
-class _Contraction(torch.autograd.Function):
-    """One of x, weight and y from the two others, as the gradient of <y, upsample_conv3d(x, weight)> in it.
-
-    That is linear in each of the three, so that the derivatives of one are the two others, any number of times. With
-    a frozen weight it saves no tensor: a checkpoint around it would compute it again only to save one.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        slot: int,
-        x: Tensor | None,
-        weight: Tensor | None,
-        y: Tensor | None,
-        bias: Tensor | None,
-        trim: int,
-        fold: Fold,
-    ) -> Tensor:
-        ctx.slot, ctx.trim, ctx.fold = slot, trim, fold
-        values, learns = (x, weight, y), ctx.needs_input_grad[1:4]
-        ctx.frozen = None if learns[_WEIGHT] else weight
-        needed = [i != slot and any(learns[j] for j in range(3) if j not in (i, slot)) for i in range(3)]
-        needed[_WEIGHT] &= ctx.frozen is None
-        ctx.save_for_backward(*(value if keep else None for value, keep in zip(values, needed, strict=True)))
-        x, y = (None if value is None else value.contiguous() for value in (x, y))
-        if slot == _WEIGHT:
-            return _kernel(torch.ops.hagan3d.upsample_minimal_products(y, x, trim, _SLAB_BYTES))
-        folded = fold(cast(Tensor, weight))
-        if slot == _X:
-            return torch.ops.hagan3d.upsample_minimal_x(y, folded, trim, _SLAB_BYTES)
-        return torch.ops.hagan3d.upsample_minimal(x, folded, bias, trim, _SLAB_BYTES)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        values, learns = list(ctx.saved_tensors), ctx.needs_input_grad[1:4]
-        if all(learns[:2]):
-            x, weight = _Gradients.apply(grad, *values[:2], ctx.trim, ctx.fold)
-            return None, x, weight, None, None, None, None
-        values[ctx.slot] = grad
-        if ctx.frozen is not None:
-            values[_WEIGHT] = ctx.frozen
-        grads: list[Tensor | None] = [None, None, None]
-        for i in {_X, _WEIGHT, _Y} - {ctx.slot}:
-            if learns[i]:
-                others = [None if j == i else value for j, value in enumerate(values)]
-                grads[i] = _Contraction.apply(i, *others, None, ctx.trim, ctx.fold)
-        return None, *grads, None, None, None
-
-
-class _Gradients(torch.autograd.Function):
-    """The gradients in x and in the weight, together."""
-
-    @staticmethod
-    def forward(ctx: Any, grad: Tensor, x: Tensor, weight: Tensor, trim: int, fold: Fold) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(grad, x, weight)
-        ctx.options = (None, trim, fold)
-        grad, x = grad.contiguous(), x.contiguous()
-        x_grad, sums = torch.ops.hagan3d.upsample_minimal_both(grad, x, fold(weight), trim, _SLAB_BYTES)
-        return x_grad, _kernel(sums)
-
-    @staticmethod
-    def backward(ctx: Any, for_x: Tensor, for_weight: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        grad, x, weight = ctx.saved_tensors
-        in_grad = _Contraction.apply(_Y, for_x, weight, None, *ctx.options)
-        in_grad = in_grad + _Contraction.apply(_Y, x, for_weight, None, *ctx.options)
-        in_x = _Contraction.apply(_X, None, for_weight, grad, *ctx.options)
-        in_weight = _Contraction.apply(_WEIGHT, for_x, None, grad, *ctx.options)
-        return in_grad, in_x, in_weight, None, None
 
 
 if LOADED:

@@ -1,11 +1,13 @@
-"""Convolutions with frozen weights: the same values and gradients, and no input kept."""
+"""Convolutions with frozen weights and by minimal filtering: the same values and gradients, and no input kept."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hagan3d.ops import conv3d, conv_transpose3d
+from hagan3d.ops import can_be_minimal, conv3d, conv_minimal, conv_transpose3d
+from hagan3d.ops.conv_minimal import conv3d_minimal
+from hagan3d.ops.taps import fold_taps, unfold_taps
 
 CASES = [
     (conv3d, F.conv3d, (1, 1, 1), (1, 1, 1), (3, 3, 3)),
@@ -35,19 +37,81 @@ def test_frozen_weights_change_neither_values_nor_gradients(device, ours, theirs
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 32, 32, 32), (1, 64, 9, 8, 8), (1, 16, 8, 40, 40), (1, 16, 40, 40, 8)])
-@pytest.mark.parametrize("transposed", [True, False])
-def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, transposed):
-    ours, theirs = (conv_transpose3d, F.conv_transpose3d) if transposed else (conv3d, F.conv3d)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, frozen):
+    if not can_be_minimal(torch.empty(0)):
+        pytest.skip("the compiled operators were not built")
     torch.manual_seed(0)
     x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape[1], shape[1], 3, 3, 3)
-    expected = theirs(x, weight, None, 1, 1)
-    (gradient,) = torch.autograd.grad(expected.square().mean(), x)
+    leaves = [x] if frozen else [x, weight.requires_grad_()]
+    expected = F.conv3d(x, weight, None, 1, 1)
+    gradients = torch.autograd.grad(expected.square().mean(), leaves)
     with torch.profiler.profile() as profile:
-        y = ours(x, weight, None, (1, 1, 1), (1, 1, 1))
-        (found,) = torch.autograd.grad(y.square().mean(), x)
-    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-3)
+        y = conv3d(x, weight, None, (1, 1, 1), (1, 1, 1))
+        found = torch.autograd.grad(y.square().mean(), leaves)
+    torch.testing.assert_close((y, *found), (expected, *gradients), rtol=1e-4, atol=1e-3)
     assert not [event.key for event in profile.key_averages() if "slow_conv" in event.key]
+
+
+@pytest.fixture
+def minimal():
+    """Minimal filtering itself, whatever would be fastest."""
+    if not can_be_minimal(torch.empty(0)):
+        pytest.skip("the compiled operators were not built")
+    return conv3d_minimal
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("size", [(3, 1, 1), (4, 6, 8), (7, 5, 3)])
+@pytest.mark.parametrize("slab_bytes", [1, 20_000, 1 << 22])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_minimal_filtering_is_the_convolution(minimal, monkeypatch, threads, slab_bytes, size, padding):
+    monkeypatch.setattr(conv_minimal, "_SLAB_BYTES", slab_bytes)
+    torch.manual_seed(0)
+    shapes = (2, 3, *size), (5, 3, 3, 3, 3), (5,)
+    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    y = minimal(*leaves, padding)
+    expected = F.conv3d(*leaves, padding=(padding, 1, 1))
+    found = torch.autograd.grad(y.square().sum(), leaves)
+    torch.set_num_threads(before)
+    torch.testing.assert_close((y, *found), (expected, *torch.autograd.grad(expected.square().sum(), leaves)))
+
+
+def test_minimal_filtering_has_any_derivative(minimal):
+    torch.manual_seed(0)
+    leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((1, 2, 3, 2, 2), (2, 2, 3, 3, 3))]
+    torch.autograd.gradcheck(lambda x, w: minimal(x, w, None, 1), leaves, fast_mode=True)
+    torch.autograd.gradgradcheck(lambda x, w: minimal(x, w, None, 1).tanh(), leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("channels", [(64, 40), (13, 1), (7, 19)])
+def test_minimal_filtering_is_as_exact_as_the_library(minimal, channels):
+    torch.manual_seed(0)
+    c_in, c_out = channels
+    x, weight = torch.randn(1, c_in, 6, 20, 21), torch.randn(c_out, c_in, 3, 3, 3) / (27 * c_in) ** 0.5
+    exact = F.conv3d(x.double(), weight.double(), None, 1, 1)
+    errors = [
+        (y - exact).square().mean().sqrt() for y in (minimal(x, weight, None, 1), F.conv3d(x, weight, None, 1, 1))
+    ]
+    assert errors[0] < 3 * errors[1] + 1e-7
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (5, 13), (32, 32)])
+def test_taps_are_folded_and_unfolded(minimal, channels):
+    torch.manual_seed(0)
+    weight, taps = torch.randn(*channels, 3, 3, 3), torch.randn(9, 27)
+    folded = fold_taps(weight, taps)
+    expected = torch.einsum("oit,pt->poi", weight.flatten(2), taps).flatten(0, 1)
+    torch.testing.assert_close(folded, expected)
+    unfolded = torch.einsum("poi,pt->oit", expected.unflatten(0, (9, -1)), taps)
+    torch.testing.assert_close(unfold_taps(expected, taps), unfolded.unflatten(2, (3, 3, 3)), rtol=1e-5, atol=1e-4)
+
+
+def test_a_kernel_for_other_channels_is_refused(minimal):
+    with pytest.raises(RuntimeError, match="channels"):
+        conv3d(torch.zeros(1, 32, 16, 16, 16), torch.zeros(32, 33, 3, 3, 3), padding=(1, 1, 1))
 
 
 @pytest.mark.parametrize(("ours", "theirs", "stride", "padding", "kernel"), CASES)

@@ -24,7 +24,16 @@ NAMES = (
     "rms_norm",
     "rms_norm_backward",
 )
-CPU_NAMES = ("upsample_minimal", "upsample_minimal_x", "upsample_minimal_products", "upsample_minimal_both")
+CPU_NAMES = (
+    "upsample_minimal",
+    "upsample_minimal_x",
+    "upsample_minimal_products",
+    "upsample_minimal_both",
+    "conv_minimal",
+    "conv_minimal_products",
+    "fold_taps",
+    "unfold_taps",
+)
 
 
 def skip_unless_built(library):
@@ -77,11 +86,16 @@ def samples(device):
 def minimal_samples():
     """Arguments for the operators of minimal filtering, which have no derivative of their own."""
     x, y, folded = ((0.5 * torch.randn(shape)) for shape in ((2, 3, 2, 3, 4), (2, 2, 4, 6, 8), (27 * 2, 3)))
+    fine, filters = 0.5 * torch.randn(2, 3, 4, 6, 8), 0.5 * torch.randn(48 * 2, 3)
     return {
         "upsample_minimal": (x, folded, None, 0, 1000),
         "upsample_minimal_x": (y, folded, 0, 1000),
         "upsample_minimal_products": (y, x, 0, 1000),
         "upsample_minimal_both": (y, x, folded, 0, 1000),
+        "conv_minimal": (fine, filters, None, 1, 1000),
+        "conv_minimal_products": (y, fine, 1, 1000),
+        "fold_taps": (torch.randn(5, 13, 3, 3, 3), torch.randn(9, 27)),
+        "unfold_taps": (torch.randn(9 * 5, 13), torch.randn(9, 27)),
     }
 
 
@@ -92,13 +106,14 @@ def test_opcheck_of_minimal_filtering(name):
     torch.library.opcheck(getattr(torch.ops.hagan3d, name).default, minimal_samples()[name], test_utils=checks)
 
 
-@pytest.mark.parametrize("name", CPU_NAMES)
+@pytest.mark.parametrize("name", CPU_NAMES[:-2])
 def test_operations_of_minimal_filtering_are_counted(name):
     skip_unless_built("_C.so")
     with FlopCounterMode(display=False) as counter:
         getattr(torch.ops.hagan3d, name)(*minimal_samples()[name])
     products = 2 if name == "upsample_minimal_both" else 1
-    assert counter.get_total_flops() == products * 2 * 27 * (2 * 3) * (2 * 2 * 3 * 4)  # 27 for each of 48 voxels
+    each = 2 * 48 * (2 * 3 * 8) if name.startswith("conv") else 27 * (2 * 2 * 3 * 4)  # 48 for 4 voxels, 27 for 8
+    assert counter.get_total_flops() == products * 2 * (2 * 3) * each
 
 
 def test_operations_of_trimmed_slices_are_counted():

@@ -28,7 +28,7 @@ def main() -> None:
     """Compile and link."""
     csrc, library = Path(sys.argv[1]), Path(sys.argv[2])
     with tempfile.TemporaryDirectory() as folder:
-        sources = [csrc / "ops.cpp", csrc / "cpu" / "upsample_minimal.cpp"]
+        sources = [csrc / "ops.cpp", *(csrc / "cpu").glob("*_minimal.cpp"), csrc / "cpu" / "taps.cpp"]
         (Path(folder) / "cuda").mkdir()
         for source in (csrc / "cuda").iterdir():
             target = Path(folder) / "cuda" / source.name.replace(".cu", ".cpp")
