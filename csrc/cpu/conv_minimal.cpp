@@ -8,7 +8,6 @@
 // Source: Winograd, Arithmetic complexity of computations, SIAM 1980; Lavin and Gray, CVPR 2016, for convolutions.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -23,49 +22,83 @@ constexpr int kFiltered = 16;  // rows of a tile: 4 along D times 4 along H
 constexpr int kTaps = 3;       // along W
 
 template <typename T>
-struct Rows {
-  T* at[4];
+struct Four {
+  T at[4];
 };
 
 template <typename T>
-HOST_DEVICE void filter_body(const Rows<const T>& x, int64_t n, const Rows<T>& y) {
-  const T *a = x.at[0], *b = x.at[1], *c = x.at[2], *d = x.at[3];
-  T* __restrict p = y.at[0], * __restrict q = y.at[1], * __restrict r = y.at[2], * __restrict s = y.at[3];
+HOST_DEVICE Four<T> filter(const Four<T>& x) {
+  return {x.at[0] - x.at[2], x.at[1] + x.at[2], x.at[2] - x.at[1], x.at[1] - x.at[3]};
+}
+
+// the adjoint of `sum` and `difference`
+template <typename T>
+HOST_DEVICE Four<T> part(T even, T odd) {
+  return {even, even + odd, even - odd, -odd};
+}
+
+template <typename T>
+HOST_DEVICE T sum(const Four<T>& x) {
+  return x.at[0] + x.at[1] + x.at[2];
+}
+
+template <typename T>
+HOST_DEVICE T difference(const Four<T>& x) {
+  return x.at[1] - x.at[2] - x.at[3];
+}
+
+// Rows of a tile: those of one plane after the other
+template <typename T, int N>
+struct Rows {
+  T* at[N];
+};
+
+// y: 16 rows, `step` apart
+template <typename T>
+HOST_DEVICE void filter_body(const Rows<const T, 16>& x, int64_t n, T* __restrict y, int64_t step) {
   for (int64_t i = 0; i < n; ++i) {
-    p[i] = a[i] - c[i];
-    q[i] = b[i] + c[i];
-    r[i] = c[i] - b[i];
-    s[i] = b[i] - d[i];
+    Four<T> planes[4];
+    for (int d = 0; d < 4; ++d)
+      planes[d] = filter(Four<T>{x.at[4 * d][i], x.at[4 * d + 1][i], x.at[4 * d + 2][i], x.at[4 * d + 3][i]});
+    for (int h = 0; h < 4; ++h) {
+      const Four<T> f = filter(Four<T>{planes[0].at[h], planes[1].at[h], planes[2].at[h], planes[3].at[h]});
+      for (int d = 0; d < 4; ++d) y[(4 * d + h) * step + i] = f.at[d];
+    }
   }
 }
 
 template <typename T>
-HOST_DEVICE void combine_body(const Rows<const T>& x, int64_t n, T bias, T* __restrict even, T* __restrict odd) {
-  const T *a = x.at[0], *b = x.at[1], *c = x.at[2], *d = x.at[3];
+HOST_DEVICE void combine_body(const T* x, int64_t step, int64_t n, T bias, const Rows<T, 4>& y) {
+  T* __restrict a = y.at[0], * __restrict b = y.at[1], * __restrict c = y.at[2], * __restrict d = y.at[3];
   for (int64_t i = 0; i < n; ++i) {
-    even[i] = a[i] + b[i] + c[i] + bias;
-    odd[i] = b[i] - c[i] - d[i] + bias;
+    Four<T> low, high;
+    for (int h = 0; h < 4; ++h) {
+      const Four<T> p{x[h * step + i], x[(4 + h) * step + i], x[(8 + h) * step + i], x[(12 + h) * step + i]};
+      low.at[h] = sum(p), high.at[h] = difference(p);
+    }
+    a[i] = sum(low) + bias, b[i] = difference(low) + bias, c[i] = sum(high) + bias, d[i] = difference(high) + bias;
   }
 }
 
-// the adjoint of `combine`
 template <typename T>
-HOST_DEVICE void part_body(const T* even, const T* odd, int64_t n, const Rows<T>& y) {
-  T* __restrict p = y.at[0], * __restrict q = y.at[1], * __restrict r = y.at[2], * __restrict s = y.at[3];
+HOST_DEVICE void part_body(const Rows<const T, 4>& y, int64_t n, T* __restrict x, int64_t step) {
   for (int64_t i = 0; i < n; ++i) {
-    p[i] = even[i];
-    q[i] = even[i] + odd[i];
-    r[i] = even[i] - odd[i];
-    s[i] = -odd[i];
+    const Four<T> low = part(y.at[0][i], y.at[1][i]), high = part(y.at[2][i], y.at[3][i]);
+    for (int h = 0; h < 4; ++h) {
+      const Four<T> p = part(low.at[h], high.at[h]);
+      for (int d = 0; d < 4; ++d) x[(4 * d + h) * step + i] = p.at[d];
+    }
   }
 }
 
-#define FOR_BOTH(T)                                                                                       \
-  FOR_EACH_CPU void filter(const Rows<const T>& x, int64_t n, const Rows<T>& y) { filter_body(x, n, y); } \
-  FOR_EACH_CPU void combine(const Rows<const T>& x, int64_t n, T bias, T* even, T* odd) {                 \
-    combine_body(x, n, bias, even, odd);                                                                  \
-  }                                                                                                       \
-  FOR_EACH_CPU void part(const T* even, const T* odd, int64_t n, const Rows<T>& y) { part_body(even, odd, n, y); }
+#define FOR_BOTH(T)                                                                                  \
+  FOR_EACH_CPU void filter_tile(const Rows<const T, 16>& x, int64_t n, T* y, int64_t step) {         \
+    filter_body(x, n, y, step);                                                                      \
+  }                                                                                                  \
+  FOR_EACH_CPU void combine_tile(const T* x, int64_t step, int64_t n, T bias, const Rows<T, 4>& y) { \
+    combine_body(x, step, n, bias, y);                                                               \
+  }                                                                                                  \
+  FOR_EACH_CPU void part_tile(const Rows<const T, 4>& y, int64_t n, T* x, int64_t step) { part_body(y, n, x, step); }
 FOR_BOTH(float)
 FOR_BOTH(double)
 #undef FOR_BOTH
@@ -92,7 +125,7 @@ struct Grid {
     const int64_t threads = torch::stable::get_num_threads();
     const int64_t per_row = kFiltered * (x.size(1) + c_out) * stride * static_cast<int64_t>(x.element_size());
     const int64_t room = std::max<int64_t>(1, bytes / per_row);
-    rows = even(tile_rows, std::max<int64_t>(1, std::lround(std::sqrt(room))), 1);  // with the fewest neighbours
+    rows = even(tile_rows, room, 1);
     planes = even(tile_planes, room / rows, threads / std::gcd(threads, B * parts(tile_rows, rows)));
   }
 
@@ -105,13 +138,17 @@ struct Grid {
   }
 
   int64_t places(const Slab& s) const { return s.planes * s.rows * stride; }
+
+  // From one of 16 matrices [channels, places] to the next: an odd number of cache lines, or all would share a few
+  // sets.
+  int64_t step(const Slab& s, int64_t channels) const { return (parts(channels * places(s), 32) * 2 + 1) * 16; }
 };
 
 // Matrix `i` of the 16 of [16, channels, places]; the last two places of a slab lie beyond its last row.
 template <typename T>
 Matrix<T> filtered(T* first, const Grid& g, const Slab& s, int64_t channels, int64_t i, int64_t tap = 0) {
   const int64_t n = g.places(s);
-  return {first + i * channels * n + tap, channels, n - 2, n};
+  return {first + i * g.step(s, channels) + tap, channels, n - 2, n};
 }
 
 template <typename T>
@@ -119,99 +156,64 @@ Matrix<T> weights(T* first, int64_t c_out, int64_t c_in, int64_t i, int64_t tap)
   return {first + (i * kTaps + tap) * c_out * c_in, c_out, c_in, c_in};
 }
 
-// The four matrices along D of filter `h` along H, at one channel and one plane of tiles
-template <typename T>
-Rows<T> along_d(T* first, const Grid& g, const Slab& s, int64_t channels, int64_t h, int64_t c, int64_t p) {
-  Rows<T> rows;
-  for (int64_t d = 0; d < 4; ++d)
-    rows.at[d] = first + ((4 * d + h) * channels + c) * g.places(s) + p * s.rows * g.stride;
-  return rows;
-}
-
-template <typename T>
-Rows<T> four(T* first, int64_t step) {
-  return {{first, first + step, first + 2 * step, first + 3 * step}};
-}
-
+// f(channel, plane of tiles, row of tiles, where its first row begins in [16, channels, places]); threads share
+// channels.
 template <typename F>
-void for_channels(int64_t channels, const F& f) {
+void for_tiles(const Grid& g, const Slab& s, int64_t channels, const F& f) {
   torch::stable::parallel_for(0, channels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) f(c);
+    for (int64_t c = begin; c < end; ++c)
+      for (int64_t p = 0; p < s.planes; ++p)
+        for (int64_t r = 0; r < s.rows; ++r)
+          f(c, s.plane + p, s.row + r, c * g.places(s) + (p * s.rows + r) * g.stride);
   });
 }
 
 // out [16, C, places] = the rows of x, filtered along H and D
 template <typename T>
 void filter_slab(const Grid& g, const Slab& s, const T* x, int64_t C, T* out) {
-  for_channels(C, [&](int64_t c) {
-    const int64_t run = s.rows * g.stride, lines = 2 * s.rows + 2;
-    std::vector<T> padded(lines * g.stride, T(0)), along_h((2 * s.planes + 2) * 4 * run);
+  const std::vector<T> zeros(g.W, T(0));
+  const int64_t step = g.step(s, C);
+  for_tiles(g, s, C, [&](int64_t c, int64_t p, int64_t r, int64_t at) {
     const T* volume = x + (s.sample * C + c) * g.D * g.H * g.W;
-    for (int64_t z = 0; z < 2 * s.planes + 2; ++z) {
-      const int64_t plane = 2 * s.plane + z - g.padding;
-      for (int64_t line = 0; line < lines; ++line) {
-        const int64_t row = 2 * s.row + line - 1;
-        T* to = padded.data() + line * g.stride + 1;
-        if (plane < 0 || plane >= g.D || row < 0 || row >= g.H)
-          std::fill_n(to, g.W, T(0));
-        else
-          std::copy_n(volume + (plane * g.H + row) * g.W, g.W, to);
-      }
-      for (int64_t r = 0; r < s.rows; ++r)
-        filter(four<const T>(padded.data() + 2 * r * g.stride, g.stride), g.stride,
-               four(along_h.data() + z * 4 * run + r * g.stride, run));
+    Rows<const T, 16> rows;
+    for (int64_t i = 0; i < 16; ++i) {
+      const int64_t z = 2 * p + i / 4 - g.padding, h = 2 * r + i % 4 - 1;
+      rows.at[i] = z < 0 || z >= g.D || h < 0 || h >= g.H ? zeros.data() : volume + (z * g.H + h) * g.W;
     }
-    for (int64_t p = 0; p < s.planes; ++p)
-      for (int64_t h = 0; h < 4; ++h)
-        filter(four<const T>(along_h.data() + (8 * p + h) * run, 4 * run), run, along_d(out, g, s, C, h, c, p));
+    filter_tile(rows, g.W, out + at + 1, step);
+    for (int64_t k = 0; k < kFiltered; ++k) out[k * step + at] = out[k * step + at + g.W + 1] = 0;
   });
 }
 
 // y = the products [16, C, places], combined along D and H
 template <typename T>
 void combine_slab(const Grid& g, const Slab& s, const T* products, const T* bias, int64_t C, T* y) {
-  for_channels(C, [&](int64_t c) {
-    const int64_t run = s.rows * g.stride;
-    std::vector<T> planes(8 * run), nowhere(g.W);
+  for_tiles(g, s, C, [&](int64_t c, int64_t p, int64_t r, int64_t at) {
+    std::vector<T> nowhere(3 * g.W);
     T* volume = y + (s.sample * C + c) * g.depth * g.H * g.W;
-    for (int64_t p = 0; p < s.planes; ++p) {
-      for (int64_t h = 0; h < 4; ++h)
-        combine(along_d(products, g, s, C, h, c, p), run - 2, T(0), planes.data() + h * run,
-                planes.data() + (4 + h) * run);
-      for (int64_t z = 2 * (s.plane + p), odd = 0; odd < 2 && z + odd < g.depth; ++odd)
-        for (int64_t r = 0; r < s.rows; ++r) {
-          const int64_t row = 2 * (s.row + r);
-          T* to = volume + ((z + odd) * g.H + row) * g.W;
-          combine(four<const T>(planes.data() + odd * 4 * run + r * g.stride, run), g.W, bias ? bias[c] : T(0), to,
-                  row + 1 < g.H ? to + g.W : nowhere.data());
-        }
+    Rows<T, 4> rows;
+    for (int64_t i = 0; i < 4; ++i) {
+      const int64_t z = 2 * p + i / 2, h = 2 * r + i % 2;
+      rows.at[i] = z < g.depth && h < g.H ? volume + (z * g.H + h) * g.W : nowhere.data() + (i - 1) * g.W;
     }
+    combine_tile(products + at, g.step(s, C), g.W, bias ? bias[c] : T(0), rows);
   });
 }
 
 // out [16, C, places] = the adjoint of `combine_slab` of the gradient in y
 template <typename T>
 void part_slab(const Grid& g, const Slab& s, const T* grad, int64_t C, T* out) {
-  for_channels(C, [&](int64_t c) {
-    const int64_t run = s.rows * g.stride;
-    std::vector<T> pair(2 * g.stride, T(0)), along_h(8 * run);
+  const std::vector<T> zeros(g.W, T(0));
+  const int64_t step = g.step(s, C);
+  for_tiles(g, s, C, [&](int64_t c, int64_t p, int64_t r, int64_t at) {
     const T* volume = grad + (s.sample * C + c) * g.depth * g.H * g.W;
-    for (int64_t p = 0; p < s.planes; ++p) {
-      for (int64_t odd = 0; odd < 2; ++odd)
-        for (int64_t r = 0; r < s.rows; ++r) {
-          for (int64_t i = 0; i < 2; ++i) {
-            const int64_t z = 2 * (s.plane + p) + odd, row = 2 * (s.row + r) + i;
-            T* to = pair.data() + i * g.stride;
-            if (z < g.depth && row < g.H)
-              std::copy_n(volume + (z * g.H + row) * g.W, g.W, to);
-            else
-              std::fill_n(to, g.W, T(0));
-          }
-          part(pair.data(), pair.data() + g.stride, g.stride, four(along_h.data() + odd * 4 * run + r * g.stride, run));
-        }
-      for (int64_t h = 0; h < 4; ++h)
-        part(along_h.data() + h * run, along_h.data() + (4 + h) * run, run, along_d(out, g, s, C, h, c, p));
+    Rows<const T, 4> rows;
+    for (int64_t i = 0; i < 4; ++i) {
+      const int64_t z = 2 * p + i / 2, h = 2 * r + i % 2;
+      rows.at[i] = z < g.depth && h < g.H ? volume + (z * g.H + h) * g.W : zeros.data();
     }
+    part_tile(rows, g.W, out + at, step);
+    for (int64_t k = 0; k < kFiltered; ++k) std::fill_n(out + k * step + at + g.W, 2, T(0));
   });
 }
 
@@ -231,8 +233,8 @@ Tensor conv_minimal(const Tensor& x, const Tensor& folded, const std::optional<T
     std::vector<Bench<T>> benches(workers_for(grid.count()));
     const auto work = [&](int64_t worker, int64_t i) {
       const Slab s = grid.at(i);
-      T* from = benches[worker].x.get(kFiltered * c_in * grid.places(s));
-      T* to = benches[worker].y.get(kFiltered * c_out * grid.places(s));
+      T* from = benches[worker].x.get(kFiltered * grid.step(s, c_in));
+      T* to = benches[worker].y.get(kFiltered * grid.step(s, c_out));
       filter_slab(grid, s, data<T>(x), c_in, from);
       for (int k = 0; k < kFiltered; ++k) {
         const auto a = weights(data<T>(folded), c_out, c_in, k, 0);
@@ -260,8 +262,8 @@ Tensor conv_minimal_products(const Tensor& grad, const Tensor& x, int64_t paddin
     std::vector<Bench<T>> benches(workers);
     const auto work = [&](int64_t worker, int64_t i) {
       const Slab s = grid.at(i);
-      T* from = benches[worker].x.get(kFiltered * c_in * grid.places(s));
-      T* to = benches[worker].y.get(kFiltered * c_out * grid.places(s));
+      T* from = benches[worker].x.get(kFiltered * grid.step(s, c_in));
+      T* to = benches[worker].y.get(kFiltered * grid.step(s, c_out));
       T* sum = worker ? partial.data() + (worker - 1) * size : mutable_data<T>(sums);
       filter_slab(grid, s, data<T>(x), c_in, from);
       part_slab(grid, s, data<T>(grad), c_out, to);
