@@ -5,8 +5,7 @@ derivative of such a map is again one of the three: any number of derivatives fo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -14,8 +13,7 @@ from torch import Tensor
 _X, _WEIGHT, _Y = range(3)
 
 
-@dataclass(frozen=True)
-class Contraction:
+class Contraction(NamedTuple):
     """The three maps of a convolution, each from the two other tensors."""
 
     y: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -27,10 +25,11 @@ class Contraction:
     both: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     """x and weight, of x, weight and y."""
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return y. Neither the bias nor a copy of the weight is kept for the backward pass; x is, where it learns."""
-        fixed = None if bias is None else bias.detach()
-        return with_bias_gradient(cast(Tensor, _Map.apply(self, _Y, x, weight, None, fixed)), bias)
+
+def contract(of: Contraction, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return y. Neither the bias nor a copy of the weight is kept for the backward pass; x is, where it learns."""
+    fixed = None if bias is None else bias.detach()
+    return with_bias_gradient(cast(Tensor, _Map.apply(of, _Y, x, weight, None, fixed)), bias)
 
 
 def with_bias_gradient(y: Tensor, bias: Tensor | None) -> Tensor:

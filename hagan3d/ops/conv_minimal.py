@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hagan3d.ops.contraction import Contraction
+from hagan3d.ops.contraction import Contraction, contract
 from hagan3d.ops.extension import LOADED
 from hagan3d.ops.taps import fold_taps, unfold_taps
 
@@ -49,7 +49,7 @@ def conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int)
     def both(x: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return of_x(weight, y), of_weight(x, y)
 
-    return Contraction(of_y, of_x, of_weight, both)(x, weight, bias)
+    return contract(Contraction(of_y, of_x, of_weight, both), x, weight, bias)
 
 
 def _taps(weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hagan3d.ops.contraction import Contraction
+from hagan3d.ops.contraction import Contraction, contract
 from hagan3d.ops.extension import LOADED
 from hagan3d.ops.taps import fold_taps, unfold_taps
 
@@ -43,7 +43,7 @@ def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim
         weight=of_weight,
         both=both,
     )
-    return contraction(x, weight, bias)
+    return contract(contraction, x, weight, bias)
 
 
 def fold_minimal(weight: Tensor) -> Tensor:
