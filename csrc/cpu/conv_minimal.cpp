@@ -189,7 +189,8 @@ void filter_slab(const Grid& g, const Slab& s, const T* x, int64_t C, T* out) {
 template <typename T>
 void combine_slab(const Grid& g, const Slab& s, const T* products, const T* bias, int64_t C, T* y) {
   for_tiles(g, s, C, [&](int64_t c, int64_t p, int64_t r, int64_t at) {
-    std::vector<T> nowhere(3 * g.W);
+    thread_local std::vector<T> nowhere;
+    nowhere.resize(3 * g.W);
     T* volume = y + (s.sample * C + c) * g.depth * g.H * g.W;
     Rows<T, 4> rows;
     for (int64_t i = 0; i < 4; ++i) {
@@ -226,6 +227,7 @@ struct Bench {
 Tensor conv_minimal(const Tensor& x, const Tensor& folded, const std::optional<Tensor>& bias, int64_t padding,
                     int64_t slab_bytes) {
   const int64_t c_in = x.size(1), c_out = folded.size(0) / (kFiltered * kTaps);
+  STD_TORCH_CHECK(folded.size(1) == c_in, "conv_minimal: want weights for ", c_in, " channels, got ", folded.size(1));
   const Grid grid(x, c_out, padding, slab_bytes);
   const Tensor y = torch::stable::new_empty(x, {grid.B, c_out, grid.depth, grid.H, grid.W});
   dispatch_precise(x.scalar_type(), [&](auto tag) {

@@ -109,9 +109,13 @@ def test_taps_are_folded_and_unfolded(minimal, channels):
     torch.testing.assert_close(unfold_taps(expected, taps), unfolded.unflatten(2, (3, 3, 3)), rtol=1e-5, atol=1e-4)
 
 
-def test_a_kernel_for_other_channels_is_refused(minimal):
-    with pytest.raises(RuntimeError, match="channels"):
-        conv3d(torch.zeros(1, 32, 16, 16, 16), torch.zeros(32, 33, 3, 3, 3), padding=(1, 1, 1))
+@pytest.mark.parametrize(
+    ("depth", "channels", "summands"), [(16, 33, 32), (16, 32, 31), (2, 32, 32)], ids=["channels", "bias", "depth"]
+)
+def test_what_does_not_fit_is_refused(depth, channels, summands):
+    x, weight, bias = torch.zeros(1, 32, depth, 16, 16), torch.zeros(32, channels, 3, 3, 3), torch.zeros(summands)
+    with pytest.raises(RuntimeError):
+        conv3d(x, weight, bias, padding=(0, 1, 1))
 
 
 @pytest.mark.parametrize(("ours", "theirs", "stride", "padding", "kernel"), CASES)
