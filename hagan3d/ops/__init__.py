@@ -9,7 +9,7 @@ from hagan3d.ops.ggd import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_nll, g
 from hagan3d.ops.group_norm import group_norm_relu, group_norm_relu_reference
 from hagan3d.ops.rms_norm import rms_norm, rms_norm_reference
 from hagan3d.ops.subvolume import missing_halo, select_subvolume, select_subvolume_reference, select_subvolumes
-from hagan3d.ops.upsample_conv import fold_weight, shared_folds, upsample_conv3d, upsample_conv3d_reference
+from hagan3d.ops.upsample_conv import fold_weight, upsample_conv3d, upsample_conv3d_reference
 
 __all__ = [
     "backend",
@@ -31,7 +31,6 @@ __all__ = [
     "select_subvolume",
     "select_subvolume_reference",
     "select_subvolumes",
-    "shared_folds",
     "upsample_conv3d",
     "upsample_conv3d_reference",
 ]

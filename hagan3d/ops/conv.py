@@ -105,9 +105,7 @@ def _convolve(
 def _is_better_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Triple) -> bool:
     """Say whether minimal filtering is faster; but for small single volumes alike for any number of slices."""
     fits = x.ndim == 5 and weight.shape[1:] == (x.shape[1], 3, 3, 3) and x.dtype == weight.dtype
-    fits &= bias is None or (
-        bias.shape == weight.shape[:1] and bias.dtype == x.dtype
-    )  # else PyTorch says so
+    fits &= bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype)  # else PyTorch says so
     if not fits or padding[0] > 2 or padding[1:] != (1, 1) or not can_be_minimal(x):
         return False
     B, C, D, H, W = x.shape

@@ -4,10 +4,6 @@ Along one axis, output voxels 2i and 2i + 1 see w0 x[i-1] + (w1 + w2) x[i] and (
 the small input instead of three of the large one, 8 multiply-adds per output voxel instead of 27.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +11,7 @@ from torch.nn import functional as F
 from hagan3d.ops.contraction import with_bias_gradient
 from hagan3d.ops.conv import conv3d, conv_transpose3d
 from hagan3d.ops.extension import can_be_minimal
-from hagan3d.ops.upsample_minimal import fold_minimal, upsample_conv3d_minimal
+from hagan3d.ops.upsample_minimal import upsample_conv3d_minimal
 
 METHODS = ("auto", "plain", "transposed", "parity", "minimal")
 
@@ -28,9 +24,6 @@ _PLAIN_VOXELS = 64
 _MINIMAL_VOXELS, _MINIMAL_CHANNELS, _MINIMAL_NUMBERS = 32, 64, 1 << 14
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
-
-_Fold = Callable[[Tensor], Tensor]
-_folds: dict[tuple[_Fold, int, int, bool], tuple[Tensor, Tensor]] | None = None  # inside shared_folds
 
 
 def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0, method: str = "auto") -> Tensor:
@@ -65,7 +58,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
     if method == "parity":
         return _by_parity(x, weight, bias, trim)
     if method == "minimal" and can_be_minimal(x):
-        return _by_minimal_filtering(x, weight, bias, trim)
+        return upsample_conv3d_minimal(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
 
@@ -104,36 +97,14 @@ def fold_parities(weight: Tensor) -> Tensor:
     return weight.view(c_out, c_in, 2, 2, 2, 2, 2, 2).permute(2, 4, 6, 0, 1, 3, 5, 7).reshape(8 * c_out, c_in, 2, 2, 2)
 
 
-@contextmanager
-def shared_folds() -> Iterator[None]:
-    """Fold every weight once inside this context, which must not change a weight; for the whole process."""
-    global _folds
-    before, _folds = _folds, {}
-    try:
-        yield
-    finally:
-        _folds = before
-
-
-def _shared_fold(fold: _Fold, weight: Tensor) -> Tensor:
-    if _folds is None:
-        return fold(weight)
-    key = (fold, id(weight), weight._version, torch.is_grad_enabled() and weight.requires_grad)
-    if key not in _folds:
-        _folds[key] = (weight, fold(weight))  # the weight is held: its id stays its own
-    return _folds[key][1]
-
-
 def _by_transposition(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     fixed = None if bias is None else bias.detach()
-    fold = partial(_shared_fold, fold_weight)
-    y = conv_transpose3d(x, weight, fixed, stride=(2, 2, 2), padding=(1 + trim, 1, 1), fold=fold)
+    y = conv_transpose3d(x, weight, fixed, stride=(2, 2, 2), padding=(1 + trim, 1, 1), fold=fold_weight)
     return with_bias_gradient(y, bias)
 
 
 def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    fold = partial(_shared_fold, fold_parities)
-    y = conv3d(x, weight, None if bias is None else bias.repeat(8), padding=(1, 1, 1), fold=fold)
+    y = conv3d(x, weight, None if bias is None else bias.repeat(8), padding=(1, 1, 1), fold=fold_parities)
     # [B, 8 C_out, D + 1, H + 1, W + 1]
     B, _, D, H, W = y.shape
     y = (
@@ -142,10 +113,6 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
         .reshape(B, weight.shape[0], 2 * D, 2 * H, 2 * W)
     )
     return y[:, :, 1 + trim : -1 - trim, 1:-1, 1:-1].contiguous()
-
-
-def _by_minimal_filtering(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    return upsample_conv3d_minimal(x, weight, bias, trim, partial(_shared_fold, fold_minimal))
 
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:

@@ -9,7 +9,7 @@ Source: Winograd, Arithmetic complexity of computations, SIAM 1980, for the idea
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,17 +20,15 @@ from hagan3d.ops.contraction import Contraction, contract
 from hagan3d.ops.extension import LOADED
 from hagan3d.ops.taps import fold_taps, unfold_taps
 
-Fold = Callable[[Tensor], Tensor]
-
 _SLAB_BYTES = 4 << 20
 
 
-def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, fold: Fold) -> Tensor:
+def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     """``upsample_conv3d`` by minimal filtering, on a CPU with compiled operators, in float32 or float64."""
     ops, options = torch.ops.hagan3d, (trim, _SLAB_BYTES)
 
     def both(x: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        x, sums = ops.upsample_minimal_both(y.contiguous(), x.contiguous(), fold(weight), *options)
+        x, sums = ops.upsample_minimal_both(y.contiguous(), x.contiguous(), fold_minimal(weight), *options)
         return x, unfold_taps(sums, _products(sums))
 
     def of_weight(x: Tensor, y: Tensor) -> Tensor:
@@ -38,8 +36,8 @@ def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim
         return unfold_taps(sums, _products(sums))
 
     contraction = Contraction(
-        y=lambda x, weight, bias: ops.upsample_minimal(x.contiguous(), fold(weight), bias, *options),
-        x=lambda weight, y: ops.upsample_minimal_x(y.contiguous(), fold(weight), *options),
+        y=lambda x, weight, bias: ops.upsample_minimal(x.contiguous(), fold_minimal(weight), bias, *options),
+        x=lambda weight, y: ops.upsample_minimal_x(y.contiguous(), fold_minimal(weight), *options),
         weight=of_weight,
         both=both,
     )

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import hagan3d
 from hagan3d import ops
 from hagan3d.ops.conv_minimal import conv3d_minimal
-from hagan3d.ops.upsample_minimal import fold_minimal, upsample_conv3d_minimal
+from hagan3d.ops.upsample_minimal import upsample_conv3d_minimal
 
 FOLDER = Path(hagan3d.__file__).parent
 NAMES = (
@@ -153,9 +153,7 @@ def test_compile_passes_through_without_a_graph_break(device):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "minimal", [partial(upsample_conv3d_minimal, trim=0, fold=fold_minimal), partial(conv3d_minimal, padding=1)]
-)
+@pytest.mark.parametrize("minimal", [partial(upsample_conv3d_minimal, trim=0), partial(conv3d_minimal, padding=1)])
 def test_compile_passes_through_minimal_filtering(minimal):
     skip_unless_built("_C.so")
     x, weight, bias = (voxels(*shape, device="cpu") for shape in ((1, 3, 2, 2, 2), (8, 3, 3, 3, 3), (8,)))

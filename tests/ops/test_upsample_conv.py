@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from hagan3d.ops import fold_weight, shared_folds, upsample_conv3d, upsample_conv3d_reference, upsample_minimal
+from hagan3d.ops import fold_weight, upsample_conv3d, upsample_conv3d_reference, upsample_minimal
 from hagan3d.ops.upsample_conv import METHODS
 
 FOLDED = [method for method in METHODS if method != "plain"]
@@ -111,17 +111,6 @@ def test_autocast_folds_in_the_precision_of_the_weight(device, method):
     exact = upsample_conv3d_reference(x, weight, bias)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), exact, rtol=0.02, atol=0.02)
-
-
-def test_shared_folds_are_made_once_and_give_the_same_gradients(device):
-    x, weight, bias = arguments((1, 2, 2, 2, 2), 2, device)
-    (expected,) = torch.autograd.grad(2 * upsample_conv3d(x, weight, bias, method="transposed").sum(), weight)
-    folded = []
-    with shared_folds(), torch.autograd.graph.saved_tensors_hooks(lambda t: folded.append(t) or t, lambda t: t):
-        total = sum(upsample_conv3d(x, weight, bias, method="transposed").sum() for _ in range(2))
-    (grad,) = torch.autograd.grad(total, weight)
-    torch.testing.assert_close(grad, expected)
-    assert len({t.data_ptr() for t in folded if t.shape[2:] == (4, 4, 4)}) == 1
 
 
 @pytest.mark.parametrize("method", FOLDED)
