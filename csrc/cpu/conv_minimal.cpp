@@ -168,6 +168,12 @@ void for_tiles(const Grid& g, const Slab& s, int64_t channels, const F& f) {
   });
 }
 
+// Row `h` of plane `z` of a volume [D, H, W], or what stands for one outside
+template <typename T>
+T* row(T* volume, const Grid& g, int64_t D, int64_t z, int64_t h, T* outside) {
+  return z < 0 || z >= D || h < 0 || h >= g.H ? outside : volume + (z * g.H + h) * g.W;
+}
+
 // out [16, C, places] = the rows of x, filtered along H and D
 template <typename T>
 void filter_slab(const Grid& g, const Slab& s, const T* x, int64_t C, T* out) {
@@ -176,10 +182,8 @@ void filter_slab(const Grid& g, const Slab& s, const T* x, int64_t C, T* out) {
   for_tiles(g, s, C, [&](int64_t c, int64_t p, int64_t r, int64_t at) {
     const T* volume = x + (s.sample * C + c) * g.D * g.H * g.W;
     Rows<const T, 16> rows;
-    for (int64_t i = 0; i < 16; ++i) {
-      const int64_t z = 2 * p + i / 4 - g.padding, h = 2 * r + i % 4 - 1;
-      rows.at[i] = z < 0 || z >= g.D || h < 0 || h >= g.H ? zeros.data() : volume + (z * g.H + h) * g.W;
-    }
+    for (int64_t i = 0; i < 16; ++i)
+      rows.at[i] = row(volume, g, g.D, 2 * p + i / 4 - g.padding, 2 * r + i % 4 - 1, zeros.data());
     filter_tile(rows, g.W, out + at + 1, step);
     for (int64_t k = 0; k < kFiltered; ++k) out[k * step + at] = out[k * step + at + g.W + 1] = 0;
   });
@@ -190,13 +194,11 @@ template <typename T>
 void combine_slab(const Grid& g, const Slab& s, const T* products, const T* bias, int64_t C, T* y) {
   for_tiles(g, s, C, [&](int64_t c, int64_t p, int64_t r, int64_t at) {
     thread_local std::vector<T> nowhere;
-    nowhere.resize(3 * g.W);
+    nowhere.resize(4 * g.W);
     T* volume = y + (s.sample * C + c) * g.depth * g.H * g.W;
     Rows<T, 4> rows;
-    for (int64_t i = 0; i < 4; ++i) {
-      const int64_t z = 2 * p + i / 2, h = 2 * r + i % 2;
-      rows.at[i] = z < g.depth && h < g.H ? volume + (z * g.H + h) * g.W : nowhere.data() + (i - 1) * g.W;
-    }
+    for (int64_t i = 0; i < 4; ++i)
+      rows.at[i] = row(volume, g, g.depth, 2 * p + i / 2, 2 * r + i % 2, nowhere.data() + i * g.W);
     combine_tile(products + at, g.step(s, C), g.W, bias ? bias[c] : T(0), rows);
   });
 }
@@ -209,10 +211,7 @@ void part_slab(const Grid& g, const Slab& s, const T* grad, int64_t C, T* out) {
   for_tiles(g, s, C, [&](int64_t c, int64_t p, int64_t r, int64_t at) {
     const T* volume = grad + (s.sample * C + c) * g.depth * g.H * g.W;
     Rows<const T, 4> rows;
-    for (int64_t i = 0; i < 4; ++i) {
-      const int64_t z = 2 * p + i / 2, h = 2 * r + i % 2;
-      rows.at[i] = z < g.depth && h < g.H ? volume + (z * g.H + h) * g.W : zeros.data();
-    }
+    for (int64_t i = 0; i < 4; ++i) rows.at[i] = row(volume, g, g.depth, 2 * p + i / 2, 2 * r + i % 2, zeros.data());
     part_tile(rows, g.W, out + at, step);
     for (int64_t k = 0; k < kFiltered; ++k) std::fill_n(out + k * step + at + g.W, 2, T(0));
   });
