@@ -22,7 +22,7 @@ _KINDS = {
     "float": "a number",
     "bool": "true or false",
     "str": "text",
-    "tuple": "several numbers",
+    "tuple": "several numbers with blanks between them",
     "NoneType": "null",
 }
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")

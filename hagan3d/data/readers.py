@@ -17,6 +17,7 @@ from hagan3d.errors import InputError
 Reader = Callable[[Path], tuple[np.ndarray, np.ndarray]]
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+NIFTI_UNITS = {1: 1e3, 3: 1e-3}  # mm of a metre and of a micrometre, by their codes in a header
 NPY_MAGIC = b"\x93NUMPY"
 MOST_PACKED = 1032  # bytes that one byte of a gzip file can stand for, at most
 
@@ -44,7 +45,10 @@ def reader_of(path: Path) -> Reader:
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read NIfTI-1 or NIfTI-2, either byte order; slope and intercept are applied, sform goes before qform."""
+    """Read NIfTI-1 or NIfTI-2, either byte order; slope and intercept are applied, sform goes before qform.
+
+    The affine is in mm, whatever unit the header names.
+    """
     try:
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image):
@@ -55,13 +59,20 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         _check_file_size(path, dtype.itemsize * int(np.prod(shape)))
         check_memory(shape)
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-        return array, np.asarray(image.affine, dtype=np.float64)
+        return array, _in_mm(image)
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise InputError("is no NIfTI file, whatever its name says, or its header is damaged") from error
     except (EOFError, OSError, ValueError, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"is truncated or damaged ({_reason(error)}); copy or export it again") from error
+
+
+def _in_mm(image: nib.Nifti1Image) -> np.ndarray:
+    """Give the affine in mm, which its header may have in metres or in micrometres; without a unit they are mm."""
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= NIFTI_UNITS.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    return affine
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:

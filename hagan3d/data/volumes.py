@@ -100,7 +100,7 @@ def read_volume(path: Path, fill: float | None = None) -> Volume:
 
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: does not exist")
+        raise InputError(f"{path}: {'is a link to what is not there' if path.is_symlink() else 'does not exist'}")
     try:
         array, affine = reader_of(path)(path)
         _check_affine(affine)
@@ -124,9 +124,12 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Volume files and folders of DICOM slices, at any depth, in order; hidden files are passed over."""
+    """Volume files and folders of DICOM slices, at any depth, in order; hidden files are passed over.
+
+    A link to what is not there counts as a file: who reads it says so.
+    """
     files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    volumes = [file for file in files if file.is_file() and file.name.lower().endswith(SUFFIXES)]
+    volumes = [file for file in files if not file.is_dir() and file.name.lower().endswith(SUFFIXES)]
     if any(is_dicom(file) for file in files if file.is_file() and file not in volumes):
         volumes.append(folder)
     return volumes + [found for entry in files if entry.is_dir() for found in _in_folder(entry)]

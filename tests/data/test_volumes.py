@@ -53,6 +53,21 @@ def test_sform_goes_before_qform_and_qform_is_used_without_it(tmp_path: Path):
     np.testing.assert_allclose(read_volume(tmp_path / "b.nii").affine, OBLIQUE, atol=1e-5)
 
 
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("meter", 1000), ("micron", 0.001), ("unknown", 1)])
+def test_the_affine_is_in_mm_whatever_the_unit_of_the_header(tmp_path: Path, unit: str, factor: float):
+    image = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), OBLIQUE)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read_volume(tmp_path / "a.nii").affine[:3], factor * OBLIQUE[:3], rtol=1e-5)
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path, nifti: Callable[..., Path]):
+    (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    (link,) = find_volumes([tmp_path])
+    with pytest.raises(InputError, match=r"gone\.nii\.gz: is a link to what is not there"):
+        read_volume(link.path)
+
+
 def test_a_trailing_axis_of_one_is_dropped(nifti: Callable[..., Path]):
     array = smooth((4, 5, 6, 1))
     np.testing.assert_array_equal(read_volume(nifti("a.nii.gz", array)).array, array[..., 0])
