@@ -105,12 +105,11 @@ def _convolve(
 def _is_better_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Triple) -> bool:
     """Say whether minimal filtering is faster; but for small single volumes alike for any number of slices."""
     fits = x.ndim == 5 and weight.shape[1:] == (x.shape[1], 3, 3, 3) and x.dtype == weight.dtype
-    fits &= bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype)  # else PyTorch says so
-    if not fits or padding[0] > 2 or padding[1:] != (1, 1) or not can_be_minimal(x):
+    fits = fits and padding[0] <= 2 and padding[1:] == (1, 1) and x.shape[2] + 2 * padding[0] >= 3
+    fits = fits and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype))
+    if not fits or not can_be_minimal(x):  # what fits nothing PyTorch refuses
         return False
     B, C, D, H, W = x.shape
-    if D + 2 * padding[0] < 3:
-        return False
     few, many = sorted(weight.shape[:2])
     has_many = few >= _MINIMAL_CHANNELS and many * _MINIMAL_SLICE <= H * W
     gets_narrow = len(weight) <= _NARROW and C >= _MINIMAL_TO_NARROW
