@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="Volumes per step, of all processes together.")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--steps", type=int, default=5, help="Timed steps, after one to warm up.")
+    parser.add_argument("--threads", type=int, help="Of each process. Default: they share out all cores.")
     a = parser.parse_args()
     if "LOCAL_RANK" in os.environ:
         work(a)
@@ -44,7 +45,7 @@ def main() -> None:
     print(f"{'processes':>9}{'s per step':>12}{'times as fast':>15}{'of linear':>11}")
     first: float | None = None
     for number in a.processes:
-        seconds = timed(number, max(1, cores // number))
+        seconds = timed(number, a.threads or max(1, cores // number))
         first = first or seconds * a.processes[0]
         gain = first / a.processes[0] / seconds
         print(f"{number:>9}{seconds:12.3f}{gain:15.2f}{gain * a.processes[0] / number:11.0%}", flush=True)
