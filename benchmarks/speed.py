@@ -36,6 +36,9 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=[128], help="Sides of cubes, 128 or 256.")
     parser.add_argument("--batch", type=int, default=1, help="Volumes per step.")
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=("fp32", "bf16"), help="Of ours.")
+    parser.add_argument(
+        "--compile", action="store_true", help="Also time train.compile, whose first step takes minutes."
+    )
     parser.add_argument("--rounds", type=int, default=3, help="Timed steps of each, interleaved, after one to warm up.")
     parser.add_argument("--json", type=Path, help="File to write the medians to.")
     a = parser.parse_args()
@@ -46,7 +49,7 @@ def main() -> int:
     results: dict[str, float] = {}
     for side in a.sizes:
         with torch.device(device):
-            steps = variants(side, a.batch, a.precisions, device)
+            steps = variants(side, a.batch, a.precisions, device, a.compile)
             check_same_networks(side)
             medians = interleaved(steps, a.rounds)
         for label, seconds in medians.items():
@@ -58,7 +61,9 @@ def main() -> int:
     return 0
 
 
-def variants(side: int, batch: int, precisions: list[str], device: torch.device) -> dict[str, Step]:
+def variants(
+    side: int, batch: int, precisions: list[str], device: torch.device, compiled: bool = False
+) -> dict[str, Step]:
     """Return the steps to time, by name."""
     steps: dict[str, Step] = {f"{side}^3 as published fp32": published(side, batch)}
     for precision in precisions:
@@ -74,6 +79,9 @@ def variants(side: int, batch: int, precisions: list[str], device: torch.device)
         steps[f"{side}^3 ours {precision}, norms and fakes kept"] = ours(shown, device)
         exact = dataclasses.replace(base, model=ModelConfig())
         steps[f"{side}^3 ours {precision}, norm rms with halo"] = ours(exact, device)
+        if compiled:
+            exact = dataclasses.replace(exact, train=dataclasses.replace(exact.train, compile=True))
+            steps[f"{side}^3 ours {precision}, norm rms, compiled"] = ours(exact, device)
     return steps
 
 
