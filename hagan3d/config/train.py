@@ -67,9 +67,10 @@ class TrainConfig:
     """Adam's decay rates."""
     optimizer: Literal["adam", "apex"] = "adam"
     """adam: torch's, fused where it runs. apex: FusedAdam of NVIDIA apex, where installed."""
-    optimizer_state: Literal["fp32", "lean", "bf16", "offload"] = "fp32"
+    optimizer_state: Literal["fp32", "lean", "bf16", "8bit", "offload"] = "fp32"
     """Adam's moments. fp32: 8 bytes per weight. The others keep the first only where betas[0] is above 0, which changes
-    nothing, and have no fused kernel. lean: 4 bytes. bf16: 2, rounded. offload: 0, moved from and to the machine."""
+    nothing, and have no fused kernel. lean: 4 bytes. bf16, 8bit: 2 and 1, rounded. offload: 0, moved from and to the
+    machine."""
     r1_weight: float = 0.0
     """Weight of R1, the squared gradient of D on real volumes; 0: none."""
     r1_every: int = 8

@@ -17,9 +17,9 @@ def make_optimizer(
         InputError: If apex is asked for and not there (the package of that name on PyPI is another project).
     """
     if train.optimizer_state != "fp32":
-        dtype = torch.bfloat16 if train.optimizer_state == "bf16" else torch.float32
+        bits = {"bf16": 16, "8bit": 8}.get(train.optimizer_state, 32)
         home = torch.device("cpu") if train.optimizer_state == "offload" else None
-        return LeanAdam(parameters, lr, train.betas, dtype, home)
+        return LeanAdam(parameters, lr, train.betas, bits, home)
     if train.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=lr, betas=train.betas, fused=True)
     try:
