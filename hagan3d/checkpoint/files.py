@@ -44,6 +44,8 @@ class Checkpoint:
     """Loss scaler state of each phase."""
     state: dict[str, float] = field(default_factory=dict)
     """Numbers that the recipe steers."""
+    unlogged: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Terms since the last row of the log: their sums, and of how many steps."""
     store: str = ""
     """Fingerprint of the store."""
 

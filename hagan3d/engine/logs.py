@@ -13,22 +13,46 @@ from hagan3d.data.files import write_text
 PLAIN_SECONDS = 20.0  # between two lines where there is no terminal
 
 
-class RunLog:
-    """All that a run writes of its terms: a row now and then, and the progress of every step."""
+class Gathered:
+    """Means of terms over the steps since the last row: not every phase and penalty is part of every step."""
 
-    def __init__(self, out: Path, steps_done: int, steps: int, every: int) -> None:
+    def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
+        """Go on with what ``sums`` says: of each term its sum and how often there was one."""
+        self.sums = dict(sums or {})
+
+    def add(self, terms: Mapping[str, float]) -> None:
+        """Take in the terms of one step."""
+        for name, value in terms.items():
+            total, times = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + value, times + 1
+
+    def take(self) -> dict[str, float]:
+        """Give the means, and begin anew."""
+        means = {name: total / times for name, (total, times) in self.sums.items()}
+        self.sums = {}
+        return means
+
+
+class RunLog:
+    """All that a run writes of its terms: a row of means now and then, and the progress of every step."""
+
+    def __init__(self, out: Path, steps_done: int, steps: int, every: int, gathered: Gathered) -> None:
         """Go on after ``steps_done`` of ``steps`` steps in the folder ``out``, with a row each ``every`` steps."""
-        self.steps, self.every = steps, every
+        self.steps, self.every, self.gathered = steps, every, gathered
         self.metrics = MetricsFile(out / "metrics.jsonl", steps_done)
         self.board = TensorBoard(out / "tensorboard", steps_done)
         self.progress = ProgressLine(steps_done, steps)
+        self.latest: dict[str, float] = {}
 
     def write(self, step: int, terms: Mapping[str, float]) -> None:
         """Take the terms after ``step`` steps."""
+        self.gathered.add(terms)
         if step % self.every == 0 or step == self.steps:
-            self.metrics.write(step, terms)
-            self.board.write(step, terms, self.progress.speed(step))
-        self.progress.update(step, {name: terms[name] for name in list(terms) if name.count("/") == 1})
+            means = self.gathered.take()
+            self.metrics.write(step, means)
+            self.board.write(step, means, self.progress.speed(step))
+        self.latest |= terms
+        self.progress.update(step, {name: self.latest[name] for name in self.latest if name.count("/") == 1})
 
     def close(self) -> None:
         """Close the files and leave the terminal as it was."""

@@ -25,7 +25,7 @@ from hagan3d.config import Config
 from hagan3d.data.description import DataDescription
 from hagan3d.data.files import write_text
 from hagan3d.data.steps import StepBatch
-from hagan3d.engine.logs import RunLog
+from hagan3d.engine.logs import Gathered, RunLog
 from hagan3d.engine.preview import Preview, Source, make_preview
 from hagan3d.engine.processes import ALONE, Processes, digest
 from hagan3d.engine.updates import Updates
@@ -75,6 +75,7 @@ class Trainer:
         self.processes = processes
         self.updates = Updates(config.train, recipe.phases, networks, device, processes)
         self.state = dict(recipe.state)
+        self.unlogged = Gathered()
         self.steps_done = 0
         self.all_stop = False
         self._resume()
@@ -97,7 +98,8 @@ class Trainer:
             if self.processes.is_first:
                 stack.enter_context(_sole_user(self.out))
                 self._write_config()
-                log = RunLog(self.out, self.steps_done, self.config.train.steps, self.config.log.every)
+                steps, every = self.config.train.steps, self.config.log.every
+                log = RunLog(self.out, self.steps_done, steps, every, self.unlogged)
                 stack.callback(log.close)
             self._train(log, signals)
         return self.steps_done >= self.config.train.steps
@@ -195,6 +197,7 @@ class Trainer:
             networks={name: self.networks[name].state_dict() for name in self.networks.names()},
             **self.updates.state(),
             state=self.state,
+            unlogged=dict(self.unlogged.sums),
             store=self.fingerprint,
         )
 
@@ -209,7 +212,8 @@ class Trainer:
         for name, state in checkpoint.networks.items():
             self.networks[name].load_state_dict(state)
         self.updates.load(checkpoint)
-        self.state, self.steps_done = dict(checkpoint.state), checkpoint.step
+        self.state, self.unlogged = dict(checkpoint.state), Gathered(checkpoint.unlogged)
+        self.steps_done = checkpoint.step
 
     def _write_config(self) -> None:
         write_text(self.out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))

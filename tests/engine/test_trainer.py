@@ -114,14 +114,17 @@ def test_without_the_anchor_nothing_at_low_resolution_learns(small_store, tmp_pa
     assert "e_g/l1_low" not in terms and "e_g/l1_high" in terms
 
 
-@pytest.mark.parametrize(("stop_after", "optimizer_state"), [(1, "fp32"), (3, "bf16")])
-def test_a_resume_is_invisible(small_store, tmp_path, stop_after, optimizer_state):
+@pytest.mark.parametrize(("stop_after", "optimizer_state", "every"), [(1, "fp32", 1), (3, "bf16", 1), (3, "fp32", 2)])
+def test_a_resume_is_invisible(small_store, tmp_path, stop_after, optimizer_state, every):
     augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)
     config = make_config(diffaug=augment, r1_weight=0.1, r1_every=2, optimizer_state=optimizer_state)
+    config = dataclasses.replace(config, log=dataclasses.replace(config.log, every=every))
     straight = make_trainer(small_store, tmp_path / "straight", config)
     assert straight.run()
-    short = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=stop_after))
-    make_trainer(small_store, tmp_path / "stopped", short).run()
+    all_kept = dataclasses.replace(config, log=dataclasses.replace(config.log, keep_every=1))
+    make_trainer(small_store, tmp_path / "stopped", all_kept).run()
+    for step in range(stop_after + 1, 5):
+        files.path_of(tmp_path / "stopped", step).unlink()
     with (tmp_path / "stopped" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "d/gan": 1.0}\n{"step": 1')  # written after the last checkpoint, then cut off
     resumed = make_trainer(small_store, tmp_path / "stopped", config)
@@ -134,7 +137,9 @@ def test_a_resume_is_invisible(small_store, tmp_path, stop_after, optimizer_stat
         assert_equal(getattr(one, part), getattr(other, part))
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("straight", "stopped")]
     assert logs[0] == logs[1]
-    assert len(logs[0].splitlines()) == 4
+    rows = [json.loads(row) for row in logs[0].splitlines()]
+    assert len(rows) == 4 // every
+    assert all(("d/r1" in row) == (every == 2 or row["step"] % 2 == 1) for row in rows)  # a row of two steps has one
 
 
 def assert_equal(one, other):
