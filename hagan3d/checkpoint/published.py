@@ -15,6 +15,7 @@ from hagan3d.checkpoint.files import Checkpoint, State, build, path_of, read_ten
 from hagan3d.config import Config, DataConfig, ModelConfig, Size, TrainConfig
 from hagan3d.data.description import DataDescription
 from hagan3d.errors import InputError
+from hagan3d.networks.encoder import readout_gain
 from hagan3d.networks.layers import iterate_spectral_norms
 
 LATENT_DIM = 1024
@@ -77,6 +78,9 @@ def import_published(
         if name in states:
             path = getattr(files, name)
             mapped[target] = _mapped(networks[target].state_dict(), states[name], keys, path)
+            if target == "e_g":
+                weight = mapped[target]["last.weight"]
+                mapped[target]["last.weight"] = weight / readout_gain(weight)
             networks[target].load_state_dict(mapped[target])
             iterate_spectral_norms(networks[target])  # the published code iterates in every pass, ours before it
             mapped[target] = networks[target].state_dict()

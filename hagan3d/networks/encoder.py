@@ -63,11 +63,28 @@ class GroundEncoder(nn.Module):
 
 
 class _Readout(nn.Conv3d):
-    """Convolution whose kernel is as large as its input, computed as the matrix product it is."""
+    """Convolution whose kernel is as large as its input, computed as the matrix product it is.
+
+    Its weight is kept times the root of its number of inputs. Adam moves every weight by about its rate, whatever the
+    scale; with ten thousand inputs, all of them positive, that would shift z by several of its deviations each step.
+
+    Source: Karras et al., Progressive Growing of GANs, ICLR 2018, section 4.1 (equalized learning rate).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Size) -> None:
+        super().__init__(in_channels, out_channels, kernel)
+        self.gain = readout_gain(self.weight)
+        with torch.no_grad():
+            self.weight /= self.gain
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C_in, *kernel]`` to ``[B, C_out]``."""
-        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)
+        return F.linear(x.flatten(1), self.weight.flatten(1) * self.gain, self.bias)
+
+
+def readout_gain(weight: Tensor) -> float:
+    """Return what the kept ``weight`` of E^G's readout is multiplied by when it is used."""
+    return weight[0].numel() ** -0.5
 
 
 def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedBlock:

@@ -1,0 +1,18 @@
+"""E^G: its latents stay where those of the prior are while it learns."""
+
+import torch
+
+from hagan3d.networks.encoder import GroundEncoder
+
+
+def test_a_step_of_its_last_layer_moves_z_by_a_small_part_of_its_deviation():
+    torch.manual_seed(0)
+    encoder = GroundEncoder((8, 8, 8), 64, 128)
+    a = torch.randn(4, 64, 8, 8, 8)
+    optimizer = torch.optim.Adam(encoder.last.parameters(), lr=4e-4, betas=(0.0, 0.99))
+    before = encoder(a)
+    before.sum().backward()
+    optimizer.step()
+    moved = (encoder(a) - before).detach()
+    assert before.square().mean().sqrt() < 1
+    assert 0.005 < moved.square().mean().sqrt() < 0.1  # weights kept as they are used would move it by 3
