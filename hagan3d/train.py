@@ -102,7 +102,7 @@ def train(config: Config, out: Path, processes: Processes = ALONE, vram: int | N
         InputError: If the settings, the store or the run cannot be used.
     """
     processes.agree({"hagan3d": __version__, "--out": str(out), **own_settings(config)})
-    share = processes.share_of(config.train.batch_size, config.train.accumulate, config.model.minibatch_std or 1)
+    share = processes.share_of(config.train.batch_size, config.train.accumulate, config.group)
     if config.recipe == "cyclegan" and config.translation.cycle.pool and not processes.is_alone:
         raise InputError("translation.cycle.pool: belongs to one process; set it to 0 for several")
     device = choose_device(config.train.device, config.train.precision, processes.local_rank)

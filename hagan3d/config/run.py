@@ -1,5 +1,6 @@
 """Settings of one training run, whole."""
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
@@ -11,7 +12,18 @@ from hagan3d.errors import InputError
 
 RECIPES = ("hagan", "upgan", "pix2pix", "medgan", "cyclegan", "restore", "unit", "segan", "registration")
 _IN_WINDOWS = ("upgan", "pix2pix", "medgan", "restore")  # recipes whose pairs may be cut
-_OF_HAGAN = ("anchor", "class_weight", "diffaug", "encoder", "logits", "r1_every", "r1_weight", "share_spectral")
+_OF_HAGAN = (
+    "anchor",
+    "autoencode",
+    "class_weight",
+    "diffaug",
+    "encoder",
+    "encoder_every",
+    "logits",
+    "r1_every",
+    "r1_weight",
+    "share_spectral",
+)
 _SECTIONS = {
     "upgan": "cascade",
     "medgan": "medgan",
@@ -73,14 +85,19 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     """Logs, previews and checkpoints."""
 
+    @property
+    def group(self) -> int:
+        """Volumes of a batch that must stay together, since they are compared with each other."""
+        return math.lcm(self.model.minibatch_std or 1, 2 if self.train.autoencode else 1)
+
     def __post_init__(self) -> None:
         if self.recipe not in RECIPES:
             raise InputError(f"recipe {self.recipe!r}: known are {', '.join(RECIPES)}")
-        group, part = self.model.minibatch_std, self.train.batch_size // self.train.accumulate
-        if group and part % group:
+        part = self.train.batch_size // self.train.accumulate
+        if part % self.group:
             raise InputError(
-                f"model.minibatch_std {group}: want a divisor of train.batch_size / train.accumulate = {part}, "
-                "or 0 for none"
+                f"train.batch_size / train.accumulate = {part}: want a multiple of {self.group}, the volumes that "
+                f"model.minibatch_std {self.model.minibatch_std} and train.autoencode {self.train.autoencode:g} compare"
             )
         if (self.train.objective == "feature-l1") != (self.recipe == "segan"):
             raise InputError(f"train.objective {self.train.objective}: segan, and no other recipe, wants feature-l1")

@@ -14,9 +14,10 @@ class DiffAugConfig:
     translate: float = 0.0
     """Largest shift along H and W, as a fraction of the side."""
     brightness: float = 0.0
-    """Largest shift of intensity, in units of the [-1, 1] range."""
+    """Largest shift of intensity, in units of the [-1, 1] range. D becomes blind to smaller ones, and G free to make
+    them as it likes: leave it at 0 where intensities mean something, as HU do."""
     contrast: float = 0.0
-    """Largest relative change of contrast."""
+    """Largest relative change of contrast; the same holds."""
     probability: float = 1.0
     """How often each change is made; where it starts if adaptive."""
     adaptive: bool = False
@@ -44,7 +45,7 @@ class TrainConfig:
     """One run of training."""
 
     steps: int = 80_000
-    """Steps of the run; every step updates D, G, E^H and E^G once."""
+    """Steps of the run; every step updates D and G once, and E^H and E^G as `encoder_every` says."""
     batch_size: int = 4
     """Volumes per step, over all processes."""
     accumulate: int = 1
@@ -86,6 +87,12 @@ class TrainConfig:
     """Decay per step of the average of G's weights that `generate` uses; 0: none."""
     encoder: bool = True
     """Whether E^H and E^G are trained too."""
+    encoder_every: int = 1
+    """Steps from one update of E^H and E^G to the next."""
+    autoencode: float = 0.0
+    """Weight of an L1 loss that has G, not the encoders alone, make real volumes again from their latents, which are
+    held to be spread like z: against generated volumes that are all alike. In the steps of the encoders; 0: none, as
+    published."""
     anchor: bool = True
     """Whether D^L judges the low-resolution volume of G^L too; without it, for comparison, D^H judges alone."""
     diffaug: DiffAugConfig = field(default_factory=DiffAugConfig)
@@ -108,15 +115,17 @@ class TrainConfig:
     """auto: the GPU where torch sees one."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "r1_every"):
+        for name in ("steps", "batch_size", "accumulate", "r1_every", "encoder_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"train.{name}: want at least 1, got {getattr(self, name)}")
         for name in ("lr_g", "lr_d", "lr_e"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"train.{name}: want a rate between 0 and 1, got {getattr(self, name)}")
-        for name in ("r1_weight", "gp_weight", "class_weight"):
+        for name in ("r1_weight", "gp_weight", "class_weight", "autoencode"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"train.{name}: want a number from 0 up, got {getattr(self, name)}")
+        if self.autoencode and not self.encoder:
+            raise InputError("train.autoencode: wants train.encoder true, whose latents it is about")
         if self.batch_size % self.accumulate:
             raise InputError(f"train.accumulate: want a divisor of batch_size {self.batch_size}, got {self.accumulate}")
         if not 0 <= self.ema < 1:

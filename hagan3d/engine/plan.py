@@ -69,9 +69,15 @@ class Plan:
             for phase in recipe.phases:
                 updates.prepare(phase.first)
                 with FlopCounterMode(display=False) as counter:
-                    updates.run(phase, replace(batch, phase=phase.name, step=phase.first + 1))
-                counts[phase.name] = counter.get_total_flops()
+                    for step in range(phase.first + 1, phase.first + 1 + self._period):
+                        updates.run(phase, replace(batch, phase=phase.name, step=step))
+                counts[phase.name] = counter.get_total_flops() // self._period
         return counts
+
+    @property
+    def _period(self) -> int:
+        """Steps from one that autoencodes, as some updates of G do, to the next."""
+        return self.config.train.encoder_every if self.config.train.autoencode else 1
 
     @property
     def bytes_read(self) -> int:
@@ -83,9 +89,11 @@ class Plan:
             cut = data.window != "whole" and not data.degrade.active and not data.augment.active
             low = math.prod(data.low_size) if cut and data.window == "hierarchical" else 0
             return 2 * train.batch_size * volumes * ((math.prod(data.seen_size) if cut else voxels) + low)
-        slices = data.size[0] if train.encoder or data.augment.active else 0
-        window = 0 if data.augment.active else data.depth
-        return 2 * train.batch_size * (voxels * (slices + window) // data.size[0] + voxels // data.factor**3)
+        low = voxels // data.factor**3
+        if data.augment.active:
+            return 2 * train.batch_size * (voxels + low)
+        whole = (1 + bool(train.autoencode)) * voxels // train.encoder_every if train.encoder else 0
+        return 2 * train.batch_size * (whole + voxels * data.depth // data.size[0] + low)
 
     def changed(self, **train: object) -> "Plan":
         """Return the plan with other settings of `train`."""
@@ -93,7 +101,7 @@ class Plan:
 
     def largest_batch(self, vram: int) -> int:
         """Largest batch up to `LARGE` that fits a card of ``vram`` bytes, without accumulation; 0: none."""
-        unit = self.config.model.minibatch_std or 1
+        unit = self.config.group
         one, two = self._with_batch(unit), self._with_batch(2 * unit)
         if not one.fits(vram):
             return 0
@@ -112,7 +120,7 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
 
     First come those that leave the result as it is.
     """
-    train, group = plan.config.train, plan.config.model.minibatch_std or 1
+    train, group = plan.config.train, plan.config.group
     parts = [n for n in range(train.accumulate + 1, train.batch_size + 1) if train.batch_size % (n * group) == 0]
     has_choice = (train.optimizer, train.optimizer_state) == ("adam", "fp32")
     taken: dict[str, object] = {}

@@ -58,7 +58,7 @@ class Processes:
         """
         least = self.world * accumulate * group
         if batch_size % least:
-            together = f" x model.minibatch_std {group}" if group > 1 else ""
+            together = f" x {group} volumes that are compared" if group > 1 else ""
             raise InputError(
                 f"train.batch_size {batch_size} is for all processes together: want a multiple of {self.world} "
                 f"processes x train.accumulate {accumulate}{together} = {least}"

@@ -1,9 +1,10 @@
 """HA-GAN: a low-resolution volume and a high-resolution sub-volume, generated together and judged together.
 
 Source: Sun et al., Hierarchical Amortized GAN for 3D High Resolution Medical Image Synthesis, IEEE JBHI 26(8), 2022.
+Of a G that autoencodes: Larsen et al., Autoencoding beyond pixels using a learned similarity metric, ICML 2016.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from hagan3d.config import TrainConfig
 from hagan3d.data.batches import Batch
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
 from hagan3d.losses.gan import d_loss, differentiable, g_loss, gradient_penalty, r1_penalty
+from hagan3d.losses.prior import prior_distance
 from hagan3d.networks.build import Networks
 from hagan3d.recipes.kept import Kept
 from hagan3d.recipes.phase import Phase, Recipe
@@ -37,9 +39,10 @@ def recipe(train: TrainConfig) -> Recipe:
         Phase("g", ("g",), partial(g_losses, train, kept), train.lr_g),
     ]
     if train.encoder:
+        every = train.encoder_every
         phases += [
-            Phase("e_h", ("e_h",), e_h_losses, train.lr_e),
-            Phase("e_g", ("e_g",), partial(e_g_losses, train), train.lr_e),
+            Phase("e_h", ("e_h",), e_h_losses, train.lr_e, every=every),
+            Phase("e_g", ("e_g",), partial(e_g_losses, train), train.lr_e, every=every),
         ]
     return Recipe(phases, {PROBABILITY: train.diffaug.probability}, partial(_adapt, train))
 
@@ -62,11 +65,15 @@ def d_losses(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> di
     return terms | {"sign_real": logits_real.detach().sign().mean()}
 
 
-def g_losses(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> dict[str, Tensor]:
-    """Be taken for real, and for the class that was asked for."""
+def g_losses(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> Iterator[dict[str, Tensor]]:
+    """Be taken for real, and for the class that was asked for; then, if asked for, make real volumes again."""
     pair = kept.take("pair", batch, partial(generate, nets, batch))
     logits, classes = _judge(train, nets, batch, *_augmented(train, batch, "fake", *pair))
-    return {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
+    yield {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
+    if train.autoencode and batch.step % train.encoder_every == 0:
+        with torch.no_grad():
+            z = nets.e_g(_feature_map(nets, batch))
+        yield {name: train.autoencode * term for name, term in _made_again(train, nets, batch, z).items()}
 
 
 def e_h_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
@@ -77,15 +84,27 @@ def e_h_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
 def e_g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Encode a whole volume into a z from which G makes its sub-volume and its low-resolution volume again."""
     with torch.no_grad():
-        a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], dim=2)
-    window, low = nets.g(nets.e_g(a), batch.start, _labels(nets, batch))
-    terms = {"l1_high": F.l1_loss(window, batch.window) / 2, "l1_low": F.l1_loss(low, batch.low) / 2}
-    return terms if train.anchor else {"l1_high": terms["l1_high"]}
+        a = _feature_map(nets, batch)
+    z = nets.e_g(a)
+    terms = _made_again(train, nets, batch, z)
+    return terms | {"prior": prior_distance(z)} if train.autoencode else terms
 
 
 def generate(nets: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
     """Generate pairs from fresh latents, of the classes and at the places of the real ones."""
     return nets.g(batch.normal("z", nets.g.latent_dim), batch.start, _labels(nets, batch))
+
+
+def _feature_map(nets: Networks, batch: Batch) -> Tensor:
+    """Encode whole volumes, slab by slab, into A."""
+    return torch.cat([nets.e_h(slab) for slab in batch.slabs()], dim=2)
+
+
+def _made_again(train: TrainConfig, nets: Networks, batch: Batch, z: Tensor) -> dict[str, Tensor]:
+    """Distance of what G makes of ``z [B, n]`` from the real pairs, half of it each."""
+    window, low = nets.g(z, batch.start, _labels(nets, batch))
+    terms = {"l1_high": F.l1_loss(window, batch.window) / 2, "l1_low": F.l1_loss(low, batch.low) / 2}
+    return terms if train.anchor else {"l1_high": terms["l1_high"]}
 
 
 def _judge(train: TrainConfig, nets: Networks, batch: Batch, *seen: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -111,6 +111,13 @@ def test_operations_of_a_gradient_penalty_are_counted():
     assert penalised["g"] == plain["g"]
 
 
+def test_operations_of_autoencoding_are_shared_out_over_the_steps():
+    settings = ((0, 1), (1, 1), (1, 2))
+    plain, always, lazy = (make_plan(batch_size=2, autoencode=w, encoder_every=k).flops for w, k in settings)
+    assert always["g"] > 1.5 * plain["g"] and (always["d"], always["e_h"]) == (plain["d"], plain["e_h"])
+    assert lazy["g"] == (plain["g"] + always["g"]) // 2
+
+
 @pytest.mark.parametrize("name", ["red_wgan", "registration", "segan"])
 def test_operations_of_shipped_configs_are_counted(name):
     config = from_dict(yaml.safe_load(config_file(f"{name}_32.yaml").read_text(encoding="utf-8")))
@@ -122,6 +129,11 @@ def test_bytes_read_are_those_of_the_store():
     assert plan.bytes_read == 2 * (32**3 + 16 * 32**2 + 8**3)
     without = plan.changed(encoder=False)
     assert without.bytes_read == 2 * (16 * 32**2 + 8**3)
+    assert plan.changed(encoder_every=4).bytes_read == 2 * (32**3 // 4 + 16 * 32**2 + 8**3)
+    twice = plan.changed(
+        batch_size=2, encoder_every=2, autoencode=1.0
+    )  # E^G's update and G's own look at whole volumes
+    assert twice.bytes_read == 4 * (32**3 + 16 * 32**2 + 8**3)
     augmented = replace(
         plan.config, data=replace(plan.config.data, augment=replace(plan.config.data.augment, brightness=0.1))
     )

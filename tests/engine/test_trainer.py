@@ -61,6 +61,29 @@ def test_a_phase_moves_its_networks_and_no_other(small_store, tmp_path, phase, n
     assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.networks.parameters())
 
 
+def test_encoders_learn_now_and_then_if_so_asked(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, make_config(encoder_every=2))
+    for expected in (set(NETWORKS), {"g", "d_h", "d_l"}, set(NETWORKS)):
+        before = weights(trainer.networks)
+        trainer.step(trainer.source.batch(trainer.steps_done))
+        assert moved(before, weights(trainer.networks)) == expected
+
+
+def test_autoencoding_g_learns_real_volumes_and_latents_spread(small_store, tmp_path):
+    """With that term alone, G comes to make a real batch again, from latents as long as those of the prior."""
+    trainer = make_trainer(small_store, tmp_path, make_config(autoencode=10.0, lr_g=2e-3, lr_e=2e-3))
+    batch = dataclasses.replace(trainer.source.batch(0), state=trainer.state)
+    g, e_g = (next(p for p in trainer.recipe.phases if p.name == name) for name in ("g", "e_g"))
+    rows = []
+    for _ in range(30):
+        before = weights(trainer.networks)
+        of_g = trainer.updates.run(g, dataclasses.replace(batch, phase="g"))
+        assert moved(before, weights(trainer.networks)) == {"g"}
+        rows.append(of_g | trainer.updates.run(e_g, dataclasses.replace(batch, phase="e_g")))
+    assert rows[-1]["l1_low"] < 0.8 * rows[0]["l1_low"]
+    assert rows[-1]["prior"] < 0.2 < rows[0]["prior"]
+
+
 def test_without_fresh_fakes_g_is_judged_by_what_d_was_shown(small_store, tmp_path, monkeypatch):
     """The gradient of G is that of a second pass over the latents of D's phase, and one of the two passes is saved."""
     trainer = make_trainer(small_store, tmp_path, make_config(fresh_fakes=False, accumulate=2))
@@ -171,7 +194,8 @@ def gradients(trainer, phase_name, batch):
 
 @pytest.mark.parametrize("phase", ["d", "g", "e_h", "e_g"])
 def test_gradients_of_parts_add_up_to_those_of_the_batch(small_store, tmp_path, phase):
-    config = make_config(batch_size=4, r1_weight=1.0, diffaug=DiffAugConfig(translate=0.1, contrast=0.1))
+    augment = DiffAugConfig(translate=0.1, contrast=0.1)
+    config = make_config(batch_size=4, r1_weight=1.0, autoencode=1.0, diffaug=augment)
     whole = make_trainer(small_store, tmp_path / "a", config)
     parts = make_trainer(
         small_store, tmp_path / "b", dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
@@ -186,7 +210,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(small_store, tmp_path, 
 @pytest.mark.parametrize("switch", ["checkpointing", "recompute_norms"])
 @pytest.mark.parametrize("phase", ["d", "g", "e_h", "e_g"])
 def test_computing_again_changes_nothing_but_memory(small_store, tmp_path, phase, switch):
-    config = make_config(r1_weight=1.0, recompute_norms=False)
+    config = make_config(r1_weight=1.0, autoencode=1.0, recompute_norms=False)
     kept = make_trainer(small_store, tmp_path / "a", config)
     again = make_trainer(
         small_store,

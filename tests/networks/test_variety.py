@@ -63,3 +63,6 @@ def test_groups_must_fit_the_batch():
         Config(model=ModelConfig(minibatch_std=4), train=TrainConfig(batch_size=8, accumulate=4))
     with pytest.raises(InputError, match="at least 2"):
         ModelConfig(minibatch_std=1)
+    assert Config(model=ModelConfig(minibatch_std=3), train=TrainConfig(batch_size=6, autoencode=1.0)).group == 6
+    with pytest.raises(InputError, match="autoencode 1 compare"):
+        Config(train=TrainConfig(batch_size=4, accumulate=4, autoencode=1.0))
