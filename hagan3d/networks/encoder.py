@@ -79,7 +79,7 @@ class _Readout(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C_in, *kernel]`` to ``[B, C_out]``."""
-        return F.linear(x.flatten(1), self.weight.flatten(1) * self.gain, self.bias)
+        return F.linear(x.flatten(1) * self.gain, self.weight.flatten(1), self.bias)
 
 
 def readout_gain(weight: Tensor) -> float:

@@ -67,13 +67,17 @@ def d_losses(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> di
 
 def g_losses(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> Iterator[dict[str, Tensor]]:
     """Be taken for real, and for the class that was asked for; then, if asked for, make real volumes again."""
-    pair = kept.take("pair", batch, partial(generate, nets, batch))
-    logits, classes = _judge(train, nets, batch, *_augmented(train, batch, "fake", *pair))
-    yield {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
+    yield _fooling(train, kept, nets, batch)
     if train.autoencode and batch.step % train.encoder_every == 0:
         with torch.no_grad():
             z = nets.e_g(_feature_map(nets, batch))
         yield {name: train.autoencode * term for name, term in _made_again(train, nets, batch, z).items()}
+
+
+def _fooling(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> dict[str, Tensor]:
+    pair = kept.take("pair", batch, partial(generate, nets, batch))
+    logits, classes = _judge(train, nets, batch, *_augmented(train, batch, "fake", *pair))
+    return {"gan": g_loss(train.objective, logits)} | _class_terms(classes, batch.label, train.class_weight)
 
 
 def e_h_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
