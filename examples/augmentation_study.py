@@ -142,7 +142,7 @@ def generator(seen: Store, out: Path, config: str, steps: int, others: list[str]
     """Step 2: train a conditional generator on the training volumes of a store, unless it is there."""
     run = out / seen.path.stem.replace("store", "run")
     words = f"--config {config} --data.store {seen.path} --out {run} --train.steps {steps}".split()
-    words += ["--model.conditional", "true", "--train.encoder", "false", "--train.class_weight", "0.5"]
+    words += ["--model.conditional", "true", "--train.class_weight", "0.5"]
     if not is_trained(run, steps):
         train_door.main([*words, *others])
     return run

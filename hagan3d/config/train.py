@@ -125,7 +125,10 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"train.{name}: want a number from 0 up, got {getattr(self, name)}")
         if self.autoencode and not self.encoder:
-            raise InputError("train.autoencode: wants train.encoder true, whose latents it is about")
+            raise InputError(
+                f"train.autoencode {self.autoencode:g}: works on the latents of the encoders; give train.encoder true, "
+                "or train.autoencode 0"
+            )
         if self.batch_size % self.accumulate:
             raise InputError(f"train.accumulate: want a divisor of batch_size {self.batch_size}, got {self.accumulate}")
         if not 0 <= self.ema < 1:

@@ -66,3 +66,8 @@ def test_groups_must_fit_the_batch():
     assert Config(model=ModelConfig(minibatch_std=3), train=TrainConfig(batch_size=6, autoencode=1.0)).group == 6
     with pytest.raises(InputError, match="autoencode 1 compare"):
         Config(train=TrainConfig(batch_size=4, accumulate=4, autoencode=1.0))
+
+
+def test_autoencoding_wants_encoders():
+    with pytest.raises(InputError, match="train.autoencode 0"):
+        TrainConfig(autoencode=1.0, encoder=False)
