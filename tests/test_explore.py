@@ -14,7 +14,7 @@ from hagan3d.data.config import PrepareConfig
 from hagan3d.data.prepare import prepare
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation import exploration, walks
+from hagan3d.evaluation import attributes, exploration, measures, walks
 
 
 def command(*words):
@@ -158,6 +158,33 @@ def test_a_model_without_encoders_explores_the_prior_only(phantom_run, phantom_s
 
 def _refuse(model):
     raise InputError("no encoders")
+
+
+@pytest.mark.parametrize(
+    ("window", "names"),
+    [
+        ((-1024, 600), ["lung_volume_ml", "emphysema_percent", "bone_volume_ml", "body_volume_ml"]),
+        ((-1024, -200), ["lung_volume_ml", "emphysema_percent", "body_volume_ml"]),
+        ((-900, 600), []),
+        ((-1024, -400), []),
+    ],
+)
+def test_thresholds_measure_what_lies_in_the_window(phantom_store, tmp_path, window, names):
+    settings = PrepareConfig(size=(32, 32, 32), intensity="window", window=window, validation=0.0, workers=1)
+    volumes = sorted((phantom_store.parent / "volumes").iterdir())[3:5]
+    prepare(volumes, tmp_path / "narrow.h5", settings, progress=False)
+    narrow, wide = Store(tmp_path / "narrow.h5"), Store(phantom_store)
+    offered = attributes.ct_measures(narrow)
+    assert [measure.name for measure in offered] == names
+    for i, identifier in enumerate(narrow.ids):
+        labels, theirs = (_labels(store, identifier) for store in (narrow, wide))
+        for measure in offered:
+            assert measure(labels, narrow.affines[i]) == pytest.approx(measure(theirs, narrow.affines[i]), rel=0.02)
+
+
+def _labels(store, identifier):
+    i = store.ids.index(identifier)
+    return measures.ChestCT()(store.volume(i).numpy(), (store.lo[i], store.hi[i]), store.affines[i])
 
 
 def test_nothing_is_overwritten_unasked(phantom_run, phantom_store, tmp_path, capsys):

@@ -12,7 +12,15 @@ import numpy as np
 from hagan3d.data.labels import match_rows, read_labels, some
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.measures import BONE_ABOVE, CT_MEASURES, EMPHYSEMA_BELOW, Measure, label_measure
+from hagan3d.evaluation.measures import (
+    BODY_ABOVE,
+    BONE,
+    BONE_ABOVE,
+    CT_MEASURES,
+    EMPHYSEMA_BELOW,
+    Measure,
+    label_measure,
+)
 from hagan3d.evaluation.segmentation import LabelMaps
 
 LEAST = 20  # volumes with a value that a direction is looked for in
@@ -80,12 +88,18 @@ def measure_of(name: str, store: Store, maps: LabelMaps | None) -> Measure | Non
     """Return the measure of that name, None where the store offers none."""
     if maps is not None:
         return label_measure(name, maps.known)
-    return next((measure for measure in CT_MEASURES if measure.name == name and is_ct(store)), None)
+    return next((measure for measure in ct_measures(store) if measure.name == name), None)
 
 
-def is_ct(store: Store) -> bool:
-    """Whether the intensities are Hounsfield units, in a window that reaches from emphysema to bone."""
-    return store.settings["units"] == "HU" and float(store.lo.max()) < EMPHYSEMA_BELOW and store.hi.min() > BONE_ABOVE
+def ct_measures(store: Store) -> tuple[Measure, ...]:
+    """Return what `ChestCT` can measure in the intensity window of a store.
+
+    Nothing unless it holds Hounsfield units from emphysema to the body's wall, and bone where it reaches so far.
+    """
+    lowest, highest = float(store.lo.max()), float(store.hi.min())
+    if store.settings["units"] != "HU" or lowest >= EMPHYSEMA_BELOW or highest <= BODY_ABOVE:
+        return ()
+    return tuple(measure for measure in CT_MEASURES if highest > BONE_ABOVE or measure.labels != (BONE,))
 
 
 def _columns_of(table: Path, store: Store) -> dict[str, np.ndarray]:
@@ -120,6 +134,6 @@ def _offered(columns: dict[str, np.ndarray], store: Store, maps: LabelMaps | Non
     have = [f"{origin} has {', '.join(columns)}" if columns else f"{origin} has no numeric column (--table, CSV, may)"]
     if maps is not None:
         have.append(f"label maps give {', '.join(f'label_{label}_ml' for label in maps.known)} and label_N_percent")
-    elif is_ct(store):
-        have.append(f"thresholds give {', '.join(measure.name for measure in CT_MEASURES)}")
+    elif measures := ct_measures(store):
+        have.append(f"thresholds give {', '.join(measure.name for measure in measures)}")
     return "; ".join(have)

@@ -12,10 +12,10 @@ import numpy as np
 from hagan3d.checkpoint import Model
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.attributes import Attribute, find_attribute, is_ct, measure_of
+from hagan3d.evaluation.attributes import Attribute, ct_measures, find_attribute, measure_of
 from hagan3d.evaluation.config import ExploreConfig
 from hagan3d.evaluation.directions import Direction, Scale
-from hagan3d.evaluation.measures import CT_MEASURES, ChestCT, Measure, Segmenter, calibrate
+from hagan3d.evaluation.measures import ChestCT, Measure, Segmenter, calibrate
 from hagan3d.evaluation.segmentation import read_label_maps, train_unet
 from hagan3d.evaluation.walks import SegmenterReader
 from hagan3d.inference.encode import Input, latents
@@ -105,5 +105,5 @@ class ReadBack:
 
 
 def _known(store: Store) -> str:
-    offered = [measure.name for measure in CT_MEASURES] if is_ct(store) else []
+    offered = [measure.name for measure in ct_measures(store)]
     return ("known: " + ", ".join(offered) + "; " if offered else "") + "with --label-maps also label_1_ml and the like"
