@@ -44,6 +44,11 @@ def parser(command: str, description: str, examples: Sequence[str] = ()) -> json
     return made
 
 
+def volumes(count: int) -> str:
+    """Say how many volumes: "1 volume", "2 volumes"."""
+    return f"{count} volume" if count == 1 else f"{count} volumes"
+
+
 class _Formatter(jsonargparse.DefaultHelpFormatter):
     """Help that keeps the line breaks of the examples."""
 

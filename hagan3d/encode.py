@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         return iter(track(items, "encode", total=count, console=Console(stderr=True)))
 
     done = encode(model, progress(inputs), out, a.reconstruct, format=a.format, depth=depth)
-    print(f"{done} volumes encoded by step {model.step} of {a.run}: {out}/features.npz, features.csv")
+    print(f"{cli.volumes(done)} encoded by step {model.step} of {a.run}: {out}/features.npz, features.csv")
 
 
 def is_store(path: Path) -> bool:

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
 
     chosen = {"label": label, "truncation": a.truncation, "dtype": a.dtype, "format": a.format, "depth": depth}
     paths = generate(model, seeds, out, progress=progress, **chosen)
-    print(f"{len(paths)} volumes from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
+    print(f"{cli.volumes(len(paths))} from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
 
 
 def parse_seeds(text: str) -> list[int]:

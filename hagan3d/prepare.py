@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     for line in made.left_out:
         print(f"left out: {line}", file=sys.stderr)
     state = "is already there" if made.done_before else "is ready"
-    print(f"{made.path} {state}: {made.volumes} volumes; look at {made.sheet}")
+    print(f"{made.path} {state}: {cli.volumes(made.volumes)}; look at {made.sheet}")
     if config.shard is None:
         size = " ".join(str(side) for side in config.size)
         print(f"next: hagan3d train --data.store {made.path} --data.size {size} --out RUN")

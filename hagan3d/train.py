@@ -195,7 +195,7 @@ def describe(trainer: Trainer, path: Path) -> None:
     """Say what the run trains on, and where it goes on."""
     count = len(trainer.source.store.indices(trainer.source.split))
     others = "" if trainer.processes.is_alone else f"; {trainer.processes.world} processes"
-    print(f"{path}: {count} volumes to train on; {trainer.device}{others}; {ops.backend()}", file=sys.stderr)
+    print(f"{path}: {cli.volumes(count)} to train on; {trainer.device}{others}; {ops.backend()}", file=sys.stderr)
     steps = trainer.config.train.steps
     if trainer.steps_done >= steps:
         print(f"step {trainer.steps_done} is done already; raise train.steps to go on", file=sys.stderr)

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     shown = iter(track(sources, "translate", total=count, console=Console(stderr=True)))
     wanted = {"dtype": a.dtype, "format": a.format}
     done = write_translations(model, translator, shown, out, Uncertainty(a.level, scale), **wanted)
-    print(f"{done} volumes translated by step {model.step} of {a.run}: {out} (translations.png, translations.csv)")
+    print(f"{cli.volumes(done)} translated by step {model.step} of {a.run}: {out} (translations.png, translations.csv)")
 
 
 def chosen_sources(

@@ -156,3 +156,7 @@ def test_configs_survive_the_way_to_a_file_and_back():
     }
     with pytest.raises(InputError, match="unknown setting 'sise' in DataConfig"):
         from_dict({"data": {"sise": 3}})
+
+
+def test_one_volume_is_one():
+    assert [cli.volumes(count) for count in (0, 1, 2)] == ["0 volumes", "1 volume", "2 volumes"]
