@@ -169,7 +169,7 @@ def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=CONFIGS).stdout
     cores = len(os.sched_getaffinity(0))
     print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit.strip()}")
-    print(f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: over seeds")
+    print(f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: deviation over seeds")
     header = [
         "sources",
         "pairs",
@@ -217,7 +217,8 @@ def _row(degradation: str, fraction: float, method: str, found: list[tuple[Path,
 
 
 def _over_seeds(values: Sequence[float]) -> str:
-    spread = f" +- {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    deviation = np.std(values, ddof=1) if len(set(values)) > 1 else 0.0  # of equal numbers it would be of the rounding
+    spread = f" +- {deviation:.2g}" if len(values) > 1 else ""
     return f"{np.mean(values):.4g}{spread}"
 
 
