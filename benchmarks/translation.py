@@ -169,9 +169,7 @@ def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=CONFIGS).stdout
     cores = len(os.sched_getaffinity(0))
     print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit.strip()}")
-    print(
-        f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: deviation over seeds"
-    )
+    print(f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: deviation")
     header = [
         "sources",
         "pairs",
