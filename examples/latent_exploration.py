@@ -18,11 +18,12 @@ from hagan3d import cli
 from hagan3d.checkpoint import Model, load_model
 from hagan3d.data.store import Store
 from hagan3d.errors import InputError
+from hagan3d.evaluation.attributes import ct_measures
 from hagan3d.evaluation.config import ExploreConfig
 from hagan3d.evaluation.directions import Found, Scale, attribute_direction, principal_directions
 from hagan3d.evaluation.exploration import encode_volumes, explore_between, length_of, seed_starts
 from hagan3d.evaluation.instruments import measure_volumes
-from hagan3d.evaluation.measures import CT_MEASURES, ChestCT, Measure, calibrate
+from hagan3d.evaluation.measures import ChestCT, Measure, calibrate
 from hagan3d.evaluation.walks import SegmenterReader, Stop, judge, volume_at, walk
 from hagan3d.inference.generate import latent
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     if (a.out / "walk.csv").exists():
         raise InputError(f"{a.out}: holds a walk already; give another --out")
     model, store = load_model(a.run), Store(a.store)
-    measure = measure_named(a.attribute)
+    measure = measure_named(a.attribute, store)
 
     print("1. Encode real volumes, and ask what their latents tell")
     z, truth, subjects = real_latents(model, store, a.attribute)
@@ -86,12 +87,12 @@ def main(argv: Sequence[str]) -> None:
     print(f"   {a.out}/between/strip.png")
 
 
-def measure_named(name: str) -> Measure:
-    """Return the measure of chest CT of that name."""
-    for measure in CT_MEASURES:
-        if measure.name == name:
-            return measure
-    raise InputError(f"--attribute {name}: want one of {', '.join(measure.name for measure in CT_MEASURES)}")
+def measure_named(name: str, store: Store) -> Measure:
+    """Return the measure of chest CT of that name, of those that the intensity window of the store allows."""
+    offered = {measure.name: measure for measure in ct_measures(store)}
+    if name not in offered:
+        raise InputError(f"--attribute {name}: of {store.path} can be measured: {', '.join(offered) or 'nothing'}")
+    return offered[name]
 
 
 def real_latents(model: Model, store: Store, attribute: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
