@@ -11,7 +11,7 @@ CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 build: $(VENV)/.built
 
 test: build
-	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n auto --dist loadfile
 
 lint: build
 	$(VENV)/bin/ruff format --check .

@@ -23,6 +23,7 @@ PUBLISHED = {
     "data.windows": "published",
     "data.subvolume_depth": "4",
     "model.norm": "group",
+    "model.prior": "normal",
     "model.high_convs": "0",
     "model.init": "default",
     "model.spectral_norm": "true",
@@ -41,11 +42,13 @@ PUBLISHED = {
     "train.diffaug.brightness": "0",
     "train.diffaug.contrast": "0",
 }
+ALONE = {"train.autoencode": "0", "model.prior": "normal"}  # G does not make real volumes again
 VARIANTS: dict[str, dict[str, str]] = {
     "default": {},
     "published": PUBLISHED,
-    "no encoder": {"train.encoder": "false", "train.autoencode": "0"},
-    "no autoencoding": {"train.autoencode": "0"},
+    "no encoder": {"train.encoder": "false", **ALONE},
+    "no autoencoding": ALONE,
+    "standard normal latents": {"model.prior": "normal"},
     "encoders in every step": {"train.encoder_every": "1"},
     "no anchor (G^L, D^L)": {"train.anchor": "false"},
     "norm group": {"model.norm": "group"},

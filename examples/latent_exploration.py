@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     z, truth, subjects = real_latents(model, store, a.attribute)
     encoded = attribute_direction(z, Scale.of(truth).score(truth), subjects)
     tell(encoded, f"{a.attribute} of real volumes from their latents")
-    print(f"   they are {length_of(z):.3g} times as long as latents that G was trained on")
+    print(f"   they are {length_of(model, z):.3g} times as long as latents that G was trained on")
 
     print("2. How well does a measure, without any truth, know the attribute of real volumes?")
     reader = calibrated(store, measure, a.attribute)
@@ -56,13 +56,14 @@ def main(argv: Sequence[str]) -> None:
     print(f"   {measure.name} by {reader.segmenter.name}: correlation {real.correlation:.3f} on {real.volumes} volumes")
 
     print(f"3. Measure {a.num} generated volumes, and learn a direction from them: no encoder needed")
-    drawn = np.stack([latent(1_000_000 + seed, model.config.model.latent_dim) for seed in range(a.num)])
+    drawn = np.stack([latent(model, 1_000_000 + seed) for seed in range(a.num)])
     place, interval = model.description.affine_array, (model.description.lo, model.description.hi)
     values = np.array([reader.read(volume_at(model, row), interval, place)[0] for row in drawn])
     if np.ptp(values) == 0:
         raise InputError(f"{a.run}: {a.attribute} is the same in all generated volumes; train on")
     scale = Scale.of(values)
-    found = attribute_direction(drawn, scale.score(values), np.arange(a.num), prior=True)
+    known = model.networks.g.prior.covariance.double().numpy()
+    found = attribute_direction(drawn, scale.score(values), np.arange(a.num), covariance=known)
     tell(found, f"{a.attribute} of generated volumes from their latents")
 
     print("4. Walk along it from three seeds, from two deviations below the middle to two above, and measure again")

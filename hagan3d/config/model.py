@@ -28,6 +28,9 @@ class ModelConfig:
     """Spectral norm in D^H and D^L, as published; without it, set train.r1_weight."""
     minibatch_std: int = 0
     """Volumes per group whose spread D^L sees, against generated volumes that are all alike (0: none, as published)."""
+    prior: Literal["normal", "encoded"] = "normal"
+    """Latents that volumes are generated from. normal: standard normal ones, as published. encoded: normal ones of the
+    mean and covariance of encoded real volumes, for train.autoencode."""
     conditional: bool = False
     """Whether G is told the class of the volume to make and D names it. The store must have classes."""
     fc_rank: int = 0

@@ -55,7 +55,8 @@ class GenerationPreview(Preview):
             real = self.store.volume(index)
             label = torch.tensor([int(self.store.labels[index])], device=device)
             label_or_none = label if networks.g.common.num_classes else None
-            z = torch.from_numpy(random.standard_normal((1, networks.g.latent_dim), dtype=np.float32)).to(device)
+            x = torch.from_numpy(random.standard_normal((1, networks.g.latent_dim), dtype=np.float32)).to(device)
+            z = networks.g.prior(x, label_or_none)
             groups["real"].append(real.numpy())
             groups["generated"].append(_array(networks.g.volume(z, label_or_none)))
             if self.train.encoder:

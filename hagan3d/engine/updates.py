@@ -89,7 +89,8 @@ class Updates:
                     scaler.scale(torch.stack(losses).sum() / parts).backward()
                     for name, term in terms.items():
                         means[name] = means.get(name, 0) + term.detach().float() / parts
-            self.processes.average([p.grad for p in self._parameters(phase) if p.grad is not None])
+            gradients = [p.grad for p in self._parameters(phase) if p.grad is not None]
+            self.processes.average([*gradients, *self.networks.observed(phase.updates)])
             self._set_rate(optimizer, phase, batch.step)
             scaler.step(optimizer)
             scaler.update()

@@ -80,20 +80,25 @@ class Found:
 
 
 def attribute_direction(
-    z: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, *, prior: bool = False, seed: int = 0
+    z: np.ndarray,
+    y: np.ndarray,
+    groups: Sequence[Any] | np.ndarray,
+    *,
+    covariance: np.ndarray | None = None,
+    seed: int = 0,
 ) -> Found:
     """Find the direction along which an attribute changes.
 
     The regression says how to read the attribute off a latent. The way to go is another matter: the change of z that
     goes with the attribute in the population, cov(z, reading) / var(reading), which stays among latents that occur,
-    where the weights themselves may point out of them. For latents of the prior, whose numbers are independent, both
-    are the same.
+    where the weights themselves may point out of them. For standard normal latents both are the same.
 
     Args:
         z: Latents ``[N, latent_dim]``.
         y: Attribute ``[N]``, in standard deviations.
         groups: Subjects ``[N]``.
-        prior: Whether ``z`` was drawn from the standard normal prior.
+        covariance: Of the distribution ``z`` was drawn from ``[latent_dim, latent_dim]``, where it is known; default:
+            that of ``z``.
         seed: Of the folds.
 
     Raises:
@@ -103,23 +108,28 @@ def attribute_direction(
     """
     z = z.astype(np.float64)
     model = fit(z, y, groups, seed=seed)
-    weights, step = _way(model, z, prior)
+    weights, step = _way(model, z, covariance)
     direction = Direction(weights, float(model.predict(np.zeros((1, z.shape[1])))[0]), step)
-    return Found(direction, cross_validate(z, y, groups, seed=seed), _agreement(model, z, y, groups, prior, seed))
+    return Found(direction, cross_validate(z, y, groups, seed=seed), _agreement(model, z, y, groups, covariance, seed))
 
 
-def _way(model: Any, z: np.ndarray, prior: bool) -> tuple[np.ndarray, np.ndarray]:
+def _way(model: Any, z: np.ndarray, covariance: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Weights of a fitted ridge on z itself, and the step that goes with them."""
     scaler, ridge = model[0], model[-1]
     weights = ridge.coef_ / scaler.scale_
     centred = z - z.mean(axis=0)
-    pattern = weights if prior else centred.T @ (centred @ weights) / len(z)  # covariance times weights
+    pattern = centred.T @ (centred @ weights) / len(z) if covariance is None else covariance @ weights
     spread = float(weights @ pattern)
     return weights, pattern / spread if spread > 0 else np.zeros_like(weights)
 
 
 def _agreement(
-    model: Any, z: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, prior: bool, seed: int
+    model: Any,
+    z: np.ndarray,
+    y: np.ndarray,
+    groups: Sequence[Any] | np.ndarray,
+    covariance: np.ndarray | None,
+    seed: int,
 ) -> Estimate:
     """Fit each half of the subjects alone, with the strength that was chosen for all, and compare the steps."""
     from sklearn.base import clone
@@ -129,7 +139,8 @@ def _agreement(
     cosines = []
     for _ in range(HALVINGS):
         side = random.permutation(len(names)) < len(names) // 2
-        a, b = (_way(clone(model).fit(z[half], y[half]), z[half], prior)[1] for half in (side[which], ~side[which]))
+        halves = side[which], ~side[which]
+        a, b = (_way(clone(model).fit(z[half], y[half]), z[half], covariance)[1] for half in halves)
         cosines.append(cosine(a, b))
     low, high = np.quantile(cosines, (0.025, 0.975))
     return Estimate(float(np.mean(cosines)), float(low), float(high))

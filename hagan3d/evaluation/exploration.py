@@ -78,7 +78,8 @@ def explore_attribute(
     used = volumes_of(model, store, config.limit)
     tool = instrument_for(store, used.train, used.held_out, name, config, progress)
     z, y, groups, scale = _population(model, store, tool, config, progress)
-    found = attribute_direction(z, scale.score(y), groups, prior=config.source == "generated")
+    known = model.networks.g.prior.covariance.double().cpu().numpy() if config.source == "generated" else None
+    found = attribute_direction(z, scale.score(y), groups, covariance=known)
     reader = tool.reader or ReadBack(model, found.direction, scale)
     starts = _starts(model, store, used, config)
     walks = [(start, _stops(start, found.direction, config, scale)) for start in starts]
@@ -95,7 +96,7 @@ def explore_attribute(
         **_origin(model, store, config),
         "attribute": {"name": name, "unit": tool.attribute.unit, "from": tool.attribute.origin},
         "regression": _regression(found, len(y)),
-        "length": length_of(z),
+        "length": length_of(model, z),
         "range": {key: _span(values, config.span) for key, values in (("walked", y), ("real", tool.attribute.values))},
         "measure": tool.summary() if tool.reader else {"name": "read back by the encoder: no independent check"},
         "walk": _judged(frames, starts),
@@ -121,11 +122,12 @@ def _population(
             f"--source generated: {tool.attribute.name} cannot be measured on generated volumes; "
             "give --measure (and --label-maps), or take --source encoded"
         )
-    z = np.stack([latent(FIRST_SEED + i, model.config.model.latent_dim) for i in range(config.num)])
+    classes = [i % model.num_classes if model.num_classes else None for i in range(config.num)]
+    z = np.stack([latent(model, FIRST_SEED + i, label) for i, label in enumerate(classes)])
     place = model.description.affine_array
     values = []
-    for number, row in progress(enumerate(z), "generate, measure", len(z)):
-        x = volume_at(model, row, number % model.num_classes if model.num_classes else None)
+    for row, label in progress(zip(z, classes, strict=True), "generate, measure", len(z)):
+        x = volume_at(model, row, label)
         values.append(tool.reader.read(x, (model.description.lo, model.description.hi), place)[0])
     y = np.array(values)
     if np.ptp(y) == 0:
@@ -156,12 +158,12 @@ def _start_of(model: Model, item: Input, z: np.ndarray) -> Start:
     return Start(item.id, z, label, item.affine, (item.lo, item.hi))
 
 
-def seed_starts(model: Model, count: int) -> list[Start]:
+def seed_starts(model: Model, count: int, truncation: float = 1.0) -> list[Start]:
     """Latents of seeds 0, 1, ..., in the typical place and units; classes in turn, where the model has any."""
     made, described = [], model.description
     for seed in range(count):
         label = seed % model.num_classes if model.num_classes else None
-        z = latent(seed, model.config.model.latent_dim)
+        z = latent(model, seed, label, truncation)
         made.append(Start(f"seed-{seed}", z, label, described.affine_array, (described.lo, described.hi)))
     return made
 
@@ -239,7 +241,7 @@ def explore_truncations(
     config: ExploreConfig,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Make the same seeds with z scaled by each factor, and say how different from each other they are then.
+    """Make the same seeds, z brought nearer to its mean by each factor, and say how different the volumes are then.
 
     A generator whose first layer is followed by a norm (`norm: rms`) takes little notice of the length of z, so that
     factors near 1 change little there.
@@ -252,13 +254,17 @@ def explore_truncations(
     if not seeds or not factors or not all(0 <= factor <= 10 for factor in factors):
         raise InputError(f"--truncations: want factors from 0 to 10 and --seeds of 1 or more, got {factors}")
     starts = seed_starts(model, seeds)
-    walks = [(start, [Stop(start.z * np.float32(factor), factor) for factor in factors]) for start in starts]
+    scaled = [[start.z for start in seed_starts(model, seeds, factor)] for factor in factors]
+    walks = [
+        (start, [Stop(z[i], factor) for z, factor in zip(scaled, factors, strict=True)])
+        for i, start in enumerate(starts)
+    ]
     walk(
         model,
         walks,
         out,
         title=f"truncation, step {model.step}",
-        caption=lambda stop, value: [f"z times {stop.position:g}"],
+        caption=lambda stop, value: [f"{stop.position:g} of the way"],
         progress=lambda items: progress(items, "walk", len(walks) * len(factors)),
     )
     spread = {
@@ -316,13 +322,13 @@ def _regression(found: Found, count: int) -> dict[str, Any]:
     return made
 
 
-def length_of(z: np.ndarray) -> float:
-    """Root mean square length of latents ``[N, latent_dim]``, where that of the prior is 1.
+def length_of(model: Model, z: np.ndarray) -> float:
+    """Root mean square length of latents ``[N, latent_dim]``, where that of the model's prior is 1.
 
     Far from 1, encoded latents lie where G never saw any in its adversarial training: a direction learned from them
     says little of the volumes of the prior, and the other way round.
     """
-    return float(np.sqrt(np.mean(z.astype(np.float64) ** 2)))
+    return float(np.sqrt(np.mean(z.astype(np.float64) ** 2) / model.networks.g.prior.mean_square))
 
 
 def _span(values: np.ndarray, span: float) -> list[float]:

@@ -40,9 +40,15 @@ class Sample:
         return np.concatenate(list(self.slabs))
 
 
-def latent(seed: int, dim: int, truncation: float = 1.0) -> np.ndarray:
-    """Draw the latent of a seed: standard normal numbers times ``truncation``, the same on every machine."""
-    return np.random.default_rng(seed).standard_normal(dim, dtype=np.float32) * np.float32(truncation)
+def latent(model: Model, seed: int, label: int | None = None, truncation: float = 1.0) -> np.ndarray:
+    """Draw the latent ``[latent_dim]`` of a seed, of a class: that of standard normal numbers times ``truncation``.
+
+    The numbers are the same on every machine.
+    """
+    dim, device = model.config.model.latent_dim, model.device
+    x = np.random.default_rng(seed).standard_normal((1, dim), dtype=np.float32) * np.float32(truncation)
+    index = None if label is None else torch.tensor([label], device=device)
+    return model.networks.g.prior(torch.from_numpy(x).to(device), index)[0].cpu().numpy()
 
 
 def samples(
@@ -58,7 +64,8 @@ def samples(
         model: The model.
         seeds: One per volume.
         label: Class index for all; None takes the classes in turn, where the model has any.
-        truncation: Factor on z: below 1 is nearer to the typical volume, with less variety.
+        truncation: Factor on what z differs from its mean by: below 1 is nearer to the typical volume, with less
+            variety.
         depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
 
     Raises:
@@ -66,8 +73,8 @@ def samples(
     """
     check_label(model.description, model.num_classes, label)
     for number, seed in enumerate(seeds):
-        z = latent(seed, model.config.model.latent_dim, truncation)
         chosen = (number % model.num_classes if label is None else label) if model.num_classes else None
+        z = latent(model, seed, chosen, truncation)
         index = None if chosen is None else torch.tensor([chosen], device=model.device)
         yield Sample(seed, chosen, z, volume_slabs(model, torch.from_numpy(z)[None].to(model.device), index, depth))
 
@@ -147,7 +154,7 @@ def generate(
         seeds: One per volume; the name of its file.
         out: Folder for `volume-SEED.nii.gz`, `samples.csv` and `samples.png`.
         label: Class index for all volumes; None takes the classes in turn.
-        truncation: Factor on z.
+        truncation: As `samples` has it.
         dtype: Of the voxels in the files.
         format: Of the files, which is their ending.
         depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.

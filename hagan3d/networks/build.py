@@ -1,5 +1,7 @@
 """All networks of a model, by the paper's names."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from hagan3d.config import ModelConfig, Size, low_factor
@@ -39,6 +41,7 @@ class Networks(NetworkSet):
             high_convs=model.high_convs,
             upsample=model.upsample,
             fc_rank=model.fc_rank,
+            encoded_prior=model.prior == "encoded",
         )
         if model.init == "centred":
             centre_filters(self.g)
@@ -58,6 +61,16 @@ class Networks(NetworkSet):
         """
         judged = [self.d_h(window, start)] + ([] if low is None else [self.d_l(low)])
         return [logit for logit, _ in judged], [classes for _, classes in judged if classes is not None]
+
+    def observed(self, moved: Sequence[str]) -> list[Tensor]:
+        """Return the moments of encoded volumes, where E^G has moved."""
+        prior = self.g.prior
+        return [prior.new_mean, prior.new_moment] if prior.is_encoded and "e_g" in moved else []
+
+    def follow(self, moved: Sequence[str]) -> None:
+        """Let the prior follow the encoded volumes, where E^G has moved."""
+        if self.observed(moved):
+            self.g.prior.absorb()
 
     def set_memory(self, recompute_norms: bool, checkpointing: bool) -> None:
         """Choose what the backward pass computes again instead of keeping: norms and ReLUs, and all of G^H and D^H."""

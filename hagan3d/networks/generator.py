@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from hagan3d import ops
 from hagan3d.config import Size, low_factor
 from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, Map, UpConv3d, recomputed, run_chain
+from hagan3d.networks.prior import Prior
 
 START_SIDE = 4  # voxels: longest side of the feature map that z is mapped to
 COMMON_CONVS = 5
@@ -210,6 +211,7 @@ class Generator(nn.Module):
         high_convs: int = 0,
         upsample: str = "folded",
         fc_rank: int = 0,
+        encoded_prior: bool = False,
     ) -> None:
         """Build G for volumes of ``size`` voxels and sub-volumes of ``depth`` slices."""
         super().__init__()
@@ -217,6 +219,7 @@ class Generator(nn.Module):
         self.factor = low_factor(size)
         self.depth = depth
         low_size = (size[0] // self.factor, size[1] // self.factor, size[2] // self.factor)
+        self.prior = Prior(latent_dim, num_classes, encoded_prior)
         self.common = CommonBlock(low_size, latent_dim, num_classes, channels, features, upsample, fc_rank)
         self.low = LowHead(features)
         self.high = HighHead(self.factor, features, norm, high_convs, upsample)

@@ -27,6 +27,10 @@ class NetworkSet(nn.Module):
                 if hasattr(module, name):
                     setattr(module, name, value)
 
+    def observed(self, moved: Sequence[str]) -> list[Tensor]:
+        """Return what networks that ``moved`` have noted of their data: means over the processes, then, in `follow`."""
+        return []
+
     def follow(self, moved: Sequence[str]) -> None:  # noqa: B027 - nothing follows unless a model says so
         """Do what follows from networks having ``moved``: let others follow them, keep weights within bounds."""
 

@@ -90,13 +90,16 @@ def e_g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Te
     with torch.no_grad():
         a = _feature_map(nets, batch)
     z = nets.e_g(a)
+    if nets.g.prior.is_encoded:
+        nets.g.prior.observe(z.detach(), _labels(nets, batch), 1 / train.accumulate)
     terms = _made_again(train, nets, batch, z)
     return terms | {"prior": prior_distance(z)} if train.autoencode else terms
 
 
 def generate(nets: Networks, batch: Batch) -> tuple[Tensor, Tensor]:
     """Generate pairs from fresh latents, of the classes and at the places of the real ones."""
-    return nets.g(batch.normal("z", nets.g.latent_dim), batch.start, _labels(nets, batch))
+    label = _labels(nets, batch)
+    return nets.g(nets.g.prior(batch.normal("z", nets.g.latent_dim), label), batch.start, label)
 
 
 def _feature_map(nets: Networks, batch: Batch) -> Tensor:

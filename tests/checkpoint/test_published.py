@@ -208,7 +208,7 @@ def test_an_imported_run_generates_in_hounsfield_units(published, tmp_path):
     _, classes, states, model, _ = published
     (path,) = generate(model, [5], tmp_path)
     image = nibabel.load(path)
-    z = torch.from_numpy(latent(5, 1024))[None]
+    z = torch.from_numpy(latent(model, 5))[None]
     with torch.no_grad():
         x = published_high(states["G"], published_a(states["G"], 128, with_class(z, classes, 0)))[0, 0]
     expected = (x + 1) * 812 - 1024

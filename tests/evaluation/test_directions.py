@@ -32,7 +32,7 @@ def test_values_that_occur_often_share_a_score():
 
 def test_the_direction_of_a_known_law_is_found():
     z, law = latents(), np.array([3.0, 4, 0, 0, 0, 0, 0, 0])
-    found = attribute_direction(z, z @ law / 5, np.arange(300), prior=True)
+    found = attribute_direction(z, z @ law / 5, np.arange(300), covariance=np.eye(z.shape[1]))
     assert cosine(found.direction.weights, law) > 0.999 and cosine(found.direction.step, law) > 0.999
     assert found.agreement.low > 0.99
     moved = found.direction.move(z[0], 1.5)

@@ -1,0 +1,73 @@
+"""The prior: latents are drawn with the moments of those that were observed, however these came in."""
+
+import pytest
+import torch
+
+from hagan3d.config import Config, ModelConfig, TrainConfig
+from hagan3d.errors import InputError
+from hagan3d.networks.prior import Prior
+
+
+def encoded(count: int, seed: int = 0) -> torch.Tensor:
+    """Latents as encoders make them: apart along few directions, and with something in common."""
+    random = torch.Generator().manual_seed(seed)
+    spread = torch.tensor([5.0, 3.0, 1.0, 0.1, 0.1, 0.1])
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))[0]
+    return torch.randn(count, 6, generator=random) * spread @ turn + 2
+
+
+def test_latents_are_drawn_as_real_volumes_are_encoded():
+    prior = Prior(6, 0, encoded=True)
+    for update in range(300):
+        prior.observe(encoded(64, update), None, 1.0)
+        prior.absorb()
+    z, real = prior(torch.randn(4000, 6, generator=torch.Generator().manual_seed(3))), encoded(4000, 1000)
+    assert (z.mean(0) - real.mean(0)).abs().max() < 0.5  # the root of 25 / (50 updates x 64) is 0.09
+    assert (z.T.cov() - real.T.cov()).norm() / real.T.cov().norm() < 0.2
+    torch.testing.assert_close(prior.covariance, prior.factor @ prior.factor.T)
+    assert prior.mean_square == pytest.approx(float(real.square().mean()), rel=0.1)
+
+
+def test_each_class_has_its_mean():
+    prior, shift = Prior(6, 2, encoded=True), torch.tensor([[0.0], [10.0]])
+    for update in range(300):
+        label = torch.arange(64) % 2
+        prior.observe(encoded(64, update) + shift[label], label, 1.0)
+        prior.absorb()
+    label = torch.tensor([0, 1])
+    z = prior(torch.zeros(2, 6), label)
+    torch.testing.assert_close(z[1] - z[0], torch.full((6,), 10.0), atol=0.5, rtol=0)
+    assert prior.covariance.diagonal().max() < 30  # of one class; of both together it would be 25 more
+
+
+def test_parts_add_up_to_the_whole():
+    whole, parts = Prior(6, 0, encoded=True), Prior(6, 0, encoded=True)
+    z = encoded(8)
+    whole.observe(z, None, 1.0)
+    for part in z.chunk(4):
+        parts.observe(part, None, 0.25)
+    for prior in (whole, parts):
+        prior.absorb()
+    torch.testing.assert_close(parts.factor, whole.factor)
+    torch.testing.assert_close(parts.mean, whole.mean)
+    assert not parts.new_moment.any() and not parts.new_mean.any()
+
+
+def test_what_fp16_could_not_hold_is_left_out():
+    prior = Prior(6, 0, encoded=True)
+    prior.observe(encoded(8).index_fill(0, torch.tensor([3]), float("inf")), None, 1.0)
+    prior.absorb()
+    assert prior.factor.isfinite().all() and prior.mean.isfinite().all()
+
+
+def test_standard_normal_latents_stay_as_they_are_and_nothing_is_kept():
+    prior, x = Prior(6, 0, encoded=False), torch.randn(2, 6)
+    assert prior(x) is x and not prior.state_dict()
+    torch.testing.assert_close(prior.covariance, torch.eye(6))
+    assert prior.mean_square == 1
+
+
+def test_encoded_latents_are_for_a_generator_that_makes_volumes_again():
+    with pytest.raises(InputError, match="model.prior encoded"):
+        Config(model=ModelConfig(prior="encoded"))
+    Config(model=ModelConfig(prior="encoded"), train=TrainConfig(autoencode=1.0))
