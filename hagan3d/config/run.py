@@ -103,7 +103,7 @@ class Config:
             raise InputError(f"train.objective {self.train.objective}: segan, and no other recipe, wants feature-l1")
         if self.model.prior == "encoded" and not self.train.autoencode:
             raise InputError(
-                "model.prior encoded: is for a G that makes real volumes again; set train.autoencode, or model.prior normal"
+                "model.prior encoded: is for a G that makes real volumes again; set train.autoencode, or take normal"
             )
         if self.translates:
             self._check_translation()

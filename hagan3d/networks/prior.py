@@ -39,7 +39,7 @@ class Prior(nn.Module):
         """Map standard normal numbers ``x [B, n]`` to latents ``[B, n]`` of classes ``label [B]``."""
         if not self.is_encoded:
             return x
-        return self._mean_of(len(x), label) + (x.float() @ self.factor.T).to(x.dtype)
+        return self._mean_of(len(x), label) + (x.to(self.factor) @ self.factor.T).to(x.dtype)
 
     def _mean_of(self, count: int, label: Tensor | None) -> Tensor:
         return self.mean.expand(count, -1) if len(self.mean) == 1 or label is None else self.mean[label]
@@ -62,9 +62,9 @@ class Prior(nn.Module):
         """
         rest = z.double() - self._mean_of(len(z), label)
         rest = torch.where(rest.isfinite(), rest, 0)  # a step that fp16 could not hold is not taken either
-        self.new_moment += (rest.T @ rest / len(z) * share).float()
+        self.new_moment += (rest.T @ rest / len(z) * share).to(self.new_moment)
         rows = torch.zeros(len(z), dtype=torch.int64, device=z.device) if label is None else label
-        self.new_mean.index_add_(0, rows, (rest / len(z) * share).float())
+        self.new_mean.index_add_(0, rows, (rest / len(z) * share).to(self.new_mean))
 
     @torch.no_grad()
     def absorb(self) -> None:

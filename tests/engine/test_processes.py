@@ -29,7 +29,7 @@ from hagan3d.recipes import hagan
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 AUGMENT = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.5, adaptive=True, ramp=40)
-SETTINGS = {"batch_size": 4, "accumulate": 2, "r1_weight": 1.0, "diffaug": AUGMENT}
+SETTINGS = {"batch_size": 8, "accumulate": 2, "r1_weight": 1.0, "autoencode": 1.0, "diffaug": AUGMENT}
 COMMAND = (
     "--data.size 32 32 32 --data.subvolume-depth 8 --model.latent-dim 8 --model.channels 64 --model.d-channels 64 "
     "--train.batch-size 2 --train.device cpu --log.every 1 --log.preview-every 0 --log.checkpoint-steps 1"
@@ -47,9 +47,10 @@ class Float64Batch(Batch):
 
 
 def make_trainer(store_path, out, processes, conditional=False, **settings):
+    prior = "encoded" if "autoencode" in settings else "normal"
     config = Config(
         data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
-        model=ModelConfig(latent_dim=8, channels=64, d_channels=64, conditional=conditional),
+        model=ModelConfig(latent_dim=8, channels=64, d_channels=64, conditional=conditional, prior=prior),
         train=TrainConfig(**{"batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)} | settings),
         log=LogConfig(every=1, preview_every=2, checkpoint_steps=1),
     )

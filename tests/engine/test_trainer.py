@@ -24,7 +24,9 @@ def make_config(conditional=False, **train):
     train = {"steps": 4, "batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)} | train
     return Config(
         data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
-        model=dataclasses.replace(TINY, conditional=conditional),
+        model=dataclasses.replace(
+            TINY, conditional=conditional, prior="encoded" if "autoencode" in train else "normal"
+        ),
         train=TrainConfig(**train),
         log=LogConfig(every=1, preview_every=0, checkpoint_steps=1, keep_last=2),
     )
@@ -59,6 +61,17 @@ def test_a_phase_moves_its_networks_and_no_other(small_store, tmp_path, phase, n
     trainer.updates.run(next(p for p in trainer.recipe.phases if p.name == phase), batch)
     assert moved(before, weights(trainer.networks)) == networks
     assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.networks.parameters())
+
+
+def test_the_prior_follows_the_encoders(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, make_config(autoencode=1.0))
+    before = weights(trainer.networks)
+    for name in ("g", "e_g"):
+        batch = dataclasses.replace(trainer.source.batch(0), phase=name, state=trainer.state)
+        trainer.updates.run(next(p for p in trainer.recipe.phases if p.name == name), batch)
+        after = weights(trainer.networks)
+        changed = {key for key in before if key.startswith("g.prior") and not torch.equal(before[key], after[key])}
+        assert changed == (set() if name == "g" else {"g.prior.mean", "g.prior.factor"})
 
 
 def test_encoders_learn_now_and_then_if_so_asked(small_store, tmp_path):
@@ -205,6 +218,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(small_store, tmp_path, 
     assert one.keys() == other.keys() and one
     for key in one:
         torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(whole.networks.g.prior.state_dict(), parts.networks.g.prior.state_dict())
 
 
 @pytest.mark.parametrize("switch", ["checkpointing", "recompute_norms"])
