@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     if np.ptp(values) == 0:
         raise InputError(f"{a.run}: {a.attribute} is the same in all generated volumes; train on")
     scale = Scale.of(values)
-    known = model.networks.g.prior.covariance.double().numpy()
+    known = model.networks.g.prior.covariance.double().cpu().numpy()
     found = attribute_direction(drawn, scale.score(values), np.arange(a.num), covariance=known)
     tell(found, f"{a.attribute} of generated volumes from their latents")
 

@@ -41,9 +41,9 @@ class Sample:
 
 
 def latent(model: Model, seed: int, label: int | None = None, truncation: float = 1.0) -> np.ndarray:
-    """Draw the latent ``[latent_dim]`` of a seed, of a class: that of standard normal numbers times ``truncation``.
+    """Draw the latent ``[latent_dim]`` of a seed, of a class.
 
-    The numbers are the same on every machine.
+    It is what the model's prior makes of standard normal numbers, the same on every machine, times ``truncation``.
     """
     dim, device = model.config.model.latent_dim, model.device
     x = np.random.default_rng(seed).standard_normal((1, dim), dtype=np.float32) * np.float32(truncation)
