@@ -43,7 +43,7 @@ class Wanted:
     first_seed: int = 0
     """Seed of the first; the others follow, class by class, so that no two volumes share a latent."""
     truncation: float = 1.0
-    """Factor on z."""
+    """Factor on the distance of z from its mean."""
 
     def __post_init__(self) -> None:
         if self.per_class < 1 or self.first_seed < 0 or not 0 < self.truncation <= 10:
@@ -68,7 +68,10 @@ def main(argv: list[str]) -> None:
         "--first_seed", type=int, default=0, help="Seed of the first; the others follow, class by class."
     )
     parser.add_argument(
-        "--truncation", type=float, default=1.0, help="Factor on z; below 1: more typical, less varied."
+        "--truncation",
+        type=float,
+        default=1.0,
+        help="Factor on the distance of z from its mean; below 1: more typical, less varied.",
     )
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Averaged weights, or the last.")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Where to compute.")

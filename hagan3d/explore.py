@@ -39,7 +39,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--attribute", type=str | None, default=None, help="Attribute to walk along.")
     parser.add_argument("--pca", type=int | None, default=None, help="Principal components to walk along.")
     parser.add_argument("--between", type=str, nargs=2, default=None, help="Ids of two volumes of the store.")
-    parser.add_argument("--truncations", type=list[float] | float | None, default=None, help="Factors on z.")
+    parser.add_argument(
+        "--truncations",
+        type=list[float] | float | None,
+        default=None,
+        help="Factors on the distance of z from its mean.",
+    )
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Averaged weights, or the last.")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Where to compute.")

@@ -36,7 +36,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seeds", type=str | None, default=None, help="Seeds instead of --num, such as 0-99,200.")
     parser.add_argument("--class_name", type=str | None, default=None, help="Class to make. Default: all in turn.")
     parser.add_argument(
-        "--truncation", type=float, default=1.0, help="Factor on z; below 1: more typical, less varied."
+        "--truncation",
+        type=float,
+        default=1.0,
+        help="Factor on the distance of z from its mean; below 1: more typical, less varied.",
     )
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Averaged weights, or the last.")
     parser.add_argument("--dtype", type=Literal["float32", "int16"], default="float32", help="Of the voxels written.")

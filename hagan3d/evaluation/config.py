@@ -40,7 +40,7 @@ class EvaluateConfig:
     seed: int = 0
     """Seed of the first one; and of the order of real volumes and of resampling."""
     truncation: float = 1.0
-    """Factor on z."""
+    """Factor on the distance of z from its mean."""
     features: str | None = None
     """Extractors, by comma: self, encoder, random. Default: self, and the run's encoder if it has one."""
     medicalnet: str | None = None

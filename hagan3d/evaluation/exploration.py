@@ -241,7 +241,7 @@ def explore_truncations(
     config: ExploreConfig,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Make the same seeds, z brought nearer to its mean by each factor, and say how different the volumes are then.
+    """Make the same seeds with z's distance from its mean times each factor, and say how different they are then.
 
     A generator whose first layer is followed by a norm (`norm: rms`) takes little notice of the length of z, so that
     factors near 1 change little there.
@@ -264,7 +264,7 @@ def explore_truncations(
         walks,
         out,
         title=f"truncation, step {model.step}",
-        caption=lambda stop, value: [f"{stop.position:g} of the way"],
+        caption=lambda stop, value: [f"truncation {stop.position:g}"],
         progress=lambda items: progress(items, "walk", len(walks) * len(factors)),
     )
     spread = {

@@ -64,7 +64,7 @@ def samples(
         model: The model.
         seeds: One per volume.
         label: Class index for all; None takes the classes in turn, where the model has any.
-        truncation: Factor on what z differs from its mean by: below 1 is nearer to the typical volume, with less
+        truncation: Factor on the distance of z from its mean: below 1 is nearer to the typical volume, with less
             variety.
         depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
 

@@ -42,7 +42,7 @@ class Prior(nn.Module):
         return self._mean_of(len(x), label) + (x.to(self.factor) @ self.factor.T).to(x.dtype)
 
     def _mean_of(self, count: int, label: Tensor | None) -> Tensor:
-        return self.mean.expand(count, -1) if len(self.mean) == 1 or label is None else self.mean[label]
+        return self.mean.expand(count, -1) if label is None else self.mean[label]
 
     @property
     def covariance(self) -> Tensor:
