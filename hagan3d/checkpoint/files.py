@@ -209,7 +209,7 @@ def _load(run: Path, weights: str, device: torch.device | str, names: Collection
         if state is None:  # imported weights need not have every network
             setattr(networks, name, torch.nn.Identity())
         elif not isinstance(networks[name], torch.nn.Identity):
-            _load_state(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
+            load_weights(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
     networks.reached(checkpoint.step)
     networks.to(device).eval().requires_grad_(False)
     return Loaded(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
@@ -235,8 +235,12 @@ def _num_classes(config: Config, description: DataDescription) -> int:
     return len(description.class_names) if config.model.conditional else 0
 
 
-def _load_state(network: torch.nn.Module, state: State, path: Path, name: str) -> None:
+def load_weights(network: torch.nn.Module, state: State, path: Path, name: str) -> None:
+    """Give ``network``, called ``name``, its weights from the checkpoint ``path``; those of another: InputError."""
     try:
         network.load_state_dict(state)
     except (RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: the weights of {name} do not fit the networks of its config") from error
+        raise InputError(
+            f"{path}: the weights of {name} do not fit the networks of its config; "
+            "use the version of hagan3d that wrote it"
+        ) from error

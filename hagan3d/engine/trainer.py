@@ -210,7 +210,7 @@ class Trainer:
             raise InputError(f"{path}: holds imported weights, which cannot be trained on; give another --out")
         _check_same_run(self.config, checkpoint, self.fingerprint, path)
         for name, state in checkpoint.networks.items():
-            self.networks[name].load_state_dict(state)
+            files.load_weights(self.networks[name], state, path, name)
         self.updates.load(checkpoint)
         self.state, self.unlogged = dict(checkpoint.state), Gathered(checkpoint.unlogged)
         self.steps_done = checkpoint.step

@@ -178,6 +178,16 @@ def test_a_resume_is_invisible(small_store, tmp_path, stop_after, optimizer_stat
     assert all(("d/r1" in row) == (every == 2 or row["step"] % 2 == 1) for row in rows)  # a row of two steps has one
 
 
+def test_weights_of_other_networks_are_not_resumed(small_store, tmp_path):
+    make_trainer(small_store, tmp_path).run()
+    path = files.newest(tmp_path)
+    checkpoint = files.load(path)
+    checkpoint.networks["e_g"]["mean"] = torch.zeros(3)
+    files.save(checkpoint, path)
+    with pytest.raises(InputError, match="the weights of e_g do not fit"):
+        make_trainer(small_store, tmp_path)
+
+
 def assert_equal(one, other):
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other)
