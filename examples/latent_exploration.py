@@ -21,11 +21,10 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.attributes import ct_measures
 from hagan3d.evaluation.config import ExploreConfig
 from hagan3d.evaluation.directions import Found, Scale, attribute_direction, principal_directions
-from hagan3d.evaluation.exploration import encode_volumes, explore_between, length_of, seed_starts
+from hagan3d.evaluation.exploration import FIRST_SEED, encode_volumes, explore_between, length_of, seed_starts
 from hagan3d.evaluation.instruments import measure_volumes
 from hagan3d.evaluation.measures import ChestCT, Measure, calibrate
 from hagan3d.evaluation.walks import SegmenterReader, Stop, judge, volume_at, walk
-from hagan3d.inference.generate import latent
 
 POSITIONS = np.linspace(-2, 2, 7)  # standard deviations
 
@@ -56,14 +55,14 @@ def main(argv: Sequence[str]) -> None:
     print(f"   {measure.name} by {reader.segmenter.name}: correlation {real.correlation:.3f} on {real.volumes} volumes")
 
     print(f"3. Measure {a.num} generated volumes, and learn a direction from them: no encoder needed")
-    drawn = np.stack([latent(model, 1_000_000 + seed) for seed in range(a.num)])
-    place, interval = model.description.affine_array, (model.description.lo, model.description.hi)
-    values = np.array([reader.read(volume_at(model, row), interval, place)[0] for row in drawn])
+    drawn = seed_starts(model, a.num, first=FIRST_SEED)
+    values = np.array([reader.read(volume_at(model, one.z, one.label), one.interval, one.affine)[0] for one in drawn])
     if np.ptp(values) == 0:
         raise InputError(f"{a.run}: {a.attribute} is the same in all generated volumes; train on")
     scale = Scale.of(values)
     known = model.networks.g.prior.covariance.double().cpu().numpy()
-    found = attribute_direction(drawn, scale.score(values), np.arange(a.num), covariance=known)
+    rows = np.stack([one.z for one in drawn])
+    found = attribute_direction(rows, scale.score(values), np.arange(a.num), covariance=known)
     tell(found, f"{a.attribute} of generated volumes from their latents")
 
     print("4. Walk along it from three seeds, from two deviations below the middle to two above, and measure again")

@@ -168,20 +168,21 @@ def principal_directions(z: np.ndarray, num: int) -> tuple[list[Direction], np.n
     return made, deviations[:num] ** 2 / (deviations**2).sum()
 
 
-def between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+def between(a: np.ndarray, b: np.ndarray, share: float, middle: np.ndarray | float = 0.0) -> np.ndarray:
     """Go a share of the way from one latent ``[latent_dim]`` to another, float32.
 
-    Along the great circle, with lengths that change evenly: a straight line between two draws of a normal distribution
-    of many dimensions passes through latents shorter than any that occur.
+    Along the great circle about ``middle``, the mean of the latents, with distances from it that change evenly: a
+    straight line between two draws of a normal distribution of many dimensions passes nearer to its mean than any draw.
 
     Source: Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985.
     """
-    lengths = np.linalg.norm(a), np.linalg.norm(b)
-    angle = np.arccos(np.clip(cosine(a, b), -1, 1))
+    one, other = a - middle, b - middle
+    lengths = np.linalg.norm(one), np.linalg.norm(other)
+    angle = np.arccos(np.clip(cosine(one, other), -1, 1))
     if angle < 1e-4 or angle > np.pi - 1e-4:  # no one circle
         return ((1 - share) * a + share * b).astype(np.float32)
-    turned = (np.sin((1 - share) * angle) * a / lengths[0] + np.sin(share * angle) * b / lengths[1]) / np.sin(angle)
-    return (turned * ((1 - share) * lengths[0] + share * lengths[1])).astype(np.float32)
+    sides = np.sin((1 - share) * angle) * one / lengths[0] + np.sin(share * angle) * other / lengths[1]
+    return (middle + sides / np.sin(angle) * ((1 - share) * lengths[0] + share * lengths[1])).astype(np.float32)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -122,17 +122,16 @@ def _population(
             f"--source generated: {tool.attribute.name} cannot be measured on generated volumes; "
             "give --measure (and --label-maps), or take --source encoded"
         )
-    classes = [i % model.num_classes if model.num_classes else None for i in range(config.num)]
-    z = np.stack([latent(model, FIRST_SEED + i, label) for i, label in enumerate(classes)])
-    place = model.description.affine_array
-    values = []
-    for row, label in progress(zip(z, classes, strict=True), "generate, measure", len(z)):
-        x = volume_at(model, row, label)
-        values.append(tool.reader.read(x, (model.description.lo, model.description.hi), place)[0])
-    y = np.array(values)
+    drawn = seed_starts(model, config.num, first=FIRST_SEED)
+    y = np.array(
+        [
+            tool.reader.read(volume_at(model, start.z, start.label), start.interval, start.affine)[0]
+            for start in progress(drawn, "generate, measure", len(drawn))
+        ]
+    )
     if np.ptp(y) == 0:
         raise InputError(f"{model.path}: {tool.attribute.name} is {y[0]:g} in all {len(y)} generated volumes; train on")
-    return z, y, np.arange(len(y)), Scale.of(y)
+    return np.stack([start.z for start in drawn]), y, np.arange(len(y)), Scale.of(y)
 
 
 def encode_volumes(
@@ -158,10 +157,10 @@ def _start_of(model: Model, item: Input, z: np.ndarray) -> Start:
     return Start(item.id, z, label, item.affine, (item.lo, item.hi))
 
 
-def seed_starts(model: Model, count: int, truncation: float = 1.0) -> list[Start]:
-    """Latents of seeds 0, 1, ..., in the typical place and units; classes in turn, where the model has any."""
+def seed_starts(model: Model, count: int, truncation: float = 1.0, first: int = 0) -> list[Start]:
+    """Latents of seeds first, first + 1, ..., in the typical place and units; classes in turn, where there are any."""
     made, described = [], model.description
-    for seed in range(count):
+    for seed in range(first, first + count):
         label = seed % model.num_classes if model.num_classes else None
         z = latent(model, seed, label, truncation)
         made.append(Start(f"seed-{seed}", z, label, described.affine_array, (described.lo, described.hi)))
@@ -220,11 +219,13 @@ def explore_between(
         raise InputError(f"--between: {store.path} has no volume {', '.join(missing)}; its first are {some(store.ids)}")
     encoded = encode_volumes(model, store, np.array([store.ids.index(name) for name in ids]))
     (first, a), (_, b) = (encoded[name] for name in ids)
+    start = dataclasses.replace(_start_of(model, first, a), name=f"{ids[0]}_to_{ids[1]}")
+    middle = latent(model, 0, start.label, truncation=0.0)
     shares = np.linspace(0, 1, config.steps)
-    stops = [Stop(between(a, b, float(share)), float(share)) for share in shares]
+    stops = [Stop(between(a, b, float(share), middle), float(share)) for share in shares]
     walk(
         model,
-        [(dataclasses.replace(_start_of(model, first, a), name=f"{ids[0]}_to_{ids[1]}"), stops)],
+        [(start, stops)],
         out,
         title=f"from {ids[0]} to {ids[1]}",
         caption=lambda stop, value: [f"{stop.position:.0%} of the way"],

@@ -73,3 +73,5 @@ def test_the_way_between_two_latents_keeps_their_length():
     assert np.linalg.norm(middle) == pytest.approx((np.linalg.norm(a) + np.linalg.norm(b)) / 2, rel=1e-5)
     assert np.linalg.norm((a + b) / 2) < 0.8 * np.linalg.norm(middle)
     np.testing.assert_allclose(between(a, 3 * a, 0.5), 2 * a, rtol=1e-5)
+    mean = np.full(a.shape, 5.0, np.float32)
+    np.testing.assert_allclose(between(a + mean, b + mean, 0.5, mean), middle + mean, rtol=1e-5)
