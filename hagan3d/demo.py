@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     """Parse, run the commands, say what was made and what to do next."""
     parser = cli.parser("demo", DESCRIPTION, EXAMPLES)
     parser.add_argument("--out", type=str, default="runs/demo", help="Folder of the run.")
-    parser.add_argument("--steps", type=int, default=250, help="Training steps.")
+    parser.add_argument("--steps", type=int, default=350, help="Training steps.")
     parser.add_argument("--num", type=int, default=160, help="Phantoms to make.")
     a = parser.parse_args(argv)
     out, started = Path(a.out), time.monotonic()
@@ -57,7 +57,8 @@ def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[
             "train",
             train.main,
             f"--config {train.config_file('hagan_32.yaml')} --data.store {store} --out {out} --train.steps {steps} "
-            "--train.ema 0.98 --train.lr_g 4.0e-4 --log.preview_every 50",
+            "--model.channels 64 --model.features 16 --model.d_channels 64 --train.diffaug.translate 0 "
+            "--train.ema 0.99 --train.lr_g 4.0e-4 --log.preview_every 100",
         ),
         ("generate", generate.main, f"{out} --num 12 --out {out}/samples --force"),
         ("encode", encode.main, f"{out} --input {store} --out {out}/features --reconstruct --force"),
