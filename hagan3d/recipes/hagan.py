@@ -15,6 +15,7 @@ from hagan3d.config import TrainConfig
 from hagan3d.data.batches import Batch
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
 from hagan3d.losses.gan import d_loss, differentiable, g_loss, gradient_penalty, r1_penalty
+from hagan3d.losses.intensities import sorted_l1
 from hagan3d.losses.prior import prior_distance
 from hagan3d.networks.build import Networks
 from hagan3d.recipes.kept import Kept
@@ -108,10 +109,14 @@ def _feature_map(nets: Networks, batch: Batch) -> Tensor:
 
 
 def _made_again(train: TrainConfig, nets: Networks, batch: Batch, z: Tensor) -> dict[str, Tensor]:
-    """Distance of what G makes of ``z [B, n]`` from the real pairs, half of it each."""
+    """Distance of what G makes of ``z [B, n]`` from the real pairs, half of it each; if G learns, of histograms too."""
     window, low = nets.g(z, batch.start, _labels(nets, batch))
-    terms = {"l1_high": F.l1_loss(window, batch.window) / 2, "l1_low": F.l1_loss(low, batch.low) / 2}
-    return terms if train.anchor else {"l1_high": terms["l1_high"]}
+    terms = {"l1_high": F.l1_loss(window, batch.window) / 2}
+    if train.anchor:
+        terms["l1_low"] = F.l1_loss(low, batch.low) / 2
+    if train.autoencode:
+        terms["sorted_l1"] = sorted_l1(window, batch.window)
+    return terms
 
 
 def _judge(train: TrainConfig, nets: Networks, batch: Batch, *seen: Tensor) -> tuple[Tensor, list[Tensor]]:
