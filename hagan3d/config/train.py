@@ -91,8 +91,8 @@ class TrainConfig:
     """Steps from one update of E^H and E^G to the next."""
     autoencode: float = 0.0
     """Weight of a loss that has G, not the encoders alone, make real volumes again from their latents, which are held
-    to be spread like z: against generated volumes that are all alike. L1, and L1 of sorted intensities. In the steps
-    of the encoders; 0: none, as published."""
+    to be spread like z: against generated volumes that are all alike. L1, and L1 of sorted intensities, whole and by
+    blocks. In the steps of the encoders; 0: none, as published."""
     anchor: bool = True
     """Whether D^L judges the low-resolution volume of G^L too; without it, for comparison, D^H judges alone."""
     diffaug: DiffAugConfig = field(default_factory=DiffAugConfig)

@@ -5,21 +5,44 @@ import torch
 from hagan3d.losses.intensities import sorted_l1
 
 
-def test_places_do_not_matter_and_amounts_do():
+def test_within_a_block_places_do_not_matter_and_amounts_do():
     torch.manual_seed(0)
-    real = torch.rand(2, 1, 4, 8, 8)
-    shuffled = real.flatten(1)[:, torch.randperm(256)].view_as(real)
+    real = torch.rand(2, 1, 8, 8, 8)
+    shuffled = real.flatten(1)[:, torch.randperm(512)].view_as(real)
     assert sorted_l1(shuffled, real) == 0
-    torch.testing.assert_close(sorted_l1(shuffled + 0.25, real), torch.tensor(0.25))
-    some = torch.ones(1, 1, 4, 5, 5)
+    torch.testing.assert_close(sorted_l1(shuffled + 0.25, real), torch.tensor(0.5))  # in the whole and in the block
+    some = torch.ones(1, 1, 4, 8, 8)
     fewer = some.clone()
-    some.view(-1)[:30], fewer.view(-1)[60:80] = 0.0, 0.0  # patches of different size, elsewhere
-    torch.testing.assert_close(sorted_l1(fewer, some), torch.tensor(10 / 100))
+    some.view(-1)[:64], fewer.view(-1)[100:132] = 0.0, 0.0  # patches of different size, elsewhere
+    torch.testing.assert_close(sorted_l1(fewer, some), torch.tensor(2 * 32 / 256))
+
+
+def test_what_is_in_another_block_does_not_stand_for_it():
+    left, right = torch.zeros(1, 1, 8, 8, 16), torch.zeros(1, 1, 8, 8, 16)
+    left[..., 2:4], right[..., 12:14] = 1.0, 1.0
+    torch.testing.assert_close(sorted_l1(left, right), torch.tensor(2 / 8))  # nothing in the whole, both blocks off
+    torch.testing.assert_close(sorted_l1(left, left.flip(4).roll(8, dims=4)), torch.tensor(0.0))
+
+
+def test_blocks_are_cubes_of_neighbours():
+    torch.manual_seed(0)
+    real = torch.rand(1, 1, 16, 24, 32)
+    within = real.clone()
+    within[:, :, 8:16, 16:24, 8:16] = real[:, :, 8:16, 16:24, 8:16].flip(2, 3, 4)
+    assert sorted_l1(within, real) == 0
+    assert sorted_l1(real.roll(4, dims=3), real) > 0.001
+
+
+def test_sides_that_eights_do_not_divide():
+    torch.manual_seed(0)
+    fake, real = torch.rand(2, 1, 4, 6, 20), torch.rand(2, 1, 4, 6, 20)
+    assert 0 < sorted_l1(fake, real) < 1
+    assert sorted_l1(real, real) == 0
 
 
 def test_volumes_are_compared_one_by_one():
     dark, bright = torch.zeros(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)
-    assert sorted_l1(torch.cat([dark, bright]), torch.cat([bright, dark])) == 1
+    assert sorted_l1(torch.cat([dark, bright]), torch.cat([bright, dark])) == 2
 
 
 def test_descending_it_gives_the_intensities_of_the_real_volume():
@@ -29,6 +52,6 @@ def test_descending_it_gives_the_intensities_of_the_real_volume():
     ranks = fake.detach().flatten().argsort()
     for _ in range(300):
         (gradient,) = torch.autograd.grad(sorted_l1(fake, real), fake)
-        fake = (fake - 0.1 * gradient).detach().requires_grad_()
+        fake = (fake - 0.05 * gradient).detach().requires_grad_()
     torch.testing.assert_close(fake.detach().flatten().sort().values, real.flatten().sort().values, atol=0.01, rtol=0)
     assert fake.detach().flatten()[ranks].diff().min() > -0.02  # darker voxels are still the darker ones
