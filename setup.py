@@ -48,7 +48,7 @@ def _use_toolkit_root() -> None:
 
 
 def _extensions() -> tuple[list[Any], dict[str, Any]]:
-    import torch
+    """Give what is to be built, and by which commands."""
     from torch.utils import cpp_extension
 
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns that there is no GPU
@@ -76,27 +76,35 @@ def _extensions() -> tuple[list[Any], dict[str, Any]]:
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         print("hagan3d: compiled operators left out: no C++ compiler")
         return [], {}
-    common = {"include_dirs": [str(CSRC.resolve())], "py_limited_api": True}
-    headers = sorted(map(str, CSRC.rglob("*.h")))
+    return _libraries(), {"build_ext": BuildWhatWorks.with_options(no_python_abi_suffix=True)}
+
+
+def _libraries() -> list[Any]:
+    """Give the CPU library, and that for CUDA where torch has it and a toolkit is found."""
+    import torch
+    from torch.utils import cpp_extension
+
+    common = {
+        "include_dirs": [str(CSRC.resolve())],
+        "py_limited_api": True,
+        "depends": sorted(map(str, CSRC.rglob("*.h"))),
+    }
     cpu = cpp_extension.CppExtension(
         "hagan3d._C",
         sorted(map(str, [*CSRC.glob("*.cpp"), *(CSRC / "cpu").glob("*.cpp")])),
-        depends=headers,
         extra_compile_args=CPU_FLAGS,
         **common,
     )
-    extensions = [cpu]
-    if torch.version.cuda and cpp_extension.CUDA_HOME:
-        cuda = cpp_extension.CUDAExtension(
-            "hagan3d._C_cuda",
-            sorted(map(str, (CSRC / "cuda").glob("*.cu"))),
-            depends=headers,
-            library_dirs=[str(Path(cpp_extension.CUDA_HOME, "lib"))],
-            extra_compile_args={"cxx": CPU_FLAGS, "nvcc": CUDA_FLAGS},
-            **common,
-        )
-        extensions.append(cuda)
-    return extensions, {"build_ext": BuildWhatWorks.with_options(no_python_abi_suffix=True)}
+    if not (torch.version.cuda and cpp_extension.CUDA_HOME):
+        return [cpu]
+    cuda = cpp_extension.CUDAExtension(
+        "hagan3d._C_cuda",
+        sorted(map(str, (CSRC / "cuda").glob("*.cu"))),
+        library_dirs=[str(Path(cpp_extension.CUDA_HOME, "lib"))],
+        extra_compile_args={"cxx": CPU_FLAGS, "nvcc": CUDA_FLAGS},
+        **common,
+    )
+    return [cpu, cuda]
 
 
 main()
