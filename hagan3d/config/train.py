@@ -63,7 +63,8 @@ class TrainConfig:
     lr_e: float = 1e-4
     """Adam's learning rate of E^H and E^G."""
     lr_decay: tuple[int, int] | None = None
-    """Steps between which all learning rates fall linearly to 0. Default: they stay."""
+    """Steps between which all learning rates fall linearly to 0; may be given to a run as it goes on. Default: they
+    stay."""
     betas: tuple[float, float] = (0.0, 0.999)
     """Adam's decay rates."""
     optimizer: Literal["adam", "apex"] = "adam"

@@ -36,6 +36,7 @@ from hagan3d.recipes.phase import Recipe
 FIRST_CHECKPOINT_SECONDS = 30.0
 MAY_CHANGE = (
     "train.steps",
+    "train.lr_decay",
     "train.device",
     "train.accumulate",
     "train.checkpointing",

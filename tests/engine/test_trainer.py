@@ -332,6 +332,20 @@ def test_other_settings_do_not_go_on(small_store, tmp_path, change, named):
         make_trainer(small_store, tmp_path, make_config(steps=2, **change))
 
 
+def test_rates_may_fall_once_a_run_goes_on_and_come_back_without_it(small_store, tmp_path):
+    def rates(config):
+        trainer = make_trainer(small_store, tmp_path, config)
+        assert trainer.run()
+        states = files.load(files.newest(tmp_path)).optimizers
+        return {name: state["param_groups"][0]["lr"] for name, state in states.items()}
+
+    whole = rates(make_config(steps=1))
+    half = rates(make_config(steps=4, lr_decay=(1, 5)))  # the last update is that of step 3
+    assert half == pytest.approx({name: rate / 2 for name, rate in whole.items()})
+    assert min(half.values()) > 0
+    assert rates(make_config(steps=5)) == whole
+
+
 def test_a_damaged_checkpoint_is_named(small_store, tmp_path):
     make_trainer(small_store, tmp_path, make_config(steps=1)).run()
     path = files.newest(tmp_path)
