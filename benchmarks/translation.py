@@ -102,8 +102,6 @@ def settings(run: Run, steps: int, a: argparse.Namespace) -> dict[str, Any]:
     if recipe == "upgan":
         stages = _config(run.method)["translation"]["cascade"]["stages"]
         plan["translation.cascade.stage_steps"] = max(1, steps // (stages + 1))
-    elif "lr_decay" in _config(run.method)["train"]:
-        plan["train.lr_decay"] = [steps // 2, steps]
     shared = {"data.store": str(a.store), "data.fraction": run.fraction, "train.seed": run.seed, "train.device": "cpu"}
     quiet = {"data.degrade.fixed": True, "log.preview_every": 0, "log.keep_last": 1}
     return plan | shared | quiet | changes | DEGRADATIONS[run.degradation]

@@ -62,9 +62,9 @@ class TrainConfig:
     """Adam's learning rate of D^H and D^L."""
     lr_e: float = 1e-4
     """Adam's learning rate of E^H and E^G."""
-    lr_decay: tuple[int, int] | None = None
-    """Steps between which all learning rates fall linearly to 0; may be given to a run as it goes on. Default: they
-    stay."""
+    lr_decay: tuple[float, float] | None = None
+    """Where all learning rates begin to fall, linearly, and where they reach 0: two shares of train.steps, such as
+    [0.66, 1], or two steps. May be given to a run as it goes on. Default: they stay."""
     betas: tuple[float, float] = (0.0, 0.999)
     """Adam's decay rates."""
     optimizer: Literal["adam", "apex"] = "adam"
@@ -136,9 +136,31 @@ class TrainConfig:
             raise InputError(f"train.ema: want 0 to below 1, got {self.ema}")
         if self.optimizer != "adam" and self.optimizer_state != "fp32":
             raise InputError(f"train.optimizer_state {self.optimizer_state}: works with train.optimizer adam only")
-        if self.lr_decay is not None and not 0 <= self.lr_decay[0] < self.lr_decay[1]:
-            raise InputError(f"train.lr_decay: want two steps, the first one first, got {list(self.lr_decay)}")
+        self._check_decay()
         if any(not 0 <= beta < 1 for beta in self.betas):
             raise InputError(f"train.betas: want two numbers from 0 to below 1, got {list(self.betas)}")
         if self.seed < 0:
             raise InputError(f"train.seed: want a number from 0 up, got {self.seed}")
+
+    def decay_steps(self) -> tuple[float, float] | None:
+        """Return the steps between which learning rates fall, or None where they stay."""
+        if self.lr_decay is None:
+            return None
+        first, last = self.lr_decay
+        scale = self.steps if last <= 1 else 1
+        return first * scale, last * scale
+
+    def _check_decay(self) -> None:
+        fall = self.decay_steps()
+        if fall is None:
+            return
+        if not 0 <= fall[0] < fall[1]:
+            raise InputError(
+                "train.lr_decay: want two shares of train.steps, or two steps, the first one first, "
+                f"got {list(self.lr_decay or ())}"
+            )
+        if fall[1] < self.steps:
+            raise InputError(
+                f"train.lr_decay: rates would be 0 from step {fall[1]:g} to {self.steps}, the last one; give shares of "
+                "train.steps, such as [0.66, 1]"
+            )

@@ -124,8 +124,8 @@ class Updates:
     def _set_rate(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:
         """Let the learning rate fall as the config says; what a checkpoint brought with it does not count."""
         share = 1.0
-        if self.train.lr_decay is not None:
-            first, last = self.train.lr_decay
+        if fall := self.train.decay_steps():
+            first, last = fall
             share = min(1.0, max(0.0, (last - step) / (last - first)))
         for group in optimizer.param_groups:
             group["lr"] = phase.lr * share

@@ -344,6 +344,8 @@ def test_rates_may_fall_once_a_run_goes_on_and_come_back_without_it(small_store,
     assert half == pytest.approx({name: rate / 2 for name, rate in whole.items()})
     assert min(half.values()) > 0
     assert rates(make_config(steps=5)) == whole
+    last = rates(make_config(steps=8, lr_decay=(0.5, 1.0)))  # from step 4 to 8
+    assert last == pytest.approx({name: rate / 4 for name, rate in whole.items()})
 
 
 def test_a_damaged_checkpoint_is_named(small_store, tmp_path):
