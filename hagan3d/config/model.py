@@ -22,6 +22,9 @@ class ModelConfig:
     """Normalisation in G^H. rms: a sub-volume equals its window of the volume exactly. group: as published."""
     high_convs: int = 0
     """Extra 3^3 convolutions after each upsampling of G^H (0: as published)."""
+    output_skip: bool = False
+    """Whether G^H adds to the volume of G^L, enlarged by interpolation, instead of making every voxel anew, as
+    published: whole shapes are there within a hundred steps."""
     init: Literal["default", "centred"] = "default"
     """Start of G's convolutions. default: PyTorch's, as published. centred: blind to what all z have in common."""
     spectral_norm: bool = True

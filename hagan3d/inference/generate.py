@@ -96,8 +96,9 @@ def volume_slabs(model: Model, z: Tensor, label: Tensor | None, depth: int | Non
     They equal the volume made whole; nothing is computed before it is asked for. ``depth`` is that of a sub-volume in
     training unless given, 64 at most.
     """
-    g = model.networks.g
-    for window in volume_windows(g.high, g.common(z, label), (depth or default_depth(model.config.data)) // g.factor):
+    g, slices = model.networks.g, (depth or default_depth(model.config.data)) // model.networks.g.factor
+    a = g.common(z, label)
+    for window in volume_windows(g.high, a, slices, g.skip(a)):
         yield window[0, 0].float().cpu().numpy()
         del window
 

@@ -67,8 +67,9 @@ def _generation(config: Config, num_classes: int, device: torch.device | str) ->
         with mode, torch.no_grad(), torch.device(device), LiveBytes(g.state_dict().values()) as live:
             z, label = torch.zeros(1, g.latent_dim), torch.zeros(1, dtype=torch.int64) if num_classes else None
             a, slices = g.common(z, label), depth // g.factor
+            skip = g.skip(a)
             seen = 3 * slices + 2 * g.high.halos[0]  # of A: windows of every kind, at either end and between
-            _use_up(volume_windows(g.high, a[:, :, :seen], slices))
+            _use_up(volume_windows(g.high, a[:, :, :seen], slices, None if skip is None else skip[:, :, :seen]))
             return live.peak
 
     return count

@@ -31,8 +31,8 @@ class _Step:
 
 
 @torch.no_grad()
-def volume_windows(high: HighHead, a: Tensor, depth: int) -> Iterator[Tensor]:
-    """Make whole volumes in windows that equal the same slices of `high(a)`; the next is made when it is asked for.
+def volume_windows(high: HighHead, a: Tensor, depth: int, skip: Tensor | None = None) -> Iterator[Tensor]:
+    """Make whole volumes in windows that equal the same slices of `high(a, skip=skip)`, each when it is asked for.
 
     Each window has a halo of slices of A around it, and what lies outside of the volume is zero before every
     convolution, as zero padding has it. With `norm: rms` that is all. With `norm: group` one pass over all windows per
@@ -42,6 +42,7 @@ def volume_windows(high: HighHead, a: Tensor, depth: int) -> Iterator[Tensor]:
         high: G^H.
         a: The feature map A ``[B, C, d, h, w]``.
         depth: Slices of A per window; the last window may have fewer.
+        skip: Volume that is added before the tanh ``[B, 1, d, h, w]``.
 
     Yields:
         ``[B, 1, factor * depth, factor * h, factor * w]``, in order along D.
@@ -54,7 +55,17 @@ def volume_windows(high: HighHead, a: Tensor, depth: int) -> Iterator[Tensor]:
             unfinished = [*steps, _step(block.conv, _nothing)]
             after = _normalized_by(block.norm, *_statistics(_windows(unfinished, a, depth), block.norm.num_groups))
         steps.append(_step(block.conv, after))
-    yield from _windows([*steps, _step(high.last, torch.tanh_)], a, depth)
+    steps.append(_step(high.last, _nothing))
+    for first in range(0, a.shape[2], depth):
+        count = min(depth, a.shape[2] - first)
+        yield _finished(high, _window(steps, a, first, count), skip, first, count)
+
+
+def _finished(high: HighHead, x: Tensor, skip: Tensor | None, first: int, depth: int) -> Tensor:
+    """Add the skip's slices to a window, and take the tanh, in place."""
+    if skip is not None:
+        x += high.enlarged(skip, torch.full((len(x),), first, device=x.device), depth)
+    return x.tanh_()
 
 
 def _step(conv: torch.nn.Module, after: Callable[[Tensor], Tensor]) -> _Step:

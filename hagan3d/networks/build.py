@@ -42,6 +42,7 @@ class Networks(NetworkSet):
             upsample=model.upsample,
             fc_rank=model.fc_rank,
             encoded_prior=model.prior == "encoded",
+            output_skip=model.output_skip,
         )
         if model.init == "centred":
             centre_filters(self.g)

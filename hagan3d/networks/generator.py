@@ -92,8 +92,12 @@ class LowHead(nn.Sequential):
 
     def forward(self, a: Tensor) -> Tensor:
         """Make the volume ``[B, 1, d, h, w]`` from ``a``."""
-        first, second, last, tanh = self
-        links: list[tuple[Map, Map]] = [cast(ConvBlock, first).link(), cast(ConvBlock, second).link(), (last, tanh)]
+        return self[-1](self.logits(a))
+
+    def logits(self, a: Tensor) -> Tensor:
+        """Make the volume before its tanh."""
+        first, second, last, _ = self
+        links: list[tuple[Map, Map]] = [cast(ConvBlock, first).link(), cast(ConvBlock, second).link(), (last, _same)]
         return run_chain(links, a, self.recompute)
 
 
@@ -128,18 +132,35 @@ class HighHead(nn.Module):
     def _layers(self) -> list[nn.Module]:
         return [*self.blocks, self.last]
 
-    def forward(self, a: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
+    def forward(
+        self, a: Tensor, start: Tensor | None = None, depth: int | None = None, skip: Tensor | None = None
+    ) -> Tensor:
         """Make voxels.
 
         Args:
             a: Feature map ``[B, C, d, h, w]``, all of it.
             start: First slice of each window ``[B]``, in slices of ``a``; None makes every slice of ``a``.
             depth: Slices of ``a`` per window.
+            skip: Volume that is added before the tanh, enlarged ``[B, 1, d, h, w]``, all of it.
 
         Returns:
             ``[B, 1, factor * depth, factor * h, factor * w]``.
         """
-        return recomputed(partial(self._run, start=start, depth=depth), a, self.checkpointing)
+        x = recomputed(partial(self._run, start=start, depth=depth), a, self.checkpointing)
+        return torch.tanh(x if skip is None else x + self.enlarged(skip, start, depth))
+
+    def enlarged(self, low: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
+        """Enlarge volumes ``[B, 1, d, h, w]`` by linear interpolation, doubling by doubling; arguments as in `forward`.
+
+        Some slices equal the same slices of the whole volume enlarged, for they are enlarged with their neighbours.
+        """
+        x = F.pad(low, (1,) * 6, mode="replicate")
+        if start is not None and depth is not None:
+            x = ops.select_subvolume(x, start, depth + 2)
+        for layer in self._layers():
+            if _scale(layer) == 2:
+                x = _doubled(_doubled(_doubled(x, 2), 3), 4)
+        return x[:, :, 1:-1, 1:-1, 1:-1]
 
     def _run(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
         links = [_link(layer, 0) for layer in self._layers()]
@@ -170,12 +191,25 @@ def halos_of(scales: list[int]) -> list[int]:
     return halos
 
 
+def _doubled(x: Tensor, axis: int) -> Tensor:
+    """Interpolate along an axis at a quarter and three quarters of the way from each voxel to the next.
+
+    Of a volume with one voxel more at either end, that is the volume at twice the resolution, with one more again.
+    """
+    here, there = x.narrow(axis, 0, x.shape[axis] - 1), x.narrow(axis, 1, x.shape[axis] - 1)
+    return torch.stack([torch.lerp(here, there, 0.25), torch.lerp(here, there, 0.75)], axis + 1).flatten(axis, axis + 1)
+
+
 def _link(layer: nn.Module, trim: int, mask: Tensor | None = None) -> tuple[Map, Map]:
-    """Give a layer of G^H as its convolution and what comes after: norm and ReLU, zero outside ``mask``; or tanh."""
+    """Give a layer of G^H as its convolution and what comes after: norm and ReLU, zero outside ``mask``; or nothing."""
     if isinstance(layer, ConvBlock):
         conv, norm = layer.link(trim)
         return conv, partial(_masked, norm, mask)
-    return partial(layer, trim=trim), torch.tanh
+    return partial(layer, trim=trim), _same
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 def _masked(norm: Map, mask: Tensor | None, x: Tensor) -> Tensor:
@@ -212,10 +246,12 @@ class Generator(nn.Module):
         upsample: str = "folded",
         fc_rank: int = 0,
         encoded_prior: bool = False,
+        output_skip: bool = False,
     ) -> None:
         """Build G for volumes of ``size`` voxels and sub-volumes of ``depth`` slices."""
         super().__init__()
         self.latent_dim = latent_dim
+        self.output_skip = output_skip
         self.factor = low_factor(size)
         self.depth = depth
         low_size = (size[0] // self.factor, size[1] // self.factor, size[2] // self.factor)
@@ -236,12 +272,18 @@ class Generator(nn.Module):
             Sub-volumes ``[B, 1, depth, H, W]`` and volumes at low resolution ``[B, 1, D / factor, ...]``.
         """
         a = self.common(z, label)
-        return self.window(a, start), self.low(a)
+        logits = self.low.logits(a)
+        skip = logits if self.output_skip else None
+        return self.high(a, start // self.factor, self.depth // self.factor, skip), torch.tanh(logits)
 
-    def window(self, a: Tensor, start: Tensor) -> Tensor:
-        """Make the sub-volumes ``[B, 1, depth, H, W]`` at ``start [B]`` (voxels) from the feature map ``a``."""
-        return self.high(a, start // self.factor, self.depth // self.factor)
+    def skip(self, a: Tensor) -> Tensor | None:
+        """Make what G^H's voxels are added to from the feature map ``a``, at its resolution; None in a G without."""
+        return self.low.logits(a) if self.output_skip else None
+
+    def voxels(self, a: Tensor) -> Tensor:
+        """Make all voxels ``[B, 1, factor * d, ...]`` of a feature map ``[B, C, d, h, w]``, or of a piece by itself."""
+        return self.high(a, skip=self.skip(a))
 
     def volume(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Generate whole volumes ``[B, 1, D, H, W]``."""
-        return self.high(self.common(z, label))
+        return self.voxels(self.common(z, label))

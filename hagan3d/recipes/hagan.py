@@ -83,7 +83,7 @@ def _fooling(train: TrainConfig, kept: Kept, nets: Networks, batch: Batch) -> di
 
 def e_h_losses(nets: Networks, batch: Batch) -> dict[str, Tensor]:
     """Encode a sub-volume into a piece of A from which G^H makes it again."""
-    return {"l1": F.l1_loss(nets.g.high(nets.e_h(batch.window)), batch.window)}
+    return {"l1": F.l1_loss(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
 
 
 def e_g_losses(train: TrainConfig, nets: Networks, batch: Batch) -> dict[str, Tensor]:

@@ -33,9 +33,14 @@ def test_windows_are_the_whole_volume(device, norm, size, depth, high_convs):
     windows = list(volume_windows(g.high, a, depth))
     assert [window.shape[2] for window in windows[:-1]] == [4 * depth] * (len(windows) - 1)
     # statistics of a whole volume in float32 are a little off themselves, so the whole pass is in float64
-    whole = copy.deepcopy(g.high).double()(a.double())
+    exact = copy.deepcopy(g.high).double()
+    whole = exact(a.double())
     assert whole.std() > 0.05
     torch.testing.assert_close(torch.cat(windows, dim=2).double(), whole, atol=1e-5, rtol=0)
+    skip = torch.randn(2, 1, *a.shape[2:], device=device)
+    added = torch.cat(list(volume_windows(g.high, a, depth, skip)), dim=2)
+    torch.testing.assert_close(added.double(), exact(a.double(), skip=skip.double()), atol=1e-5, rtol=0)
+    assert (added.double() - whole).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("norm", ["rms", "group"])

@@ -10,10 +10,9 @@ from hagan3d.networks.generator import halos_of
 from hagan3d.networks.layers import Conv3d
 
 
-def networks(size, depth, norm="rms", high_convs=0, upsample="folded"):
+def networks(size, depth, **model):
     torch.manual_seed(0)
-    model = ModelConfig(latent_dim=8, channels=64, d_channels=64, norm=norm, high_convs=high_convs, upsample=upsample)
-    nets = Networks(size, depth, model)
+    nets = Networks(size, depth, ModelConfig(latent_dim=8, channels=64, d_channels=64, **model))
     for parameter in nets.g.high.parameters():
         nn.init.normal_(parameter, std=0.3)  # biases too: a halo that is made up would show
     return nets
@@ -22,10 +21,11 @@ def networks(size, depth, norm="rms", high_convs=0, upsample="folded"):
 @pytest.mark.parametrize("size", [(32, 32, 32), (64, 32, 96), (96, 64, 32)])
 @pytest.mark.parametrize("high_convs", [0, 1, 2])
 @pytest.mark.parametrize("upsample", ["folded", "plain"])
-def test_every_window_equals_its_slices_of_the_volume(device, size, high_convs, upsample):
+@pytest.mark.parametrize("output_skip", [False, True])
+def test_every_window_equals_its_slices_of_the_volume(device, size, high_convs, upsample, output_skip):
     depth = size[0] // 8
     depth += -depth % 4
-    g = networks(size, depth, high_convs=high_convs, upsample=upsample).g.to(device)
+    g = networks(size, depth, high_convs=high_convs, upsample=upsample, output_skip=output_skip).g.to(device)
     z = torch.randn(1, 8, device=device)
     with torch.no_grad():
         volume = g.volume(z)
@@ -47,7 +47,7 @@ def test_every_sample_has_its_own_window():
 def test_a_window_sends_its_gradient_to_the_halo_too():
     g = networks((32, 32, 32), 8).g
     a = torch.randn(1, 8, 8, 8, 8, requires_grad=True)
-    g.window(a, torch.tensor([8])).sum().backward()
+    g.high(a, torch.tensor([2]), 2).sum().backward()
     moved = a.grad.abs().sum((0, 1, 3, 4)) > 0
     assert moved.tolist() == [False, True, True, True, True, False, False, False]
 
@@ -57,9 +57,21 @@ def test_group_norm_windows_are_as_published_and_not_exact():
     z = torch.randn(1, 8)
     with torch.no_grad():
         a = g.common(z)
-        window = g.window(a, torch.tensor([8]))
+        window = g.high(a, torch.tensor([2]), 2)
         torch.testing.assert_close(window, g.high(a[:, :, 2:4]))
         assert (window - g.volume(z)[:, :, 8:16]).abs().max() > 1e-3
+
+
+def test_g_with_a_skip_adds_to_its_low_resolution_volume():
+    g = networks((32, 32, 32), 8, output_skip=True).g
+    nn.init.zeros_(g.high.last.weight)
+    nn.init.zeros_(g.high.last.bias)
+    with torch.no_grad():
+        a = g.common(torch.randn(2, 8))
+        expected = g.low.logits(a)
+        for _ in range(2):
+            expected = nn.functional.interpolate(expected, scale_factor=2, mode="trilinear")
+        torch.testing.assert_close(g.voxels(a), torch.tanh(expected), atol=1e-6, rtol=0)
 
 
 def test_the_two_ways_of_upsampling_are_the_same_function():
