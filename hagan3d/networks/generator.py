@@ -146,8 +146,9 @@ class HighHead(nn.Module):
         Returns:
             ``[B, 1, factor * depth, factor * h, factor * w]``.
         """
-        x = recomputed(partial(self._run, start=start, depth=depth), a, self.checkpointing)
-        return torch.tanh(x if skip is None else x + self.enlarged(skip, start, depth))
+        end = torch.tanh if skip is None else _same
+        x = recomputed(partial(self._run, start=start, depth=depth, end=end), a, self.checkpointing)
+        return x if skip is None else torch.tanh(x + self.enlarged(skip, start, depth))
 
     def enlarged(self, low: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
         """Enlarge volumes ``[B, 1, d, h, w]`` by linear interpolation, doubling by doubling; arguments as in `forward`.
@@ -162,16 +163,16 @@ class HighHead(nn.Module):
                 x = _doubled(_doubled(_doubled(x, 2), 3), 4)
         return x[:, :, 1:-1, 1:-1, 1:-1]
 
-    def _run(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
-        links = [_link(layer, 0) for layer in self._layers()]
+    def _run(self, a: Tensor, start: Tensor | None, depth: int | None, end: Map) -> Tensor:
+        links = [_link(layer, 0, None, end) for layer in self._layers()]
         if start is None or depth is None:
             return run_chain(links, a, self.recompute)
         if self.is_exact:
-            links = self._window_links(start, depth, a.shape[2])
+            links = self._window_links(start, depth, a.shape[2], end)
         window = ops.select_subvolume(a, start, depth, halo=self.halos[0] if self.is_exact else 0)
         return run_chain(links, window, self.recompute)
 
-    def _window_links(self, start: Tensor, depth: int, total: int) -> list[tuple[Map, Map]]:
+    def _window_links(self, start: Tensor, depth: int, total: int, end: Map) -> list[tuple[Map, Map]]:
         """Layers of a window of A with its halo, in a volume of ``total`` slices of A."""
         links = []
         first, count = start - self.halos[0], depth + 2 * self.halos[0]
@@ -179,7 +180,7 @@ class HighHead(nn.Module):
             scale = _scale(layer)
             trim = scale * halo - next_halo
             first, count, total = first * scale + trim, count * scale - 2 * trim, total * scale
-            links.append(_link(layer, trim, _is_inside(first, count, total) if next_halo else None))
+            links.append(_link(layer, trim, _is_inside(first, count, total) if next_halo else None, end))
         return links
 
 
@@ -200,12 +201,12 @@ def _doubled(x: Tensor, axis: int) -> Tensor:
     return torch.stack([torch.lerp(here, there, 0.25), torch.lerp(here, there, 0.75)], axis + 1).flatten(axis, axis + 1)
 
 
-def _link(layer: nn.Module, trim: int, mask: Tensor | None = None) -> tuple[Map, Map]:
-    """Give a layer of G^H as its convolution and what comes after: norm and ReLU, zero outside ``mask``; or nothing."""
+def _link(layer: nn.Module, trim: int, mask: Tensor | None, end: Map) -> tuple[Map, Map]:
+    """Give a layer of G^H as its convolution and what comes after: norm and ReLU, zero outside ``mask``; or ``end``."""
     if isinstance(layer, ConvBlock):
         conv, norm = layer.link(trim)
         return conv, partial(_masked, norm, mask)
-    return partial(layer, trim=trim), _same
+    return partial(layer, trim=trim), end
 
 
 def _same(x: Tensor) -> Tensor:
@@ -272,9 +273,11 @@ class Generator(nn.Module):
             Sub-volumes ``[B, 1, depth, H, W]`` and volumes at low resolution ``[B, 1, D / factor, ...]``.
         """
         a = self.common(z, label)
+        place = start // self.factor, self.depth // self.factor
+        if not self.output_skip:
+            return self.high(a, *place), self.low(a)
         logits = self.low.logits(a)
-        skip = logits if self.output_skip else None
-        return self.high(a, start // self.factor, self.depth // self.factor, skip), torch.tanh(logits)
+        return self.high(a, *place, logits), torch.tanh(logits)
 
     def skip(self, a: Tensor) -> Tensor | None:
         """Make what G^H's voxels are added to from the feature map ``a``, at its resolution; None in a G without."""
