@@ -21,11 +21,12 @@ NETWORKS = ("g", "d_h", "d_l", "e_h", "e_g")
 
 
 def make_config(conditional=False, **train):
+    is_small = "autoencode" in train  # as the configs for small volumes have it
     train = {"steps": 4, "batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)} | train
     return Config(
         data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
         model=dataclasses.replace(
-            TINY, conditional=conditional, prior="encoded" if "autoencode" in train else "normal"
+            TINY, conditional=conditional, prior="encoded" if is_small else "normal", output_skip=is_small
         ),
         train=TrainConfig(**train),
         log=LogConfig(every=1, preview_every=0, checkpoint_steps=1, keep_last=2),

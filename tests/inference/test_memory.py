@@ -28,11 +28,13 @@ def test_a_volume_of_the_published_model_takes_no_more_than(side, gib, norm):
 
 @pytest.mark.parametrize("norm", ["rms", "group"])
 @pytest.mark.parametrize("depth", [4, 12])
-def test_the_count_is_what_generating_takes(norm, depth):
-    made = config((128, 64, 128), latent_dim=8, channels=64, d_channels=64, norm=norm)
+@pytest.mark.parametrize("output_skip", [False, True])
+def test_the_count_is_what_generating_takes(norm, depth, output_skip):
+    made = config((128, 64, 128), latent_dim=8, channels=64, d_channels=64, norm=norm, output_skip=output_skip)
     g = Networks(made.data.size, made.data.depth, made.model).g
     with torch.no_grad(), LiveBytes(g.state_dict().values()) as live:
-        for window in volume_windows(g.high, g.common(torch.randn(1, 8)), depth // 4):
+        a = g.common(torch.randn(1, 8))
+        for window in volume_windows(g.high, a, depth // 4, g.skip(a)):
             del window
     assert live.peak == pytest.approx(count_generation(made, depth=depth), rel=0.01)
 
