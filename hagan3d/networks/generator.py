@@ -108,6 +108,9 @@ class HighHead(nn.Module):
     level. With ``norm: rms`` a window is computed from A with a halo of slices around it, and what lies outside of the
     volume is set to zero before every convolution, as zero padding has it in the whole volume: the window equals the
     same slices of the whole. With ``norm: group`` it is computed from its own slices alone, as published.
+
+    With a skip it adds to the volume of G^L, enlarged, so that it need not make whole shapes anew. Source: Karras et
+    al., Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020, section 4 (output skips).
     """
 
     def __init__(self, factor: int, channels: int, norm: str, high_convs: int, upsample: str) -> None:
