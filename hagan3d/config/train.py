@@ -154,7 +154,7 @@ class TrainConfig:
         fall = self.decay_steps()
         if fall is None:
             return
-        if not 0 <= fall[0] < fall[1]:
+        if not 0 <= fall[0] < fall[1] < math.inf:
             raise InputError(
                 "train.lr_decay: want two shares of train.steps, or two steps, the first one first, "
                 f"got {list(self.lr_decay or ())}"

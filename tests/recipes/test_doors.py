@@ -47,6 +47,7 @@ def test_plans_a_stage_and_the_tuning(capsys):
         (["--recipe", "upgan", "--translation.cascade.parts", "[0.5,0.1,0.1]"], "add up to 1"),
         (["--recipe", "pix2pix", "--translation.residual", "--translation.target_channels", "2"], "residual"),
         (["--recipe", "pix2pix", "--train.lr_decay", "[5,2]"], "train.lr_decay: want two shares"),
+        (["--train.lr_decay", "[5,.inf]"], "train.lr_decay: want two shares"),
         (["--train.steps", "8", "--train.lr_decay", "[2,6]"], "rates would be 0 from step 6 to 8"),
         (["--train.steps", "8", "--train.lr_decay", "[0.2,0.75]"], "rates would be 0 from step 6 to 8"),
         (["--recipe", "pix2pix", "--translation.source_channels", "2"], "holds one volume"),
