@@ -17,7 +17,7 @@ import metered
 import numpy as np
 import torch
 
-from hagan3d.evaluation.self_features import features_path
+from hagan3d.evaluation.features.self_supervised import features_path
 
 PUBLISHED = {
     "data.windows": "published",

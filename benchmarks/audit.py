@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hagan3d.data.store import Store
-from hagan3d.evaluation.audit import THRESHOLDS
-from hagan3d.evaluation.auditcheck import CASES, check
-from hagan3d.evaluation.features import random_extractor
-from hagan3d.evaluation.self_features import features_path, load_features
+from hagan3d.data.store.store import Store
+from hagan3d.evaluation.features.extractors import random_extractor
+from hagan3d.evaluation.features.self_supervised import features_path, load_features
+from hagan3d.evaluation.memorisation.audit import THRESHOLDS
+from hagan3d.evaluation.memorisation.sanity import CASES, check
 
 
 def main() -> int:

@@ -21,12 +21,12 @@ from torch import nn
 
 from hagan3d import cli
 from hagan3d.checkpoint.build import make_networks
-from hagan3d.checkpoint.settings import from_dict, to_dict
 from hagan3d.config import Config
-from hagan3d.engine.live_bytes import made_up_batch
+from hagan3d.config.serialization import from_dict, to_dict
+from hagan3d.engine.step_memory import made_up_batch
 from hagan3d.errors import InputError
-from hagan3d.networks.set import NetworkSet
-from hagan3d.recipes.choice import make_recipe
+from hagan3d.methods.registry import make_recipe
+from hagan3d.networks.network_set import NetworkSet
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"

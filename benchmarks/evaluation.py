@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import load_model
-from hagan3d.data.store import Store
-from hagan3d.evaluation.distances import NORMAL_95
-from hagan3d.evaluation.features import encoder_extractor, random_extractor
-from hagan3d.evaluation.self_features import features_path, load_features
-from hagan3d.evaluation.selfcheck import CAUGHT, HALVES, Row, caught_by, check
+from hagan3d.data.store.store import Store
+from hagan3d.evaluation.features.extractors import encoder_extractor, random_extractor
+from hagan3d.evaluation.features.self_supervised import features_path, load_features
+from hagan3d.evaluation.metrics.distances import NORMAL_95
+from hagan3d.evaluation.metrics.sanity import CAUGHT, HALVES, Row, caught_by, check
 
 
 def main() -> int:

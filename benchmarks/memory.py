@@ -23,16 +23,16 @@ from torch.utils._pytree import tree_iter
 
 from hagan3d import cli
 from hagan3d.checkpoint.build import make_networks
-from hagan3d.checkpoint.settings import from_dict
 from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
-from hagan3d.data.files import write_text
-from hagan3d.engine.live_bytes import count_step, made_up_batch
-from hagan3d.engine.plan import Plan
+from hagan3d.config.serialization import from_dict
+from hagan3d.data.io.files import write_text
+from hagan3d.engine.memory_plan import Plan
+from hagan3d.engine.step_memory import count_step, made_up_batch
 from hagan3d.engine.updates import Updates
 from hagan3d.inference.memory import count_encoding, count_generation
-from hagan3d.live_bytes import LiveBytes
-from hagan3d.recipes import hagan
-from hagan3d.recipes.choice import make_recipe
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.registry import make_recipe
+from hagan3d.peak_memory import LiveBytes
 
 GIB = 2**30
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -17,13 +17,13 @@ import yaml
 
 from hagan3d import cli
 from hagan3d.checkpoint.build import make_networks
-from hagan3d.checkpoint.settings import from_dict
 from hagan3d.config import Config, DegradeConfig
-from hagan3d.data.pairs import PairBatch, PairSource
-from hagan3d.data.store import Store
+from hagan3d.config.serialization import from_dict
+from hagan3d.data.batches.pairs import PairBatch, PairSource
+from hagan3d.data.store.store import Store
 from hagan3d.engine.updates import Updates
+from hagan3d.methods.registry import make_recipe
 from hagan3d.networks.translation import TranslationNetworks
-from hagan3d.recipes.choice import make_recipe
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 NAMES = ("upgan_32", "pix2pix_32", "medgan_32", "dagan_32", "red_wgan_32", "low_dose_32", "thin_slices_32")

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from hagan3d.config import low_factor
-from hagan3d.data.batches import BatchSource
-from hagan3d.data.store import Record, Store, write_store
+from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.store.store import Record, Store, write_store
 
 SEED = 0
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from hagan3d.config import Config, DataConfig, TrainConfig
-from hagan3d.engine.live_bytes import made_up_batch
 from hagan3d.engine.processes import together
+from hagan3d.engine.step_memory import made_up_batch
 from hagan3d.engine.updates import Updates
-from hagan3d.networks.build import Networks
-from hagan3d.recipes import hagan
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.hagan.networks import Networks
 
 
 def main() -> None:

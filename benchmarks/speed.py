@@ -20,12 +20,12 @@ from published import PublishedStep
 
 from hagan3d import cli
 from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
-from hagan3d.data.files import write_text
-from hagan3d.engine.live_bytes import made_up_batch
+from hagan3d.data.io.files import write_text
+from hagan3d.engine.step_memory import made_up_batch
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
-from hagan3d.recipes import hagan
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.hagan.networks import Networks
 
 Step = Callable[[], float]
 

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 import yaml
 
-from hagan3d.checkpoint.settings import from_dict
 from hagan3d.config import RECIPES
+from hagan3d.config.serialization import from_dict
 from hagan3d.train import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"

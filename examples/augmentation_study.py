@@ -37,11 +37,11 @@ from hagan3d import cli
 from hagan3d import train as train_door
 from hagan3d.augment import Wanted, augment, origin_warning
 from hagan3d.checkpoint import load_model
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.derived import training_fraction, write_part
-from hagan3d.data.phantoms import write_phantoms
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.data.phantoms.thorax import write_phantoms
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.derived import training_fraction, write_part
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 ARMS = ("real alone", "real and generated", "generated alone")

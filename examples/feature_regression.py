@@ -34,14 +34,14 @@ from torch.nn import functional as F
 from hagan3d import cli
 from hagan3d import train as train_door
 from hagan3d.checkpoint import Model, load_model
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.phantoms import write_phantoms
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.data.phantoms.thorax import write_phantoms
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.regression import Method, cross_validate, fit, resampled, ridge
-from hagan3d.inference.encode import inputs_of_store, latents
-from hagan3d.networks.build import Networks
+from hagan3d.evaluation.exploration.regression import Method, cross_validate, fit, resampled, ridge
+from hagan3d.inference.encoding import inputs_of_store, latents
+from hagan3d.methods.hagan.networks import Networks
 
 BINS = 64  # of the histogram over [-1, 1]
 OCTANTS = 2  # boxes per axis that A is averaged over

@@ -16,15 +16,21 @@ import numpy as np
 
 from hagan3d import cli
 from hagan3d.checkpoint import Model, load_model
-from hagan3d.data.store import Store
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.attributes import ct_measures
-from hagan3d.evaluation.config import ExploreConfig
-from hagan3d.evaluation.directions import Found, Scale, attribute_direction, principal_directions
-from hagan3d.evaluation.exploration import FIRST_SEED, encode_volumes, explore_between, length_of, seed_starts
-from hagan3d.evaluation.instruments import measure_volumes
-from hagan3d.evaluation.measures import ChestCT, Measure, calibrate
-from hagan3d.evaluation.walks import SegmenterReader, Stop, judge, volume_at, walk
+from hagan3d.evaluation.exploration.attributes import ct_measures
+from hagan3d.evaluation.exploration.directions import Found, Scale, attribute_direction, principal_directions
+from hagan3d.evaluation.exploration.exploration import (
+    FIRST_SEED,
+    encode_volumes,
+    explore_between,
+    length_of,
+    seed_starts,
+)
+from hagan3d.evaluation.exploration.instruments import measure_volumes
+from hagan3d.evaluation.exploration.measures import ChestCT, Measure, calibrate
+from hagan3d.evaluation.exploration.walks import SegmenterReader, Stop, judge, volume_at, walk
+from hagan3d.evaluation.settings import ExploreConfig
 
 POSITIONS = np.linspace(-2, 2, 7)  # standard deviations
 

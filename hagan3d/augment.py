@@ -18,8 +18,8 @@ if TYPE_CHECKING:  # --help is instant
     import numpy as np
 
     from hagan3d.checkpoint import Model
-    from hagan3d.data.store import Record, Store
-    from hagan3d.inference.generate import Sample
+    from hagan3d.data.store.store import Record, Store
+    from hagan3d.inference.generation import Sample
 
 DESCRIPTION = """Write a store that holds all volumes of a store, in their splits, and generated ones of every class
 besides: for training only, marked as generated, never held out. The run must have been trained with classes
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--force", action="store_true", help="Replace the store that is at --out already.")
     a = parser.parse_args(argv)
     from hagan3d.checkpoint import load_model
-    from hagan3d.data.store import Store
+    from hagan3d.data.store.store import Store
     from hagan3d.inference.devices import inference_device
 
     out, wanted = Path(a.out), Wanted(a.per_class, a.first_seed, a.truncation)
@@ -119,8 +119,8 @@ def augment(
     Raises:
         InputError: If model and store do not belong together, or the store holds volumes of those seeds already.
     """
-    from hagan3d.data.derived import write_with_generated
-    from hagan3d.evaluation.features import state_hash
+    from hagan3d.data.store.derived import write_with_generated
+    from hagan3d.evaluation.features.extractors import state_hash
 
     check_match(model, store)
     generator = state_hash(model.networks.g.state_dict())
@@ -199,7 +199,7 @@ def _check_out(out: Path, store: Path, force: bool) -> None:
 
 def _samples(model: "Model", store: "Store", wanted: Wanted) -> "Iterator[Sample]":
     """Generate the volumes, class by class in the order of the store."""
-    from hagan3d.inference.generate import samples
+    from hagan3d.inference.generation import samples
 
     for label, name in enumerate(store.class_names):
         yield from samples(model, wanted.seeds(label), model.description.class_names.index(name), wanted.truncation)
@@ -207,7 +207,7 @@ def _samples(model: "Model", store: "Store", wanted: Wanted) -> "Iterator[Sample
 
 def _records(model: "Model", store: "Store", wanted: Wanted, generator: str) -> "list[Record]":
     """Describe the volumes to come, in their order; what they hold follows from generator, class, seed, truncation."""
-    from hagan3d.data.store import Record
+    from hagan3d.data.store.store import Record
 
     data = model.description
     made = []

@@ -10,9 +10,9 @@ import nibabel as nib
 
 from hagan3d import cli, encode, generate, phantoms, prepare, train
 from hagan3d.checkpoint import load_model
-from hagan3d.data.intensity import normalize
 from hagan3d.data.pictures import comparison_sheet
-from hagan3d.data.store import Store
+from hagan3d.data.preprocess.intensity import normalize
+from hagan3d.data.store.store import Store
 
 DESCRIPTION = """Make phantoms of the thorax, prepare a store of them, train a small HA-GAN at 32^3, generate volumes
 and encode the real ones. Each step is a command, and is shown; run again, what is done is not done again."""

@@ -10,10 +10,10 @@ from rich.progress import track
 
 from hagan3d import cli
 from hagan3d.checkpoint import load_model
-from hagan3d.data.writer import Format
+from hagan3d.data.io.writer import Format
 from hagan3d.errors import InputError
 from hagan3d.inference.devices import inference_device
-from hagan3d.inference.encode import Input, encode, inputs_of_files, inputs_of_store
+from hagan3d.inference.encoding import Input, encode, inputs_of_files, inputs_of_store
 from hagan3d.inference.memory import MEMORY, window_depth
 
 DESCRIPTION = """Encode volumes into latents: features.npz and features.csv. The input is a store, or files of any kind

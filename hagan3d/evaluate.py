@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hagan3d import cli
 from hagan3d.errors import InputError
-from hagan3d.evaluation.config import EvaluateConfig, FeatureTrainConfig
+from hagan3d.evaluation.settings import EvaluateConfig, FeatureTrainConfig
 
 DESCRIPTION = """Measure a run against the held-out volumes of its store: distances of features and of voxel statistics,
 variety, seams, coverage, reconstruction, geometry; with --audit, also whether it memorised training volumes. A run
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
 
 
 def _train_features(path: Path, config: FeatureTrainConfig, device: str) -> None:
-    from hagan3d.data.store import Store
-    from hagan3d.evaluation.self_features import train_features
+    from hagan3d.data.store.store import Store
+    from hagan3d.evaluation.features.self_supervised import train_features
     from hagan3d.inference.devices import inference_device
 
     with _bars() as bars:
@@ -87,12 +87,12 @@ def _evaluate(
     force: bool,
 ) -> None:
     from hagan3d.checkpoint import load_model
-    from hagan3d.data.files import write_text
-    from hagan3d.data.store import Store
-    from hagan3d.evaluation.audit import audit, subject_groups
-    from hagan3d.evaluation.protocol import extractors_of, key_of, measure, volume_sets
-    from hagan3d.evaluation.report import report
-    from hagan3d.evaluation.verdict import verdicts
+    from hagan3d.data.io.files import write_text
+    from hagan3d.data.store.store import Store
+    from hagan3d.evaluation.memorisation.audit import audit, subject_groups
+    from hagan3d.evaluation.report.html import report
+    from hagan3d.evaluation.report.protocol import extractors_of, key_of, measure, volume_sets
+    from hagan3d.evaluation.report.verdict import verdicts
     from hagan3d.inference.devices import inference_device
 
     where = inference_device(device)
@@ -131,12 +131,12 @@ def _evaluate_pairs(
     run: Path, store_path: Path, out: Path, windows: tuple[int, int], weights: str, device: str, force: bool
 ) -> None:
     from hagan3d.checkpoint import load_translation
-    from hagan3d.data.files import write_text
-    from hagan3d.data.store import Store
-    from hagan3d.evaluation.translation import key_of, measure_pairs
-    from hagan3d.evaluation.translation_report import pair_report, pair_verdicts
+    from hagan3d.data.io.files import write_text
+    from hagan3d.data.store.store import Store
+    from hagan3d.evaluation.translation.measure import key_of, measure_pairs
+    from hagan3d.evaluation.translation.report import pair_report, pair_verdicts
     from hagan3d.inference.devices import inference_device
-    from hagan3d.inference.translate import Translator
+    from hagan3d.inference.windowed_translation import Translator
 
     model, store = load_translation(run, weights, inference_device(device)), Store(store_path)
     translator = Translator(model.networks, *windows)

@@ -11,7 +11,7 @@ from rich.progress import track
 
 from hagan3d import cli
 from hagan3d.errors import InputError
-from hagan3d.evaluation.config import ExploreConfig
+from hagan3d.evaluation.settings import ExploreConfig
 
 DESCRIPTION = """Explore the latent space of a run in one of four ways. --attribute: learn along which direction a
 number known of real volumes (a column of the store or of --table, or what can be measured) changes, walk along it from
@@ -70,8 +70,8 @@ def _explore(
     mode: str, value: Any, run: Path, store_path: Path, out: Path, config: ExploreConfig, weights: str, device: str
 ) -> dict[str, Any]:
     from hagan3d.checkpoint import load_model
-    from hagan3d.data.store import Store
-    from hagan3d.evaluation import exploration
+    from hagan3d.data.store.store import Store
+    from hagan3d.evaluation.exploration import exploration
     from hagan3d.inference.devices import inference_device
 
     ways = {

@@ -11,10 +11,10 @@ from rich.progress import track
 
 from hagan3d import cli
 from hagan3d.checkpoint import Model, load_model
-from hagan3d.data.writer import Format
+from hagan3d.data.io.writer import Format
 from hagan3d.errors import InputError
 from hagan3d.inference.devices import inference_device
-from hagan3d.inference.generate import Sample, generate
+from hagan3d.inference.generation import Sample, generate
 from hagan3d.inference.memory import MEMORY, window_depth
 
 DESCRIPTION = """Generate volumes of any size: files in the units, orientation and place of the training data, a contact

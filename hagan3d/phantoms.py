@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="Of the first patient; the others follow it.")
     parser.add_argument("--workers", type=int, default=2, help="Processes.")
     args = parser.parse_args(arguments)
-    from hagan3d.data.phantoms import write_phantoms  # after parsing, so that --help is instant
+    from hagan3d.data.phantoms.thorax import write_phantoms  # after parsing, so that --help is instant
 
     out = write_phantoms(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
     print(f"{out}: {args.num} phantoms in volumes/, their label maps in labels/, the truth in attributes.csv")

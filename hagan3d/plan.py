@@ -4,9 +4,9 @@ import sys
 
 from hagan3d import cli
 from hagan3d.config import Config
-from hagan3d.data.store import Store
-from hagan3d.engine.plan import CONTEXT, FRAGMENTATION, LARGE, WORKSPACE, Plan, advice
-from hagan3d.recipes.choice import make_recipe
+from hagan3d.data.store.store import Store
+from hagan3d.engine.memory_plan import CONTEXT, FRAGMENTATION, LARGE, WORKSPACE, Plan, advice
+from hagan3d.methods.registry import make_recipe
 
 DESCRIPTION = """Predict what a run takes on a card of given memory, without running it and without a GPU: peak memory
 with its margin, the largest batch, the cheapest change that makes it fit, operations, and data read."""

@@ -3,7 +3,7 @@
 import sys
 
 from hagan3d import cli
-from hagan3d.data.config import DomainConfig, PrepareConfig
+from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.errors import InputError
 
 
@@ -33,8 +33,8 @@ def main(arguments: list[str]) -> None:
     config = PrepareConfig(**{name: args[name] for name in names})
     if sum(given is not None for given in (args.input, args.pairs, args.domains)) != 1:
         raise InputError("want one of --input, --pairs and --domains")
-    from hagan3d.data.pairing import find_domains, find_pairs
-    from hagan3d.data.prepare import prepare  # after parsing, so that --help is instant
+    from hagan3d.data.preprocess.pairing import find_domains, find_pairs
+    from hagan3d.data.preprocess.pipeline import prepare  # after parsing, so that --help is instant
 
     found = find_pairs(args.pairs) if args.pairs else find_domains(args.domains) if args.domains else None
     made = prepare(found or args.input, args.output, config, sources_as=args.source)

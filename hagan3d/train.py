@@ -10,22 +10,22 @@ import torch
 
 from hagan3d import __version__, cli, ops
 from hagan3d.checkpoint.build import make_networks
-from hagan3d.checkpoint.settings import flat, to_dict
 from hagan3d.config import Config
-from hagan3d.data.batches import BatchSource
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.geometry import spacing_of
-from hagan3d.data.pairs import PairSource
-from hagan3d.data.phantoms import write_phantoms
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.config.serialization import flat, to_dict
+from hagan3d.data.batches.pairs import PairSource
+from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.phantoms.thorax import write_phantoms
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
+from hagan3d.engine.memory_plan import Plan, advice, fitted
 from hagan3d.engine.optimizers import choose_device
-from hagan3d.engine.plan import Plan, advice, fitted
 from hagan3d.engine.preview import Source
 from hagan3d.engine.processes import ALONE, Processes, in_environment, together
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
-from hagan3d.recipes.choice import make_recipe
+from hagan3d.methods.registry import make_recipe
 
 DESCRIPTION = """Train a hierarchical GAN on the volumes of a store, or (--recipe, section `translation`) networks that
 translate its sources into its targets. The same line again goes on where the run stopped.

@@ -16,13 +16,13 @@ from hagan3d.inference.devices import inference_device
 from hagan3d.inference.memory import MEMORY, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files
 from hagan3d.inference.source_volume import SourceVolume
-from hagan3d.inference.translate import Translator
 from hagan3d.inference.translate_files import (
     Uncertainty,
     sources_of_files,
     sources_of_store,
     write_translations,
 )
+from hagan3d.inference.windowed_translation import Translator
 
 DESCRIPTION = """Translate volumes by a trained model: NIfTI in the units of its targets, on the grid of each source.
 A model that knows its uncertainty (UP-GAN) leaves sigma and the bounds of an interval beside each volume. The input

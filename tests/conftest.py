@@ -13,9 +13,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import train
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.phantoms import write_phantoms
-from hagan3d.data.prepare import prepare
+from hagan3d.data.phantoms.thorax import write_phantoms
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.ops.extension import has_kernels
 
 NO_GPU = "no GPU"

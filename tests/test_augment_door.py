@@ -16,11 +16,11 @@ from scipy.ndimage import gaussian_filter
 
 from hagan3d import __main__, augment, cli, encode, evaluate, train
 from hagan3d.checkpoint import load_model
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.derived import write_part
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
-from hagan3d.inference.generate import samples
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.derived import write_part
+from hagan3d.data.store.store import Store
+from hagan3d.inference.generation import samples
 
 TINY = (
     "--data.size 32 32 32 --data.subvolume-depth 16 --model.latent-dim 8 --model.channels 64 --model.d-channels 64 "

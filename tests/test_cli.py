@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from hagan3d import __main__, cli, train
-from hagan3d.checkpoint.settings import differences, from_dict, to_dict
 from hagan3d.config import Config, DataConfig, TrainConfig
+from hagan3d.config.serialization import differences, from_dict, to_dict
 from hagan3d.errors import InputError
 
 

@@ -12,10 +12,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import __main__, cli, evaluate, train
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
-from hagan3d.evaluation.verdict import verdicts
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
+from hagan3d.evaluation.report.verdict import verdicts
 
 TINY = (
     "--data.size 32 32 32 --data.subvolume-depth 16 --model.latent-dim 8 --model.channels 64 --model.d-channels 64 "

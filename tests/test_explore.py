@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from hagan3d import cli, explore
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation import attributes, exploration, measures, walks
+from hagan3d.evaluation.exploration import attributes, exploration, measures, walks
 
 
 def command(*words):
@@ -85,7 +85,7 @@ def test_components_interpolation_and_truncation(phantom_run, phantom_store, tmp
 
 
 def test_label_maps_are_an_attribute_and_its_measure(phantom_run, phantom_store, tmp_path, monkeypatch):
-    from hagan3d.evaluation import instruments, segmentation
+    from hagan3d.evaluation.exploration import instruments, segmentation
 
     short = segmentation.UNetConfig(steps=2, batch_size=1)
     monkeypatch.setattr(instruments, "train_unet", lambda *a, **k: segmentation.train_unet(*a, short, **k))

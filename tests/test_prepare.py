@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hagan3d import cli, phantoms, prepare
-from hagan3d.data.store import Store
+from hagan3d.data.store.store import Store
 
 WITHOUT = """
 import sys
@@ -16,7 +16,10 @@ class Block:
         if name.split(".")[0] in ("h5py", "monai", "SimpleITK", "pydicom"):
             raise ImportError(name)
 sys.meta_path.insert(0, Block())
-from hagan3d.data import description, geometry, intensity, pictures, volumes
+from hagan3d.data import pictures
+from hagan3d.data.io import geometry, volumes
+from hagan3d.data.preprocess import intensity
+from hagan3d.data.store import description
 """
 
 

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hagan3d.config import Config, Size, TranslationConfig
-from hagan3d.networks.anchor import Anchor
-from hagan3d.networks.build import Networks
-from hagan3d.networks.cascade import CascadeNetworks
-from hagan3d.networks.cycle import CycleNetworks
-from hagan3d.networks.medgan import MedganNetworks
-from hagan3d.networks.pair import PairNetworks
-from hagan3d.networks.registration import RegistrationNetworks
-from hagan3d.networks.restore import RestoreNetworks
-from hagan3d.networks.segan import SeganNetworks
-from hagan3d.networks.set import NetworkSet
+from hagan3d.methods.cyclegan.networks import CycleNetworks
+from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.medgan.networks import MedganNetworks
+from hagan3d.methods.pix2pix.networks import PairNetworks
+from hagan3d.methods.registration.networks import RegistrationNetworks
+from hagan3d.methods.restore.networks import RestoreNetworks
+from hagan3d.methods.segan.networks import SeganNetworks
+from hagan3d.methods.unit.networks import UnitNetworks
+from hagan3d.methods.upgan.networks import CascadeNetworks
+from hagan3d.networks.hierarchical import Anchor
+from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
-from hagan3d.networks.unit import UnitNetworks
 
 TRANSLATION: dict[str, Callable[[Size, TranslationConfig], TranslationNetworks]] = {
     "upgan": CascadeNetworks,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from hagan3d.checkpoint.build import make_networks
-from hagan3d.checkpoint.settings import from_dict, to_dict
 from hagan3d.config import Config
-from hagan3d.data.description import DataDescription
-from hagan3d.data.files import replacing
+from hagan3d.config.serialization import from_dict, to_dict
+from hagan3d.data.io.files import replacing
+from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
-from hagan3d.networks.set import NetworkSet
+from hagan3d.methods.hagan.networks import Networks
+from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
 
 FORMAT = "hagan3d checkpoint 1"

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hagan3d.checkpoint.files import Checkpoint, State, build, path_of, read_tensors, save
 from hagan3d.config import Config, DataConfig, ModelConfig, Size, TrainConfig
-from hagan3d.data.description import DataDescription
+from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
-from hagan3d.networks.encoder import readout_gain
+from hagan3d.methods.hagan.encoder import readout_gain
 from hagan3d.networks.layers import iterate_spectral_norms
 
 LATENT_DIM = 1024

@@ -8,8 +8,8 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image, ImageDraw, ImageFont
 
-from hagan3d.data.files import replacing
-from hagan3d.data.geometry import reorient, spacing_of
+from hagan3d.data.io.files import replacing
+from hagan3d.data.io.geometry import reorient, spacing_of
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hagan3d.data.files import write_text
+from hagan3d.data.io.files import write_text
 
 PLAIN_SECONDS = 20.0  # between two lines where there is no terminal
 

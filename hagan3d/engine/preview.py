@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import TrainConfig
-from hagan3d.data.batches import BatchSource
-from hagan3d.data.description import DataDescription
-from hagan3d.data.pairs import PairSource
+from hagan3d.data.batches.pairs import PairSource
+from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.pictures import comparison_sheet
-from hagan3d.data.store import Store
-from hagan3d.networks.anchor import beside
-from hagan3d.networks.encoder import encode
+from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.store import Store
+from hagan3d.methods.hagan.encoder import encode
+from hagan3d.networks.hierarchical import beside
 from hagan3d.networks.translation import Translation
 
 COLUMNS = 4  # volumes of each kind

@@ -20,18 +20,18 @@ from torch import Tensor
 
 from hagan3d.checkpoint import files
 from hagan3d.checkpoint.files import Checkpoint
-from hagan3d.checkpoint.settings import differences, to_dict
 from hagan3d.config import Config
-from hagan3d.data.description import DataDescription
-from hagan3d.data.files import write_text
-from hagan3d.data.steps import StepBatch
+from hagan3d.config.serialization import differences, to_dict
+from hagan3d.data.batches.steps import StepBatch
+from hagan3d.data.io.files import write_text
+from hagan3d.data.store.description import DataDescription
 from hagan3d.engine.logs import Gathered, RunLog
 from hagan3d.engine.preview import Preview, Source, make_preview
 from hagan3d.engine.processes import ALONE, Processes, digest
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
-from hagan3d.networks.set import NetworkSet
-from hagan3d.recipes.phase import Recipe
+from hagan3d.methods.phase import Recipe
+from hagan3d.networks.network_set import NetworkSet
 
 FIRST_CHECKPOINT_SECONDS = 30.0
 MAY_CHANGE = (

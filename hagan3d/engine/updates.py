@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from hagan3d.checkpoint.files import Checkpoint
 from hagan3d.config import TrainConfig
-from hagan3d.data.steps import StepBatch
+from hagan3d.data.batches.steps import StepBatch
 from hagan3d.engine.ema import EMA
 from hagan3d.engine.optimizers import make_optimizer
 from hagan3d.engine.processes import ALONE, Processes
+from hagan3d.methods.phase import Phase, Terms
 from hagan3d.networks.layers import iterate_spectral_norms, shared_spectral_norms
-from hagan3d.networks.set import NetworkSet
-from hagan3d.recipes.phase import Phase, Terms
+from hagan3d.networks.network_set import NetworkSet
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

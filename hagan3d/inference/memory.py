@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from hagan3d.checkpoint import Model
 from hagan3d.checkpoint.build import make_translation_networks
 from hagan3d.config import Config
-from hagan3d.data.writer import BLOCK_BYTES
+from hagan3d.data.io.writer import BLOCK_BYTES
 from hagan3d.errors import InputError
-from hagan3d.inference.translate import UNIT
+from hagan3d.inference.windowed_translation import UNIT
 from hagan3d.inference.windows import default_depth, volume_windows
-from hagan3d.live_bytes import LiveBytes
-from hagan3d.networks.build import Networks
-from hagan3d.networks.encoder import encode
+from hagan3d.methods.hagan.encoder import encode
+from hagan3d.methods.hagan.networks import Networks
+from hagan3d.peak_memory import LiveBytes
 
 MEMORY = "Keep tensors and files' buffers within, e.g. 2GB: sets how many slices are made at a time."
 VOLUMES_HELD = 10  # of float32, while a translation is written

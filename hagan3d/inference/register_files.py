@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import TranslationModel
-from hagan3d.data.geometry import resample_onto, spacing_of
-from hagan3d.data.intensity import normalize
-from hagan3d.data.pairs import Pairs
-from hagan3d.data.standard import standardize
-from hagan3d.data.store import Store
+from hagan3d.data.batches.pairs import Pairs
+from hagan3d.data.io.geometry import resample_onto, spacing_of
+from hagan3d.data.preprocess.intensity import normalize
+from hagan3d.data.preprocess.standardize import standardize
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.inputs import all_readable
 from hagan3d.inference.source_volume import SourceVolume
@@ -28,8 +28,8 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
     Raises:
         InputError: If the table is none, or some file cannot be used: one line for each, before any is given.
     """
-    from hagan3d.data.pairing import find_pairs
-    from hagan3d.data.volumes import Source, read_volume
+    from hagan3d.data.io.volumes import Source, read_volume
+    from hagan3d.data.preprocess.pairing import find_pairs
 
     if path.is_dir():
         raise InputError(f"{path}: registration wants a CSV with the columns id, source (moves) and target (stays)")

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import TranslationModel
-from hagan3d.data.description import DataDescription
-from hagan3d.data.geometry import resample_onto, to_output_axes
-from hagan3d.data.intensity import denormalize
+from hagan3d.data.io.geometry import resample_onto, to_output_axes
+from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
-from hagan3d.data.standard import standardize
-from hagan3d.data.writer import Dtype, write_nifti
+from hagan3d.data.preprocess.intensity import denormalize
+from hagan3d.data.preprocess.standardize import standardize
+from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
-from hagan3d.inference.generate import write_csv
+from hagan3d.inference.generation import write_csv
 from hagan3d.inference.inputs import all_readable
 from hagan3d.inference.register_files import moving_and_fixed_of_store
 from hagan3d.inference.source_volume import SourceVolume
-from hagan3d.inference.translate import Translator, seam_ratio
+from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
 
@@ -52,7 +52,7 @@ def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Ite
         InputError: If there is none, or some cannot be used or are in other units than the model was trained on: one
             line for each, before any is given.
     """
-    from hagan3d.data.volumes import Source, find_volumes, read_volume
+    from hagan3d.data.io.volumes import Source, find_volumes, read_volume
 
     domain = description.source_domain
     rule = (domain or description).intensity_rule
@@ -96,8 +96,8 @@ def sources_of_store(
     Raises:
         InputError: If the store does not fit the model.
     """
-    from hagan3d.data.pairs import Pairs
-    from hagan3d.data.store import Store
+    from hagan3d.data.batches.pairs import Pairs
+    from hagan3d.data.store.store import Store
 
     store, description = Store(path), model.description
     if store.size != description.size:

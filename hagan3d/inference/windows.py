@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import DataConfig
-from hagan3d.networks.generator import HighHead, halos_of
+from hagan3d.methods.hagan.generator import HighHead, halos_of
 from hagan3d.networks.layers import ConvBlock, GroupNormReLU, UpConv3d
 
 MOST_SLICES = 64  # of a window, unless another depth is asked for: thicker ones take memory and are not faster

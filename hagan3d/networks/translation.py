@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hagan3d.networks.set import NetworkSet
+from hagan3d.networks.network_set import NetworkSet
 
 if TYPE_CHECKING:
-    from hagan3d.networks.anchor import Anchor
+    from hagan3d.networks.hierarchical import Anchor
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from hagan3d.ops.conv_minimal import conv3d_minimal
 from hagan3d.ops.extension import can_be_minimal
+from hagan3d.ops.winograd.conv import conv3d_minimal
 
 Triple = tuple[int, int, int]
 Fold = Callable[[Tensor], Tensor]

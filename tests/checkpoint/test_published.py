@@ -12,7 +12,7 @@ from hagan3d.checkpoint import load_model
 from hagan3d.checkpoint.__main__ import main
 from hagan3d.checkpoint.published import PublishedFiles, import_published
 from hagan3d.errors import InputError
-from hagan3d.inference.generate import generate, latent
+from hagan3d.inference.generation import generate, latent
 
 
 def conv(state, name, out, into, *kernel):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hagan3d.config import AugmentConfig
-from hagan3d.data.augment import augment
+from hagan3d.data.batches.transforms import augment
 
 EVERYTHING = AugmentConfig(
     flip_axes=("W",), rotate_deg=10, scale=0.1, shift=0.1, brightness=0.1, contrast=0.1, noise=0.05

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from hagan3d.data.volumes import find_volumes, read_volume
+from hagan3d.data.io.volumes import find_volumes, read_volume
 from hagan3d.errors import InputError
 from tests.data.conftest import rewrite, smooth, write_series
 
@@ -241,5 +241,5 @@ def test_negative_and_zero_spacing_of_a_metaimage_are_refused(tmp_path: Path):
 
 def test_too_little_memory_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = nifti_of(smooth((32, 32, 32)))(tmp_path)
-    monkeypatch.setattr("hagan3d.data.memory.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("hagan3d.data.io.free_memory.available_bytes", lambda: 100_000)
     assert "32 x 32 x 32 voxels need about 1 MB of memory" in complaint(lambda: read_volume(path))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hagan3d.config import AugmentConfig
-from hagan3d.data.batches import BatchSource, choose_start
-from hagan3d.data.steps import drawn
-from hagan3d.data.store import Store
+from hagan3d.data.batches.steps import drawn
+from hagan3d.data.batches.subvolumes import BatchSource, choose_start
+from hagan3d.data.store.store import Store
 
 
 @pytest.fixture

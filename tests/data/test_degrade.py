@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hagan3d.config import DegradeConfig
-from hagan3d.data.degrade import Physics, degrade, sampled
+from hagan3d.data.batches.degrade import Physics, degrade, sampled
 from hagan3d.errors import InputError
 
 KINDS = ("undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.data.derived import record_of, training_fraction, write_part, write_with_generated
-from hagan3d.data.store import SCALE, Record, Store, write_store
+from hagan3d.data.store.derived import record_of, training_fraction, write_part, write_with_generated
+from hagan3d.data.store.store import SCALE, Record, Store, write_store
 from hagan3d.errors import InputError
 
 SETTINGS = {

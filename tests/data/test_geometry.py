@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from hagan3d.data.geometry import (
+from hagan3d.data.io.geometry import (
     GridRule,
     check_orientation,
     resample_onto,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.data.intensity import IntensityRule, denormalize, normalize
+from hagan3d.data.preprocess.intensity import IntensityRule, denormalize, normalize
 from hagan3d.errors import InputError
 
 VALUES = np.random.default_rng(0).normal(300, 50, (8, 9, 10))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hagan3d.data.labels import match_rows, read_labels, split_of, subject_of
+from hagan3d.data.preprocess.labels import match_rows, read_labels, split_of, subject_of
 from hagan3d.errors import InputError
 
 

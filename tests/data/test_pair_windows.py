@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DegradeConfig
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.pairing import find_pairs
-from hagan3d.data.pairs import PairSource
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.data.batches.pairs import PairSource
+from hagan3d.data.preprocess.pairing import find_pairs
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 

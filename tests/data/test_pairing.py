@@ -12,13 +12,13 @@ from scipy.ndimage import gaussian_filter
 from hagan3d import cli
 from hagan3d import prepare as door
 from hagan3d.config import DegradeConfig
-from hagan3d.data.batches import BatchSource
-from hagan3d.data.config import DomainConfig, PrepareConfig
-from hagan3d.data.geometry import GridRule, resample_onto, to_grid
-from hagan3d.data.pairing import find_domains, find_pairs
-from hagan3d.data.pairs import Pairs, PairSource
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.data.batches.pairs import Pairs, PairSource
+from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
+from hagan3d.data.preprocess.pairing import find_domains, find_pairs
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from tests.data.conftest import rewrite, smooth
 

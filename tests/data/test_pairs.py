@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hagan3d.config import AugmentConfig, DegradeConfig
-from hagan3d.data.degrade import degrade
-from hagan3d.data.pairs import Pairs, PairSource
-from hagan3d.data.store import Store
+from hagan3d.data.batches.degrade import degrade
+from hagan3d.data.batches.pairs import Pairs, PairSource
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 MOTION = DegradeConfig(kind="motion")

@@ -7,9 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from hagan3d.data import anatomy
-from hagan3d.data.phantoms import EXTENT, Phantom, make_phantom, write_phantoms
-from hagan3d.data.volumes import read_volume
+from hagan3d.data.io.volumes import read_volume
+from hagan3d.data.phantoms import anatomy
+from hagan3d.data.phantoms.thorax import EXTENT, Phantom, make_phantom, write_phantoms
 from hagan3d.errors import InputError
 
 LUNGS = (anatomy.RIGHT_LUNG, anatomy.LEFT_LUNG, anatomy.EMPHYSEMA)

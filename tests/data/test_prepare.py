@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.geometry import to_output_axes
-from hagan3d.data.intensity import denormalize
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
-from hagan3d.data.volumes import read_volume
-from hagan3d.data.writer import write_nifti
+from hagan3d.data.io.geometry import to_output_axes
+from hagan3d.data.io.volumes import read_volume
+from hagan3d.data.io.writer import write_nifti
+from hagan3d.data.preprocess.intensity import denormalize
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 CONFIG = PrepareConfig(size=(32, 32, 32), workers=1, validation=0.0)
@@ -121,7 +121,7 @@ def test_a_finished_store_is_left_alone_and_never_overwritten(scans: Path, tmp_p
 KILLED = """
 import os, signal
 from pathlib import Path
-import hagan3d.data.prepare, hagan3d.data.store
+import hagan3d.data.preprocess.pipeline, hagan3d.data.store.store
 from tests.data.test_prepare import CONFIG
 
 calls = 0
@@ -135,17 +135,17 @@ def deadly(work):
     return wrapped
 
 {module}.{name} = deadly({module}.{name})
-hagan3d.data.prepare.prepare({scans!r}, {output!r}, CONFIG, progress=False)
+hagan3d.data.preprocess.pipeline.prepare({scans!r}, {output!r}, CONFIG, progress=False)
 """
 
 
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("hagan3d.data.prepare", "check_file", 3),
-        ("hagan3d.data.prepare", "make_part", 3),
-        ("hagan3d.data.store", "area_average", 3),
-        ("hagan3d.data.store", "_write_records", 1),
+        ("hagan3d.data.preprocess.pipeline", "check_file", 3),
+        ("hagan3d.data.preprocess.pipeline", "make_part", 3),
+        ("hagan3d.data.store.store", "area_average", 3),
+        ("hagan3d.data.store.store", "_write_records", 1),
     ],
 )
 def test_after_a_kill_the_same_call_ends_with_the_same_bytes(
@@ -158,7 +158,7 @@ def test_after_a_kill_the_same_call_ends_with_the_same_bytes(
     assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == -9
     assert not output.exists()
     done = []
-    import hagan3d.data.prepare as module_under_test
+    import hagan3d.data.preprocess.pipeline as module_under_test
 
     original = module_under_test.make_part
     monkeypatch.setattr(module_under_test, "make_part", lambda task: (done.append(task), original(task)))
@@ -170,7 +170,7 @@ def test_after_a_kill_the_same_call_ends_with_the_same_bytes(
 
 def test_processes_give_the_same_bytes_as_none(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(scans, tmp_path / "one.h5")
-    monkeypatch.setattr("hagan3d.data.prepare.BYTES_PER_WORKER", 1)
+    monkeypatch.setattr("hagan3d.data.preprocess.pipeline.BYTES_PER_WORKER", 1)
     run(scans, tmp_path / "two.h5", workers=2)
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
 
@@ -238,7 +238,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hagan3d.data.parts.np.savez", full)
+    monkeypatch.setattr("hagan3d.data.preprocess.resample.np.savez", full)
     with pytest.raises(InputError, match="the disk is full"):
         run(scans, tmp_path / "a.h5")
     monkeypatch.undo()
@@ -253,7 +253,7 @@ def test_too_little_disk_is_said_before_anything_is_written(
     class Usage:
         free = 1000
 
-    monkeypatch.setattr("hagan3d.data.prepare.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("hagan3d.data.preprocess.pipeline.shutil.disk_usage", lambda _: Usage)
     with pytest.raises(InputError, match=r"needs 0\.4 MB of disk, 0\.0 MB are free"):
         run(scans, tmp_path / "a.h5")
     assert files_in(tmp_path) == ["in"]

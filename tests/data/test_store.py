@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.data.description import DataDescription
-from hagan3d.data.store import FORMAT, SCALE, Record, Store, write_store
+from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.store import FORMAT, SCALE, Record, Store, write_store
 from hagan3d.errors import InputError
 
 SETTINGS = {

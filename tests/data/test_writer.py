@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from hagan3d.data import writer
-from hagan3d.data.geometry import stored_code, to_output_axes
-from hagan3d.data.writer import thin, volume_writer
+from hagan3d.data.io import writer
+from hagan3d.data.io.geometry import stored_code, to_output_axes
+from hagan3d.data.io.writer import thin, volume_writer
 from hagan3d.errors import InputError
 
 SIZE = (6, 5, 4)

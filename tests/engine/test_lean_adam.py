@@ -8,9 +8,9 @@ import torch
 from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
 from hagan3d.engine import lean_adam
 from hagan3d.engine.lean_adam import LeanAdam
-from hagan3d.engine.live_bytes import count_step
+from hagan3d.engine.step_memory import count_step
 from hagan3d.errors import InputError
-from hagan3d.recipes import hagan
+from hagan3d.methods.hagan import losses as hagan
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hagan3d.config import Config, DataConfig, DiffAugConfig, ModelConfig, TrainConfig
-from hagan3d.engine.live_bytes import count_step
-from hagan3d.live_bytes import LiveBytes
-from hagan3d.networks.build import Networks
-from hagan3d.recipes import hagan
+from hagan3d.engine.step_memory import count_step
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.hagan.networks import Networks
+from hagan3d.peak_memory import LiveBytes
 
 KIB = 1024
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from hagan3d.checkpoint.settings import from_dict
 from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
-from hagan3d.engine import plan as planning
-from hagan3d.engine.live_bytes import count_step
-from hagan3d.engine.plan import Plan, advice, cheapest, fitted
+from hagan3d.config.serialization import from_dict
+from hagan3d.engine import memory_plan as planning
+from hagan3d.engine.memory_plan import Plan, advice, cheapest, fitted
+from hagan3d.engine.step_memory import count_step
 from hagan3d.errors import InputError
-from hagan3d.recipes import hagan
-from hagan3d.recipes.choice import make_recipe
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.registry import make_recipe
 from hagan3d.train import config_file
 
 

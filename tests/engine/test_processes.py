@@ -18,14 +18,14 @@ import torch
 from hagan3d import cli, train
 from hagan3d.checkpoint import files
 from hagan3d.config import Config, DataConfig, DiffAugConfig, LogConfig, ModelConfig, TrainConfig
-from hagan3d.data.batches import Batch, BatchSource
-from hagan3d.data.store import Store
+from hagan3d.data.batches.subvolumes import Batch, BatchSource
+from hagan3d.data.store.store import Store
 from hagan3d.engine import processes as engine_processes
 from hagan3d.engine.processes import ALONE, Processes, digest, together
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
-from hagan3d.recipes import hagan
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.hagan.networks import Networks
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 AUGMENT = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.5, adaptive=True, ramp=40)

@@ -8,12 +8,12 @@ import torch
 
 from hagan3d.checkpoint import files
 from hagan3d.config import Config, DataConfig, DiffAugConfig, LogConfig, ModelConfig, TrainConfig
-from hagan3d.data.batches import BatchSource
-from hagan3d.data.store import Store
+from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.store.store import Store
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
-from hagan3d.recipes import hagan
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.hagan.networks import Networks
 
 TINY = ModelConfig(latent_dim=8, channels=64, d_channels=64)
 CPU = torch.device("cpu")

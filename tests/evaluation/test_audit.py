@@ -8,11 +8,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu, norm
 
-from hagan3d.evaluation.audit import SIDE, member_flagged, mirrored_distances, shifted_distances
-from hagan3d.evaluation.auditcheck import CASES, check
-from hagan3d.evaluation.features import random_extractor
-from hagan3d.evaluation.membership import auc, logits, membership, true_positives
-from hagan3d.evaluation.memorisation import (
+from hagan3d.evaluation.features.extractors import random_extractor
+from hagan3d.evaluation.memorisation.audit import SIDE, member_flagged, mirrored_distances, shifted_distances
+from hagan3d.evaluation.memorisation.membership import auc, logits, membership, true_positives
+from hagan3d.evaluation.memorisation.nearest import (
     Distances,
     authentic,
     copying_score,
@@ -22,6 +21,7 @@ from hagan3d.evaluation.memorisation import (
     split_subjects,
     twin_ratios,
 )
+from hagan3d.evaluation.memorisation.sanity import CASES, check
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.evaluation.calibration import LEVELS, Calibration
+from hagan3d.evaluation.translation.calibration import LEVELS, Calibration
 
 
 def drawn(count=200_000, seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.evaluation.classes import class_scores, inception_score
+from hagan3d.evaluation.metrics.classes import class_scores, inception_score
 
 
 def test_the_inception_score_of_extremes():

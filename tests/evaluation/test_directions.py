@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hagan3d.evaluation.directions import Scale, attribute_direction, between, cosine, principal_directions
+from hagan3d.evaluation.exploration.directions import Scale, attribute_direction, between, cosine, principal_directions
 
 
 def latents(n=300, d=8, seed=0):

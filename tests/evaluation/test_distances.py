@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from hagan3d.evaluation import distances as d
-from hagan3d.evaluation.fidelity import fidelity
+from hagan3d.evaluation.metrics import distances as d
+from hagan3d.evaluation.metrics.fidelity import fidelity
 
 
 def normal(count, dim=4, seed=0, shift=0.0, scale=1.0):

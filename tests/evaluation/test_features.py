@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from hagan3d.data.store import Store
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.config import FeatureTrainConfig
-from hagan3d.evaluation.features import random_extractor, standardized
-from hagan3d.evaluation.medicalnet import MedicalNet, medicalnet_extractor
-from hagan3d.evaluation.self_features import detail, features_path, load_features, train_features
+from hagan3d.evaluation.features.extractors import random_extractor, standardized
+from hagan3d.evaluation.features.medicalnet import MedicalNet, medicalnet_extractor
+from hagan3d.evaluation.features.self_supervised import detail, features_path, load_features, train_features
+from hagan3d.evaluation.settings import FeatureTrainConfig
 
 
 def volumes(count, size=(32, 32, 32), seed=0):

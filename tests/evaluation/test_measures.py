@@ -4,10 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from hagan3d.data.intensity import normalize
-from hagan3d.data.phantoms import make_phantom
+from hagan3d.data.phantoms.thorax import make_phantom
+from hagan3d.data.preprocess.intensity import normalize
 from hagan3d.errors import InputError
-from hagan3d.evaluation.measures import (
+from hagan3d.evaluation.exploration.measures import (
     CT_MEASURES,
     EMPHYSEMA,
     LUNG,
@@ -79,9 +79,9 @@ def test_calibration_is_judged_on_what_it_was_not_fitted_to():
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
     """A store of bright balls on a dark ground, and label maps on a grid twice as fine, axes in another order."""
-    from hagan3d.data.config import PrepareConfig
-    from hagan3d.data.prepare import prepare
-    from hagan3d.data.store import Store
+    from hagan3d.data.preprocess.pipeline import prepare
+    from hagan3d.data.preprocess.settings import PrepareConfig
+    from hagan3d.data.store.store import Store
 
     folder = tmp_path_factory.mktemp("balls")
     for name in ("images", "labels"):
@@ -104,7 +104,7 @@ def labelled(tmp_path_factory):
 
 
 def test_label_maps_come_to_the_grid_with_their_volume(labelled):
-    from hagan3d.evaluation.segmentation import read_label_maps
+    from hagan3d.evaluation.exploration.segmentation import read_label_maps
 
     store, folder = labelled
     maps = read_label_maps(store, folder, range(len(store)))
@@ -117,7 +117,7 @@ def test_label_maps_come_to_the_grid_with_their_volume(labelled):
 
 
 def test_a_unet_learns_the_label_maps(labelled):
-    from hagan3d.evaluation.segmentation import UNetConfig, read_label_maps, train_unet
+    from hagan3d.evaluation.exploration.segmentation import UNetConfig, read_label_maps, train_unet
 
     store, folder = labelled
     maps = read_label_maps(store, folder, range(len(store)))
@@ -129,7 +129,7 @@ def test_a_unet_learns_the_label_maps(labelled):
 
 
 def test_a_volume_without_a_label_map_is_named(labelled, tmp_path):
-    from hagan3d.evaluation.segmentation import read_label_maps
+    from hagan3d.evaluation.exploration.segmentation import read_label_maps
 
     store, folder = labelled
     for name in ("ball00", "ball01"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hagan3d.evaluation.regression import Method, correlation, cross_validate, fit, resampled, ridge
+from hagan3d.evaluation.exploration.regression import Method, correlation, cross_validate, fit, resampled, ridge
 
 
 def linear(n=200, d=6, noise=1.0, seed=0):

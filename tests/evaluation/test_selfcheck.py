@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hagan3d.evaluation.features import random_extractor
-from hagan3d.evaluation.figures import embedding
-from hagan3d.evaluation.selfcheck import HALVES, SPOILT, caught_by, check, shuffled
+from hagan3d.evaluation.features.extractors import random_extractor
+from hagan3d.evaluation.metrics.sanity import HALVES, SPOILT, caught_by, check, shuffled
+from hagan3d.evaluation.report.figures import embedding
 
 
 @pytest.fixture(scope="module")

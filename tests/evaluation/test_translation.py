@@ -14,13 +14,13 @@ from hagan3d import cli
 from hagan3d import evaluate as door
 from hagan3d.checkpoint.files import Checkpoint, path_of, save
 from hagan3d.config import CascadeConfig, Config, DataConfig, DegradeConfig, TrainConfig, TranslationConfig
-from hagan3d.data.config import PrepareConfig
-from hagan3d.data.pairs import Pairs
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.data.batches.pairs import Pairs
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.translation import folds_of, voxel_errors
-from hagan3d.networks.cascade import CascadeNetworks
+from hagan3d.evaluation.translation.measure import folds_of, voxel_errors
+from hagan3d.methods.upgan.networks import CascadeNetworks
 
 NOISE = DegradeConfig(kind="noise", noise=0.1)
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from hagan3d.errors import InputError
-from hagan3d.evaluation import voxels as v
-from hagan3d.evaluation.features import random_extractor
-from hagan3d.evaluation.summary import (
+from hagan3d.evaluation.features.extractors import random_extractor
+from hagan3d.evaluation.features.summary import (
     VolumeSet,
     blocks,
     describe,
@@ -15,6 +14,7 @@ from hagan3d.evaluation.summary import (
     summarize,
     summarize_set,
 )
+from hagan3d.evaluation.metrics import voxels as v
 
 SIZE = (32, 32, 32)
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hagan3d.evaluation.strips import RED, Tile, planes_of, write_gif, write_strip
-from hagan3d.evaluation.walks import Frame, judge
+from hagan3d.evaluation.exploration.strips import RED, Tile, planes_of, write_gif, write_strip
+from hagan3d.evaluation.exploration.walks import Frame, judge
 
 
 def frames(measured):

@@ -10,7 +10,7 @@ import pytest
 
 from hagan3d import cli
 from hagan3d.checkpoint import load
-from hagan3d.data.store import Store
+from hagan3d.data.store.store import Store
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "augmentation_study.py"
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from hagan3d import cli
 from hagan3d.checkpoint import load_model
-from hagan3d.data.store import Store
-from hagan3d.inference.encode import inputs_of_store, latents
+from hagan3d.data.store.store import Store
+from hagan3d.inference.encoding import inputs_of_store, latents
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "feature_regression.py"
 

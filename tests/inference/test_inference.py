@@ -16,15 +16,15 @@ from hagan3d import encode as encode_command
 from hagan3d import generate as generate_command
 from hagan3d.checkpoint import files, load_model
 from hagan3d.config import Config, DataConfig, LogConfig, ModelConfig, TrainConfig
-from hagan3d.data.batches import BatchSource
-from hagan3d.data.store import Store
+from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.store.store import Store
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.generate import parse_seeds
-from hagan3d.inference.encode import encode, inputs_of_files, inputs_of_store
-from hagan3d.inference.generate import generate, latent, samples, volume_slabs
-from hagan3d.networks.build import Networks
-from hagan3d.recipes import hagan
+from hagan3d.inference.encoding import encode, inputs_of_files, inputs_of_store
+from hagan3d.inference.generation import generate, latent, samples, volume_slabs
+from hagan3d.methods.hagan import losses as hagan
+from hagan3d.methods.hagan.networks import Networks
 
 
 def make_run(store_path, out, norm="rms", conditional=True, encoder=True):
@@ -117,7 +117,7 @@ def test_generation_needs_nothing_of_training(run, tmp_path):
     code = (
         "import sys\n"
         "for name in ('h5py', 'monai', 'SimpleITK', 'pydicom', 'tensorboard', 'torch_fidelity', 'hagan3d.engine',\n"
-        "             'hagan3d.recipes', 'hagan3d.losses', 'hagan3d.data.store'):\n"
+        "             'hagan3d.methods.hagan.losses', 'hagan3d.losses', 'hagan3d.data.store.store'):\n"
         "    sys.modules[name] = None\n"
         "from hagan3d import cli\n"
         "from hagan3d.generate import main\n"
@@ -146,7 +146,7 @@ def test_encoding_a_store(run, small_store, tmp_path):
 
 
 def test_encoding_files_gives_the_latents_of_their_store(run, small_store):
-    from hagan3d.inference.encode import latents
+    from hagan3d.inference.encoding import latents
 
     model = load_model(run)
     _, stored = inputs_of_store(small_store, model.description, "all")

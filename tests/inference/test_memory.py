@@ -9,9 +9,9 @@ from hagan3d.errors import InputError
 from hagan3d.inference import memory
 from hagan3d.inference.memory import count_encoding, count_generation
 from hagan3d.inference.windows import volume_windows
-from hagan3d.live_bytes import LiveBytes
-from hagan3d.networks.build import Networks
-from hagan3d.networks.encoder import encode
+from hagan3d.methods.hagan.encoder import encode
+from hagan3d.methods.hagan.networks import Networks
+from hagan3d.peak_memory import LiveBytes
 
 GIB = 2**30
 

@@ -15,15 +15,15 @@ from hagan3d.checkpoint import load_translation
 from hagan3d.checkpoint.build import make_translation_networks
 from hagan3d.checkpoint.files import Checkpoint, path_of, save
 from hagan3d.config import CascadeConfig, Config, DataConfig, DegradeConfig, TrainConfig, TranslationConfig
-from hagan3d.data.config import DomainConfig, PrepareConfig
-from hagan3d.data.pairing import find_pairs
-from hagan3d.data.prepare import prepare
-from hagan3d.data.store import Store
+from hagan3d.data.preprocess.pairing import find_pairs
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.memory import count_translation, translation_depth
-from hagan3d.inference.translate import Translator, Windows, blended, seam_ratio
 from hagan3d.inference.translate_files import check_units, target_interval
-from hagan3d.networks.cascade import CascadeNetworks
+from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
+from hagan3d.methods.upgan.networks import CascadeNetworks
 from hagan3d.ops.ggd_interval import ggd_central, ggd_half_width
 
 SIZE = (160, 16, 16)

@@ -9,7 +9,7 @@ from torch import nn
 
 from hagan3d.config import DataConfig, ModelConfig
 from hagan3d.inference.windows import _statistics, default_depth, volume_windows
-from hagan3d.networks.build import Networks
+from hagan3d.methods.hagan.networks import Networks
 
 
 def generator(size, norm, high_convs=0):

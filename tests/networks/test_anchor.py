@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from hagan3d.config import DataConfig, TranslationConfig
-from hagan3d.networks.anchor import Anchor, beside
+from hagan3d.networks.hierarchical import Anchor, beside
 
 
 def test_windows_see_the_slices_of_what_is_said_of_the_whole(device):

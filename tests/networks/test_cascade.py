@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hagan3d.config import CascadeConfig, TranslationConfig
-from hagan3d.networks.cascade import CascadeNetworks, Prediction
+from hagan3d.methods.upgan.networks import CascadeNetworks, Prediction
 
 SIZE = (32, 32, 32)
 

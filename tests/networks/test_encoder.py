@@ -2,7 +2,7 @@
 
 import torch
 
-from hagan3d.networks.encoder import GroundEncoder
+from hagan3d.methods.hagan.encoder import GroundEncoder
 
 
 def test_a_step_of_its_last_layer_moves_z_by_a_small_part_of_its_deviation():

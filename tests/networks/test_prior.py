@@ -5,7 +5,7 @@ import torch
 
 from hagan3d.config import Config, ModelConfig, TrainConfig
 from hagan3d.errors import InputError
-from hagan3d.networks.prior import Prior
+from hagan3d.methods.hagan.prior import Prior
 
 
 def encoded(count: int, seed: int = 0) -> torch.Tensor:

@@ -7,8 +7,8 @@ import torch
 
 from hagan3d.config import ModelConfig
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
-from hagan3d.networks.encoder import encode
+from hagan3d.methods.hagan.encoder import encode
+from hagan3d.methods.hagan.networks import Networks
 
 COUNTS = {  # side: G, D^H, D^L, E^H, E^G
     32: (52_518_210, 4_207_809, 33_025, 161_152, 17_827_584),

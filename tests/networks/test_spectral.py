@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hagan3d.losses.gan import r1_penalty
-from hagan3d.networks.discriminator import HighDiscriminator
+from hagan3d.methods.hagan.discriminator import HighDiscriminator
 from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, iterate_spectral_norms, shared_spectral_norms
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from hagan3d.methods.cyclegan.networks import Pool
 from hagan3d.networks.critic import GlobalCritic, PatchCritic
-from hagan3d.networks.cycle import Pool
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.resnet import ResNetGenerator

@@ -3,7 +3,7 @@
 import torch
 
 from hagan3d.config import TranslationConfig
-from hagan3d.networks.unit import SelfAttention, UnitNetworks
+from hagan3d.methods.unit.networks import SelfAttention, UnitNetworks
 
 
 def test_attention_is_the_softmax_of_all_pairs():

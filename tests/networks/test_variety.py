@@ -5,7 +5,7 @@ import torch
 
 from hagan3d.config import Config, ModelConfig, TrainConfig
 from hagan3d.errors import InputError
-from hagan3d.networks.build import Networks
+from hagan3d.methods.hagan.networks import Networks
 from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, minibatch_std
 
 SMALL = {"latent_dim": 32, "channels": 64, "d_channels": 64}

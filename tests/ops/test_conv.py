@@ -6,8 +6,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from hagan3d.ops import can_be_minimal, conv3d, conv_minimal, conv_transpose3d
-from hagan3d.ops.conv_minimal import conv3d_minimal
-from hagan3d.ops.taps import fold_taps, unfold_taps
+from hagan3d.ops.winograd.conv import conv3d_minimal
+from hagan3d.ops.winograd.taps import fold_taps, unfold_taps
 
 CASES = [
     (conv3d, F.conv3d, (1, 1, 1), (1, 1, 1), (3, 3, 3)),

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hagan3d
 from hagan3d import ops
-from hagan3d.ops.conv_minimal import conv3d_minimal
-from hagan3d.ops.upsample_minimal import upsample_conv3d_minimal
+from hagan3d.ops.winograd.conv import conv3d_minimal
+from hagan3d.ops.winograd.upsample import upsample_conv3d_minimal
 
 FOLDER = Path(hagan3d.__file__).parent
 NAMES = (

@@ -1,0 +1,1 @@
+"""Volume files: readers, writers, geometry, atomic writing."""

@@ -1,0 +1,173 @@
+"""Phantoms: made-up chest CTs in Hounsfield units whose anatomy is known, for demos, tests and ground truth."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hagan3d.data.io.files import write_text
+from hagan3d.data.io.geometry import to_output_axes
+from hagan3d.data.io.writer import write_nifti
+from hagan3d.data.phantoms import anatomy
+from hagan3d.data.phantoms.canvas import Canvas, smooth_field
+from hagan3d.data.phantoms.patient import SEVERITIES, Patient, draw_patient
+from hagan3d.data.phantoms.skeleton import paint_skeleton
+from hagan3d.data.preprocess.workers import map_files
+from hagan3d.errors import InputError
+
+EXTENT = (320.0, 288.0, 384.0)  # mm along D (head), H (front), W (right): the stored axes of axial volumes in RAS
+FINEST = 64  # voxels of the longest side up to which every voxel is the mean of 2^3 samples
+SIDE_STEP = 8
+REFERENCE_VOXEL = 135.0  # mm^3: the voxel that a patient's noise is given for
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A made-up chest CT and what is true of it."""
+
+    hu: np.ndarray
+    """Voxels [D, H, W] in HU, float32; D to the head, H to the front, W to the right."""
+    labels: np.ndarray
+    """Label of each voxel, uint8 [D, H, W]; `anatomy.LABEL_NAMES` are their meanings."""
+    attributes: dict[str, float]
+    """Volumes and shares that were true before noise."""
+    severity: int
+    """Of emphysema, 0 to 4."""
+    affine: np.ndarray
+    """Index (d, h, w) to RAS mm [4, 4]."""
+
+
+def make_phantom(seed: int, size: tuple[int, int, int] = (64, 64, 64), severity: int | None = None) -> Phantom:
+    """Make the chest CT of a made-up patient; the seed is the patient, at whatever size.
+
+    Args:
+        seed: From 0 up.
+        size: Voxels D, H, W, multiples of 8.
+        severity: Emphysema, 0 (none) to 4; None: drawn.
+
+    Raises:
+        InputError: If a side is no multiple of 8.
+    """
+    if any(side < SIDE_STEP or side % SIDE_STEP for side in size):
+        raise InputError(f"phantom of size {list(size)}: want sides that are multiples of {SIDE_STEP}")
+    rng = np.random.default_rng([seed, 1])
+    patient = draw_patient(rng, severity)
+    samples = 2 if max(size) <= FINEST else 1
+    canvas = Canvas(EXTENT, [side * samples for side in size])
+    _paint(canvas, patient, rng)
+    attributes = _attributes(canvas, patient)
+    hu = _blocks(canvas.hu, samples).mean(axis=(1, 3, 5))
+    hu += _noise(np.random.default_rng([seed, 2]), patient, hu)
+    return Phantom(
+        np.clip(hu, -1024, 3071), _majority(canvas.labels, samples), attributes, patient.severity, _affine(size)
+    )
+
+
+def write_phantoms(
+    out: Path | str,
+    num: int = 96,
+    size: tuple[int, int, int] = (64, 64, 64),
+    seed: int = 0,
+    workers: int = 1,
+    progress: bool = False,
+) -> Path:
+    """Write phantoms (NIfTI, RAS, int16 HU), their label maps and attributes.csv.
+
+    Args:
+        out: Folder; volumes go to volumes/, label maps to labels/.
+        num: How many; severities go round.
+        size: Voxels D, H, W.
+        seed: Of the first patient; the others follow it.
+        workers: Processes.
+        progress: Whether to show a bar on stderr.
+
+    Returns:
+        The folder.
+    """
+    if num < 1 or seed < 0:
+        raise InputError(f"want at least 1 phantom and a seed from 0 up, got {num} and {seed}")
+    out = Path(out)
+    tasks = [(out, seed + index, size, index % SEVERITIES) for index in range(num)]
+    rows = list(map_files(_write_one, tasks, workers, "Phantoms", progress))
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(out / "attributes.csv", text.getvalue())
+    return out
+
+
+def _write_one(task: tuple[Path, int, tuple[int, int, int], int]) -> dict[str, float | str]:
+    """Write one phantom and its label map; returns its line of the table."""
+    out, seed, size, severity = task
+    phantom, name = make_phantom(seed, size, severity), f"phantom-{seed:05d}"
+    for folder, array in (("volumes", phantom.hu), ("labels", phantom.labels)):
+        write_nifti(out / folder / f"{name}.nii.gz", *to_output_axes(array, phantom.affine, "RAS"), dtype="int16")
+    return {"id": name, "class": severity, **phantom.attributes}
+
+
+def _paint(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
+    """Paint everything, outside first."""
+    scene = anatomy.make_scene(canvas, patient, rng)
+    heart = anatomy.heart_shape(scene)
+    anatomy.paint_body(scene)
+    lungs = anatomy.paint_lungs(scene, anatomy.solid_middle(scene, heart))
+    anatomy.paint_emphysema(scene, lungs)
+    anatomy.paint_abdomen(scene)
+    anatomy.paint_vessels_and_heart(scene, heart)
+    anatomy.paint_lung_vessels(scene, lungs)
+    anatomy.paint_airway(scene)
+    paint_skeleton(scene)
+
+
+def _attributes(canvas: Canvas, patient: Patient) -> dict[str, float]:
+    """What is true of the patient, from labels before noise."""
+    millilitres = float(np.prod(canvas.spacing)) / 1000
+    counts = np.bincount(canvas.labels.ravel(), minlength=len(anatomy.LABEL_NAMES)) * millilitres
+    lungs = sum(counts[label] for label in (anatomy.RIGHT_LUNG, anatomy.LEFT_LUNG, anatomy.EMPHYSEMA))
+    return {
+        "lung_volume_ml": round(float(lungs), 1),
+        "emphysema_percent": round(100 * float(counts[anatomy.EMPHYSEMA] / lungs), 2),
+        "bone_volume_ml": round(float(counts[anatomy.BONE]), 1),
+        "heart_volume_ml": round(float(counts[anatomy.HEART]), 1),
+        "body_volume_ml": round(float(counts[1:].sum()), 1),
+        "female": float(patient.female),
+        "fat_mm": round(patient.fat, 1),
+    }
+
+
+def _noise(rng: np.random.Generator, patient: Patient, hu: np.ndarray) -> np.ndarray:
+    """Scanner noise: grain whose strength falls with the voxel's size, and broad bands of it."""
+    voxel = float(np.prod(np.array(EXTENT) / np.array(hu.shape)))
+    deviation = patient.noise * min((REFERENCE_VOXEL / voxel) ** 0.25, 3.0)
+    grain = rng.standard_normal(hu.shape, dtype=np.float32)
+    grain = 0.6 * grain + 0.2 * (np.roll(grain, 1, 1) + np.roll(grain, -1, 1))
+    broad = smooth_field(rng, hu.shape, (10, 10, 10))
+    return deviation * (1.2 * grain + 0.25 * broad)
+
+
+def _blocks(array: np.ndarray, samples: int) -> np.ndarray:
+    """View [D, s, H, s, W, s] of an array."""
+    d, h, w = (side // samples for side in array.shape)
+    return array.reshape(d, samples, h, samples, w, samples)
+
+
+def _majority(labels: np.ndarray, samples: int) -> np.ndarray:
+    """The label that most samples of a voxel have."""
+    if samples == 1:
+        return labels
+    votes = [_blocks(labels == label, samples).sum(axis=(1, 3, 5)) for label in range(len(anatomy.LABEL_NAMES))]
+    return np.argmax(votes, axis=0).astype(np.uint8)
+
+
+def _affine(size: tuple[int, int, int]) -> np.ndarray:
+    """Index (d, h, w) to RAS mm; the middle of the volume is 0."""
+    spacing = np.array(EXTENT) / np.array(size)
+    affine = np.zeros((4, 4))
+    for axis, row in enumerate((2, 1, 0)):  # D is z, H is y, W is x
+        affine[row, axis] = spacing[axis]
+        affine[row, 3] = -spacing[axis] * (size[axis] - 1) / 2
+    affine[3, 3] = 1
+    return affine

@@ -1,0 +1,1 @@
+"""Files to the volumes of a store: intensities, grid, labels, pairs."""

@@ -1,0 +1,1 @@
+"""The HDF5 store: written once, read slab by slab."""

@@ -1,0 +1,1 @@
+"""Directions in latent space: found, walked along, measured."""

@@ -1,0 +1,133 @@
+"""Pictures of walks: a row of slices per start, what was segmented in red, a caption under each; and a moving one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
+
+from hagan3d.data.io.files import replacing
+from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.pictures import Plane, middle_plane
+
+CELL = 176  # pixels of the longest side of a volume
+GAP, LINE, TEXT = 6, 16, 12  # pixels
+GROUND, INK, RED = (16, 16, 16), (235, 235, 235), (230, 40, 40)
+INSIDE, RIM = 0.18, 0.85  # how much of the red shows
+MILLISECONDS = 350  # per picture of the moving one
+PLANES: tuple[Plane, ...] = ("coronal", "axial")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One volume as it is shown."""
+
+    planes: Image.Image
+    caption: tuple[str, ...]
+    """Lines."""
+
+
+def planes_of(x: np.ndarray, affine: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
+    """Show the middle coronal and axial plane of a volume, one above the other.
+
+    Args:
+        x: Volume ``[D, H, W]`` in [-1, 1].
+        affine: Index (d, h, w) to RAS mm ``[4, 4]``.
+        mask: What to paint red ``[D, H, W]``, bool.
+    """
+    per_mm = CELL / float((np.array(x.shape) * spacing_of(affine)).max())
+    return _column([_plane(x, affine, mask, plane, per_mm) for plane in PLANES], GAP // 2)
+
+
+def _plane(x: np.ndarray, affine: np.ndarray, mask: np.ndarray | None, plane: Plane, per_mm: float) -> Image.Image:
+    values, (down, across) = middle_plane(x, affine, plane)
+    size = max(1, round(values.shape[1] * across * per_mm)), max(1, round(values.shape[0] * down * per_mm))
+    grey = Image.fromarray(np.rint((np.clip(values, -1, 1) + 1) * 127.5).astype(np.uint8))
+    colour = np.asarray(grey.resize(size, Image.Resampling.BICUBIC).convert("RGB"), dtype=np.float32)
+    if mask is not None:
+        cut, _ = middle_plane(mask.astype(np.float32), affine, plane)
+        soft = Image.fromarray(np.rint(cut * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+        inside = np.asarray(soft) > 127
+        strength = np.where(inside, np.where(binary_erosion(inside, iterations=2), INSIDE, RIM), 0.0)[..., None]
+        colour = colour * (1 - strength) + np.array(RED, np.float32) * strength
+    return Image.fromarray(colour.astype(np.uint8))
+
+
+def write_strip(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path) -> None:
+    """Write a PNG with a title, and a row of tiles per start below the start's name."""
+    _save(_sheet(rows, title), path)
+
+
+def write_gif(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path) -> None:
+    """Write an animated GIF that walks there and back, all starts side by side; rows must have equally many tiles."""
+    steps = len(rows[0][1])
+    there = [_frame(rows, title, step) for step in range(steps)]
+    pictures = [*there, *there[-2:0:-1]]
+    with replacing(path) as beside:
+        pictures[0].save(beside, format="GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
+
+
+def _sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:
+    pictures = [(name, [_captioned(tile) for tile in tiles]) for name, tiles in rows]
+    width = max(tile.width for _, row in pictures for tile in row)
+    blocks = [_column([_text(name), _row([_widened(tile, width) for tile in row])], 0) for name, row in pictures]
+    return _column([_text(title), *blocks], GAP)
+
+
+def _frame(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, step: int) -> Image.Image:
+    """All starts at one step, in grey levels and red, few enough colours for a GIF."""
+    shown = [_column([_text(name, CELL), _captioned(tiles[step])], 0) for name, tiles in rows]
+    picture = _column([_text(title), _row(shown)], GAP)
+    return picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+def _captioned(tile: Tile) -> Image.Image:
+    return _column([tile.planes, *(_text(line) for line in tile.caption)], 0)
+
+
+def _widened(picture: Image.Image, width: int) -> Image.Image:
+    """Add ground on the right."""
+    sheet = Image.new("RGB", (width, picture.height), GROUND)
+    sheet.paste(picture, (0, 0))
+    return sheet
+
+
+def _text(line: str, width: int = 0) -> Image.Image:
+    """A line of text, cut to a width if one is given."""
+    font = ImageFont.load_default(TEXT)
+    while width and len(line) > 4 and font.getlength(line) > width:
+        line = f"{line[:-3].rstrip('.')}..."[: len(line) - 1]
+    picture = Image.new("RGB", (max(1, round(font.getlength(line)) + 2), LINE), GROUND)
+    ImageDraw.Draw(picture).text((1, 1), line, fill=INK, font=font)
+    return picture
+
+
+def _row(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures side by side, their tops on one line."""
+    width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1)
+    sheet, x = Image.new("RGB", (width, max(picture.height for picture in pictures)), GROUND), 0
+    for picture in pictures:
+        sheet.paste(picture, (x, 0))
+        x += picture.width + GAP
+    return sheet
+
+
+def _column(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """Pictures below each other."""
+    height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
+    sheet, y = Image.new("RGB", (max(picture.width for picture in pictures), height), GROUND), 0
+    for picture in pictures:
+        sheet.paste(picture, (0, y))
+        y += picture.height + gap
+    return sheet
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    framed = Image.new("RGB", (picture.width + 2 * GAP, picture.height + 2 * GAP), GROUND)
+    framed.paste(picture, (GAP, GAP))
+    with replacing(path) as beside:
+        framed.save(beside, format="PNG")

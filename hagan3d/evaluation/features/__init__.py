@@ -1,0 +1,1 @@
+"""Feature extractors and the summaries of sets of volumes."""

@@ -1,0 +1,145 @@
+"""The residual networks of MedicalNet as feature extractors, from a file of published weights.
+
+MONAI's ResNet has other strides and no dilation, so it computes other features from the same weights.
+Source: Chen, Ma and Zheng, Med3D: Transfer Learning for 3D Medical Image Analysis, arXiv:1904.00625, 2019, section 3.
+"""
+
+import hashlib
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hagan3d.errors import InputError
+from hagan3d.evaluation.features.extractors import Extractor
+
+BLOCKS = {10: (1, 1, 1, 1), 50: (3, 4, 6, 3)}  # residual blocks in each of the four layers
+LAYERS = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # channels, stride, dilation
+PREFIX = "module."  # as torch.nn.DataParallel names what it wraps
+HEAD = "conv_seg."  # of the segmentation the weights were trained on
+
+
+def _conv(before: int, after: int, side: int, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
+    padding = dilation * (side // 2)
+    return nn.Conv3d(before, after, side, stride=stride, padding=padding, dilation=dilation, bias=False)
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, before: int, channels: int, stride: int, dilation: int) -> None:
+        """Build the block; names are those of the published state dict."""
+        super().__init__()
+        self.conv1, self.bn1 = _conv(before, channels, 3, stride, dilation), nn.BatchNorm3d(channels)
+        self.conv2, self.bn2 = _conv(channels, channels, 3, 1, dilation), nn.BatchNorm3d(channels)
+        self.downsample = _shortcut(before, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output ``[B, channels, ...]``."""
+        y = self.bn1(self.conv1(x)).relu()
+        return (self.bn2(self.conv2(y)) + self.downsample(x)).relu()
+
+
+class Bottleneck(nn.Module):
+    """A convolution between two of 1^3, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, before: int, channels: int, stride: int, dilation: int) -> None:
+        """Build the block; names are those of the published state dict."""
+        super().__init__()
+        after = channels * self.expansion
+        self.conv1, self.bn1 = _conv(before, channels, 1), nn.BatchNorm3d(channels)
+        self.conv2, self.bn2 = _conv(channels, channels, 3, stride, dilation), nn.BatchNorm3d(channels)
+        self.conv3, self.bn3 = _conv(channels, after, 1), nn.BatchNorm3d(after)
+        self.downsample = _shortcut(before, after, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output ``[B, 4 channels, ...]``."""
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn2(self.conv2(y)).relu()
+        return (self.bn3(self.conv3(y)) + self.downsample(x)).relu()
+
+
+def _shortcut(before: int, after: int, stride: int) -> nn.Module:
+    """Shortcut type B: a convolution of 1^3 where the shape changes, else nothing."""
+    if stride == 1 and before == after:
+        return nn.Identity()
+    return nn.Sequential(_conv(before, after, 1, stride), nn.BatchNorm3d(after))
+
+
+class MedicalNet(nn.Module):
+    """ResNet-10 or -50 without its head, globally averaged: ``[B, 1, D, H, W]`` to 512 or 2048 features.
+
+    The stem halves twice, layer 2 once; layers 3 and 4 keep the resolution and dilate by 2 and 4.
+    """
+
+    def __init__(self, depth: int) -> None:
+        """Build the network of 10 or 50 layers."""
+        super().__init__()
+        block: Any = BasicBlock if depth == 10 else Bottleneck
+        self.conv1, self.bn1 = _conv(1, 64, 7, stride=2), nn.BatchNorm3d(64)
+        self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
+        before = 64
+        for number, (count, (channels, stride, dilation)) in enumerate(zip(BLOCKS[depth], LAYERS, strict=True), 1):
+            blocks = []
+            for first in [True] + [False] * (count - 1):
+                blocks.append(block(before, channels, stride if first else 1, dilation))
+                before = channels * block.expansion
+            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+        self.dim = before
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of ``x``, whose volumes have zero mean and unit deviation."""
+        x = self.maxpool(self.bn1(self.conv1(x)).relu())
+        for number in range(1, 5):
+            x = getattr(self, f"layer{number}")(x)
+        return x.mean(dim=(2, 3, 4))
+
+
+def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extractor:
+    """Load a file of MedicalNet weights (resnet_10.pth, resnet_50.pth and their kin).
+
+    Raises:
+        InputError: If the file is missing, could run code, or holds the weights of another network.
+    """
+    state = _published_state(path)
+    depth = 50 if "layer1.0.conv3.weight" in state else 10
+    network = MedicalNet(depth)
+    wanted = network.state_dict()
+    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
+    odd = sorted((wanted.keys() - optional) ^ (state.keys() - optional))
+    odd += sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
+    if odd:
+        raise InputError(
+            f"{path}: not the weights of MedicalNet's ResNet-10 or ResNet-50 (the first odd one: {odd[0]})"
+        )
+    network.load_state_dict(wanted | {name: value for name, value in state.items() if name in wanted})
+    network.to(device).eval().requires_grad_(False)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    name, note = f"medicalnet-{depth}", f"weights: {path.name}"
+    return Extractor(name, network.dim, digest, network, zero_mean=True, rescale=False, note=note)
+
+
+def _published_state(path: Path) -> dict[str, Tensor]:
+    """Read ``{"state_dict": {"module.NAME": tensor}}`` without its segmentation head, as ``{NAME: tensor}``."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; MedicalNet's weights are not downloaded, give the path of the file")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: not read, as it could run code or is no file of weights") from error
+    except (RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: truncated, or no file of weights") from error
+    state = values.get("state_dict") if isinstance(values, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(
+            f'{path}: want MedicalNet weights as published, {{"state_dict": {{"module.conv1.weight": ...}}}}'
+        )
+    named = {str(name).removeprefix(PREFIX): value for name, value in state.items()}
+    return {name: value for name, value in named.items() if not name.startswith(HEAD)}

@@ -1,0 +1,1 @@
+"""Tests for memorised training volumes."""

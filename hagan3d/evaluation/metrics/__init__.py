@@ -1,0 +1,1 @@
+"""Distances between sets of volumes, each with its standard error."""

@@ -1,0 +1,1 @@
+"""The evaluation protocol, its verdicts and the HTML report."""

@@ -1,0 +1,1 @@
+"""Evaluation of translations: errors, calibration, label maps, registration."""

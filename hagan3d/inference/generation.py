@@ -1,0 +1,192 @@
+"""New volumes from a model, in the units and the geometry of its training data."""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hagan3d.checkpoint import Model
+from hagan3d.data.io.files import write_text
+from hagan3d.data.io.writer import Dtype, Format, thin, volume_writer
+from hagan3d.data.pictures import MiddlePlanes, contact_sheet
+from hagan3d.data.preprocess.intensity import denormalize
+from hagan3d.data.store.description import DataDescription
+from hagan3d.errors import InputError
+from hagan3d.inference.windows import default_depth, volume_windows
+
+SHEET_VOLUMES = 12  # on the contact sheet
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One volume that is being generated."""
+
+    seed: int
+    label: int | None
+    """Class index; None in a model without classes."""
+    z: np.ndarray
+    """Latent ``[latent_dim]``."""
+    slabs: Iterator[np.ndarray]
+    """Its slices ``[depth, H, W]`` in [-1, 1], in order along D; each slab is made when it is asked for, once."""
+
+    @property
+    def volume(self) -> np.ndarray:
+        """All slices ``[D, H, W]``, in memory: what is left of ``slabs``."""
+        return np.concatenate(list(self.slabs))
+
+
+def latent(model: Model, seed: int, label: int | None = None, truncation: float = 1.0) -> np.ndarray:
+    """Draw the latent ``[latent_dim]`` of a seed, of a class.
+
+    It is what the model's prior makes of standard normal numbers, the same on every machine, times ``truncation``.
+    """
+    dim, device = model.config.model.latent_dim, model.device
+    x = np.random.default_rng(seed).standard_normal((1, dim), dtype=np.float32) * np.float32(truncation)
+    index = None if label is None else torch.tensor([label], device=device)
+    return model.networks.g.prior(torch.from_numpy(x).to(device), index)[0].cpu().numpy()
+
+
+def samples(
+    model: Model,
+    seeds: Sequence[int],
+    label: int | None = None,
+    truncation: float = 1.0,
+    depth: int | None = None,
+) -> Iterator[Sample]:
+    """Generate a volume per seed, one at a time.
+
+    Args:
+        model: The model.
+        seeds: One per volume.
+        label: Class index for all; None takes the classes in turn, where the model has any.
+        truncation: Factor on the distance of z from its mean: below 1 is nearer to the typical volume, with less
+            variety.
+        depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
+
+    Raises:
+        InputError: If the model has no such class.
+    """
+    check_label(model.description, model.num_classes, label)
+    for number, seed in enumerate(seeds):
+        chosen = (number % model.num_classes if label is None else label) if model.num_classes else None
+        z = latent(model, seed, chosen, truncation)
+        index = None if chosen is None else torch.tensor([chosen], device=model.device)
+        yield Sample(seed, chosen, z, volume_slabs(model, torch.from_numpy(z)[None].to(model.device), index, depth))
+
+
+def check_label(description: DataDescription, classes: int, label: int | None) -> None:
+    """Raise InputError unless a model with so many classes has the class ``label``."""
+    if label is None:
+        return
+    if not classes:
+        raise InputError("--class-name: this model was trained without classes (model.conditional)")
+    if not 0 <= label < classes:
+        raise InputError(f"--class-name: this model's classes are {', '.join(description.class_names)}")
+
+
+@torch.no_grad()
+def volume_slabs(model: Model, z: Tensor, label: Tensor | None, depth: int | None = None) -> Iterator[np.ndarray]:
+    """Make one volume from ``z [1, latent_dim]``: slabs ``[depth, H, W]`` in [-1, 1], in order along D.
+
+    They equal the volume made whole; nothing is computed before it is asked for. ``depth`` is that of a sub-volume in
+    training unless given, 64 at most.
+    """
+    g, slices = model.networks.g, (depth or default_depth(model.config.data)) // model.networks.g.factor
+    a = g.common(z, label)
+    for window in volume_windows(g.high, a, slices, g.skip(a)):
+        yield window[0, 0].float().cpu().numpy()
+        del window
+
+
+def write_slabs(
+    slabs: Iterable[np.ndarray],
+    description: DataDescription,
+    path: Path,
+    dtype: Dtype = "float32",
+    affine: np.ndarray | None = None,
+    interval: tuple[float, float] | None = None,
+) -> MiddlePlanes:
+    """Write a volume in the units, orientation and place of the data while its slabs come in.
+
+    Args:
+        slabs: ``[depth, H, W]`` in [-1, 1], in order along D.
+        description: Of the training data.
+        path: File to write, whole or not at all: .nii, .nii.gz or .h5.
+        dtype: Of the voxels in the file.
+        affine: Index to RAS mm ``[4, 4]`` of this volume. Default: the typical one.
+        interval: File units of -1 and 1 of this volume. Default: the typical ones.
+
+    Returns:
+        Its middle planes, in [-1, 1].
+    """
+    lo, hi = interval or (description.lo, description.hi)
+    placed = description.affine_array if affine is None else affine
+    planes = MiddlePlanes(description.size, description.affine_array)
+    with volume_writer(path, description.size, placed, description.orientation, dtype) as add:
+        for slab in slabs:
+            planes.add(slab)
+            for piece in thin(slab):
+                add(denormalize(piece, lo, hi))
+            del slab, piece  # before the next is made
+    return planes
+
+
+def generate(
+    model: Model,
+    seeds: Sequence[int],
+    out: Path,
+    *,
+    label: int | None = None,
+    truncation: float = 1.0,
+    dtype: Dtype = "float32",
+    format: Format = "nii.gz",
+    depth: int | None = None,
+    progress: Callable[[Iterator[Sample]], Iterator[Sample]] = lambda items: items,
+) -> list[Path]:
+    """Write generated volumes, a contact sheet and a table into a folder.
+
+    Args:
+        model: The model; of its networks G is enough.
+        seeds: One per volume; the name of its file.
+        out: Folder for `volume-SEED.nii.gz`, `samples.csv` and `samples.png`.
+        label: Class index for all volumes; None takes the classes in turn.
+        truncation: As `samples` has it.
+        dtype: Of the voxels in the files.
+        format: Of the files, which is their ending.
+        depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
+        progress: Wraps the iteration, to show a bar.
+
+    Returns:
+        The files.
+    """
+    paths: list[Path] = []
+    shown: list[MiddlePlanes] = []
+    rows: list[list[object]] = []
+    names = model.description.class_names
+    for sample in progress(samples(model, seeds, label, truncation, depth)):
+        path = out / f"volume-{sample.seed:06d}.{format}"
+        planes = write_slabs(sample.slabs, model.description, path, dtype)
+        paths.append(path)
+        if len(shown) < SHEET_VOLUMES:
+            shown.append(planes)
+        name = "" if sample.label is None else names[sample.label]
+        rows.append([path.name, sample.seed, name, *(f"{value:.9g}" for value in sample.z)])
+    header = ["file", "seed", "class", *(f"z{i}" for i in range(model.config.model.latent_dim))]
+    write_csv(out / "samples.csv", header, rows)
+    captions = [f"seed {row[1]}{f' class {row[2]}' if row[2] else ''}" for row in rows[: len(shown)]]
+    contact_sheet(shown, model.description.affine_array, captions, out / "samples.png")
+    return paths
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a table, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

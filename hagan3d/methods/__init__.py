@@ -1,0 +1,1 @@
+"""Generative methods: one folder each, with its settings, networks and losses."""

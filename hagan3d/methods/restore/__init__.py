@@ -1,0 +1,1 @@
+"""Restoration: DAGAN, RED-WGAN, WGAN-VGG, low-dose CT, thin slices."""

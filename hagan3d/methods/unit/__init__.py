@@ -1,0 +1,1 @@
+"""UNIT: unpaired translation through a shared latent space (Liu et al., NeurIPS 2017)."""

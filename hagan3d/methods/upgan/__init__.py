@@ -1,0 +1,1 @@
+"""UP-GAN: cascade guided by predicted uncertainty (Upadhyay et al., MICCAI 2021)."""

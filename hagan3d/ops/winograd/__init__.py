@@ -1,0 +1,1 @@
+"""Winograd (minimal filtering) convolutions on CPUs."""

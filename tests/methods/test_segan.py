@@ -1,0 +1,167 @@
+"""SegAN, from pairs of volumes and label maps to label maps on the source's grid and their overlap."""
+
+import dataclasses
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from hagan3d import cli, evaluate, train, translate
+from hagan3d import prepare as prepare_door
+from hagan3d.checkpoint.build import make_networks
+from hagan3d.config.serialization import from_dict
+from hagan3d.data.batches.pairs import PairSource
+from hagan3d.data.store.store import Store
+from hagan3d.engine.updates import Updates
+from hagan3d.evaluation.translation.label_maps import dice_of_labels, dice_summary
+from hagan3d.losses.segmentation import dice_loss
+from hagan3d.methods.registry import make_recipe
+
+SMALL = (
+    "--translation.width 4 --translation.levels 2 --translation.critic_width 4 --translation.critic_layers 2 "
+    "--train.batch_size 2 --train.device cpu --train.steps 2 --log.preview_every 1"
+).split()
+
+
+def write_pairs(folder, count=4, shape=(20, 24, 22)):
+    """Two balls, labels 1 and 2, in noise; each pair has its own grid, spacing and place."""
+    (folder / "volumes").mkdir()
+    (folder / "maps").mkdir()
+    at = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    for number in range(count):
+        random = np.random.default_rng(number)
+        labels = np.zeros(shape, np.uint8)
+        for label, centre in ((1, (6, 7, 7)), (2, (13, 16, 14))):
+            labels[np.linalg.norm(at - centre - random.uniform(-1, 1, 3), axis=-1) < 5] = label
+        affine = np.diag([-1.5, 1.2, 1.0, 1])
+        affine[:3, 3] = random.uniform(-50, 50, 3)
+        volume = labels * 100.0 + random.normal(0, 10, shape)
+        nibabel.save(nibabel.Nifti1Image(volume.astype(np.float32), affine), folder / f"volumes/p{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, affine), folder / f"maps/p{number}.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("label_maps")
+    write_pairs(folder)
+    words = f"--pairs {folder}/volumes {folder}/maps --output {folder}/s.h5 --size 32 32 32 --workers 1"
+    more = "--intensity labels --window 0 2 --validation 0.5 --seed 1"
+    assert cli.run(prepare_door.main, [*words.split(), *more.split()]) == 0
+    return folder
+
+
+def test_label_maps_are_stored_without_a_value_between_labels(pairs):
+    store = Store(pairs / "s.h5")
+    assert store.has_label_maps and (store.lo == 0).all() and (store.hi == 2).all()
+    for i in range(len(store)):
+        assert set(store.volume(i).unique().tolist()) == {-1.0, 0.0, 1.0}
+        assert len(store.source(i).unique()) > 1000  # volumes are interpolated
+
+
+def test_augmented_maps_move_with_their_volumes_and_keep_their_labels(pairs):
+    from hagan3d.config import AugmentConfig
+    from hagan3d.data.batches.pairs import Pairs
+
+    change = AugmentConfig(flip_axes=("D", "W"), rotate_deg=20, shift=0.1, contrast=0.3, noise=0.1)
+    store, found = Store(pairs / "s.h5"), []
+    for key in range(2):
+        pair = Pairs(store).pair(0, change=change, change_key=key)
+        assert set(pair.target.unique().tolist()) <= {-1.0, 0.0, 1.0}
+        levels = [float(pair.source[pair.target == x].mean()) for x in (-1, 0, 1)]
+        assert levels[1] - levels[0] > 0.4 and levels[2] - levels[1] > 0.4
+        found.append(pair.target)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_learns_a_pair_by_heart(pairs):
+    config = from_dict(yaml.safe_load(train.config_file("segan_32.yaml").read_text()))
+    translation = dataclasses.replace(config.translation, width=8, critic_width=8)
+    settings = dataclasses.replace(config.train, batch_size=1, ema=0.0, lr_g=4e-3)
+    config = dataclasses.replace(config, translation=translation, train=settings)
+    torch.manual_seed(0)
+    whole, middle = PairSource(Store(pairs / "s.h5"), "train", 1, 0).batch(0), slice(8, 24)
+    source, target = (x[..., middle, middle, middle] for x in (whole.source, whole.target))
+    batch = dataclasses.replace(whole, source=source, target=target)
+    recipe, nets = make_recipe(config), make_networks(config)
+    updates = Updates(config.train, recipe.phases, nets, torch.device("cpu"))
+    for step in range(40):
+        for phase in recipe.phases_at(step):
+            updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=step))
+    assert all(parameter.abs().max() <= 0.05 for parameter in nets.d.parameters())
+    with torch.no_grad():
+        made = nets.finished(nets.translate(batch.source)).mean
+    assert all(value > 0.9 for value in dice_of_labels(made[0, 0], batch.target[0, 0], 3).values())
+
+
+def test_from_a_store_to_label_maps_on_the_grids_of_their_volumes(pairs, tmp_path, capsys):
+    words = ["--config", str(train.config_file("segan_32.yaml")), "--data.store", str(pairs / "s.h5"), *SMALL]
+    assert cli.run(train.main, [*words, "--out", str(tmp_path / "run")]) == 0
+    out = tmp_path / "maps"
+    assert cli.run(translate.main, [str(tmp_path / "run"), "--input", str(pairs / "volumes"), "--out", str(out)]) == 0
+    for number in range(4):
+        made, volume = (nibabel.load(place / f"p{number}.nii.gz") for place in (out, pairs / "volumes"))
+        assert made.shape == volume.shape and np.allclose(made.affine, volume.affine, atol=1e-4)
+        assert made.get_data_dtype() == np.int16 and set(np.unique(made.get_fdata())) <= {0, 1, 2}
+    measured = [str(tmp_path / "run"), "--store", str(pairs / "s.h5"), "--out", str(tmp_path / "measured")]
+    assert cli.run(evaluate.main, measured) == 0
+    assert "Dice" in capsys.readouterr().out and "Overlap" in (tmp_path / "measured" / "report.html").read_text()
+    dice = json.loads((tmp_path / "measured" / "metrics.json").read_text())["dice"]
+    assert set(dice) == {"1", "2"} and all(0 <= value["mean"] <= 1 for value in dice.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "message"),
+    [
+        ("segan_32.yaml", ["--translation.segan.labels", "4"], "set it to 3"),
+        ("segan_32.yaml", ["--train.objective", "lsgan"], "wants feature-l1"),
+        ("pix2pix_32.yaml", [], "its targets are label maps; train recipe segan"),
+        ("hagan_32.yaml", [], "its targets are label maps; train recipe segan"),
+        ("pix2pix_32.yaml", ["--train.objective", "feature-l1"], "no other recipe"),
+    ],
+)
+def test_what_cannot_work_is_one_line(pairs, tmp_path, config, words, message, capsys):
+    where = ["--config", str(train.config_file(config)), "--data.store", str(pairs / "s.h5"), "--out", str(tmp_path)]
+    assert cli.run(train.main, [*where, *words]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_a_store_without_label_maps_is_one_line(small_store, tmp_path, capsys):
+    where = ["--config", str(train.config_file("segan_32.yaml")), "--data.store", str(small_store)]
+    assert cli.run(train.main, [*where, "--data.degrade.kind", "noise", "--out", str(tmp_path / "run")]) == 2
+    assert "--intensity labels" in capsys.readouterr().err and not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--intensity labels", "want --window 0 K"),
+        ("--intensity labels --window 0 1", "p0.nii.gz: holds 2, which is no label from 0 to 1"),
+    ],
+)
+def test_maps_of_other_labels_are_one_line(pairs, tmp_path, words, message, capsys):
+    given = f"--pairs {pairs}/volumes {pairs}/maps --output {tmp_path}/s.h5 --size 32 32 32 --workers 1 {words}"
+    assert cli.run(prepare_door.main, given.split()) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "s.h5").exists()
+
+
+def test_the_loss_is_that_of_monai():
+    from monai.losses import DiceLoss
+
+    random = torch.Generator().manual_seed(0)
+    made = torch.rand(2, 3, 6, 5, 4, generator=random, dtype=torch.float64).softmax(1)
+    wanted = torch.nn.functional.one_hot(torch.randint(3, (2, 6, 5, 4), generator=random), 3).movedim(-1, 1).double()
+    expected = DiceLoss(include_background=False, smooth_nr=1e-5, smooth_dr=1e-5)(made, wanted)
+    torch.testing.assert_close(dice_loss(made, wanted), expected)
+
+
+def test_overlap_is_counted_per_label_and_not_where_there_is_none():
+    wanted, made = torch.full((4, 4, 4), -1.0), torch.full((4, 4, 4), -1.0)
+    wanted[0], made[0, :2] = 0.0, 0.0  # label 1: 16 voxels, half of them found
+    found = dice_of_labels(made, wanted, 4 - 1)
+    assert found == {"1": pytest.approx(2 * 8 / 24), "2": None}
+    summary = dice_summary([found, {"1": 1.0, "2": None}])
+    assert summary["1"]["mean"] == pytest.approx((2 / 3 + 1) / 2) and summary.keys() == {"1"}
