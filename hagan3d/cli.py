@@ -1,4 +1,4 @@
-"""What every command shares: its parser, and one clear line with status 2 for bad input."""
+"""What every command does alike: its parser, and one clear line with status 2 for bad input."""
 
 import difflib
 import errno
@@ -7,9 +7,9 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import jsonargparse
 import yaml
@@ -17,6 +17,9 @@ import yaml
 from hagan3d.errors import InputError
 
 FLAGS = ("debug", "force", "reconstruct")  # options that take no value
+TRUNCATION = "Factor on the distance of z from its mean (truncation); below 1: more typical, less varied."
+MEMORY = "Limit of the memory of tensors and file buffers, e.g. 2GB: sets the slices generated at a time."
+Format = Literal["nii.gz", "nii", "h5"]
 _KINDS = {
     "int": "a whole number (int)",
     "float": "a number",
@@ -25,15 +28,16 @@ _KINDS = {
     "tuple": "several numbers with blanks between them",
     "NoneType": "null",
 }
+Item = TypeVar("Item")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def parser(command: str, description: str, examples: Sequence[str] = ()) -> jsonargparse.ArgumentParser:
+def parser(command: str, description: str, examples: Sequence[str] = ()) -> "Parser":
     """Return the parser of `hagan3d COMMAND`, with `--debug` and worked examples under its help."""
     lines = ["examples:", *(f"  {line}" for line in examples)] if examples else []
-    made = _Parser(
+    made = Parser(
         prog=f"hagan3d {command}",
         description=description,
         epilog="\n".join(lines),
@@ -44,8 +48,27 @@ def parser(command: str, description: str, examples: Sequence[str] = ()) -> json
     return made
 
 
+def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the options of every command that works with a trained model."""
+    parser.add_argument("run", type=str, help="Folder of a run (its newest checkpoint), or a checkpoint file.")
+    parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Moving average, or raw weights.")
+    parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Device to compute on.")
+
+
+def progress(title: str, total: int) -> Callable[[Iterable[Item]], Iterator[Item]]:
+    """Return a wrapper of an iteration that shows a progress bar on stderr."""
+
+    def shown(items: Iterable[Item]) -> Iterator[Item]:
+        from rich.console import Console
+        from rich.progress import track
+
+        return iter(track(items, title, total=total, console=Console(stderr=True)))
+
+    return shown
+
+
 def volumes(count: int) -> str:
-    """Say how many volumes: "1 volume", "2 volumes"."""
+    """Return "1 volume", "2 volumes" and so on."""
     return f"{count} volume" if count == 1 else f"{count} volumes"
 
 
@@ -58,24 +81,31 @@ class _Formatter(jsonargparse.DefaultHelpFormatter):
         return super()._fill_text(text, width, indent)
 
 
-class _Parser(jsonargparse.ArgumentParser):
+class Parser(jsonargparse.ArgumentParser):
     """A parser that takes `--size 64 64 64`, `--skip-bad` and `--class-column Sex` as people write them."""
+
+    explain_unknown: Callable[[str], str | None] | None = None
+    """Explains an unknown setting by its name, or returns None."""
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *others: Any, **keywords: Any
     ) -> Any:
+        """Parse a command line; a parser's error is raised as one readable line."""
         words = [_with_underscores(word) for word in (sys.argv[1:] if args is None else args)]
-        config = _value_of("--config", words)
+        config = option_value("--config", words)
         if config is not None:
             check_config_file(Path(config))
         try:
             return super().parse_args(join_numbers(self._with_flags_set(words)), *others, **keywords)
         except jsonargparse.ArgumentError as error:
-            message = parser_message(str(error), list(self.get_defaults(skip_validation=True).keys()))
+            key = unknown_setting(str(error))
+            explanation = self.explain_unknown(key) if key and self.explain_unknown else None
+            known = list(self.get_defaults(skip_validation=True).keys())
+            message = explanation or parser_message(str(error), known)
             raise InputError(f"{config}: {message}" if config and not self._reads(config) else message) from error
 
     def _reads(self, config: str) -> bool:
-        """Say whether a config file has settings that are known and can be; if not, it is to blame for an error."""
+        """Return whether the config file itself is valid; if not, an error is attributed to it."""
         try:
             super().parse_path(config, defaults=False)
         except jsonargparse.ArgumentError:
@@ -83,7 +113,7 @@ class _Parser(jsonargparse.ArgumentParser):
         return True
 
     def _with_flags_set(self, words: list[str]) -> list[str]:
-        """Give `true` to each yes-or-no setting that has no value."""
+        """Insert `true` after each boolean setting without a value."""
         defaults = self.get_defaults(skip_validation=True)
         done: list[str] = []
         for word, following in zip(words, [*words, "--"][1:], strict=True):
@@ -98,19 +128,19 @@ def check_config_file(path: Path) -> None:
     """Raise InputError unless a file holds settings in YAML."""
     if not path.is_file():
         shipped = importlib.resources.files("hagan3d.configs") / "hagan_64.yaml"
-        raise InputError(f"{path}: no such config; those that come with hagan3d lie beside {shipped}")
+        raise InputError(f"{path}: no such config; those that come with hagan3d are next to {shipped}")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        what = getattr(error, "problem", None) or "it is no text"
-        raise InputError(f"{path}{where}: no YAML that can be read: {what}") from error
+        what = getattr(error, "problem", None) or "it is not text"
+        raise InputError(f"{path}{where}: not valid YAML: {what}") from error
     if not isinstance(settings, dict):
-        raise InputError(f"{path}: holds no settings; want lines such as `train:` and below it `  steps: 1000`")
+        raise InputError(f"{path}: holds no settings; expected lines such as `train:` and below it `  steps: 1000`")
 
 
-def _value_of(option: str, words: Sequence[str]) -> str | None:
+def option_value(option: str, words: Sequence[str]) -> str | None:
     """Return the word after an option, or after its equals sign."""
     for word, following in zip(words, [*words, ""][1:], strict=True):
         if word == option:
@@ -132,8 +162,8 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
     """Run one command on its arguments and return its exit status.
 
     Returns:
-        0 if it went well, 2 for what the user can mend (one line on stderr), 1 if interrupted for good.
-        Every other error is a bug and raises.
+        0 on success, 2 for an error that the user can fix (one line on stderr), 1 if interrupted. Every other error is
+        a bug and raises.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -144,7 +174,7 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
             raise
         if "--debug" in arguments:
             traceback.print_exc()
-        sys.stderr.write(f"error: {message}\n")  # in one piece: several processes may say theirs at once
+        sys.stderr.write(f"error: {message}\n")  # one write: several ranks may print at once
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -169,26 +199,26 @@ def join_numbers(arguments: list[str]) -> list[str]:
 
 
 def parse_bytes(option: str, text: str) -> int:
-    """Read an amount of memory such as 2GB, 500MB (of 1000) or 1.5GiB (of 1024).
+    """Parse an amount of memory such as 2GB, 500MB (powers of 1000) or 1.5GiB (powers of 1024).
 
     Raises:
-        InputError: If the text is none.
+        InputError: If the text is not an amount of memory.
     """
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+) ?([kmgt])(i?)b", text.lower())
     amount = float(found[1]) * (1024 if found[3] else 1000) ** (" kmgt".index(found[2])) if found else 0
     if not amount:
-        raise InputError(f"{option} {text}: want an amount of memory such as 2GB, 500MB or 1.5GiB")
+        raise InputError(f"{option} {text}: expected an amount of memory such as 2GB, 500MB or 1.5GiB")
     return int(amount)
 
 
 def explain(error: BaseException) -> str | None:
-    """Return one line on an error that a user can mend, None for one that is ours."""
+    """Return one line for an error that the user can fix, None for a bug."""
     if isinstance(error, InputError):
         return str(error)
     text = str(error)
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         first = text.splitlines()[0] if text else "the machine has too little memory"
-        return f"out of memory ({first}): take a smaller batch_size, more train.accumulate, or train.checkpointing"
+        return f"out of memory ({first}): use a smaller train.batch_size, more train.accumulate, or train.checkpointing"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full{_where(error)}: free some space and run the same command again"
     if isinstance(error, OSError) and error.errno is not None:
@@ -196,23 +226,38 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def parse_seeds(text: str) -> list[int]:
+    """Parse seeds such as ``0-99,200``.
+
+    Raises:
+        InputError: If the text has another form.
+    """
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        raise InputError(f"--seeds {text}: expected numbers and ranges such as 0-99,200")
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        seeds += range(int(first), int(last or first) + 1)
+    return seeds
+
+
 def _where(error: OSError) -> str:
     return f": {error.filename}" if error.filename else ""
 
 
 def parser_message(text: str, known: Sequence[str]) -> str:
-    """Say in one line, in the words of who reads it, what a parser did not like.
+    """Turn the message of a parser into one readable line.
 
     Args:
-        text: Its message.
-        known: Names of the settings, of which one may have been meant.
+        text: The message.
+        known: Names of all settings, for suggestions.
     """
     text = re.sub(r"\s+", " ", text).strip()
     if found := re.fullmatch(r'Parser key "(.+?)": Expected a (.+)\. Got value: (.*)', text):
-        return f"{found[1]} {found[3]}: want {_kind(found[2])}"
+        return f"{found[1]} {found[3]}: must be {_kind(found[2])}"
     if found := re.fullmatch(r'Parser key "(.+?)": .*Subtypes: \[(.*?)\] Errors:.* Given value: (.*)', text):
         kinds = [_kind(kind) for kind in re.findall(r"<class '\w+'>|typing\.Literal\[.*?\]", found[2])]
-        return f"{found[1]} {found[3]}: want {' or '.join(kinds) or 'another value'}"
+        return f"{found[1]} {found[3]}: must be {' or '.join(kinds) or 'another value'}"
     if found := re.search(r"unrecognized arguments: --(\S+)|[Oo]ption '(\S+)'", text):
         name = found[1] or found[2]
         names = {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
@@ -221,8 +266,16 @@ def parser_message(text: str, known: Sequence[str]) -> str:
     return re.sub(r'Parser key "(.+?)":', r"\1:", text)
 
 
+def unknown_setting(message: str) -> str | None:
+    """Return the name of the setting that a parser's message calls unknown."""
+    match = re.search(
+        r"unrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)'|[Kk]ey '([\w.]+)' is not expected", message
+    )
+    return next((name for name in match.groups() if name), None) if match else None
+
+
 def _kind(name: str) -> str:
-    """Say what a Python type is to who writes a value."""
+    """Describe a Python type in plain words."""
     if name.startswith("typing.Literal["):
         return "one of " + ", ".join(re.findall(r"'(.*?)'", name))
     word = name.removeprefix("<class '").removesuffix("'>")

@@ -17,6 +17,7 @@ from hagan3d.data.store.store import Store
 DESCRIPTION = """Make phantoms of the thorax, prepare a store of them, train a small HA-GAN at 32^3, generate volumes
 and encode the real ones. Each step is a command, and is shown; run again, what is done is not done again."""
 EXAMPLES = ("hagan3d demo", "hagan3d demo --steps 2000 --out runs/longer")
+CONFIG = "hagan_demo"
 SHOWN = 6  # volumes of each kind in samples.png
 
 
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
     print("  features/features.csv   latents of the real phantoms")
     print("\nnext, with your own scans:")
     print("  .venv/bin/hagan3d prepare --input SCANS/ --output scans.h5 --size 64 64 64")
-    print("  .venv/bin/hagan3d train --config configs/hagan_64.yaml --data.store scans.h5 --out runs/scans")
+    print("  .venv/bin/hagan3d train --config hagan_64 --data.store scans.h5 --out runs/scans")
 
 
 def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[str]], None], str]]:
@@ -56,9 +57,7 @@ def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[
         (
             "train",
             train.main,
-            f"--config {train.config_file('hagan_32.yaml')} --data.store {store} --out {out} --train.steps {steps} "
-            "--model.channels 64 --model.features 16 --model.d_channels 64 --train.diffaug.translate 0 "
-            "--train.ema 0.99 --train.lr_g 4.0e-4 --log.preview_every 100",
+            f"--config {CONFIG} --data.store {store} --out {out} --train.steps {steps}",
         ),
         ("generate", generate.main, f"{out} --num 12 --out {out}/samples --force"),
         ("encode", encode.main, f"{out} --input {store} --out {out}/features --reconstruct --force"),

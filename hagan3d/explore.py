@@ -80,7 +80,7 @@ def _explore(
         "between": exploration.explore_between,
         "truncations": exploration.explore_truncations,
     }
-    model, store = load_model(run, weights, inference_device(device), ("g", "e_h", "e_g")), Store(store_path)
+    model, store = load_model(run, weights, inference_device(device), generate=True, encode=True), Store(store_path)
     return ways[mode](model, store, value, out, config, _bar)  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""Live bytes: how much memory tensors hold at most, counted, real ones or fake ones that have shapes and no values."""
+"""Peak memory of tensors, counted: of real ones, or of fake ones that have shapes and no values."""
 
 import weakref
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-BLOCK = 512  # bytes: what an allocator rounds up to
+BLOCK = 512  # bytes, to which an allocator rounds up
 
 
-class LiveBytes(TorchDispatchMode):
-    """Counts the storages that are alive, each rounded up to 512 bytes, and their peak.
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all tensor storages, each rounded up to 512 bytes, and their peak.
 
-    Tensors that were made before count once `track` has seen them. Works under `FakeTensorMode`, entered inside it.
+    Tensors made before count once `track` has seen them. Works under `FakeTensorMode`, entered inside it.
     """
 
     def __init__(self, existing: Iterable[Tensor] = ()) -> None:
@@ -24,7 +24,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = 0
         self.peak = 0
-        self._known: set[int] = set()
+        self._seen: set[int] = set()
         self._finalizers: dict[int, weakref.finalize[..., Any]] = {}
         self.track(list(existing))
 
@@ -35,11 +35,11 @@ class LiveBytes(TorchDispatchMode):
                 self._add(value.untyped_storage())
 
     def reset_peak(self) -> None:
-        """Forget the peak; count on from what is alive."""
+        """Set the peak to what is allocated now."""
         self.peak = self.now
 
-    def leave_out(self, tensors: Iterable[Tensor]) -> None:
-        """Count the storages of ``tensors`` no more: they stand for what lies in another memory."""
+    def exclude(self, tensors: Iterable[Tensor]) -> None:
+        """Stop counting the storages of ``tensors``, which stand for tensors in another memory."""
         for storage in (tensor.untyped_storage() for tensor in tensors):
             before = self._finalizers[storage._cdata].detach()
             if before is not None:
@@ -48,21 +48,21 @@ class LiveBytes(TorchDispatchMode):
 
     def _add(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._known:
+        if key in self._seen:
             return
         size = -(-storage.nbytes() // BLOCK) * BLOCK
-        self._known.add(key)
+        self._seen.add(key)
         self._finalizers[key] = weakref.finalize(storage, self._remove, key, size)
         self.now += size
         self.peak = max(self.peak, self.now)
 
     def _remove(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        self._seen.discard(key)
         self._finalizers.pop(key, None)
         self.now -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and count what it made."""
+        """Run an operator and count its outputs."""
         out = func(*args, **(kwargs or {}))
         self.track(out)
         return out

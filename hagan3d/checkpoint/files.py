@@ -5,29 +5,29 @@ import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import Config
 from hagan3d.config.serialization import from_dict, to_dict
 from hagan3d.data.io.files import replacing
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_networks, networks_class
+from hagan3d.networks.generative import GenerativeNetworks
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
 
-FORMAT = "hagan3d checkpoint 1"
+FORMAT = "hagan3d checkpoint 2"
 FOLDER = "checkpoints"
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run at one step: the model and all that training needs to go on."""
+    """A run at one step: the model and all that a resume needs."""
 
     config: Config
     description: DataDescription
@@ -43,9 +43,9 @@ class Checkpoint:
     scalers: dict[str, Any] = field(default_factory=dict)
     """Loss scaler state of each phase."""
     state: dict[str, float] = field(default_factory=dict)
-    """Numbers that the recipe steers."""
+    """Scalars that the method adapts."""
     unlogged: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Terms since the last row of the log: their sums, and of how many steps."""
+    """Terms since the last row of the log: their sums and counts."""
     store: str = ""
     """Fingerprint of the store."""
 
@@ -55,10 +55,10 @@ AnyNetworks = TypeVar("AnyNetworks", bound=NetworkSet, covariant=True)
 
 @dataclass(frozen=True)
 class Loaded(Generic[AnyNetworks]):
-    """What inference needs of a checkpoint."""
+    """A model loaded for inference."""
 
     networks: AnyNetworks
-    """In evaluation mode, without gradients; those that were not loaded do nothing."""
+    """In evaluation mode, without gradients; networks that were not loaded are identities."""
     config: Config
     description: DataDescription
     step: int
@@ -75,12 +75,17 @@ class Loaded(Generic[AnyNetworks]):
         return _num_classes(self.config, self.description)
 
     @property
+    def run_folder(self) -> Path:
+        """Folder of the run that the checkpoint belongs to."""
+        return self.path.parent.parent
+
+    @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return next(self.networks.parameters()).device
 
 
-Model = Loaded[Networks]
+Model = Loaded[GenerativeNetworks]
 TranslationModel = Loaded[TranslationNetworks]
 
 
@@ -105,21 +110,26 @@ def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
 
     Args:
         path: The file.
-        device: Where to put the tensors.
-        mapped: Whether tensors stay in the file until they are looked at.
+        device: Device of the tensors.
+        mapped: Whether tensors are memory-mapped.
 
     Raises:
-        InputError: If it is missing, truncated, not safe to load or no checkpoint of this project.
+        InputError: If it is missing, truncated, not safe to load or not a checkpoint of this project.
     """
     values = read_tensors(path, device, mapped)
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT and str(found).startswith("hagan3d checkpoint"):
         raise InputError(
-            f"{path}: no checkpoint of hagan3d (published weights come in by `python -m hagan3d.checkpoint import`)"
+            f"{path}: written by another version ({found}, this one reads {FORMAT!r}); train the run again"
+        )
+    if found != FORMAT:
+        raise InputError(
+            f"{path}: not a checkpoint of hagan3d (import published weights by `python -m hagan3d.checkpoint import`)"
         )
     values = {key: value for key, value in values.items() if key != "format"}
     missing = sorted(set(Checkpoint.__dataclass_fields__) - set(values))
     if missing:
-        raise InputError(f"{path}: the checkpoint lacks {missing[0]!r}; it was written by another version")
+        raise InputError(f"{path}: the checkpoint lacks {missing[0]!r}; it is damaged or of another version")
     try:
         values["config"] = from_dict(values["config"])
         values["description"] = DataDescription.from_dict(values["description"])
@@ -129,7 +139,7 @@ def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> Any:
-    """Read a file of tensors and plain values; nothing in it is executed.
+    """Read a file of tensors and plain values without executing anything in it.
 
     Raises:
         InputError: If it is missing, truncated or holds anything else.
@@ -143,15 +153,15 @@ def read_tensors(path: Path, device: torch.device | str = "cpu", mapped: bool = 
             raise InputError(
                 f"{path}: holds more than tensors and plain values; not loaded, as it could run code"
             ) from error
-        raise InputError(f"{path}: truncated, no checkpoint, or one that could run code; not loaded") from error
+        raise InputError(f"{path}: truncated, not a checkpoint, or one that could run code; not loaded") from error
     except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         if "out of memory" in str(error):
             raise
-        raise InputError(f"{path}: truncated or no checkpoint; delete it to go on from the one before") from error
+        raise InputError(f"{path}: truncated or not a checkpoint; delete it to resume from the one before") from error
 
 
 def path_of(run: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies."""
+    """Return the path of the checkpoint of a step."""
     return run / FOLDER / f"step-{step:08d}.pt"
 
 
@@ -161,48 +171,68 @@ def all_of(run: Path) -> list[Path]:
 
 
 def newest(run: Path) -> Path | None:
-    """Return the newest checkpoint of a run, None where there is none."""
+    """Return the newest checkpoint of a run, or None."""
     return next(reversed(all_of(run)), None)
 
 
 def load_model(
-    run: Path, weights: str = "ema", device: torch.device | str = "cpu", names: Collection[str] | None = None
+    run: Path,
+    weights: str = "ema",
+    device: torch.device | str = "cpu",
+    *,
+    generate: bool = False,
+    encode: bool = False,
 ) -> Model:
-    """Load the networks of a generating run for inference.
+    """Load the networks of a run that generates volumes, for inference.
 
     Args:
-        run: Folder of a run (its newest checkpoint is taken) or a checkpoint file.
-        weights: ``ema`` (the average, where there is one) or ``raw``.
-        device: Where to put the networks.
-        names: Networks to load; the others take no memory. Default: all.
+        run: Folder of a run (its newest checkpoint is loaded) or a checkpoint file.
+        weights: ``ema`` (the moving average, if there is one) or ``raw``.
+        device: Device of the networks.
+        generate: Load the networks that generate.
+        encode: Load the networks that encode. With neither, all are loaded; others take no memory.
 
     Raises:
-        InputError: If there is no usable checkpoint, or the run translates.
+        InputError: If there is no usable checkpoint, or the run is a translation.
     """
-    loaded = _load(run, weights, device, names)
-    if not isinstance(loaded.networks, Networks):
-        raise InputError(f"{run}: translates volumes ({loaded.config.recipe}) and makes none; use `hagan3d translate`")
+    loaded = _load(run, weights, device, _Parts(generate, encode) if generate or encode else None)
+    if not isinstance(loaded.networks, GenerativeNetworks):
+        raise InputError(f"{run}: a translation model ({loaded.config.name}); use `hagan3d translate`")
     return cast(Model, loaded)
 
 
+class _Parts(NamedTuple):
+    """What a model is loaded for."""
+
+    generate: bool
+    encode: bool
+
+    def names(self, kind: type[NetworkSet]) -> Collection[str]:
+        """Return the networks of a method that are needed."""
+        if not issubclass(kind, GenerativeNetworks):
+            return kind.averaged
+        return (*(kind.generators if self.generate else ()), *(kind.encoders if self.encode else ()))
+
+
 def load_translation(run: Path, weights: str = "ema", device: torch.device | str = "cpu") -> TranslationModel:
-    """Load the networks of a translating run that inference needs, without critics; arguments as in `load_model`.
+    """Load the generators of a translation run for inference; arguments as in `load_model`.
 
     Raises:
-        InputError: If there is no usable checkpoint, or the run does not translate.
+        InputError: If there is no usable checkpoint, or the run is not a translation.
     """
     loaded = _load(run, weights, device, None)
     if not isinstance(loaded.networks, TranslationNetworks):
-        raise InputError(f"{run}: makes volumes ({loaded.config.recipe}) and translates none; use `hagan3d generate`")
+        raise InputError(f"{run}: a model that generates volumes ({loaded.config.name}); use `hagan3d generate`")
     return cast(TranslationModel, loaded)
 
 
-def _load(run: Path, weights: str, device: torch.device | str, names: Collection[str] | None) -> Loaded[NetworkSet]:
+def _load(run: Path, weights: str, device: torch.device | str, parts: _Parts | None) -> Loaded[NetworkSet]:
     path = run if run.is_file() else newest(run)
     if path is None:
         what = "no such run" if not run.exists() else f"no checkpoint in {run / FOLDER}"
         raise InputError(f"{run}: {what}; train one by `hagan3d train --out {run}`")
     checkpoint = load(path, mapped=True)
+    names = None if parts is None else parts.names(networks_class(checkpoint.config.name))
     networks = build(checkpoint, names)
     for name in networks.names():
         state = checkpoint.networks.get(name)
@@ -210,15 +240,15 @@ def _load(run: Path, weights: str, device: torch.device | str, names: Collection
             setattr(networks, name, torch.nn.Identity())
         elif not isinstance(networks[name], torch.nn.Identity):
             load_weights(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
-    networks.reached(checkpoint.step)
+    networks.set_step(checkpoint.step)
     networks.to(device).eval().requires_grad_(False)
     return Loaded(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
 
 
 def build(checkpoint: Checkpoint, names: Collection[str] | None = None) -> NetworkSet:
-    """Build the networks that a checkpoint's config and data ask for, without values; only some if ``names`` is given.
+    """Build the networks of a checkpoint's config without initializing their weights.
 
-    The others become identities, and so do critics of translations where it is not.
+    Networks not in ``names`` become identities; by default these are the discriminators of a translation.
     """
     config = checkpoint.config
     with torch.device("meta"):
@@ -232,11 +262,11 @@ def build(checkpoint: Checkpoint, names: Collection[str] | None = None) -> Netwo
 
 
 def _num_classes(config: Config, description: DataDescription) -> int:
-    return len(description.class_names) if config.model.conditional else 0
+    return len(description.class_names) if config.conditional else 0
 
 
 def load_weights(network: torch.nn.Module, state: State, path: Path, name: str) -> None:
-    """Give ``network``, called ``name``, its weights from the checkpoint ``path``; those of another: InputError."""
+    """Load the weights of the network ``name`` from the checkpoint ``path``; InputError if they do not fit."""
     try:
         network.load_state_dict(state)
     except (RuntimeError, AttributeError) as error:

@@ -1,42 +1,43 @@
-"""Settings of a training run, with units and defaults; those of `prepare` and `evaluate` lie beside their code."""
+"""Settings of a run: frozen dataclasses with units, bounds and defaults; the only place where a default is stated."""
 
-from hagan3d.config.data import LOW_SIDE, SIZE_STEP, AugmentConfig, DataConfig, Size, check_size, low_factor
-from hagan3d.config.degrade import DegradeConfig
-from hagan3d.config.model import ModelConfig
-from hagan3d.config.run import RECIPES, Config, LogConfig
-from hagan3d.config.train import DiffAugConfig, TrainConfig
-from hagan3d.config.translation import (
-    CascadeConfig,
-    CycleConfig,
-    MedganConfig,
-    RegistrationConfig,
-    RestoreConfig,
-    SeganConfig,
-    TranslationConfig,
-    UnitConfig,
+from hagan3d.config.data import (
+    LOW_SIDE,
+    SIZE_STEP,
+    AugmentConfig,
+    DataConfig,
+    PairDataConfig,
+    Size,
+    SubvolumeDataConfig,
+    UnpairedDataConfig,
+    WindowDataConfig,
+    check_size,
+    low_factor,
 )
+from hagan3d.config.degrade import DegradeConfig
+from hagan3d.config.log import LogConfig
+from hagan3d.config.method import GenerationConfig, MethodConfig, PatchCriticConfig, TranslationConfig, UNetConfig
+from hagan3d.config.run import Config
+from hagan3d.config.train import TrainConfig
 
 __all__ = [
     "LOW_SIDE",
-    "RECIPES",
     "SIZE_STEP",
     "AugmentConfig",
-    "CascadeConfig",
     "Config",
-    "CycleConfig",
     "DataConfig",
     "DegradeConfig",
-    "DiffAugConfig",
+    "GenerationConfig",
     "LogConfig",
-    "MedganConfig",
-    "ModelConfig",
-    "RegistrationConfig",
-    "RestoreConfig",
-    "SeganConfig",
+    "MethodConfig",
+    "PairDataConfig",
+    "PatchCriticConfig",
     "Size",
+    "SubvolumeDataConfig",
     "TrainConfig",
     "TranslationConfig",
-    "UnitConfig",
+    "UNetConfig",
+    "UnpairedDataConfig",
+    "WindowDataConfig",
     "check_size",
     "low_factor",
 ]

@@ -1,113 +1,84 @@
-"""Settings of the volumes a run sees."""
+"""Settings of the volumes that a run trains on; a method names the class whose settings it reads."""
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
+from hagan3d.config.bounds import Section, bounded
 from hagan3d.config.degrade import DegradeConfig
 from hagan3d.errors import InputError
 
 Size = tuple[int, int, int]
 
-LOW_SIDE = 64  # voxels: the low-resolution anchor has at most so many along any axis
+LOW_SIDE = 64  # voxels: most that the low-resolution volume has along any axis
 SIZE_STEP = 32  # voxels: every side is a multiple of it
 
 
 def check_size(size: Size) -> None:
-    """Raise InputError unless every side is a multiple of 32 from 32 up."""
+    """Raise InputError unless every side is a multiple of 32."""
     if len(size) != 3 or any(side < SIZE_STEP or side % SIZE_STEP for side in size):
         raise InputError(
-            f"size {list(size)}: every side D, H, W must be a multiple of {SIZE_STEP}, from {SIZE_STEP} up"
+            f"size {list(size)}: every side D, H, W must be a multiple of {SIZE_STEP}, at least {SIZE_STEP}"
         )
 
 
 def low_factor(size: Size) -> int:
-    """Voxels of the volume per voxel of the low-resolution anchor and of A: 4 up to 256, 8 at 512, 16 at 1024."""
+    """Downsampling factor of the low-resolution volume and of A: 4 up to 256, 8 at 512, 16 at 1024."""
     return max(4, 2 ** math.ceil(math.log2(max(size) / LOW_SIDE)))
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of real volumes before they are cut (MONAI transforms, seeded per step and volume)."""
+class AugmentConfig(Section):
+    """Random augmentation of real volumes (MONAI transforms, seeded per step and volume)."""
+
+    PREFIX: ClassVar[str] = "data.augment."
 
     flip_axes: tuple[Literal["D", "H", "W"], ...] = ()
-    """Axes mirrored with probability 1/2. W is left-right for axial slabs; mirror only what nature mirrors."""
-    rotate_deg: float = 0.0
+    """Axes mirrored with probability 1/2. W is left-right for axial slices; mirror only what is symmetric in nature."""
+    rotate_deg: float = bounded(0.0, at_least=0)
     """Largest rotation about each axis, degrees."""
-    scale: float = 0.0
+    scale: float = bounded(0.0, at_least=0)
     """Largest relative zoom: 0.1 scales by 0.9 to 1.1."""
-    shift: float = 0.0
-    """Largest shift along each axis, as a fraction of that side."""
-    brightness: float = 0.0
-    """Largest shift of intensity, in units of the [-1, 1] range."""
-    contrast: float = 0.0
+    shift: float = bounded(0.0, at_least=0)
+    """Largest translation along each axis, as a fraction of that side."""
+    brightness: float = bounded(0.0, at_least=0)
+    """Largest intensity shift, in units of the [-1, 1] range."""
+    contrast: float = bounded(0.0, at_least=0)
     """Largest relative change of contrast: 0.1 scales by 0.9 to 1.1."""
-    noise: float = 0.0
-    """Largest standard deviation of added Gaussian noise, in units of the [-1, 1] range."""
-
-    def __post_init__(self) -> None:
-        for name in ("rotate_deg", "scale", "shift", "brightness", "contrast", "noise"):
-            if getattr(self, name) < 0:
-                raise InputError(f"data.augment.{name}: want a number from 0 up, got {getattr(self, name)}")
+    noise: float = bounded(0.0, at_least=0)
+    """Largest standard deviation of additive Gaussian noise, in units of the [-1, 1] range."""
 
     @property
     def active(self) -> bool:
-        """Whether any change is asked for."""
+        """Whether any augmentation is on."""
         return self != AugmentConfig()
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """The real volumes of a run."""
+class DataConfig(Section):
+    """The volumes of a run."""
+
+    PREFIX: ClassVar[str] = "data."
 
     store: str | None = None
-    """HDF5 store made by `hagan3d prepare`, or a folder of its shards. Without one, phantoms are made."""
+    """HDF5 store made by `hagan3d prepare`, or a folder of its shards. Default: synthetic chest CTs are made."""
     size: Size = (32, 32, 32)
-    """Voxels per axis D, H, W; each a multiple of 32. It must be the store's."""
-    subvolume_depth: int | None = None
-    """Slices of a sub-volume (HA-GAN: what D^H and E^H see) or window (translation), a multiple of the low-resolution
-    factor (4 up to 256). Default: 1/8 of D."""
-    window: Literal["whole", "patch", "hierarchical"] = "whole"
-    """For translation: what the networks learn on. whole: whole volumes. patch: windows of `subvolume_depth` slices.
-    hierarchical: such windows, beside what an anchor makes of the low-resolution volume (64 voxels a side at most)."""
-    windows: Literal["even", "uniform", "fixed", "published"] = "even"
-    """Where sub-volumes are cut. even: every slice about equally often. For comparison: uniform, at any start that
-    A allows; fixed, in the middle; published, one start for the batch, generated ones up to A's stride off."""
+    """Voxels per axis D, H, W; each a multiple of 32. It must equal the store's."""
     split: str = "train"
-    """The part of the store to train on; "all" takes every volume."""
+    """Part of the store to train on: train, validation, test or all."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """Random changes of real volumes."""
-    degrade: DegradeConfig = field(default_factory=DegradeConfig)
-    """For translation: sources simulated from the volumes of a store without pairs."""
-    paired: bool = True
-    """For translation: whether source and target are of one subject; if not, targets are drawn by themselves."""
-    fraction: float = 1.0
-    """For translation: fraction of the subjects of the split to train on; smaller ones are parts of larger ones."""
-    phantoms: int = 96
-    """Volumes made when there is no store."""
+    """Random augmentation of real volumes."""
+    phantoms: int = bounded(96, at_least=2)
+    """Number of synthetic volumes made when there is no store."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size(self.size)
-        depth, factor = self.subvolume_depth, low_factor(self.size)
-        if depth is not None and not (0 < depth <= self.size[0] and depth % factor == 0):
-            raise InputError(
-                f"data.subvolume_depth: want a multiple of {factor} (the low-resolution factor at {list(self.size)}) "
-                f"from {factor} to {self.size[0]}, got {depth}"
-            )
-        if not 0 < self.fraction <= 1:
-            raise InputError(f"data.fraction: want more than 0, at most 1, got {self.fraction}")
-        if self.phantoms < 2:
-            raise InputError(f"data.phantoms: want at least 2, got {self.phantoms}")
 
     @property
     def factor(self) -> int:
-        """Low-resolution factor."""
+        """Downsampling factor of the low-resolution volume."""
         return low_factor(self.size)
-
-    @property
-    def depth(self) -> int:
-        """Slices per sub-volume: as set, else 1/8 of D rounded up to the low-resolution factor."""
-        return self.subvolume_depth or self.factor * math.ceil(self.size[0] / 8 / self.factor)
 
     @property
     def low_size(self) -> Size:
@@ -115,7 +86,91 @@ class DataConfig:
         d, h, w = (side // self.factor for side in self.size)
         return d, h, w
 
+
+@dataclass(frozen=True)
+class SubvolumeDataConfig(DataConfig):
+    """Volumes, and the sub-volumes that are selected from them at full resolution."""
+
+    subvolume_depth: int | None = bounded(None, at_least=1)
+    """Slices of a sub-volume, a multiple of the low-resolution factor (4 up to 256). Default: 1/8 of D."""
+    subvolume_sampling: Literal["even", "uniform", "fixed", "published"] = "even"
+    """Distribution of the first slice of a sub-volume. even: every slice is seen about equally often. For comparison:
+    uniform over all starts on the grid of A; fixed in the middle; published, one start for the whole batch, generated
+    sub-volumes up to the stride of A apart from the real ones."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_depth(self.subvolume_depth, self.size, self.factor)
+
     @property
-    def seen_size(self) -> Size:
-        """Voxels of what the networks of a translation learn on: a whole volume, or a window."""
-        return self.size if self.window == "whole" else (self.depth, *self.size[1:])
+    def depth(self) -> int:
+        """Slices of a sub-volume: as set, else 1/8 of D rounded up to the low-resolution factor."""
+        return self.subvolume_depth or self.factor * math.ceil(self.size[0] / 8 / self.factor)
+
+
+@dataclass(frozen=True)
+class PairDataConfig(DataConfig):
+    """Pairs of a source and a target volume, stored or simulated."""
+
+    degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    """Simulated sources: the volumes of a store without pairs, degraded."""
+    fraction: float = bounded(1.0, above=0, at_most=1)
+    """Fraction of the subjects of the split to train on; smaller fractions are subsets of larger ones."""
+
+    paired = True
+    window = "whole"
+
+    @property
+    def depth(self) -> int:
+        """Slices of what the networks train on."""
+        return self.size[0]
+
+    @property
+    def train_size(self) -> Size:
+        """Voxels of what the networks train on: a whole volume, or a window of it."""
+        return self.depth, *self.size[1:]
+
+
+@dataclass(frozen=True)
+class UnpairedDataConfig(PairDataConfig):
+    """Source and target volumes of two domains, paired or not."""
+
+    paired: bool = False
+    """Whether source and target of a sample are of one subject; if not, targets are sampled independently."""
+
+
+@dataclass(frozen=True)
+class WindowDataConfig(PairDataConfig):
+    """Pairs, whole or cut into windows along D."""
+
+    window: Literal["whole", "patch", "hierarchical"] = "whole"
+    """What the networks train on. whole: whole volumes. patch: windows of `subvolume_depth` slices. hierarchical: such
+    windows, concatenated with the prediction of a low-resolution network for the whole volume."""
+    subvolume_depth: int | None = bounded(None, at_least=1)
+    """Slices of a window: 8, 16 or a multiple of 32. Default: 1/8 of D, at least the low-resolution factor."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_depth(self.subvolume_depth, self.size, self.factor)
+        if self.window == "whole" and self.subvolume_depth is not None:
+            raise InputError(
+                "data.subvolume_depth: whole volumes are translated; leave it out, or set data.window patch"
+            )
+        if self.window != "whole" and self.depth % 32 and self.depth not in (8, 16):
+            raise InputError(f"data.subvolume_depth: windows have 8, 16 or a multiple of 32 slices, got {self.depth}")
+
+    @property
+    def depth(self) -> int:
+        """Slices of what the networks train on."""
+        if self.window == "whole":
+            return self.size[0]
+        return self.subvolume_depth or self.factor * math.ceil(self.size[0] / 8 / self.factor)
+
+
+def check_depth(depth: int | None, size: Size, factor: int) -> None:
+    """Raise InputError unless sub-volumes of ``depth`` slices lie on the low-resolution grid."""
+    if depth is not None and not (depth <= size[0] and depth % factor == 0):
+        raise InputError(
+            f"data.subvolume_depth: must be a multiple of {factor} (the low-resolution factor at {list(size)}), at "
+            f"most {size[0]}, got {depth}"
+        )

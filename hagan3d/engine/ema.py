@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights."""
+"""Exponential moving average (EMA) of weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,29 +10,29 @@ WARM_UP = 10  # steps: the decay grows as (1 + step) / (WARM_UP + step) until it
 
 
 class EMA:
-    """Average of the weights of one network, kept beside it."""
+    """Exponential moving average of the weights of one network."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        """Start from the weights of ``network``; ``decay`` per step."""
+        """Initialize with the weights of ``network``; ``decay`` is per step."""
         self.network = network
         self.decay = decay
         self.state: dict[str, Tensor] = {key: value.detach().clone() for key, value in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the weights after ``step`` steps."""
+        """Update the average after ``step`` steps; the decay is warmed up."""
         decay = min(self.decay, (1 + step) / (WARM_UP + step))
         current = self.network.state_dict()
         torch._foreach_lerp_(list(self.state.values()), [current[key] for key in self.state], 1 - decay)
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take over a saved average."""
+        """Load a saved average."""
         for key, value in self.state.items():
             value.copy_(state[key])
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the network have the average as its weights inside this block."""
+        """Swap the average into the network inside this block."""
         self._swap()
         try:
             yield

@@ -109,8 +109,8 @@ class LeanAdam(torch.optim.Optimizer):
         dtype = self.types.get(name, torch.float32)
         return torch.empty_like(moment, dtype=dtype, device=home, pin_memory=is_pinned).copy_(moment)
 
-    def at_home(self) -> list[Tensor]:
-        """Return the moments that are not on the device between steps."""
+    def offloaded(self) -> list[Tensor]:
+        """Return the moments that are in host memory between steps."""
         return [state[name] for state in self.state.values() for name in MOMENTS if name in state and self.home]
 
     def state_dict(self) -> dict[str, Any]:

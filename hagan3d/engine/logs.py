@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, TensorBoard, and progress on the terminal."""
+"""Logging: metrics.jsonl, TensorBoard, and progress on the terminal."""
 
 import json
 import time
@@ -10,52 +10,52 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hagan3d.data.io.files import write_text
 
-PLAIN_SECONDS = 20.0  # between two lines where there is no terminal
+PLAIN_SECONDS = 20.0  # between two lines without a terminal
 
 
-class Gathered:
-    """Means of terms over the steps since the last row: not every phase and penalty is part of every step."""
+class RunningMeans:
+    """Running mean of each term since the last write; lazy terms are averaged over the steps that have them."""
 
     def __init__(self, sums: Mapping[str, tuple[float, int]] | None = None) -> None:
-        """Go on with what ``sums`` says: of each term its sum and how often there was one."""
+        """Start from ``sums``: the sum and the count of each term."""
         self.sums = dict(sums or {})
 
     def add(self, terms: Mapping[str, float]) -> None:
-        """Take in the terms of one step."""
+        """Add the terms of one step."""
         for name, value in terms.items():
             total, times = self.sums.get(name, (0.0, 0))
             self.sums[name] = total + value, times + 1
 
-    def take(self) -> dict[str, float]:
-        """Give the means, and begin anew."""
+    def pop(self) -> dict[str, float]:
+        """Return the means and reset them."""
         means = {name: total / times for name, (total, times) in self.sums.items()}
         self.sums = {}
         return means
 
 
 class RunLog:
-    """All that a run writes of its terms: a row of means now and then, and the progress of every step."""
+    """All logs of a run: a row of means at intervals, and the progress of every step."""
 
-    def __init__(self, out: Path, steps_done: int, steps: int, every: int, gathered: Gathered) -> None:
-        """Go on after ``steps_done`` of ``steps`` steps in the folder ``out``, with a row each ``every`` steps."""
-        self.steps, self.every, self.gathered = steps, every, gathered
+    def __init__(self, out: Path, steps_done: int, steps: int, every: int, means: RunningMeans) -> None:
+        """Resume after ``steps_done`` of ``steps`` steps in the folder ``out``, with a row every ``every`` steps."""
+        self.steps, self.every, self.means = steps, every, means
         self.metrics = MetricsFile(out / "metrics.jsonl", steps_done)
         self.board = TensorBoard(out / "tensorboard", steps_done)
-        self.progress = ProgressLine(steps_done, steps)
+        self.progress = TrainingProgress(steps_done, steps)
         self.latest: dict[str, float] = {}
 
     def write(self, step: int, terms: Mapping[str, float]) -> None:
-        """Take the terms after ``step`` steps."""
-        self.gathered.add(terms)
+        """Log the terms after ``step`` steps."""
+        self.means.add(terms)
         if step % self.every == 0 or step == self.steps:
-            means = self.gathered.take()
-            self.metrics.write(step, means)
-            self.board.write(step, means, self.progress.speed(step))
+            row = self.means.pop()
+            self.metrics.write(step, row)
+            self.board.write(step, row, self.progress.speed(step))
         self.latest |= terms
         self.progress.update(step, {name: self.latest[name] for name in self.latest if name.count("/") == 1})
 
     def close(self) -> None:
-        """Close the files and leave the terminal as it was."""
+        """Close the files and restore the terminal."""
         self.progress.close()
         self.board.close()
         self.metrics.close()
@@ -65,7 +65,7 @@ class MetricsFile:
     """metrics.jsonl: one row per logged step. It holds no times, so that equal runs leave equal files."""
 
     def __init__(self, path: Path, steps_done: int) -> None:
-        """Open the file and drop what a stopped run wrote after its last checkpoint."""
+        """Open the file and drop rows written after the last checkpoint of a stopped run."""
         self.path = path
         rows = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         write_text(path, "".join(f"{row}\n" for row in rows if _step_of(row) <= steps_done))
@@ -82,7 +82,7 @@ class MetricsFile:
 
 
 def _step_of(row: str) -> float:
-    """Step of a row; a row that was cut off counts as one of the future."""
+    """Step of a row; infinity for a truncated row."""
     try:
         return float(json.loads(row)["step"])
     except (ValueError, KeyError, TypeError):
@@ -93,7 +93,7 @@ class TensorBoard:
     """The same terms, and the speed, as TensorBoard events."""
 
     def __init__(self, folder: Path, steps_done: int) -> None:
-        """Open a writer that hides what a stopped run wrote after its last checkpoint."""
+        """Open a writer that hides events written after the last checkpoint of a stopped run."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder), purge_step=steps_done + 1)
@@ -104,18 +104,18 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
         self.writer.close()
 
 
-class ProgressLine:
-    """A bar with speed, time left and losses; on a terminal live, else as a line now and then."""
+class TrainingProgress:
+    """A progress bar with speed, time left and losses on a terminal; else a line at intervals."""
 
     def __init__(self, first: int, last: int) -> None:
         """Show progress from step ``first`` to ``last``."""
         self.console = Console(stderr=True)
         self.first, self.last = first, last
-        self.started = self.spoke = time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.progress: Progress | None = None
         if self.console.is_terminal:
             columns = (
@@ -138,8 +138,8 @@ class ProgressLine:
         shown = " ".join(f"{name} {value:.3g}" for name, value in terms.items())
         if self.progress is not None:
             self.progress.update(self.task, completed=step, speed=f"{speed:.2f} steps/s", terms=shown)
-        elif now - self.spoke > PLAIN_SECONDS or step == self.last:
-            self.spoke = now
+        elif now - self.printed > PLAIN_SECONDS or step == self.last:
+            self.printed = now
             left = (self.last - step) / speed if speed else 0.0
             self.console.print(
                 f"step {step}/{self.last}  {speed:.2f} steps/s  {left / 60:.0f} min left  {shown}", soft_wrap=True
@@ -150,6 +150,6 @@ class ProgressLine:
         return (step - self.first) / max(time.monotonic() - self.started, 1e-9)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         if self.progress is not None:
             self.progress.stop()

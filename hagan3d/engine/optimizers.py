@@ -1,4 +1,4 @@
-"""The optimizers a config can name, and the device it can name."""
+"""Optimizers and the device of a config."""
 
 import torch
 from torch import nn
@@ -11,10 +11,10 @@ from hagan3d.errors import InputError
 def make_optimizer(
     train: TrainConfig, lr: float, parameters: list[nn.Parameter], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return Adam over ``parameters``: torch's, fused, NVIDIA apex's, or one with less state on the device.
+    """Return Adam over ``parameters``: torch's (fused), NVIDIA apex's, or one with less state on the device.
 
     Raises:
-        InputError: If apex is asked for and not there (the package of that name on PyPI is another project).
+        InputError: If apex is requested and not installed (the package of that name on PyPI is another project).
     """
     if train.optimizer_state != "fp32":
         bits = {"bf16": 16, "8bit": 8}.get(train.optimizer_state, 32)
@@ -27,35 +27,35 @@ def make_optimizer(
     except ImportError as error:
         raise InputError(
             "train.optimizer apex: NVIDIA apex is not installed (the package `apex` on PyPI is another project; "
-            "build it from NVIDIA's repository), or take train.optimizer adam, which is fused too"
+            "build it from NVIDIA's repository), or use train.optimizer adam, which is fused too"
         ) from error
     if device.type != "cuda":
-        raise InputError("train.optimizer apex: works on a GPU only; take train.optimizer adam")
+        raise InputError("train.optimizer apex: works on a GPU only; use train.optimizer adam")
     return FusedAdam(parameters, lr=lr, betas=train.betas)
 
 
 def choose_device(name: str, precision: str = "fp32", local_rank: int | None = None) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
+    """Return the device named ``auto``, ``cpu`` or ``cuda``.
 
     Args:
-        name: What `train.device` says.
-        precision: What the device must be able to do.
-        local_rank: Number of this process on its machine, which is that of its GPU; None where it is alone.
+        name: `train.device`.
+        precision: Precision that the device must support.
+        local_rank: Rank on this machine, which is the index of its GPU; None with a single rank.
 
     Raises:
         InputError: If there is no GPU, none for this process, or it lacks the precision.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device cuda: torch sees no GPU here; take train.device cpu")
+        raise InputError("train.device cuda: torch sees no GPU here; use train.device cpu")
     device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and local_rank is not None:
         if local_rank >= torch.cuda.device_count():
             raise InputError(
                 f"process {local_rank} of this machine has no GPU of its own: there are {torch.cuda.device_count()}; "
-                f"give torchrun --nproc-per-node {torch.cuda.device_count()}, or take train.device cpu"
+                f"use torchrun --nproc-per-node {torch.cuda.device_count()}, or use train.device cpu"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise InputError(f"train.precision bf16: {torch.cuda.get_device_name()} has none; take fp16 or fp32")
+        raise InputError(f"train.precision bf16: {torch.cuda.get_device_name()} does not support it; use fp16 or fp32")
     return device

@@ -1,4 +1,4 @@
-"""Updates: the optimizer, loss scaler and average of each phase, and one update of the networks it names."""
+"""Updates: optimizer, loss scaler and moving averages of each phase, and one update of its networks."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from hagan3d.checkpoint.files import Checkpoint
 from hagan3d.config import TrainConfig
 from hagan3d.data.batches.steps import StepBatch
+from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.ema import EMA
 from hagan3d.engine.optimizers import make_optimizer
-from hagan3d.engine.processes import ALONE, Processes
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.networks.layers import iterate_spectral_norms, shared_spectral_norms
 from hagan3d.networks.network_set import NetworkSet
@@ -21,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Updates:
-    """Moves networks, phase by phase."""
+    """Runs the phases of a step: losses, gradients, optimizer steps."""
 
     def __init__(
         self,
@@ -29,14 +29,14 @@ class Updates:
         phases: Sequence[Phase],
         networks: NetworkSet,
         device: torch.device,
-        processes: Processes = ALONE,
+        distributed: Distributed = SINGLE,
     ) -> None:
-        """Move ``networks`` to ``device`` and make an optimizer and a loss scaler for each phase of the first step."""
+        """Move ``networks`` to ``device`` and make an optimizer and a loss scaler for each active phase."""
         self.train = train
         self.phases = phases
         self.device = device
-        self.processes = processes
-        if next(networks.parameters()).device != device:  # fake tensors are where they are, and cannot be moved
+        self.distributed = distributed
+        if next(networks.parameters()).device != device:  # fake tensors cannot be moved
             networks.to(device)
         self.networks = networks
         networks.set_memory(train.recompute_norms, train.checkpointing)
@@ -50,12 +50,11 @@ class Updates:
         self.prepare(0)
 
     def prepare(self, step: int) -> None:
-        """Have an optimizer and a loss scaler for each phase that is alive at ``step``, and for no other."""
-        alive = [phase for phase in self.phases if phase.is_alive(step)]
-        over = set(self.optimizers) - {phase.name for phase in alive}
-        for name in over:
+        """Keep an optimizer and a loss scaler for each phase that is active at ``step``, and for no other."""
+        active = [phase for phase in self.phases if phase.is_active(step)]
+        for name in set(self.optimizers) - {phase.name for phase in active}:
             del self.optimizers[name], self.scalers[name]
-        for phase in alive:
+        for phase in active:
             if phase.name not in self.optimizers:
                 parameters = self._parameters(phase)
                 self.optimizers[phase.name] = make_optimizer(self.train, phase.lr, parameters, self.device)
@@ -66,52 +65,50 @@ class Updates:
         return [parameter for name in phase.updates for parameter in self.networks[name].parameters()]
 
     def run(self, phase: Phase, batch: StepBatch) -> dict[str, Tensor]:
-        """Run one phase: move the networks it names, and no other.
+        """Run one phase: update the networks it names, and no other.
 
-        The gradients of the groups of its loss, and of the parts of the batch, add up.
-
-        The gradients of all processes are averaged once, when each has worked through its parts. A scaler of fp16 finds
-        the same infinities everywhere, since they survive the mean.
+        Gradients of the groups of its loss, and of micro-batches, are accumulated, and averaged over ranks once at the
+        end. The loss scaler of fp16 sees the same infinities on every rank, since they survive the mean.
 
         Returns:
-            The terms of its loss, and its measures, each the mean over the parts of the batch in this process.
+            The terms of its loss, and its measures, averaged over the micro-batches of this rank.
         """
         optimizer, scaler = self.optimizers[phase.name], self.scalers[phase.name]
-        parts = self.train.accumulate
+        count = self.train.accumulate
         means: dict[str, Tensor] = {}
         learning = [self.networks[name] for name in phase.updates]
         for network in learning:
             iterate_spectral_norms(network)
         with only_trainable(self.networks, phase.updates + phase.records):
             with shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext():
-                for terms in (terms for part in batch.parts(parts) for terms in self._groups(phase, part)):
+                for terms in (terms for part in batch.parts(count) for terms in self._groups(phase, part)):
                     losses = [term.float() for name, term in terms.items() if name not in phase.measures]
-                    scaler.scale(torch.stack(losses).sum() / parts).backward()
+                    scaler.scale(torch.stack(losses).sum() / count).backward()
                     for name, term in terms.items():
-                        means[name] = means.get(name, 0) + term.detach().float() / parts
+                        means[name] = means.get(name, 0) + term.detach().float() / count
             gradients = [p.grad for p in self._parameters(phase) if p.grad is not None]
-            self.processes.average([*gradients, *self.networks.observed(phase.updates)])
+            self.distributed.average([*gradients, *self.networks.collected_statistics(phase.updates)])
             self._set_rate(optimizer, phase, batch.step)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-        self.networks.follow(phase.updates)
+        self.networks.after_update(phase.updates)
         for name in phase.updates:
             if name in self.averages:
                 self.averages[name].update(batch.step - phase.first)
         return means
 
     def _groups(self, phase: Phase, batch: StepBatch) -> Iterator[Terms]:
-        """Give the groups of a loss, or one of all its terms; the graph of each must be used before the next."""
+        """Yield the groups of a loss, or one of all its terms; each is differentiated before the next is computed."""
         with self._autocast():
-            made = phase.losses(self.networks, batch)
-        if isinstance(made, dict):
-            yield made
+            loss = phase.loss(self.networks, batch)
+        if isinstance(loss, dict):
+            yield loss
             return
         joint: Terms = {}
         while True:
             with self._autocast():
-                terms = next(made, None)
+                terms = next(loss, None)
             if terms is None:
                 break
             if self.train.loss_groups:
@@ -122,20 +119,20 @@ class Updates:
             yield joint
 
     def _set_rate(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:
-        """Let the learning rate fall as the config says; what a checkpoint brought with it does not count."""
-        share = 1.0
-        if fall := self.train.decay_steps():
-            first, last = fall
-            share = min(1.0, max(0.0, (last - step) / (last - first)))
+        """Apply linear learning-rate decay. The rate depends on the step alone, never on the checkpoint."""
+        factor = 1.0
+        if decay := self.train.decay_steps():
+            first, last = decay
+            factor = min(1.0, max(0.0, (last - step) / (last - first)))
         for group in optimizer.param_groups:
-            group["lr"] = phase.lr * share
+            group["lr"] = phase.lr * factor
 
     def _autocast(self) -> torch.autocast:
         precision = self.train.precision
         return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """Return what a checkpoint keeps of it."""
+        """Return the state that a checkpoint stores."""
         return {
             "ema": {name: average.state for name, average in self.averages.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -143,7 +140,7 @@ class Updates:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Take over the state of a checkpoint; a phase that begins with the next step has none in it."""
+        """Restore the state of a checkpoint; a phase that starts with the next step has none in it."""
         self.prepare(checkpoint.step)
         for name, average in self.averages.items():
             average.load(checkpoint.ema[name])

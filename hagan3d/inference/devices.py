@@ -1,4 +1,4 @@
-"""The device inference runs on."""
+"""The device of inference."""
 
 import torch
 
@@ -6,11 +6,11 @@ from hagan3d.errors import InputError
 
 
 def inference_device(name: str) -> torch.device:
-    """Return the device that ``auto``, ``cpu`` or ``cuda`` names.
+    """Return the device named ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         InputError: If there is no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; take --device cpu")
+        raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""Latents of volumes, and the volumes made from them again."""
+"""Latents of volumes, and their reconstructions."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +16,7 @@ from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import volume_slabs, write_csv, write_slabs
-from hagan3d.inference.inputs import all_readable
-from hagan3d.methods.hagan.encoder import encode as encode_slabs
+from hagan3d.inference.inputs import all_readable, is_store
 
 SHEET_VOLUMES = 6  # on the sheet of real and reconstructed volumes
 
@@ -47,8 +46,19 @@ class Input:
         return self.read(0, self.depth)
 
 
+def inputs_of(path: Path, model: Model, split: str) -> tuple[int, Iterator[Input]]:
+    """Return the number of volumes of a store (its split) or of files, and an iterator over them.
+
+    Raises:
+        InputError: If they do not fit the model, or some files cannot be used.
+    """
+    if is_store(path):
+        return inputs_of_store(path, model.description, split)
+    return inputs_of_files(path, model.description)
+
+
 def inputs_of_store(path: Path, description: DataDescription, split: str) -> tuple[int, Iterator[Input]]:
-    """Give the volumes of a store, which are read slab by slab, and their count.
+    """Return the number of volumes of a store, and an iterator that reads them slab by slab.
 
     Raises:
         InputError: If the store has another size than the model.
@@ -84,9 +94,9 @@ def _label_in(description: DataDescription, names: Sequence[str], label: int) ->
 
 
 def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iterator[Input]]:
-    """Give the volumes of a folder, list or file, brought to the grid and intensities of the model, and their count.
+    """Return the number of volumes of a folder, list or file, and an iterator that resamples them to the model's grid.
 
-    Each is in memory while it is encoded, as its file is read whole.
+    Each volume is in memory while it is encoded, since its file is read whole.
 
     Raises:
         InputError: If there is none, or some cannot be used: one line for each, before any is given.
@@ -132,11 +142,11 @@ class Encoded:
     z: np.ndarray
     """Latent ``[latent_dim]``."""
     slabs: Iterator[np.ndarray] | None
-    """The volume made again, where asked for: slices in [-1, 1], in order along D, each made when asked for, once."""
+    """The reconstruction, if requested: slices in [-1, 1], in order along D, each computed when iterated, once."""
 
     @cached_property
     def reconstruction(self) -> np.ndarray | None:
-        """The volume made again ``[D, H, W]``, in memory: what is left of ``slabs``."""
+        """The volume reconstructed ``[D, H, W]``, in memory: what is left of ``slabs``."""
         return None if self.slabs is None else np.concatenate(list(self.slabs))
 
     def errors(self) -> dict[str, float]:
@@ -156,21 +166,33 @@ def latents(
     Args:
         model: The model; its encoders must have been trained.
         inputs: Volumes on the grid of the model.
-        reconstruct: Whether to make each volume again from its latent.
+        reconstruct: Whether to reconstruct each volume from its latent.
         depth: Slices of a reconstruction made at a time. Default: as `volume_slabs` has it.
 
     Raises:
         InputError: If the model has no encoders, or needs a class that a volume lacks.
     """
-    if not model.config.train.encoder:
-        raise InputError(f"{model.path}: trained without encoders (train.encoder false), so it cannot encode")
-    nets, step = model.networks, model.config.data.depth
+    check_encoder(model)
+    nets, step = model.networks, model.networks.encoder_depth()
     for item in inputs:
         spans = ((start, min(step, item.depth - start)) for start in range(0, item.depth, step))
         slabs = (torch.from_numpy(item.read(*span))[None, None].to(model.device) for span in spans)
-        z = encode_slabs(nets.e_h, nets.e_g, slabs)
+        z = nets.encode(slabs)
         again = volume_slabs(model, z, _class_of(model, item), depth) if reconstruct else None
         yield Encoded(item, z[0].float().cpu().numpy(), again)
+
+
+def check_encoder(model: Model) -> None:
+    """Raise InputError unless a model has a trained encoder."""
+    if not has_encoder(model):
+        raise InputError(
+            f"{model.path}: method {model.config.name} was trained without an encoder, so it cannot encode"
+        )
+
+
+def has_encoder(model: Model) -> bool:
+    """Return whether a model has a trained encoder, and it was loaded."""
+    return model.config.method.encodes and set(model.networks.encoders) <= set(model.loaded)
 
 
 def _class_of(model: Model, item: Input) -> torch.Tensor | None:
@@ -178,7 +200,7 @@ def _class_of(model: Model, item: Input) -> torch.Tensor | None:
         return None
     if item.label < 0:
         raise InputError(
-            f"{item.id}: has no class, but the model needs one to make it again; encode a store with classes"
+            f"{item.id}: has no class, but the model needs one to reconstruct it; encode a store with classes"
         )
     return torch.tensor([item.label], device=model.device)
 
@@ -202,7 +224,7 @@ def encode(
         model: The model, with E^H and E^G, and with G to reconstruct.
         inputs: Volumes on the grid of the model.
         out: The folder.
-        reconstruct: Whether to make each volume again from its latent.
+        reconstruct: Whether to reconstruct each volume from its latent.
         format: Of the reconstructions, which is their ending.
         depth: Slices of a reconstruction made at a time. Default: as `volume_slabs` has it.
 

@@ -17,14 +17,13 @@ from hagan3d.data.pictures import MiddlePlanes, contact_sheet
 from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
-from hagan3d.inference.windows import default_depth, volume_windows
 
 SHEET_VOLUMES = 12  # on the contact sheet
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One volume that is being generated."""
+    """One generated volume."""
 
     seed: int
     label: int | None
@@ -32,23 +31,23 @@ class Sample:
     z: np.ndarray
     """Latent ``[latent_dim]``."""
     slabs: Iterator[np.ndarray]
-    """Its slices ``[depth, H, W]`` in [-1, 1], in order along D; each slab is made when it is asked for, once."""
+    """Its slices ``[depth, H, W]`` in [-1, 1], in order along D; each slab is computed when iterated, once."""
 
     @property
     def volume(self) -> np.ndarray:
-        """All slices ``[D, H, W]``, in memory: what is left of ``slabs``."""
+        """All slices ``[D, H, W]``, in memory; consumes ``slabs``."""
         return np.concatenate(list(self.slabs))
 
 
 def latent(model: Model, seed: int, label: int | None = None, truncation: float = 1.0) -> np.ndarray:
-    """Draw the latent ``[latent_dim]`` of a seed, of a class.
+    """Sample the latent ``[latent_dim]`` of a seed and class from the model's prior.
 
-    It is what the model's prior makes of standard normal numbers, the same on every machine, times ``truncation``.
+    Standard normal numbers, the same on every machine, are multiplied by ``truncation`` and mapped to the prior.
     """
-    dim, device = model.config.model.latent_dim, model.device
+    dim, device = model.networks.latent_dim, model.device
     x = np.random.default_rng(seed).standard_normal((1, dim), dtype=np.float32) * np.float32(truncation)
     index = None if label is None else torch.tensor([label], device=device)
-    return model.networks.g.prior(torch.from_numpy(x).to(device), index)[0].cpu().numpy()
+    return model.networks.latent(torch.from_numpy(x).to(device), index)[0].cpu().numpy()
 
 
 def samples(
@@ -63,10 +62,9 @@ def samples(
     Args:
         model: The model.
         seeds: One per volume.
-        label: Class index for all; None takes the classes in turn, where the model has any.
-        truncation: Factor on the distance of z from its mean: below 1 is nearer to the typical volume, with less
-            variety.
-        depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
+        label: Class index of all volumes; None: all classes in turn, if the model has any.
+        truncation: Factor on the distance of z from its mean: below 1 is more typical, with less variety.
+        depth: Slices per window. Default: that of the networks.
 
     Raises:
         InputError: If the model has no such class.
@@ -79,28 +77,38 @@ def samples(
         yield Sample(seed, chosen, z, volume_slabs(model, torch.from_numpy(z)[None].to(model.device), index, depth))
 
 
+def class_index(model: Model, name: str) -> int:
+    """Return the index of a class.
+
+    Raises:
+        InputError: If the model has no such class.
+    """
+    names = model.description.class_names if model.num_classes else ()
+    if name not in names:
+        known = f"the classes are {', '.join(names)}" if names else "this model was trained without classes"
+        raise InputError(f"--class-name {name}: {known}")
+    return names.index(name)
+
+
 def check_label(description: DataDescription, classes: int, label: int | None) -> None:
     """Raise InputError unless a model with so many classes has the class ``label``."""
     if label is None:
         return
     if not classes:
-        raise InputError("--class-name: this model was trained without classes (model.conditional)")
+        raise InputError("--class-name: this model was trained without classes")
     if not 0 <= label < classes:
         raise InputError(f"--class-name: this model's classes are {', '.join(description.class_names)}")
 
 
 @torch.no_grad()
 def volume_slabs(model: Model, z: Tensor, label: Tensor | None, depth: int | None = None) -> Iterator[np.ndarray]:
-    """Make one volume from ``z [1, latent_dim]``: slabs ``[depth, H, W]`` in [-1, 1], in order along D.
+    """Generate one volume from ``z [1, latent_dim]``: slabs ``[depth, H, W]`` in [-1, 1], in order along D.
 
-    They equal the volume made whole; nothing is computed before it is asked for. ``depth`` is that of a sub-volume in
-    training unless given, 64 at most.
+    They equal the volume generated whole; each is computed when it is iterated.
     """
-    g, slices = model.networks.g, (depth or default_depth(model.config.data)) // model.networks.g.factor
-    a = g.common(z, label)
-    for window in volume_windows(g.high, a, slices, g.skip(a)):
+    for window in model.networks.windows(z, label, depth or model.networks.default_depth()):
         yield window[0, 0].float().cpu().numpy()
-        del window
+        del window  # before the next is made
 
 
 def write_slabs(
@@ -111,15 +119,15 @@ def write_slabs(
     affine: np.ndarray | None = None,
     interval: tuple[float, float] | None = None,
 ) -> MiddlePlanes:
-    """Write a volume in the units, orientation and place of the data while its slabs come in.
+    """Write a volume in the units, orientation and position of the data while its slabs are computed.
 
     Args:
         slabs: ``[depth, H, W]`` in [-1, 1], in order along D.
         description: Of the training data.
         path: File to write, whole or not at all: .nii, .nii.gz or .h5.
-        dtype: Of the voxels in the file.
+        dtype: Type of the voxels in the file.
         affine: Index to RAS mm ``[4, 4]`` of this volume. Default: the typical one.
-        interval: File units of -1 and 1 of this volume. Default: the typical ones.
+        interval: File units of -1 and 1 in this volume. Default: the typical ones.
 
     Returns:
         Its middle planes, in [-1, 1].
@@ -151,14 +159,14 @@ def generate(
     """Write generated volumes, a contact sheet and a table into a folder.
 
     Args:
-        model: The model; of its networks G is enough.
+        model: The model, with the networks that generate.
         seeds: One per volume; the name of its file.
         out: Folder for `volume-SEED.nii.gz`, `samples.csv` and `samples.png`.
-        label: Class index for all volumes; None takes the classes in turn.
-        truncation: As `samples` has it.
-        dtype: Of the voxels in the files.
-        format: Of the files, which is their ending.
-        depth: Slices made at a time. Default: those of a sub-volume in training, 64 at most.
+        label: Class index for all volumes; None: all classes in turn.
+        truncation: As in `samples`.
+        dtype: Type of the voxels in the files.
+        format: Ending of the files.
+        depth: Slices per window. Default: that of the networks.
         progress: Wraps the iteration, to show a bar.
 
     Returns:
@@ -176,7 +184,7 @@ def generate(
             shown.append(planes)
         name = "" if sample.label is None else names[sample.label]
         rows.append([path.name, sample.seed, name, *(f"{value:.9g}" for value in sample.z)])
-    header = ["file", "seed", "class", *(f"z{i}" for i in range(model.config.model.latent_dim))]
+    header = ["file", "seed", "class", *(f"z{i}" for i in range(model.networks.latent_dim))]
     write_csv(out / "samples.csv", header, rows)
     captions = [f"seed {row[1]}{f' class {row[2]}' if row[2] else ''}" for row in rows[: len(shown)]]
     contact_sheet(shown, model.description.affine_array, captions, out / "samples.png")

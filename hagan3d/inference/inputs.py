@@ -1,26 +1,32 @@
 """Files as input: all are read before the first is used, so that every bad one is named and nothing is half done."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from hagan3d.errors import InputError
 
-Source = TypeVar("Source")
-Made = TypeVar("Made")
+File = TypeVar("File")
+Item = TypeVar("Item")
 
 
-def all_readable(sources: Sequence[Source], read: Callable[[Source], Made]) -> Iterator[Made]:
-    """Read every source to find the bad ones, then give what ``read`` makes of each, one at a time.
+def is_store(path: Path) -> bool:
+    """Return whether a path is a store, not scans: a .h5 file, or a folder that holds some."""
+    return path.suffix == ".h5" or (path.is_dir() and any(path.glob("*.h5")))
+
+
+def all_readable(files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:
+    """Read every file to find the bad ones, then return an iterator that reads them one at a time.
 
     Raises:
         InputError: If some cannot be read: a line for each.
     """
     bad: list[str] = []
-    for source in sources:
+    for file in files:
         try:
-            read(source)
+            read(file)
         except InputError as error:
             bad.append(str(error))
     if bad:
         raise InputError("\n".join(bad))
-    return (read(source) for source in sources)
+    return (read(file) for file in files)

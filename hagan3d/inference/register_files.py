@@ -74,7 +74,7 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
 
 def check_spacing(affine: np.ndarray, model: TranslationModel, name: str) -> None:
     """Raise InputError if a volume on the model's grid has not the spacing that its millimetres are counted in."""
-    wanted, found = model.config.translation.registration.spacing, spacing_of(affine)
+    wanted, found = model.networks.spacing, spacing_of(affine)
     if not np.allclose(found, wanted, rtol=SAME_SPACING):
         sides = ", ".join(f"{side:g}" for side in found)
         raise InputError(f"{name}: {sides} mm per voxel on the model's grid, but the model was trained on {wanted}")

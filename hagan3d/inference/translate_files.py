@@ -1,5 +1,6 @@
 """Files or stores to translated files: in the units of targets, on the grid that each source has."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from hagan3d.data.preprocess.standardize import standardize
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
-from hagan3d.inference.inputs import all_readable
-from hagan3d.inference.register_files import moving_and_fixed_of_store
+from hagan3d.inference.inputs import all_readable, is_store
+from hagan3d.inference.memory import translation_depth
+from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.source_volume import SourceVolume
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
@@ -43,6 +45,46 @@ def target_interval(description: DataDescription, lo: float, hi: float) -> tuple
     if description.source_domain is None and description.intensity not in ("window", "labels"):
         return lo, hi
     return description.lo, description.hi
+
+
+def calibrated_scale(path: Path) -> float:
+    """Read the factor on sigma that an evaluation fitted.
+
+    Raises:
+        InputError: If the file is not the metrics.json of a model with uncertainty.
+    """
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["calibration"]["scale"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: must be the metrics.json of `hagan3d evaluate` on a translation with uncertainty"
+        ) from error
+
+
+def make_translator(model: TranslationModel, depth: int, overlap: int, budget: int | None = None) -> Translator:
+    """Return a translator by windows of ``depth`` slices (0: whole volumes), or by the thickest that fit a budget.
+
+    Raises:
+        InputError: If the windows do not fit the volumes, or no windows fit the budget (bytes).
+    """
+    if budget is not None:
+        depth = translation_depth(model.config, overlap, budget, model.device)
+    translator = Translator(model.networks, depth, overlap)
+    translator.windows(model.description.size[0])
+    return translator
+
+
+def sources_of(path: Path, model: TranslationModel, split: str, simulate: bool) -> tuple[int, Iterator[SourceVolume]]:
+    """Return the number of volumes to translate, of a store or of files, and an iterator over them.
+
+    Raises:
+        InputError: If they do not fit the model, or some files cannot be used.
+    """
+    if is_store(path):
+        return sources_of_store(path, model, split, simulate)
+    if model.networks.registers:
+        return moving_and_fixed_of_files(path, model)
+    return sources_of_files(path, model.description)
 
 
 def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Iterator[SourceVolume]]:
@@ -91,7 +133,7 @@ def sources_of_store(
         path: The store: of pairs or two domains (its sources), or of volumes that are taken as they are.
         model: The model.
         split: Its part.
-        simulate: Whether volumes are spoilt first, as the run's `data.degrade` has it.
+        simulate: Whether volumes are degraded first, by the run's `data.degrade`.
 
     Raises:
         InputError: If the store does not fit the model.
@@ -104,7 +146,7 @@ def sources_of_store(
         raise InputError(f"{path}: volumes of {list(store.size)} voxels, but the model's are {list(description.size)}")
     if simulate and not model.config.data.degrade.active:
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
-    if model.config.recipe == "registration" and not simulate:
+    if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, "source")

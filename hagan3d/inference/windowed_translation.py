@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.errors import InputError
-from hagan3d.networks.hierarchical import beside
-from hagan3d.networks.translation import Translation, TranslationNetworks
+from hagan3d.networks.translation import Translation, TranslationNetworks, concat_low_resolution
 
 UNIT = 32  # slices: windows begin and end at multiples, as every network halves volumes five times at most
 Read = Callable[[int, int], Tensor]
@@ -106,7 +105,7 @@ class Translator:
 
     def windows(self, length: int) -> Windows:
         """How a volume of so many slices is cut."""
-        return Windows(length, length if self.networks.sees_whole else self.depth or length, self.overlap)
+        return Windows(length, length if self.networks.needs_whole_volume else self.depth or length, self.overlap)
 
     @torch.no_grad()
     def slabs(self, read: Read, length: int) -> Iterator[Translation]:
@@ -119,7 +118,7 @@ class Translator:
         Yields:
             Slabs of the translation ``[1, Ct, depth, H, W]`` in order along D, on the networks' device, in float32.
         """
-        read = self._anchored(read, length)
+        read = self._with_low_resolution(read, length)
         windows, statistics = self.windows(length), self._statistics(read, length)
         channels: list[int] = []
 
@@ -131,7 +130,7 @@ class Translator:
             return torch.cat(maps, 1)[0].float()
 
         for slab in blended(windows, compute):
-            yield self.networks.finished(Translation(*slab[None].split(channels, dim=1)))
+            yield self.networks.finalize(Translation(*slab[None].split(channels, dim=1)))
 
     def whole(self, source: Tensor) -> Translation:
         """Translate a volume ``[Cs, D, H, W]`` that is in memory; returns it whole, ``[1, Ct, D, H, W]`` on the CPU."""
@@ -154,16 +153,17 @@ class Translator:
             found.append(total.float()[None])
         return found
 
-    def _anchored(self, read: Read, length: int) -> Read:
-        """Give slices of the source with those of what the anchor makes of the whole volume, where there is one."""
-        anchor = self.networks.anchor
-        if anchor is None:
+    def _with_low_resolution(self, read: Read, length: int) -> Read:
+        """Return a reader of the source concatenated with the low-resolution prediction, if there is one."""
+        low = self.networks.low_resolution
+        if low is None:
             return read
         slabs = (self._source(read, first, min(first + UNIT, length)) for first in range(0, length, UNIT))
-        said = anchor(torch.cat([F.avg_pool3d(slab, anchor.factor) for slab in slabs], dim=2))
+        prediction = low(torch.cat([F.avg_pool3d(slab, low.factor) for slab in slabs], dim=2))
 
         def both(first: int, stop: int) -> Tensor:
-            return beside(self._source(read, first, stop), said, torch.tensor([first], device=self.device))[0]
+            start = torch.tensor([first], device=self.device)
+            return concat_low_resolution(self._source(read, first, stop), prediction, start)[0]
 
         return both
 

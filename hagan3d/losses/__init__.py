@@ -1,5 +1,1 @@
-"""Functions of tensors that give scalar loss terms; they never see a network."""
-
-from hagan3d.losses.generalized_normal import GeneralizedNormal
-
-__all__ = ["GeneralizedNormal"]
+"""Loss terms: functions of tensors to scalars; they never see a network."""

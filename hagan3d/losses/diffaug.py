@@ -1,6 +1,6 @@
-"""Differentiable augmentation: the same kind of change to real and generated volumes, seen by the discriminators.
+"""Differentiable augmentation of the inputs of discriminators, real and generated alike.
 
-A sub-volume and its low-resolution volume are changed alike, so that they still belong together.
+A sub-volume and its low-resolution volume get the same transform, so that they still match.
 Source: Zhao et al., Differentiable Augmentation for Data-Efficient GAN Training, NeurIPS 2020; the adaptive
 probability: Karras et al., Training GANs with Limited Data, NeurIPS 2020, section 3.
 """
@@ -9,50 +9,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hagan3d.config import DiffAugConfig
+from hagan3d.config.diffaug import DiffAugConfig
 
-NUM_RANDOMS = 7  # uniform numbers per volume: 3 for whether, 4 for how much
+NUM_RANDOMS = 7  # uniform numbers per volume: 3 for whether a transform is applied, 4 for its magnitude
 
 
 def diffaug(
     window: Tensor, low: Tensor, config: DiffAugConfig, probability: float, randoms: np.ndarray
 ) -> tuple[Tensor, Tensor]:
-    """Shift, brighten and stretch the contrast of pairs.
+    """Translate pairs and change their brightness and contrast.
 
     Args:
         window: Sub-volumes ``[B, 1, depth, H, W]`` in [-1, 1].
         low: Volumes at low resolution ``[B, 1, d, h, w]``.
-        config: Largest changes.
-        probability: How often each change is made, 0 to 1.
+        config: Largest magnitudes.
+        probability: Of each transform, 0 to 1.
         randoms: ``[B, NUM_RANDOMS]``, uniform in [0, 1).
 
     Returns:
-        The changed ``(window, low)``. Once differentiable in both, and linear: any number of times.
+        The augmented ``(window, low)``; linear in both, so any number of times differentiable.
     """
-    made = (randoms[:, :3] < probability).astype(np.float32)
+    applied = (randoms[:, :3] < probability).astype(np.float32)
     amount = randoms[:, 3:] * 2 - 1
-    contrast = torch.tensor(1 + config.contrast * made[:, 0] * amount[:, 0]).to(window)
-    brightness = torch.tensor(config.brightness * made[:, 1] * amount[:, 1]).to(window)
-    shift = (config.translate * made[:, 2:] * amount[:, 2:]).tolist() if config.translate else None
+    contrast = torch.tensor(1 + config.contrast * applied[:, 0] * amount[:, 0]).to(window)
+    brightness = torch.tensor(config.brightness * applied[:, 1] * amount[:, 1]).to(window)
+    shift = (config.translate * applied[:, 2:] * amount[:, 2:]).tolist() if config.translate else None
     return (
-        _shifted(_restained(window, contrast, brightness), shift),
-        _shifted(_restained(low, contrast, brightness), shift),
+        _translated(_recoloured(window, contrast, brightness), shift),
+        _translated(_recoloured(low, contrast, brightness), shift),
     )
 
 
-def _restained(x: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
-    """Scale intensities about 0 and add to them, one pair of numbers per volume."""
+def _recoloured(x: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
+    """Scale intensities and add to them, with one pair of values per volume."""
     return x * contrast[:, None, None, None, None] + brightness[:, None, None, None, None]
 
 
-def _shifted(x: Tensor, shift: list[list[float]] | None) -> Tensor:
-    """Shift each volume along H and W by fractions of the side, linearly between voxels; the edge is repeated."""
+def _translated(x: Tensor, shift: list[list[float]] | None) -> Tensor:
+    """Translate each volume along H and W by fractions of the side: linear interpolation, border padding."""
     if shift is None:
         return x
-    return torch.cat([_shift_one(volume[None], *fractions) for volume, fractions in zip(x, shift, strict=True)])
+    return torch.cat([_translate_one(volume[None], *fractions) for volume, fractions in zip(x, shift, strict=True)])
 
 
-def _shift_one(x: Tensor, along_h: float, along_w: float) -> Tensor:
+def _translate_one(x: Tensor, along_h: float, along_w: float) -> Tensor:
     for axis, fraction in ((3, along_h), (4, along_w)):
         side = x.shape[axis]
         voxels = fraction * side
@@ -65,6 +65,6 @@ def _shift_one(x: Tensor, along_h: float, along_w: float) -> Tensor:
 
 
 def adapted_probability(probability: float, mean_sign: float, volumes: int, config: DiffAugConfig) -> float:
-    """Return the next probability: up where D is too sure of real volumes (mean sign above target), else down."""
+    """Return the next probability: higher if D overfits (mean sign on real volumes above target), else lower."""
     step = volumes / config.ramp
     return min(1.0, max(0.0, probability + (step if mean_sign > config.target else -step)))

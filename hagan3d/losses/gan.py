@@ -1,7 +1,8 @@
-"""The games between generator and discriminator, and the penalties on the discriminator's gradient."""
+"""Adversarial losses of generator and discriminator, and penalties on the discriminator's gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,16 +35,16 @@ def g_loss(objective: str, fake: Tensor) -> Tensor:
 
 
 def differentiable(x: Tensor) -> Tensor:
-    """Give the values of ``x`` apart from what made them, for a penalty on a gradient in them.
+    """Detach ``x`` and let it require a gradient, for a penalty on the gradient of a discriminator.
 
-    They are a view and no leaf of the graph, whose hooks PyTorch cannot call while it derives in a leaf: one that
-    counts the operations of networks, for example.
+    The result is a view, not a leaf: PyTorch cannot call hooks (such as those of an operation counter) while it
+    differentiates with respect to a leaf.
     """
     return x.detach().requires_grad_().view_as(x)
 
 
 def r1_penalty(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """Half the mean squared length of the gradient of ``logits [B]`` in ``inputs``, a scalar.
+    """R1: half the mean squared norm of the gradient of ``logits [B]`` in ``inputs``, a scalar.
 
     Source: Mescheder et al., Which Training Methods for GANs do actually Converge?, ICML 2018, eq. 9.
     """
@@ -51,15 +52,37 @@ def r1_penalty(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def gradient_penalty(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """Mean of (length of the gradient of ``logits [B]`` in ``inputs`` - 1)^2, a scalar.
+    """WGAN-GP: mean of (norm of the gradient of ``logits [B]`` in ``inputs`` - 1)^2, a scalar.
 
     Source: Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017, eq. 3.
     """
-    length = (_squared_gradient(logits, inputs) + 1e-12).sqrt()  # the root has no gradient at 0
-    return ((length - 1) ** 2).mean()
+    norm = (_squared_gradient(logits, inputs) + 1e-12).sqrt()  # the root has no gradient at 0
+    return ((norm - 1) ** 2).mean()
+
+
+def interpolated_penalty(
+    logits_of: Callable[[list[Tensor]], Tensor], real: Sequence[Tensor], fake: Sequence[Tensor], mix: np.ndarray
+) -> Tensor:
+    """WGAN-GP gradient penalty on random interpolates of real and generated volumes, a scalar.
+
+    Not under autocast: in half precision its second derivative overflows.
+
+    Args:
+        logits_of: Maps a list of inputs to logits ``[B]``.
+        real: Real inputs of the discriminator, each ``[B, C, D, H, W]``.
+        fake: Generated ones.
+        mix: Position of each interpolate, uniform in [0, 1), ``[B, 1]``.
+
+    Source: Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017, algorithm 1.
+    """
+    with torch.autocast(fake[0].device.type, enabled=False):
+        dtype = torch.promote_types(fake[0].dtype, torch.float32)
+        t = torch.from_numpy(mix).to(fake[0].device, dtype)[:, :, None, None, None]
+        inputs = [differentiable(torch.lerp(x.to(dtype), y.to(dtype), t)) for x, y in zip(real, fake, strict=True)]
+        return gradient_penalty(logits_of(inputs), inputs)
 
 
 def _squared_gradient(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """Squared length ``[B]`` of the gradient of each logit in all inputs together."""
+    """Squared norm ``[B]`` of the gradient of each logit in all inputs together."""
     gradients = torch.autograd.grad(logits.sum(), inputs, create_graph=True)
     return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients]).sum(0)

@@ -1,24 +1,24 @@
-"""How far the intensities of two volumes are apart, wherever in a neighbourhood they lie."""
+"""Distance between intensity distributions: L1 of sorted intensities."""
 
 import math
 
 from torch import Tensor
 
-SIDE = 8  # voxels: of the blocks
+SIDE = 8  # voxels, largest side of a block
 
 
 def sorted_l1(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean absolute difference of sorted intensities, of the whole and of blocks of up to 8^3 voxels, added.
+    """L1 distance of sorted intensities, of whole volumes plus of blocks of up to 8^3 voxels, a scalar.
 
-    That is the 1-Wasserstein distance of two histograms, mean over volumes, and mean over blocks. Voxel by voxel, an L1
-    loss is lowest at the median: what is somewhere, but cannot be told where, such as patches of destroyed lung, is
-    best left out. Here it costs as much as its amount is wrong. In the whole, dark lung and the air about the body can
-    stand for each other; within a block they cannot.
+    It is the 1-Wasserstein distance between the histograms, averaged over volumes and over blocks. A voxel-wise L1 loss
+    is minimal at the conditional median, so that structures whose position cannot be predicted (emphysema) vanish. This
+    loss penalizes a wrong amount of them wherever they are. Over a whole volume, dark lung and background air could
+    compensate each other; within a block they cannot.
 
     Args:
-        fake: Volumes or sub-volumes ``[B, C, D, H, W]``; its gradient moves every voxel towards the intensities of the
-            same ranks.
-        real: As many numbers.
+        fake: Volumes or sub-volumes ``[B, C, D, H, W]``; the gradient moves each voxel towards the real
+            intensity of the same rank.
+        real: The same shape.
 
     Source: Peyre and Cuturi, Computational Optimal Transport, 2019, section 2.6 (measures on a line).
     """
@@ -27,13 +27,13 @@ def sorted_l1(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def _distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Compare rows ``[N, voxels]``, each sorted."""
+    """Mean absolute difference of rows ``[N, voxels]``, each sorted."""
     ranked_fake, ranked_real = (x.float().sort(dim=1, stable=True).values for x in (fake, real))
     return (ranked_fake - ranked_real).abs().mean()
 
 
 def _blocks(x: Tensor) -> Tensor:
-    """Cut ``[B, C, D, H, W]`` into blocks, a row each, whose sides divide those of ``x``."""
+    """Cut ``[B, C, D, H, W]`` into blocks whose sides divide those of ``x``, one row each."""
     for axis in (2, 4, 6):
         side = math.gcd(x.shape[axis], SIDE)
         x = x.unflatten(axis, (-1, side))

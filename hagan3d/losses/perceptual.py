@@ -1,4 +1,4 @@
-"""Differences of feature maps: layer by layer (perceptual and content), and of their Gram matrices (style)."""
+"""Perceptual, content and style losses: differences of feature maps and of their Gram matrices."""
 
 from collections.abc import Sequence
 
@@ -46,10 +46,10 @@ def style_loss(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
 
 
 def gram(x: Tensor) -> Tensor:
-    """Inner products of the channels of ``x [B, C, ...]``, each a mean over voxels: ``[B, C, C]``, float32.
+    """Gram matrix of ``x [B, C, ...]``, averaged over voxels: ``[B, C, C]``, float32.
 
-    Features are divided by the root of the number of voxels first: the sum over a large volume would overflow in half
-    precision.
+    Features are divided by the root of the number of voxels before the product: the sum over a large volume would
+    overflow in half precision.
     """
     with torch.autocast(x.device.type, enabled=False):
         flat = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(2)

@@ -1,15 +1,15 @@
-"""Errors of restored volumes: normalised, and of the magnitude of their spectrum."""
+"""Losses of restoration: normalized MSE, frequency loss, Charbonnier, total variation along D."""
 
 import torch
 from torch import Tensor
 
 
 def nmse(fake: Tensor, real: Tensor) -> Tensor:
-    """Squared error over squared intensity, both summed over a volume, then averaged over volumes: a scalar.
+    """Normalized mean squared error: squared error over squared intensity of each volume, averaged, a scalar.
 
     Args:
-        fake: Restored volumes ``[B, C, D, H, W]`` in [-1, 1]; intensity is counted from -1, the background.
-        real: What they should be.
+        fake: Restored volumes ``[B, C, D, H, W]`` in [-1, 1]; intensities count from -1, the background.
+        real: Targets.
 
     Source: Yang et al., DAGAN, IEEE TMI 37(6), 2018, equation 9.
     """
@@ -18,10 +18,10 @@ def nmse(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean squared difference of the magnitudes of the spectra of volumes ``[B, C, D, H, W]``, a scalar, in float32.
+    """Frequency loss: mean squared difference of spectral magnitudes of ``[B, C, D, H, W]``, a scalar, float32.
 
-    Of magnitudes: a difference of complex spectra would be the difference of the volumes once more (Parseval). Half
-    the spectrum of a real volume stands for the whole: all but its first and (of an even side) last plane count twice.
+    Of magnitudes, since the squared difference of complex spectra equals that of the volumes (Parseval). The half
+    spectrum of a real volume represents the whole: all but its first and (of an even side) last plane count twice.
 
     Source: Yang et al., DAGAN, IEEE TMI 37(6), 2018, equation 10.
     """
@@ -35,7 +35,7 @@ def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def charbonnier(fake: Tensor, real: Tensor) -> Tensor:
-    """Mean of sqrt(error^2 + 1e-6), an absolute error that is smooth at 0: a scalar, for volumes of equal shape.
+    """Charbonnier loss: mean of sqrt(error^2 + 1e-6), an L1 loss that is smooth at 0, a scalar.
 
     Source: Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994.
     """
@@ -43,13 +43,13 @@ def charbonnier(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def slice_tv(fake: Tensor, real: Tensor, kind: str = "l2") -> Tensor:
-    """How much neighbouring slices differ along axis D, a scalar.
+    """Total variation along axis D, a scalar.
 
     Args:
         fake: Restored volumes ``[B, C, D, H, W]``.
-        real: What they should be; ``match`` alone looks at them.
-        kind: ``l2`` for the mean squared difference, ``l1`` for the mean absolute one, ``match`` for the mean absolute
-            error of the difference, which is 0 for the target itself.
+        real: Targets; used by ``match`` alone.
+        kind: ``l2``: mean squared difference of adjacent slices; ``l1``: mean absolute one; ``match``: L1 between that
+            difference and the target's, which is 0 for the target itself.
 
     Source: total variation of Rudin et al., Physica D 60, 1992, along one axis.
     """

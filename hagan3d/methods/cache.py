@@ -1,4 +1,4 @@
-"""Volumes that one phase of a step leaves for the next, so that they need not be generated twice."""
+"""Cache of tensors that one phase of a step computes and a later phase uses again."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -7,29 +7,30 @@ from torch import Tensor
 
 from hagan3d.data.batches.steps import StepBatch
 
-Made = TypeVar("Made", Tensor, tuple[Tensor, Tensor])
+Cached = TypeVar("Cached", Tensor, tuple[Tensor, Tensor])
 
 
-class Kept:
-    """Generated volumes of the parts of one step, by name; those of earlier steps are forgotten."""
+class PhaseCache:
+    """Tensors by name and samples of a micro-batch; those of earlier steps are dropped."""
 
     def __init__(self) -> None:
-        """Hold nothing."""
         self._step = -1
-        self._held: dict[tuple[str, tuple[int, ...]], Any] = {}
+        self._tensors: dict[tuple[str, tuple[int, ...]], Any] = {}
 
-    def leave(self, name: str, batch: StepBatch, x: Tensor) -> None:
-        """Leave ``x``, without its graph, for a later phase of the same step."""
-        self.leave_recorded(name, batch, x.detach())
+    def put(self, name: str, batch: StepBatch, x: Tensor) -> Tensor:
+        """Store ``x`` without its graph, and return it as it is."""
+        self.put_with_graph(name, batch, x.detach())
+        return x
 
-    def leave_recorded(self, name: str, batch: StepBatch, x: Made) -> None:
-        """Leave what a later phase of the same step learns through."""
+    def put_with_graph(self, name: str, batch: StepBatch, x: Cached) -> Cached:
+        """Store ``x`` with its graph, for a phase that learns through it, and return it."""
         if batch.step != self._step:
-            self._held.clear()
+            self._tensors.clear()
             self._step = batch.step
-        self._held[name, batch.samples] = x
+        self._tensors[name, batch.samples] = x
+        return x
 
-    def take(self, name: str, batch: StepBatch, make: Callable[[], Made]) -> Made:
-        """Take what was left and forget it; made anew where nothing was, as when a phase runs by itself."""
-        found = self._held.pop((name, batch.samples), None) if batch.step == self._step else None
-        return make() if found is None else found
+    def pop(self, name: str, batch: StepBatch, make: Callable[[], Cached]) -> Cached:
+        """Remove and return a tensor; compute it with ``make`` on a miss, as when the phase runs alone."""
+        cached = self._tensors.pop((name, batch.samples), None) if batch.step == self._step else None
+        return make() if cached is None else cached

@@ -1,34 +1,54 @@
-"""The recipe that a config names."""
+"""The registry of methods: a folder of ``hagan3d/methods`` is a method, found by its name.
 
-from collections.abc import Callable
+``config.py`` defines its `MethodConfig`, ``networks.py`` its `NetworkSet`, ``losses.py`` its `Method`. They are
+imported separately: settings must not need torch, nor inference training code.
+"""
+
+from typing import TYPE_CHECKING, cast
 
 from hagan3d.config import Config
-from hagan3d.methods.cyclegan import losses as cyclegan
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.hierarchical import anchored
-from hagan3d.methods.medgan import losses as medgan
-from hagan3d.methods.phase import Recipe
-from hagan3d.methods.pix2pix import losses as pix2pix
-from hagan3d.methods.registration import losses as registration
-from hagan3d.methods.restore import losses as restore
-from hagan3d.methods.segan import losses as segan
-from hagan3d.methods.unit import losses as unit
-from hagan3d.methods.upgan import losses as upgan
+from hagan3d.config.methods import config_class, defined_class, method_module, method_names
+from hagan3d.networks.generative import GenerativeNetworks
+from hagan3d.networks.network_set import NetworkSet
+from hagan3d.networks.translation import TranslationNetworks
 
-_RECIPES: dict[str, Callable[[Config], Recipe]] = {
-    "hagan": lambda config: hagan.recipe(config.train),
-    "upgan": upgan.recipe,
-    "pix2pix": pix2pix.recipe,
-    "medgan": medgan.recipe,
-    "cyclegan": cyclegan.recipe,
-    "restore": restore.recipe,
-    "unit": unit.recipe,
-    "segan": segan.recipe,
-    "registration": registration.recipe,
-}
+if TYPE_CHECKING:  # inference needs no training code
+    from hagan3d.methods.base import Method
+
+__all__ = [
+    "config_class",
+    "make_generative_networks",
+    "make_method",
+    "make_networks",
+    "make_translation_networks",
+    "method_names",
+    "networks_class",
+]
 
 
-def make_recipe(config: Config) -> Recipe:
-    """Return the training method that ``config.recipe`` names, on windows beside an anchor if they have one."""
-    made = _RECIPES[config.recipe](config)
-    return anchored(config, made) if config.data.window == "hierarchical" else made
+def networks_class(name: str) -> type[NetworkSet]:
+    """Return the class of a method's networks."""
+    return defined_class(method_module(name, "networks"), NetworkSet)  # type: ignore[type-abstract]
+
+
+def make_networks(config: Config, num_classes: int = 0) -> NetworkSet:
+    """Build the networks of a run; ``num_classes`` is that of a conditional model."""
+    return networks_class(config.name).from_config(config, num_classes)
+
+
+def make_generative_networks(config: Config, num_classes: int = 0) -> GenerativeNetworks:
+    """Build the networks of a run that generates volumes from latents."""
+    return cast(GenerativeNetworks, make_networks(config, num_classes))
+
+
+def make_translation_networks(config: Config) -> TranslationNetworks:
+    """Build the networks of a run that translates volumes."""
+    return cast(TranslationNetworks, make_networks(config))
+
+
+def make_method(config: Config) -> "Method":
+    """Return the training method of a run."""
+    from hagan3d.methods.base import Method
+
+    method = defined_class(method_module(config.name, "losses"), Method)  # type: ignore[type-abstract]
+    return method(config)

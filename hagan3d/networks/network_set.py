@@ -1,16 +1,29 @@
-"""What the networks of every model have in common: names, and how much the backward pass keeps."""
+"""Base class of the networks of a method: access by name, memory options, and hooks around updates."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from typing import Self, cast
 
 from torch import Tensor, nn
 
+from hagan3d.config import Config
+
 
 class NetworkSet(nn.Module):
-    """The networks of a model, each an attribute under its name."""
+    """The networks of a method, each an attribute under its name."""
 
     averaged: tuple[str, ...] = ()
-    """Networks whose weights are averaged while they learn."""
+    """Networks with an exponential moving average of their weights; at inference a translation has these alone."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Config, num_classes: int = 0) -> Self:
+        """Build the networks for a run.
+
+        Args:
+            config: The run; ``config.method`` holds the settings of this method.
+            num_classes: Classes of a conditional model, else 0.
+        """
 
     def __getitem__(self, name: str) -> nn.Module:
         """Return a network by its name."""
@@ -21,22 +34,25 @@ class NetworkSet(nn.Module):
         return [name for name, _ in self.named_children()]
 
     def set_memory(self, recompute_norms: bool, checkpointing: bool) -> None:
-        """Choose what the backward pass computes again: norms and activations, or whole levels of the networks."""
+        """Choose what the backward pass recomputes: norms and activations, or whole levels of the networks."""
         for module in self.modules():
             for name, value in (("recompute", recompute_norms), ("checkpointing", checkpointing)):
                 if hasattr(module, name):
                     setattr(module, name, value)
 
-    def observed(self, moved: Sequence[str]) -> list[Tensor]:
-        """Return what networks that ``moved`` have noted of their data: means over the processes, then, in `follow`."""
+    def collected_statistics(self, updated: Sequence[str]) -> list[Tensor]:
+        """Return running statistics collected while ``updated`` networks learned.
+
+        They are averaged over ranks in place before `after_update` is called.
+        """
         return []
 
-    def follow(self, moved: Sequence[str]) -> None:  # noqa: B027 - nothing follows unless a model says so
-        """Do what follows from networks having ``moved``: let others follow them, keep weights within bounds."""
+    def after_update(self, updated: Sequence[str]) -> None:  # noqa: B027 - optional hook
+        """Apply what follows an update of networks: moving averages, weight clipping."""
 
-    def reached(self, step: int) -> None:  # noqa: B027 - most models are one at all steps
-        """Be the model of a run after so many steps: parts that have not learned yet are left out in inference."""
+    def set_step(self, step: int) -> None:  # noqa: B027 - optional hook
+        """Set the training stage from the number of steps done, so that inference skips untrained stages."""
 
-    def elsewhere(self) -> list[Tensor]:
-        """Return tensors of the state that are never on the device."""
+    def offloaded_state(self) -> list[Tensor]:
+        """Return the tensors of the state that stay in host memory."""
         return []

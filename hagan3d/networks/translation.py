@@ -1,62 +1,74 @@
-"""What the networks of all translation recipes can do: turn source volumes into target volumes."""
+"""Base class of the networks of translation methods, and the low-resolution network of hierarchical training."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from hagan3d.config import Config, Size, TranslationConfig
 from hagan3d.networks.network_set import NetworkSet
-
-if TYPE_CHECKING:
-    from hagan3d.networks.hierarchical import Anchor
+from hagan3d.networks.residual_unet import ResidualUNet, num_levels
+from hagan3d.ops import select_subvolume
 
 
 @dataclass(frozen=True)
 class Translation:
-    """A target volume as predicted and, where a model says so, how sure it is: all ``[B, Ct, D, H, W]``."""
+    """A predicted target volume and, if the model predicts it, its uncertainty: all ``[B, Ct, D, H, W]``."""
 
     mean: Tensor
-    """The prediction, in units of [-1, 1]; it may leave that range."""
+    """The prediction, in units of [-1, 1]; values may leave that range."""
     alpha: Tensor | None = None
-    """Scale of the generalized Gaussian of the error, in the same units."""
+    """Scale of the generalized Gaussian distribution (GGD) of the error, same units."""
     beta: Tensor | None = None
-    """Shape of it: 1 for Laplace, 2 for normal."""
+    """Shape of the GGD: 1 for Laplace, 2 for normal."""
     sigma: Tensor | None = None
-    """Its standard deviation, in the same units."""
+    """Standard deviation of the GGD, same units."""
 
 
 class TranslationNetworks(NetworkSet):
-    """Networks of a translation recipe; those that translate take part in inference, critics do not.
+    """Networks of a translation method; generators take part in inference, discriminators do not.
 
-    A model may need numbers that belong to a whole volume (UP-GAN: the mean of sigma after each stage but the last).
-    Where a volume is translated window by window, they come first, one after the other::
+    A model may need statistics of whole volumes (UP-GAN: the mean of sigma after each stage but the last). If a volume
+    is translated window by window, they are computed first, one after the other::
 
         statistics = []
         while len(statistics) < networks.num_statistics:
             maps = [networks.statistic_map(window, statistics) for window in windows]
-            statistics.append(mean over the voxels of the whole volume of maps)  # [B]
+            statistics.append(mean of the maps over all voxels of the volume)  # [B]
         networks.translate(window, statistics)
     """
 
-    sees_whole = False
+    needs_whole_volume = False
     """Whether a volume cannot be translated window by window."""
+    registers = False
+    """Whether a source is a moving and a fixed image, and the translation the moving one on the grid of the fixed."""
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """If it registers: millimetres per voxel along D, H, W in which its transforms are."""
     num_statistics = 0
-    """Numbers per volume that `translate` needs of a whole volume."""
-    anchor: "Anchor | None"
-    """Makes, of the low-resolution whole volume, what sources go with as further channels (`anchor.beside`)."""
+    """Number of whole-volume statistics that `translate` needs."""
+    low_resolution: "LowResolutionUNet | None"
+    """In hierarchical training: predicts the whole volume at low resolution, as further channels of the source."""
 
-    def __init__(self) -> None:
-        """Have no anchor."""
+    def __init__(self, size: Size, settings: Any) -> None:
+        """Build the networks for volumes or windows of ``size`` voxels, without a low-resolution network."""
         super().__init__()
-        self.register_module("anchor", None)
+        self.register_module("low_resolution", None)
 
-    def learn_beside(self, anchor: "Anchor") -> None:
-        """Take an anchor among the networks; all others must have been built for the channels that it adds."""
-        self.anchor = anchor
-        self.averaged = (*self.averaged, "anchor")
+    @classmethod
+    def from_config(cls, config: Config, num_classes: int = 0) -> Self:
+        """Build the networks for what a run trains on: whole volumes, or windows."""
+        data, settings = config.data, config.method
+        if data.window != "hierarchical":
+            return cls(data.train_size, settings)
+        extended = replace(settings, source_channels=settings.source_channels + settings.target_channels)
+        networks = cls(data.train_size, extended)
+        networks.low_resolution = LowResolutionUNet(data.low_size, data.factor, settings)
+        networks.averaged = (*networks.averaged, "low_resolution")
+        return networks
 
     @abstractmethod
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
@@ -64,23 +76,88 @@ class TranslationNetworks(NetworkSet):
 
         Args:
             source: Whole volumes, or windows of them.
-            statistics: Numbers ``[B]`` of the whole volumes; None: ``source`` is whole, and they are its own.
+            statistics: Statistics ``[B]`` of the whole volumes; None: ``source`` is whole, compute them from it.
         """
 
-    def finished(self, made: Translation) -> Translation:
-        """Turn what `translate` gave, of windows after they were blended, into a translation that can be written."""
-        return made
+    def finalize(self, blended: Translation) -> Translation:
+        """Turn an output of `translate`, after windows were blended, into the final translation."""
+        return blended
 
     def statistic_map(self, source: Tensor, statistics: Sequence[Tensor]) -> Tensor:
-        """Return ``[B, 1, D, H, W]``, whose mean over a volume is the first statistic that is not in ``statistics``."""
+        """Return ``[B, 1, D, H, W]``, whose mean over a volume is the first statistic not in ``statistics``."""
         raise ValueError(f"there are {self.num_statistics} statistics, and {len(statistics)} are given")
 
 
-def added(made: Tensor, source: Tensor) -> Tensor:
-    """Add what a network ``made [B, C, D, H, W]`` to the first ``C`` volumes it saw, which are its sources."""
-    return made + source[:, : made.shape[1]]
+class ExtractorNetworks(TranslationNetworks):
+    """Networks with a discriminator ``d`` and a feature extractor ``f``, its exponential moving average.
+
+    ``f`` is frozen: losses compare its features. It replaces the VGG-19 of the papers, which sees 2D photographs.
+    """
+
+    d: Any
+    f: Any
+    decay: float
+
+    def add_discriminator(self, make: Callable[[], nn.Module], decay: float) -> None:
+        """Add ``d`` and, with the same initial weights, ``f``."""
+        self.d, self.f, self.decay = make(), make(), decay
+        self.f.load_state_dict(self.d.state_dict())
+
+    @torch.no_grad()
+    def after_update(self, updated: Sequence[str]) -> None:
+        """Update the moving average ``f`` after an update of ``d``."""
+        if "d" in updated:
+            torch._foreach_lerp_(list(self.f.parameters()), list(self.d.parameters()), 1 - self.decay)
 
 
-def widened(x: Tensor) -> Tensor:
-    """Return ``x`` in at least float32, the type of what leaves a network."""
+class LowResolutionUNet(nn.Module):
+    """Residual U-Net from low-resolution sources to low-resolution targets, for hierarchical training.
+
+    A window does not see the volume around it; this network does, at little cost: at most 64 voxels a side.
+    """
+
+    def __init__(self, size: Size, factor: int, settings: TranslationConfig) -> None:
+        """Build it for low-resolution volumes of ``size`` voxels, each the mean of ``factor``^3."""
+        super().__init__()
+        self.factor, self.residual = factor, settings.residual
+        levels = max(0, num_levels(size, None))
+        while any(side % 2**levels for side in size):
+            levels -= 1
+        norm, heads = settings.norm, [settings.target_channels]  # type: ignore[attr-defined]
+        self.unet = ResidualUNet(settings.source_channels, heads, width=settings.width, levels=levels, norm=norm)
+        if self.residual:  # start from the identity
+            for parameter in self.unet.heads.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, low: Tensor) -> Tensor:
+        """Translate whole low-resolution sources ``[B, Cs, d, h, w]`` to ``[B, Ct, d, h, w]``."""
+        output = to_float32(self.unet(low)[0])
+        return add_residual(output, low) if self.residual else output
+
+
+def concat_low_resolution(source: Tensor, prediction: Tensor, start: Tensor) -> Tensor:
+    """Concatenate source windows with the matching slices of the upsampled low-resolution prediction.
+
+    Args:
+        source: Windows ``[B, Cs, depth, H, W]``.
+        prediction: Low-resolution predictions of the whole volumes ``[B, Ct, d, h, w]``.
+        start: First slice of each window ``[B]``, int64, a multiple of H / h, as ``depth`` is.
+
+    Returns:
+        ``[B, Cs + Ct, depth, H, W]``; the prediction is upsampled trilinearly, as in the whole volume.
+    """
+    factor = source.shape[3] // prediction.shape[3]
+    padded = F.pad(prediction, (0, 0, 0, 0, 1, 1), mode="replicate")  # interpolation at the faces repeats the border
+    slices = select_subvolume(padded, start // factor, source.shape[2] // factor + 2)
+    upsampled = F.interpolate(slices, scale_factor=factor, mode="trilinear")[:, :, factor:-factor]
+    return torch.cat([source, upsampled], dim=1)
+
+
+def add_residual(output: Tensor, source: Tensor) -> Tensor:
+    """Add an output ``[B, C, D, H, W]`` to the first ``C`` channels of the input, which are the source."""
+    return output + source[:, : output.shape[1]]
+
+
+def to_float32(x: Tensor) -> Tensor:
+    """Return ``x`` in at least float32, the type of what leaves a network under autocast."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -85,7 +85,7 @@ def explore_attribute(
     used = volumes_of(model, store, config.limit)
     tool = instrument_for(store, used.train, used.held_out, name, config, progress)
     z, y, groups, scale = _population(model, store, tool, config, progress)
-    known = model.networks.g.prior.covariance.double().cpu().numpy() if config.source == "generated" else None
+    known = model.networks.prior_covariance().double().cpu().numpy() if config.source == "generated" else None
     found = attribute_direction(z, scale.score(y), groups, covariance=known)
     reader = tool.reader or ReadBack(model, found.direction, scale)
     starts = _starts(model, store, used, config)
@@ -192,8 +192,8 @@ def explore_components(
     """
     _need_encoders(model)
     used = volumes_of(model, store, config.limit)
-    if not 1 <= num < min(len(used.train), model.config.model.latent_dim):
-        most = min(len(used.train), model.config.model.latent_dim) - 1
+    if not 1 <= num < min(len(used.train), model.networks.latent_dim):
+        most = min(len(used.train), model.networks.latent_dim) - 1
         raise InputError(f"--pca {num}: want 1 to {most} components (training volumes and numbers of a latent, less 1)")
     z = np.stack([row for _, row in encode_volumes(model, store, used.train, progress).values()])
     directions, shares = principal_directions(z, num)
@@ -336,7 +336,7 @@ def length_of(model: Model, z: np.ndarray) -> float:
     Far from 1, encoded latents lie where G never saw any in its adversarial training: a direction learned from them
     says little of the volumes of the prior, and the other way round.
     """
-    return float(np.sqrt(np.mean(z.astype(np.float64) ** 2) / model.networks.g.prior.mean_square))
+    return float(np.sqrt(np.mean(z.astype(np.float64) ** 2) / model.networks.prior_mean_square()))
 
 
 def _span(values: np.ndarray, span: float) -> list[float]:

@@ -4,9 +4,8 @@ Nothing is ever downloaded: weights come from a seed, from the run, from the sto
 user names.
 """
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hagan3d.checkpoint import Model
+from hagan3d.checkpoint.state_hash import state_hash
 from hagan3d.errors import InputError
-from hagan3d.methods.hagan.encoder import encode
+from hagan3d.inference.encoding import has_encoder
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,6 @@ def standardized(x: Tensor) -> Tensor:
     return (x - mean) / deviation.clamp_min(1e-6)
 
 
-def state_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names and the bytes of a state dict."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 class RandomPyramid(nn.Module):
     """Three orthogonal convolutions of stride 2, never trained: ``[B, 1, D, H, W]`` to 80 features.
 
@@ -131,17 +122,16 @@ class _RunEncoder(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.e_h, self.e_g = model.networks.e_h, model.networks.e_g
-        self.depth = model.config.data.depth
+        self.encoders = nn.ModuleList(model.networks[name] for name in model.networks.encoders)
+        self.encode, self.depth = model.networks.encode, model.networks.encoder_depth()
 
     def forward(self, x: Tensor) -> Tensor:
-        return encode(self.e_h, self.e_g, list(x.split(self.depth, dim=2)))
+        return self.encode(list(x.split(self.depth, dim=2)))
 
 
 def has_encoders(model: Model) -> bool:
     """Whether a run has trained encoders."""
-    nets = model.networks
-    return model.config.train.encoder and not any(isinstance(net, nn.Identity) for net in (nets.e_h, nets.e_g))
+    return has_encoder(model)
 
 
 def encoder_extractor(model: Model) -> Extractor:
@@ -151,8 +141,8 @@ def encoder_extractor(model: Model) -> Extractor:
         InputError: If the run has no encoders.
     """
     if not has_encoders(model):
-        raise InputError(f"{model.path}: trained without encoders (train.encoder false); take --features self")
+        raise InputError(f"{model.path}: trained without an encoder; use --features self")
     network = _RunEncoder(model).eval().requires_grad_(False)
     note = "the run's own encoder: numbers of two runs must not be compared in it"
     digest = state_hash(network.state_dict())
-    return Extractor("encoder", model.config.model.latent_dim, digest, network, note=note)
+    return Extractor("encoder", model.networks.latent_dim, digest, network, note=note)

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hagan3d.checkpoint.state_hash import state_hash
 from hagan3d.data.io.files import replacing
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.features.extractors import Extractor, state_hash
+from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.settings import FeatureTrainConfig
 
 FORMAT = "hagan3d features 2"

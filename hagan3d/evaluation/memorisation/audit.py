@@ -17,10 +17,10 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.features.summary import FEATURES, Summary, VolumeSet, blocks, feature_scale
 from hagan3d.evaluation.memorisation.membership import (
-    JUDGES,
     has_discriminators,
     logits_of,
     membership,
+    score_names,
     untrained,
 )
 from hagan3d.evaluation.memorisation.nearest import (
@@ -231,7 +231,7 @@ def audit(
     feature = feature_space(made, reals["train"].features, reals["held-out"].features, groups)
     spaces["features"] = {"extractor": extractor.name, **judge_space(feature)}
     done(1)
-    asked = _membership(reals, groups[0]) if judges else None
+    asked = _membership(score_names(model.networks), reals, groups[0]) if judges else None
     return {
         "thresholds": THRESHOLDS,
         "volumes": {name: sets[name].count for name in names},
@@ -264,7 +264,7 @@ def subject_groups(store: Store, sets: dict[str, VolumeSet]) -> tuple[np.ndarray
 def _judges(model: Model) -> dict[str, Any]:
     if not has_discriminators(model):
         return {}
-    return {"trained": {name: model.networks[name] for name in JUDGES}, "untrained": untrained(model)}
+    return {"trained": model.networks, "untrained": untrained(model)}
 
 
 def _look(volumes: VolumeSet, extractor: Extractor, judges: dict[str, Any], model: Model, start: Start) -> Reals:
@@ -273,9 +273,9 @@ def _look(volumes: VolumeSet, extractor: Extractor, judges: dict[str, Any], mode
     features, logits = [], []
     for x in _each(volumes):
         features.append(extractor.of_batch(np.stack([x, x[..., ::-1]])))
-        logits.append([logits_of(nets, [x], model)[0] for nets in judges.values()])
+        logits.append([logits_of(nets, [x], model.device)[0] for nets in judges.values()])
         done(1)
-    columns = np.array(logits).reshape(len(features), len(judges), len(JUDGES))
+    columns = np.array(logits).reshape(len(features), len(judges), len(model.networks.discriminators))
     return Reals(np.stack(features).astype(np.float64), {name: columns[:, i] for i, name in enumerate(judges)})
 
 
@@ -283,10 +283,10 @@ def _each(volumes: VolumeSet) -> Iterator[np.ndarray]:
     return volumes.read(0, volumes.count)
 
 
-def _membership(reals: dict[str, Reals], groups: np.ndarray) -> list[dict[str, Any]]:
+def _membership(names: list[str], reals: dict[str, Reals], groups: np.ndarray) -> list[dict[str, Any]]:
     """Rows of `membership`, each with the AUC of untrained discriminators beside it."""
     trained, fresh = (
-        membership(reals["train"].logits[name], reals["held-out"].logits[name], groups, ROUNDS)
+        membership(names, reals["train"].logits[name], reals["held-out"].logits[name], groups, ROUNDS)
         for name in ("trained", "untrained")
     )
     rows = [{**row, "untrained_auc": other["auc"]} for row, other in zip(trained, fresh, strict=True)]

@@ -7,23 +7,19 @@ by discriminators of fresh weights. They have seen nothing, so an AUC away from 
 of another kind.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.stats import rankdata
-from torch import nn
 
 from hagan3d.checkpoint import Model
-from hagan3d.config import low_factor
 from hagan3d.evaluation.memorisation.nearest import split_subjects
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_generative_networks
+from hagan3d.networks.generative import GenerativeNetworks
 
 FALSE_POSITIVES = 0.01  # rate at which true positives are told
-JUDGES = ("d_h", "d_l")
-SCORES = (*JUDGES, "sum")
 
 
 def auc(members: np.ndarray, others: np.ndarray) -> float:
@@ -39,45 +35,41 @@ def true_positives(members: np.ndarray, others: np.ndarray, rate: float = FALSE_
 
 
 def has_discriminators(model: Model) -> bool:
-    """Whether a checkpoint holds D^H and D^L; imported weights need not."""
-    return all(name in model.loaded for name in JUDGES)
+    """Return whether a checkpoint holds the discriminators; imported weights need not."""
+    names = model.networks.discriminators
+    return bool(names) and set(names) <= set(model.loaded)
 
 
-def untrained(model: Model, seed: int = 0) -> dict[str, nn.Module]:
-    """Return discriminators as the model's, with fresh weights."""
+def untrained(model: Model, seed: int = 0) -> GenerativeNetworks:
+    """Return networks with the architecture of the model's and new weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        nets = Networks(model.config.data.size, model.config.data.depth, model.config.model, model.num_classes)
-    return {name: nets[name].to(model.device).eval().requires_grad_(False) for name in JUDGES}
+        networks = make_generative_networks(model.config, model.num_classes)
+    return networks.to(model.device).eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def logits(judges: dict[str, nn.Module], volume: np.ndarray, depth: int, device: torch.device) -> np.ndarray:
-    """Judge one volume, alone in its batch, so that none has a say in another's logits.
+def score_names(networks: GenerativeNetworks) -> list[str]:
+    """Return the names of the attack's scores: each discriminator, and the sum of several."""
+    return [*networks.discriminators, *(["sum"] if len(networks.discriminators) > 1 else [])]
 
-    Args:
-        judges: D^H and D^L by name.
-        volume: ``[D, H, W]`` in [-1, 1].
-        depth: Slices of the sub-volumes that D^H sees.
-        device: Of the networks.
 
-    Returns:
-        The mean logit of D^H over adjacent sub-volumes, and the logit of D^L ``[2]``.
+def logits_of(networks: GenerativeNetworks, volumes: Iterable[np.ndarray], device: torch.device) -> np.ndarray:
+    """Return the logits of each discriminator ``[N, K]`` for volumes ``[D, H, W]`` in [-1, 1], one at a time.
+
+    Each volume is alone in its batch, so that no logit depends on other volumes.
     """
-    x = torch.from_numpy(volume)[None, None].to(device)
-    factor = low_factor((volume.shape[0], volume.shape[1], volume.shape[2]))
-    starts = range(0, volume.shape[0] - depth + 1, depth)
-    high = [judges["d_h"](x[:, :, s : s + depth], torch.tensor([s], device=device))[0].item() for s in starts]
-    low = judges["d_l"](F.avg_pool3d(x, factor))[0].item()
-    return np.array([np.mean(high), low])
+    return np.stack([networks.discriminate(torch.from_numpy(x)[None, None].to(device)) for x in volumes])
 
 
-def membership(members: np.ndarray, others: np.ndarray, groups: np.ndarray, rounds: int, seed: int = 0) -> list[Any]:
+def membership(
+    names: Sequence[str], members: np.ndarray, others: np.ndarray, groups: np.ndarray, rounds: int, seed: int = 0
+) -> list[Any]:
     """Attack by each discriminator and by the sum of both, each in units of its deviation over members.
 
     Args:
-        members: Logits of training volumes ``[N, 2]``.
-        others: Logits of held-out volumes ``[K, 2]``.
+        names: Names of the scores: of each column, and of their sum if there are several.
+        members: Logits of training volumes ``[N, K]``.
+        others: Logits of held-out volumes ``[M, K]``.
         groups: Subjects of the training volumes ``[N]``; those of one subject stay together in the control.
         rounds: Random parts of the control.
         seed: Of them.
@@ -89,8 +81,9 @@ def membership(members: np.ndarray, others: np.ndarray, groups: np.ndarray, roun
     scale = np.maximum(members.std(axis=0), 1e-12)
     masks = _parts(groups, len(others), rounds, np.random.default_rng(seed))
     rows = []
-    for name, weights in zip(SCORES, ((1, 0), (0, 1), (1, 1)), strict=True):
-        one, other = ((values / scale) @ np.array(weights) for values in (members, others))
+    columns = members.shape[1]
+    for name, weights in zip(names, [*np.eye(columns), np.ones(columns)], strict=False):
+        one, other = ((values / scale) @ weights for values in (members, others))
         value = auc(one, other)
         drawn = np.array([auc(one[~part], one[part]) for part in masks])
         caught = float(np.mean([true_positives(one[~part], one[part]) for part in masks]))
@@ -104,8 +97,3 @@ def membership(members: np.ndarray, others: np.ndarray, groups: np.ndarray, roun
 def _parts(groups: np.ndarray, count: int, rounds: int, random: np.random.Generator) -> list[np.ndarray]:
     """Masks of random subjects with ``count`` volumes, at most half of all."""
     return [split_subjects(groups, min(count, len(groups) // 2), random) for _ in range(rounds)]
-
-
-def logits_of(judges: dict[str, nn.Module], volumes: Iterable[np.ndarray], model: Model) -> np.ndarray:
-    """Judge volumes one by one: ``[N, 2]``, see `logits`."""
-    return np.stack([logits(judges, volume, model.config.data.depth, model.device) for volume in volumes])

@@ -19,16 +19,11 @@ import torch
 
 from hagan3d import __version__
 from hagan3d.checkpoint import Model, load
+from hagan3d.checkpoint.state_hash import generator_hash
 from hagan3d.data.io.geometry import spacing_of
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.features.extractors import (
-    Extractor,
-    encoder_extractor,
-    has_encoders,
-    random_extractor,
-    state_hash,
-)
+from hagan3d.evaluation.features.extractors import Extractor, encoder_extractor, has_encoders, random_extractor
 from hagan3d.evaluation.features.medicalnet import medicalnet_extractor
 from hagan3d.evaluation.features.self_supervised import load_features
 from hagan3d.evaluation.features.summary import FEATURES, Summary, VolumeSet, rescaled, similarity, summarize_set
@@ -96,7 +91,7 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
 def _generated(model: Model, store: Store, train: VolumeSet, config: EvaluateConfig) -> VolumeSet:
     """Generated volumes; of a conditional model as many of each class as there are training volumes of it."""
     identity: dict[str, Any] = {
-        "generator": state_hash(model.networks.g.state_dict()),
+        "generator": generator_hash(model),
         "first_seed": config.seed,
         "num": config.num,
         "truncation": config.truncation,
@@ -335,7 +330,7 @@ def _warnings(model: Model, store: Store) -> list[str]:
         found.append(
             "the run was trained on another store: the training volumes of this one are not what the model has seen"
         )
-    if store.labels.max() >= 0 and not model.config.model.conditional:
+    if store.labels.max() >= 0 and not model.config.conditional:
         found.append("the store has classes, the model has none: it cannot be asked for one")
     if store.generated.any():
         found.append(f"the store holds {int(store.generated.sum())} generated volumes, which were left out")

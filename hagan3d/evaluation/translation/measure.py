@@ -242,7 +242,7 @@ class _Work:
         names = [name for name in ("translated", "source as it is") if name in self.rows[0]]
         seams = [row["seam_ratio"] for row in self.rows if row["seam_ratio"] is not None]
         return {
-            "recipe": self.model.config.recipe,
+            "method": self.model.config.name,
             "run": str(self.model.path),
             "step": self.model.step,
             "units": self.model.description.units,

@@ -1,4 +1,4 @@
-"""CycleGAN: translation without pairs, by volumes that must come back as they were.
+"""CycleGAN: unpaired translation with cycle consistency.
 
 Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017.
 """
@@ -9,52 +9,60 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from hagan3d.config import Config
 from hagan3d.data.batches.pairs import PairBatch
+from hagan3d.errors import InputError
 from hagan3d.losses.gan import d_loss, g_loss
-from hagan3d.methods.cache import Kept
-from hagan3d.methods.cyclegan.networks import CycleNetworks
-from hagan3d.methods.phase import Phase, Recipe, Terms
+from hagan3d.methods.cyclegan.config import CycleGANConfig
+from hagan3d.methods.cyclegan.networks import CycleGANNetworks
+from hagan3d.methods.phase import Phase, Terms
+from hagan3d.methods.translation import TranslationMethod
 
-WAYS = (("source", "target"), ("target", "source"))
+DIRECTIONS = (("source", "target"), ("target", "source"))
 
 
-def recipe(config: Config) -> Recipe:
-    """Return the updates of one step: both generators, then both critics."""
-    train, kept = config.train, Kept()
-    return Recipe(
-        [
-            Phase("g", ("g_target", "g_source"), partial(g_losses, config, kept), train.lr_g),
-            Phase("d", ("d_target", "d_source"), partial(d_losses, config, kept), train.lr_d),
+class CycleGAN(TranslationMethod):
+    """CycleGAN: both generators, then both discriminators."""
+
+    settings: CycleGANConfig
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step."""
+        return [
+            Phase("g", ("g_target", "g_source"), self.g_loss, self.train.lr_g),
+            Phase("d", ("d_target", "d_source"), self.d_loss, self.train.lr_d),
         ]
-    )
 
+    def check_ranks(self, world_size: int) -> None:
+        """Raise InputError if several ranks would each have an image pool of their own."""
+        if self.settings.pool and world_size > 1:
+            raise InputError(f"cyclegan.pool {self.settings.pool}: works on one rank; set it to 0 for several")
 
-def g_losses(config: Config, kept: Kept, nets: CycleNetworks, batch: PairBatch) -> Iterator[Terms]:
-    """Go to the other domain and back, be taken for it there, and leave alone what is there already.
+    def g_loss(self, nets: CycleGANNetworks, batch: PairBatch) -> Iterator[Terms]:
+        """Generator loss: adversarial, cycle-consistency (eq. 2) and identity (section 5.2) terms.
 
-    A group of terms for each way, and one for each domain.
-    """
-    weights = config.translation.cycle
-    for origin, aim in WAYS:
-        real = getattr(batch, origin)
-        fake = nets.generate(aim, real)
-        kept.leave(aim, batch, fake)
-        adversarial = g_loss(config.train.objective, nets[f"d_{aim}"](fake))
-        back = F.l1_loss(nets.generate(origin, fake), real)
-        weight = config.translation.adversarial_weight
-        yield {f"gan_{aim}": weight * adversarial, f"cycle_{origin}": weights.cycle_weight * back}
-    for _, aim in WAYS if weights.identity_weight else ():
-        real = getattr(batch, aim)
-        if nets[f"g_{aim}"].in_channels == real.shape[1]:
-            yield {f"identity_{aim}": weights.identity_weight * F.l1_loss(nets.generate(aim, real), real)}
+        One group of terms for each direction, and one for each identity.
+        """
+        weights = self.settings
+        for origin, aim in DIRECTIONS:
+            real = getattr(batch, origin)
+            fake = self.cache.put(aim, batch, nets.generate(aim, real))
+            adversarial = g_loss(weights.objective, nets[f"d_{aim}"](fake))
+            cycle = F.l1_loss(nets.generate(origin, fake), real)
+            yield {
+                f"gan_{aim}": weights.adversarial_weight * adversarial,
+                f"cycle_{origin}": weights.cycle_weight * cycle,
+            }
+        for _, aim in DIRECTIONS if weights.identity_weight else ():
+            real = getattr(batch, aim)
+            if nets[f"g_{aim}"].in_channels == real.shape[1]:  # else the generator cannot take its own domain
+                yield {f"identity_{aim}": weights.identity_weight * F.l1_loss(nets.generate(aim, real), real)}
 
-
-def d_losses(config: Config, kept: Kept, nets: CycleNetworks, batch: PairBatch) -> Iterator[Terms]:
-    """Tell real volumes of each domain from generated ones, some of them generated in earlier steps."""
-    numbers = [batch.step * config.train.batch_size + sample for sample in batch.samples]
-    for origin, aim in WAYS:
-        make = torch.no_grad()(partial(nets.generate, aim, getattr(batch, origin)))
-        fake = nets.mixed(aim, kept.take(aim, batch, make), numbers, batch.uniform(aim, 2).tolist())
-        critic = nets[f"d_{aim}"]
-        yield {f"gan_{aim}": d_loss(config.train.objective, critic(getattr(batch, aim)), critic(fake))}
+    def d_loss(self, nets: CycleGANNetworks, batch: PairBatch) -> Iterator[Terms]:
+        """Discriminator loss of each domain, on real volumes and on fakes from the image pool."""
+        numbers = [batch.step * self.train.batch_size + sample for sample in batch.samples]
+        for origin, aim in DIRECTIONS:
+            make = torch.no_grad()(partial(nets.generate, aim, getattr(batch, origin)))
+            new = self.cache.pop(aim, batch, make)
+            fake = nets.from_pool(aim, new, numbers, batch.uniform(aim, 2).tolist())
+            critic = nets[f"d_{aim}"]
+            yield {f"gan_{aim}": d_loss(self.settings.objective, critic(getattr(batch, aim)), critic(fake))}

@@ -1,4 +1,4 @@
-"""The networks of CycleGAN: a generator and a critic for each direction, and volumes generated before."""
+"""Networks of CycleGAN: a generator and a discriminator for each direction, and the image pools."""
 
 from collections.abc import Callable, Sequence
 from typing import Self, cast
@@ -6,16 +6,17 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from hagan3d.config import Size, TranslationConfig
+from hagan3d.config import Size
+from hagan3d.methods.cyclegan.config import CycleGANConfig
 from hagan3d.networks.critic import PatchCritic
 from hagan3d.networks.resnet import ResNetGenerator
-from hagan3d.networks.translation import Translation, TranslationNetworks, widened
+from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 
 SCALE = 32767  # of int16, for values in [-1, 1]
 
 
-class Pool(nn.Module):
-    """Volumes generated in earlier steps, so that a critic does not forget them; always in the machine's memory.
+class ImagePool(nn.Module):
+    """Generated volumes of earlier steps, which stabilize the discriminator; kept in host memory as int16.
 
     Source: Shrivastava et al., Learning from Simulated and Unsupervised Images, CVPR 2017, section 2.3.
     """
@@ -23,68 +24,68 @@ class Pool(nn.Module):
     volumes: Tensor
 
     def __init__(self, places: int, channels: int, size: Size) -> None:
-        """Have room for so many volumes ``[channels, D, H, W]``; with none, what comes goes."""
+        """Make a pool of ``places`` volumes ``[channels, D, H, W]``; without places, volumes pass through."""
         super().__init__()
         self.register_buffer("volumes", torch.zeros(places, channels, *size, dtype=torch.int16))
 
     @torch.no_grad()
     def exchange(self, fake: Tensor, numbers: Sequence[int], uniform: Sequence[Sequence[float]]) -> Tensor:
-        """Take in new volumes and give as many: every second time, one of before in place of the new one.
+        """Return each new volume or, with probability 1/2, an earlier one that it replaces in the pool.
 
         Args:
             fake: ``[B, C, D, H, W]`` in [-1, 1].
-            numbers: How many volumes came before each: the first ones fill the places.
-            uniform: ``[B, 2]``, uniform in [0, 1): whether, and which.
+            numbers: Number of volumes generated before each: the first ones fill the pool.
+            uniform: ``[B, 2]``, uniform in [0, 1): whether to exchange, and which place.
         """
-        given, places = fake.clone(), len(self.volumes)
+        returned, places = fake.clone(), len(self.volumes)
         for i, (number, (whether, which)) in enumerate(zip(numbers, uniform, strict=True)):
             place = number if number < places else int(which * places)
             if not places or (number >= places and whether >= 0.5):
                 continue
             if number >= places:
-                given[i] = self.volumes[place].to(fake.device, fake.dtype) / SCALE
+                returned[i] = self.volumes[place].to(fake.device, fake.dtype) / SCALE
             self.volumes[place] = (fake[i].clamp(-1, 1) * SCALE).round().to("cpu", torch.int16)
-        return given
+        return returned
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Stay where it is when the networks move."""
+        """Stay in host memory when the networks move to a device."""
         if self.volumes.device.type == "meta":
             return super()._apply(fn, recurse)
         return self
 
 
-class CycleNetworks(TranslationNetworks):
-    """``g_target`` turns sources into targets and ``g_source`` targets into sources; ``d_`` their critics.
+class CycleGANNetworks(TranslationNetworks):
+    """Generators ``g_target`` (source to target) and ``g_source``, and the discriminators ``d_`` of both domains.
 
     Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017.
     """
 
     averaged = ("g_target", "g_source")
 
-    def __init__(self, size: Size, model: TranslationConfig) -> None:
+    def __init__(self, size: Size, settings: CycleGANConfig) -> None:
         """Build the networks for whole volumes of ``size`` voxels."""
-        super().__init__()
-        channels = {"source": model.source_channels, "target": model.target_channels}
+        super().__init__(size, settings)
+        channels = {"source": settings.source_channels, "target": settings.target_channels}
         for name, other in (("target", "source"), ("source", "target")):
             generator = ResNetGenerator(
-                channels[other], channels[name], width=model.width, blocks=model.cycle.blocks, norm=model.norm
+                channels[other], channels[name], width=settings.width, blocks=settings.blocks, norm=settings.norm
             )
             self.add_module(f"g_{name}", generator)
-            critic = PatchCritic(channels[name], width=model.critic_width, layers=model.critic_layers)
+            critic = PatchCritic(channels[name], width=settings.critic_width, layers=settings.critic_layers)
             self.add_module(f"d_{name}", critic)
-            self.add_module(f"pool_{name}", Pool(model.cycle.pool, channels[name], size))
+            self.add_module(f"pool_{name}", ImagePool(settings.pool, channels[name], size))
 
     def generate(self, name: str, x: Tensor) -> Tensor:
-        """Turn ``x [B, C, D, H, W]`` of the one domain into the one that is named."""
-        return widened(self[f"g_{name}"](x))
+        """Translate ``x [B, C, D, H, W]`` of the other domain to the domain ``name``."""
+        return to_float32(self[f"g_{name}"](x))
 
-    def mixed(self, name: str, fake: Tensor, numbers: Sequence[int], uniform: Sequence[Sequence[float]]) -> Tensor:
-        """Exchange generated volumes of a domain for earlier ones; see `Pool.exchange`."""
-        return cast(Pool, self[f"pool_{name}"]).exchange(fake, numbers, uniform)
+    def from_pool(self, name: str, fake: Tensor, numbers: Sequence[int], uniform: Sequence[Sequence[float]]) -> Tensor:
+        """Pass generated volumes of a domain through its image pool; see `ImagePool.exchange`."""
+        return cast(ImagePool, self[f"pool_{name}"]).exchange(fake, numbers, uniform)
 
-    def elsewhere(self) -> list[Tensor]:
-        """Return the volumes generated before, which stay in the machine's memory."""
-        return [module.volumes for module in self.modules() if isinstance(module, Pool)]
+    def offloaded_state(self) -> list[Tensor]:
+        """Return the image pools, which stay in host memory."""
+        return [module.volumes for module in self.modules() if isinstance(module, ImagePool)]
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Translate ``source``; see `TranslationNetworks`."""

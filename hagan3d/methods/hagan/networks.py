@@ -1,81 +1,153 @@
-"""All networks of a model, by the paper's names."""
+"""Networks of HA-GAN: G, D^H, D^L, E^H and E^G, by the paper's names."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
+import numpy as np
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from hagan3d.config import ModelConfig, Size, low_factor
+from hagan3d.config import Config, Size, low_factor
+from hagan3d.methods.hagan.config import HAGANConfig
 from hagan3d.methods.hagan.discriminator import HighDiscriminator, LowDiscriminator
-from hagan3d.methods.hagan.encoder import GroundEncoder, HighEncoder
+from hagan3d.methods.hagan.encoder import GroundEncoder, HighEncoder, encode
 from hagan3d.methods.hagan.generator import Generator
+from hagan3d.methods.hagan.volume_windows import volume_windows
+from hagan3d.networks.generative import GenerativeNetworks
 from hagan3d.networks.layers import centre_filters
-from hagan3d.networks.network_set import NetworkSet
+
+LARGEST_WINDOW = 64  # slices at inference unless told otherwise: thicker windows take memory and are not faster
 
 
-class Networks(NetworkSet):
+class HAGANNetworks(GenerativeNetworks):
     """G, D^H, D^L, E^H and E^G."""
 
     averaged = ("g",)
+    encoders = ("e_h", "e_g")
+    discriminators = ("d_h", "d_l")
 
-    def __init__(self, size: Size, depth: int, model: ModelConfig, num_classes: int = 0) -> None:
-        """Build the networks of volumes of ``size`` voxels and sub-volumes of ``depth`` slices.
+    def __init__(self, size: Size, depth: int, settings: HAGANConfig, num_classes: int = 0, std_group: int = 0) -> None:
+        """Build the networks for volumes of ``size`` voxels and sub-volumes of ``depth`` slices.
 
         Args:
             size: Voxels per axis D, H, W.
             depth: Slices of a sub-volume, a multiple of the low-resolution factor.
-            model: Widths and norms.
+            settings: Widths and norms.
             num_classes: Classes of a conditional model, else 0.
+            std_group: Group size of the minibatch standard deviation layer of D^L; 0: no such layer.
         """
         super().__init__()
-        factor = low_factor(size)
+        self.size, self.depth, self.num_classes = size, depth, num_classes
+        self.latent_dim, self.window_step = settings.latent_dim, low_factor(size)
+        factor = self.window_step
         low_size = (size[0] // factor, size[1] // factor, size[2] // factor)
-        features = model.features or model.channels // 8
+        features = settings.features or settings.channels // 8
         self.g = Generator(
             size,
             depth,
-            latent_dim=model.latent_dim,
+            latent_dim=settings.latent_dim,
             num_classes=num_classes,
-            channels=model.channels,
+            channels=settings.channels,
             features=features,
-            norm=model.norm,
-            high_convs=model.high_convs,
-            upsample=model.upsample,
-            fc_rank=model.fc_rank,
-            encoded_prior=model.prior == "encoded",
-            output_skip=model.output_skip,
+            norm=settings.norm,
+            high_convs=settings.high_convs,
+            upsample=settings.upsample,
+            fc_rank=settings.fc_rank,
+            encoded_prior=settings.prior == "encoded",
+            output_skip=settings.output_skip,
         )
-        if model.init == "centred":
+        if settings.init == "centred":
             centre_filters(self.g)
-        width, spectral = model.d_channels, model.spectral_norm
+        width, spectral = settings.d_channels, settings.spectral_norm
         self.d_h = HighDiscriminator(size, depth, num_classes=num_classes, channels=width, spectral=spectral)
         self.d_l = LowDiscriminator(
-            low_size, num_classes=num_classes, channels=width // 2, spectral=spectral, group=model.minibatch_std
+            low_size, num_classes=num_classes, channels=width // 2, spectral=spectral, group=std_group
         )
         self.e_h = HighEncoder(factor, features)
-        self.e_g = GroundEncoder(low_size, features, model.latent_dim)
+        self.e_g = GroundEncoder(low_size, features, settings.latent_dim)
 
-    def judge(self, start: Tensor, window: Tensor, low: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Judge sub-volumes at ``start``, and low-resolution volumes where there are any.
+    @classmethod
+    def from_config(cls, config: Config, num_classes: int = 0) -> Self:
+        """Build the networks for a run."""
+        data, settings = config.data, config.method
+        return cls(data.size, data.depth, settings, num_classes, settings.std_group(config.train.batch_size))
+
+    def logits(self, start: Tensor, window: Tensor, low: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Discriminate sub-volumes at ``start``, and low-resolution volumes if given.
 
         Returns:
-            Logits ``[B]`` of D^H and of D^L, and their class logits ``[B, K]`` (a model without classes: none).
+            Logits ``[B]`` of D^H and of D^L, and their class logits ``[B, K]`` (empty without classes).
         """
-        judged = [self.d_h(window, start)] + ([] if low is None else [self.d_l(low)])
-        return [logit for logit, _ in judged], [classes for _, classes in judged if classes is not None]
+        outputs = [self.d_h(window, start)] + ([] if low is None else [self.d_l(low)])
+        return [logit for logit, _ in outputs], [classes for _, classes in outputs if classes is not None]
 
-    def observed(self, moved: Sequence[str]) -> list[Tensor]:
-        """Return the moments of encoded volumes, where E^G has moved."""
+    def collected_statistics(self, updated: Sequence[str]) -> list[Tensor]:
+        """Return the moments of encoded latents, after an update of E^G."""
         prior = self.g.prior
-        return [prior.new_mean, prior.new_moment] if prior.is_encoded and "e_g" in moved else []
+        return [prior.new_mean, prior.new_moment] if prior.is_encoded and "e_g" in updated else []
 
-    def follow(self, moved: Sequence[str]) -> None:
-        """Let the prior follow the encoded volumes, where E^G has moved."""
-        if self.observed(moved):
+    def after_update(self, updated: Sequence[str]) -> None:
+        """Update the prior from the moments of encoded latents, after an update of E^G."""
+        if self.collected_statistics(updated):
             self.g.prior.absorb()
 
     def set_memory(self, recompute_norms: bool, checkpointing: bool) -> None:
-        """Choose what the backward pass computes again instead of keeping: norms and ReLUs, and all of G^H and D^H."""
+        """Choose what the backward pass recomputes: norms and ReLUs, and all of G^H and D^H."""
         for network in (self.g.common, self.g.low, self.g.high, self.e_h, self.e_g):
             network.recompute = recompute_norms
         self.g.high.checkpointing = checkpointing
         self.d_h.checkpointing = checkpointing
+
+    def latent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Map standard normal numbers ``x [B, latent_dim]`` to latents of the prior, of classes ``label [B]``."""
+        return self.g.prior(x, label)
+
+    def prior_covariance(self) -> Tensor:
+        """Return the covariance of the latents of one class ``[latent_dim, latent_dim]``."""
+        return self.g.prior.covariance
+
+    def prior_mean_square(self) -> float:
+        """Return the mean of the squared entries of latents of the prior."""
+        return self.g.prior.mean_square
+
+    def volume(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Generate whole volumes ``[B, 1, D, H, W]`` in [-1, 1], in one pass."""
+        return self.g.volume(z, label)
+
+    def max_depth(self) -> int:
+        """Return the slices D of a volume."""
+        return self.size[0]
+
+    def default_depth(self) -> int:
+        """Return the slices per window at inference: those of a sub-volume in training, at most 64."""
+        return min(self.depth, max(LARGEST_WINDOW, self.window_step))
+
+    def windows(self, z: Tensor, label: Tensor | None, depth: int) -> Iterator[Tensor]:
+        """Generate volumes window by window: A once, then G^H on the slices of each window and its halo."""
+        a = self.g.common(z, label)
+        return volume_windows(self.g.high, a, depth // self.window_step, self.g.skip(a))
+
+    def sample_windows(self, z: Tensor, label: Tensor | None, depth: int) -> Iterator[Tensor]:
+        """Generate a first, an inner and a last window, whose peak memory is that of all windows."""
+        a, slices = self.g.common(z, label), depth // self.window_step
+        skip = self.g.skip(a)
+        needed = 3 * slices + 2 * self.g.high.halos[0]  # slices of A
+        return volume_windows(self.g.high, a[:, :, :needed], slices, None if skip is None else skip[:, :, :needed])
+
+    def encode(self, slabs: Iterable[Tensor]) -> Tensor:
+        """Encode volumes given as consecutive slabs ``[B, 1, depth, H, W]``: latents ``[B, latent_dim]``."""
+        return encode(self.e_h, self.e_g, slabs)
+
+    def encoder_depth(self) -> int:
+        """Return the slices per slab that `encode` takes: those of a sub-volume in training."""
+        return self.depth
+
+    @torch.no_grad()
+    def discriminate(self, volume: Tensor) -> np.ndarray:
+        """Return the mean logit of D^H over adjacent sub-volumes, and the logit of D^L, of one volume: ``[2]``."""
+        starts = range(0, volume.shape[2] - self.depth + 1, self.depth)
+        windows = ((volume[:, :, s : s + self.depth], torch.tensor([s], device=volume.device)) for s in starts)
+        high = [self.d_h(window, start)[0].item() for window, start in windows]
+        low = self.d_l(F.avg_pool3d(volume, self.window_step))[0].item()
+        return np.array([np.mean(high), low])

@@ -1,7 +1,7 @@
-"""MedGAN: U-Nets in a row, whose result shall have the features of the target, in the critic and in an extractor.
+"""MedGAN: translation by a cascade of U-Nets with perceptual, style and content losses.
 
 Source: Armanious et al., MedGAN: Medical Image Translation using GANs, Computerized Medical Imaging and Graphics 79,
-2020. A frozen average of the critic stands in for its VGG-19, which is made for 2D photographs.
+2020. A frozen moving average of the discriminator replaces its VGG-19, which sees 2D photographs.
 """
 
 from functools import partial
@@ -9,50 +9,49 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hagan3d.config import Config
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
 from hagan3d.losses.perceptual import content_loss, feature_l1, style_loss
-from hagan3d.methods.cache import Kept
-from hagan3d.methods.medgan.networks import MedganNetworks
-from hagan3d.methods.phase import Phase, Recipe, Terms
+from hagan3d.methods.medgan.config import MedGANConfig
+from hagan3d.methods.medgan.networks import MedGANNetworks
+from hagan3d.methods.phase import Phase, Terms
+from hagan3d.methods.translation import TranslationMethod
 from hagan3d.networks.critic import PatchCritic
 
 
-def recipe(config: Config) -> Recipe:
-    """Return the updates: the generator in every step, its critic in some."""
-    train, kept = config.train, Kept()
-    every = config.translation.medgan.critic_every
-    return Recipe(
-        [
-            Phase("g", ("g",), partial(g_losses, config, kept), train.lr_g),
-            Phase("d", ("d",), partial(d_losses, config, kept), train.lr_d, every=every),
+class MedGAN(TranslationMethod):
+    """MedGAN: the generator in every step, the discriminator in some."""
+
+    settings: MedGANConfig
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step."""
+        return [
+            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("d", ("d",), self.d_loss, self.train.lr_d, every=self.settings.critic_every),
         ]
-    )
 
+    def g_loss(self, nets: MedGANNetworks, batch: PairBatch) -> Terms:
+        """Generator loss: adversarial, perceptual (eq. 3), style (eq. 5) and content (eq. 6) terms."""
+        weights = self.settings
+        fake = self.cache.put("fake", batch, nets.generate(batch.source))
+        d_fake, d_real = (_features(nets.d, batch.source, x) for x in (fake, batch.target))
+        f_fake, f_real = (_features(nets.f, batch.source, x) for x in (fake, batch.target))
+        return {
+            "gan": weights.adversarial_weight * g_loss(weights.objective, nets.d.logits(d_fake[-1])),
+            # layer 0 of the perceptual loss is the volume itself
+            "perceptual": weights.perceptual_weight * feature_l1([fake, *d_fake], [batch.target, *d_real]),
+            "style": weights.style_weight * style_loss(f_fake, f_real),
+            "content": weights.content_weight * content_loss(f_fake, f_real),
+        }
 
-def g_losses(config: Config, kept: Kept, nets: MedganNetworks, batch: PairBatch) -> Terms:
-    """Be taken for the target, and have its features."""
-    weights, fake = config.translation.medgan, nets.generate(batch.source)
-    kept.leave("fake", batch, fake)
-    made, wanted = (_features(nets.d, batch.source, x) for x in (fake, batch.target))
-    seen, aim = (_features(nets.f, batch.source, x) for x in (fake, batch.target))
-    adversarial = g_loss(config.train.objective, nets.d.logits(made[-1]))
-    return {
-        "gan": config.translation.adversarial_weight * adversarial,
-        "perceptual": weights.perceptual_weight * feature_l1([fake, *made], [batch.target, *wanted]),
-        "style": weights.style_weight * style_loss(seen, aim),
-        "content": weights.content_weight * content_loss(seen, aim),
-    }
-
-
-def d_losses(config: Config, kept: Kept, nets: MedganNetworks, batch: PairBatch) -> Terms:
-    """Tell true pairs from translated ones."""
-    fake = kept.take("fake", batch, torch.no_grad()(partial(nets.generate, batch.source)))
-    real, made = (nets.d(torch.cat([batch.source, x], dim=1)) for x in (batch.target, fake))
-    return {"gan": d_loss(config.train.objective, real, made)}
+    def d_loss(self, nets: MedGANNetworks, batch: PairBatch) -> Terms:
+        """Discriminator loss on (source, target) and (source, fake) pairs."""
+        fake = self.cache.pop("fake", batch, torch.no_grad()(partial(nets.generate, batch.source)))
+        real, generated = (nets.d(torch.cat([batch.source, x], dim=1)) for x in (batch.target, fake))
+        return {"gan": d_loss(self.settings.objective, real, generated)}
 
 
 def _features(critic: PatchCritic, source: Tensor, x: Tensor) -> list[Tensor]:
-    """What the layers of a critic make of source and ``x`` together."""
+    """Feature maps of a discriminator for the pair of source and ``x``."""
     return critic.features(torch.cat([source, x], dim=1))

@@ -1,4 +1,4 @@
-"""pix2pix: a U-Net that translates, and a critic that judges source and target together, patch by patch.
+"""pix2pix: image-to-image translation with a conditional GAN.
 
 Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017.
 """
@@ -9,45 +9,43 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import Config
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
-from hagan3d.methods.cache import Kept
-from hagan3d.methods.phase import Phase, Recipe, Terms
-from hagan3d.methods.pix2pix.networks import PairNetworks
+from hagan3d.methods.phase import Phase, Terms
+from hagan3d.methods.pix2pix.config import Pix2PixConfig
+from hagan3d.methods.pix2pix.networks import Pix2PixNetworks
+from hagan3d.methods.translation import TranslationMethod
 
 
-def recipe(config: Config) -> Recipe:
-    """Return the updates of one step: the generator, then its critic on the same volumes."""
-    train, kept = config.train, Kept()
-    return Recipe(
-        [
-            Phase("g", ("g",), partial(g_losses, config, kept), train.lr_g),
-            Phase("d", ("d",), partial(d_losses, config, kept), train.lr_d),
+class Pix2Pix(TranslationMethod):
+    """pix2pix: the generator, then the discriminator on the same fakes."""
+
+    settings: Pix2PixConfig
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step."""
+        return [
+            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("d", ("d",), self.d_loss, self.train.lr_d),
         ]
-    )
 
+    def g_loss(self, nets: Pix2PixNetworks, batch: PairBatch) -> Terms:
+        """Generator loss: L1 to the target plus the conditional adversarial term D(source, fake) (eq. 4)."""
+        fake = self.cache.put("fake", batch, self._generate(nets, batch))
+        logits = nets.d(torch.cat([batch.source, fake], dim=1))
+        return {
+            "l1": self.settings.l1_weight * F.l1_loss(fake, batch.target),
+            "gan": self.settings.adversarial_weight * g_loss(self.settings.objective, logits),
+        }
 
-def g_losses(config: Config, kept: Kept, nets: PairNetworks, batch: PairBatch) -> Terms:
-    """Come close to the target, and be taken for it beside the source."""
-    model, fake = config.translation, generate(config, nets, batch)
-    kept.leave("fake", batch, fake)
-    logits = nets.d(torch.cat([batch.source, fake], dim=1))
-    return {
-        "l1": model.l1_weight * F.l1_loss(fake, batch.target),
-        "gan": model.adversarial_weight * g_loss(config.train.objective, logits),
-    }
+    def d_loss(self, nets: Pix2PixNetworks, batch: PairBatch) -> Terms:
+        """Discriminator loss on (source, target) and (source, fake) pairs (eq. 1)."""
+        fake = self.cache.pop("fake", batch, torch.no_grad()(partial(self._generate, nets, batch)))
+        real, generated = (nets.d(torch.cat([batch.source, x], dim=1)) for x in (batch.target, fake))
+        return {"gan": d_loss(self.settings.objective, real, generated)}
 
-
-def d_losses(config: Config, kept: Kept, nets: PairNetworks, batch: PairBatch) -> Terms:
-    """Tell true pairs from translated ones."""
-    fake = kept.take("fake", batch, torch.no_grad()(partial(generate, config, nets, batch)))
-    real, made = (nets.d(torch.cat([batch.source, x], dim=1)) for x in (batch.target, fake))
-    return {"gan": d_loss(config.train.objective, real, made)}
-
-
-def generate(config: Config, nets: PairNetworks, batch: PairBatch) -> Tensor:
-    """Translate the sources, with dropout as noise where it is asked for."""
-    if not config.translation.dropout:
-        return nets.generate(batch.source)
-    return nets.generate(batch.source, [int(number * 2**31) for number in batch.uniform("dropout", 1)[:, 0]])
+    def _generate(self, nets: Pix2PixNetworks, batch: PairBatch) -> Tensor:
+        """Translate the sources; dropout is the noise z of the paper."""
+        if not self.settings.dropout:
+            return nets.generate(batch.source)
+        return nets.generate(batch.source, [int(number * 2**31) for number in batch.uniform("dropout", 1)[:, 0]])

@@ -1,33 +1,34 @@
-"""The networks of pix2pix: one generator, and a critic that sees source and target together."""
+"""Networks of pix2pix: a U-Net generator and a discriminator of source and target."""
 
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from hagan3d.config import Size, TranslationConfig
+from hagan3d.config import Size
+from hagan3d.methods.pix2pix.config import Pix2PixConfig
 from hagan3d.networks.critic import PatchCritic
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import Seeds, StridedUNet
-from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
+from hagan3d.networks.translation import Translation, TranslationNetworks, add_residual, to_float32
 
 
-class PairNetworks(TranslationNetworks):
-    """The generator ``g`` and its critic ``d``."""
+class Pix2PixNetworks(TranslationNetworks):
+    """The generator ``g`` and the discriminator ``d``."""
 
     averaged = ("g",)
 
-    def __init__(self, size: Size, model: TranslationConfig) -> None:
-        """Build the networks for whole volumes of ``size`` voxels."""
-        super().__init__()
-        sources, targets, levels = model.source_channels, model.target_channels, num_levels(size, model.levels)
-        self.adds_source = model.residual
-        self.g = StridedUNet(sources, targets, width=model.width, levels=levels, norm=model.norm)
-        self.d = PatchCritic(sources + targets, width=model.critic_width, layers=model.critic_layers)
+    def __init__(self, size: Size, settings: Pix2PixConfig) -> None:
+        """Build the networks for volumes or windows of ``size`` voxels."""
+        super().__init__(size, settings)
+        sources, targets, levels = settings.source_channels, settings.target_channels, num_levels(size, settings.levels)
+        self.residual = settings.residual
+        self.g = StridedUNet(sources, targets, width=settings.width, levels=levels, norm=settings.norm)
+        self.d = PatchCritic(sources + targets, width=settings.critic_width, layers=settings.critic_layers)
 
     def generate(self, source: Tensor, seeds: Seeds = None) -> Tensor:
-        """Translate ``source [B, Cs, D, H, W]``; with a seed per volume, with dropout."""
-        made = widened(self.g(source, seeds))
-        return added(made, source) if self.adds_source else made
+        """Translate ``source [B, Cs, D, H, W]``; with one seed per volume, with dropout."""
+        output = to_float32(self.g(source, seeds))
+        return add_residual(output, source) if self.residual else output
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Translate ``source``, without dropout."""

@@ -1,70 +1,86 @@
-"""Adversarial registration: numbers that move a volume onto another, known where the misalignment was simulated.
+"""Adversarial registration: regression of transform parameters, known from simulated misalignments.
 
-Source: Yan et al., Adversarial Image Registration with Application for MR and TRUS Image Fusion, MLMI 2018. The critic
-compares a volume moved as it should be with the same volume moved as estimated: both are interpolated alike.
+Source: Yan et al., Adversarial Image Registration with Application for MR and TRUS Image Fusion, MLMI 2018. The
+discriminator compares the moving image warped by the true and by the estimated transform: both are interpolated alike.
 """
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import Config
 from hagan3d.data.batches.pairs import PairBatch
-from hagan3d.losses.gan import d_loss, differentiable, g_loss, gradient_penalty
-from hagan3d.methods.cache import Kept
-from hagan3d.methods.phase import Phase, Recipe, Terms
+from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.losses.gan import d_loss, g_loss, interpolated_penalty
+from hagan3d.methods.phase import Phase, Terms
+from hagan3d.methods.registration.config import RegistrationConfig
 from hagan3d.methods.registration.networks import RegistrationNetworks
+from hagan3d.methods.translation import TranslationMethod
 from hagan3d.ops.warp import AFFINE
 
+SPACING_TOLERANCE = 0.01  # relative
 
-def recipe(config: Config) -> Recipe:
-    """Return the updates of one step: the regressor, then its critic on the same volumes."""
-    train, kept = config.train, Kept()
-    penalised = ("d",) if train.objective == "wgan-gp" else ()
-    return Recipe(
-        [
-            Phase("g", ("g",), partial(g_losses, config, kept), train.lr_g),
-            Phase("d", ("d",), partial(d_losses, config, kept), train.lr_d, penalised=penalised),
+
+class Registration(TranslationMethod):
+    """Adversarial registration: the regressor, then the discriminator on the same warped images."""
+
+    settings: RegistrationConfig
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step."""
+        penalised = ("d",) if self.settings.objective == "wgan-gp" else ()
+        return [
+            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("d", ("d",), self.d_loss, self.train.lr_d, penalised=penalised),
         ]
-    )
+
+    def check_channels(self, store: Store) -> None:
+        """Raise InputError unless all volumes have the spacing in which the parameters count millimetres."""
+        spacing = self.settings.spacing
+        for found in (spacing_of(affine) for affine in store.affines):
+            if not np.allclose(found, spacing, rtol=SPACING_TOLERANCE):
+                sides = ", ".join(f"{side:g}" for side in found)
+                raise InputError(
+                    f"{store.path}: has a volume of {sides} mm per voxel, but registration.spacing is {list(spacing)}; "
+                    "prepare the store with --spacing, and set that"
+                )
+
+    def g_loss(self, nets: RegistrationNetworks, batch: PairBatch) -> Terms:
+        """Regressor loss: mean squared error of the parameters plus the adversarial term."""
+        weights, estimate = self.settings, nets.estimate(batch.source)
+        fake = self.cache.put("fake", batch, nets.warped(batch.source, estimate))
+        error = F.mse_loss(estimate, true_parameters(batch)[:, : estimate.shape[1]])
+        return {
+            "parameters": weights.parameter_weight * error,
+            "gan": weights.adversarial_weight * g_loss(weights.objective, _logits(nets, batch, [fake])),
+        }
+
+    def d_loss(self, nets: RegistrationNetworks, batch: PairBatch) -> Terms:
+        """Discriminator loss on images warped by the true and by the estimated transform."""
+        objective = self.settings.objective
+        estimated = torch.no_grad()(lambda: nets.warped(batch.source, nets.estimate(batch.source)))
+        fake = self.cache.pop("fake", batch, estimated)
+        real = nets.warped(batch.source, true_parameters(batch))
+        terms = {"gan": d_loss(objective, _logits(nets, batch, [real]), _logits(nets, batch, [fake]))}
+        if objective == "wgan-gp":
+            logits_of = partial(_logits, nets, batch)
+            penalty = interpolated_penalty(logits_of, [real], [fake], batch.uniform("mix", 1))
+            terms["gp"] = self.settings.gp_weight * penalty
+        return terms
 
 
-def g_losses(config: Config, kept: Kept, nets: RegistrationNetworks, batch: PairBatch) -> Terms:
-    """Come close to the known numbers, and be taken for aligned."""
-    model, numbers = config.translation, nets.estimate(batch.source)
-    fake = nets.moved(batch.source, numbers)
-    kept.leave("fake", batch, fake)
-    adversarial = g_loss(config.train.objective, _logits(nets, batch, fake))
-    return {
-        "numbers": model.registration.numbers_weight * F.mse_loss(numbers, known(batch)[:, : numbers.shape[1]]),
-        "gan": model.adversarial_weight * adversarial,
-    }
-
-
-def d_losses(config: Config, kept: Kept, nets: RegistrationNetworks, batch: PairBatch) -> Terms:
-    """Tell volumes that were moved as they should be from those that were moved as estimated."""
-    fake = kept.take("fake", batch, torch.no_grad()(lambda: nets.moved(batch.source, nets.estimate(batch.source))))
-    real = nets.moved(batch.source, known(batch))
-    terms = {"gan": d_loss(config.train.objective, _logits(nets, batch, real), _logits(nets, batch, fake))}
-    if config.train.objective == "wgan-gp":
-        mix = torch.from_numpy(batch.uniform("mix", 1)).to(fake)[:, :, None, None, None]
-        with torch.autocast(fake.device.type, enabled=False):
-            between = differentiable(torch.lerp(real.to(fake.dtype), fake, mix))
-            penalty = gradient_penalty(_logits(nets, batch, between), [between])
-        terms["gp"] = config.train.gp_weight * penalty
-    return terms
-
-
-def known(batch: PairBatch) -> Tensor:
-    """Numbers that undo the simulated misalignments ``[B, 12]``; pairs without one lie as they should."""
+def true_parameters(batch: PairBatch) -> Tensor:
+    """Parameters that undo the simulated misalignments ``[B, 12]``; zero for pairs that are aligned."""
     if batch.misalignment is None:
         return torch.zeros(len(batch), AFFINE, device=batch.device, dtype=batch.source.dtype)
     return batch.misalignment.to(batch.source.dtype)
 
 
-def _logits(nets: RegistrationNetworks, batch: PairBatch, moved: Tensor) -> Tensor:
-    """What the critic thinks of moved volumes beside fixed ones: the mean over patches ``[B]``."""
+def _logits(nets: RegistrationNetworks, batch: PairBatch, warped: list[Tensor]) -> Tensor:
+    """Logits of warped moving images concatenated with the fixed ones: the mean over patches ``[B]``."""
     fixed = batch.source[:, nets.moving :]
-    return nets.d(torch.cat([moved, fixed.to(moved.dtype)], dim=1)).flatten(1).mean(1)
+    return nets.d(torch.cat([warped[0], fixed.to(warped[0].dtype)], dim=1)).flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""The networks of adversarial registration: a regressor that moves volumes onto others, and a critic of the result."""
+"""Networks of adversarial registration: a regressor of transform parameters, and a discriminator of aligned pairs."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,23 +7,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hagan3d.config import Size, TranslationConfig
+from hagan3d.config import Size
+from hagan3d.methods.registration.config import RegistrationConfig
 from hagan3d.networks.critic import FOUR, LAST_SIDE, MOST_WIDTHS, SLOPE, PatchCritic
 from hagan3d.networks.layers import StridedConv3d
-from hagan3d.networks.translation import Translation, TranslationNetworks, widened
+from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 from hagan3d.ops.warp import AFFINE, RIGID, affine_matrix, warp
 
-HIDDEN = 8  # times the width: numbers between features and transforms
-REACH = 10.0  # degrees, millimetres or per cent per unit of the last layer
+HIDDEN = 8  # times the width: units of the fully connected layer
+SCALE = 10.0  # degrees, millimetres or per cent per unit of the last layer
 
 
 class Regressor(nn.Module):
-    """Volumes to the numbers of a transform (family REG): convolutions that halve the sides to 4, then two layers.
+    """Volumes to transform parameters: strided convolutions down to a side of 4, then two fully connected layers.
 
-    It begins with zeros, so with the transform that changes nothing.
+    The last layer starts at zero: the initial transform is the identity.
     """
 
-    def __init__(self, in_channels: int, size: Size, numbers: int, *, width: int) -> None:
+    def __init__(self, in_channels: int, size: Size, parameters: int, *, width: int) -> None:
         """Build it for volumes of ``size`` voxels; the first convolution has ``width`` channels."""
         super().__init__()
         layers = (min(size) // LAST_SIDE).bit_length() - 1
@@ -31,44 +32,45 @@ class Regressor(nn.Module):
         self.convs = nn.ModuleList(StridedConv3d(a, b, FOUR, stride=2, padding=1) for a, b in pairwise(widths))
         d, h, w = (side >> layers for side in size)
         self.hidden = nn.Linear(widths[-1] * d * h * w, HIDDEN * width)
-        self.last = nn.Linear(HIDDEN * width, numbers)
+        self.last = nn.Linear(HIDDEN * width, parameters)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[B, C, D, H, W]`` to ``[B, numbers]``."""
+        """Map ``[B, C, D, H, W]`` to ``[B, parameters]``."""
         for conv in self.convs:
             x = F.leaky_relu(F.instance_norm(conv(x)), SLOPE, inplace=True)
-        return REACH * widened(self.last(F.relu(self.hidden(x.flatten(1)))))
+        return SCALE * to_float32(self.last(F.relu(self.hidden(x.flatten(1)))))
 
 
 class RegistrationNetworks(TranslationNetworks):
-    """The regressor ``g`` and its critic ``d``; sources are moving volumes with the fixed ones beside them.
+    """The regressor ``g`` and the discriminator ``d``; sources are a moving and a fixed image, concatenated.
 
     Source: Yan et al., Adversarial Image Registration with Application for MR and TRUS Image Fusion, MLMI 2018.
     """
 
     averaged = ("g",)
-    sees_whole = True
+    needs_whole_volume = True
+    registers = True
 
-    def __init__(self, size: Size, model: TranslationConfig) -> None:
+    def __init__(self, size: Size, settings: RegistrationConfig) -> None:
         """Build the networks for whole volumes of ``size`` voxels."""
-        super().__init__()
-        self.moving = model.source_channels - model.target_channels
-        self.spacing = model.registration.spacing
-        numbers = RIGID if model.registration.transform == "rigid" else AFFINE
-        self.g = Regressor(model.source_channels, size, numbers, width=model.width)
-        self.d = PatchCritic(model.source_channels, width=model.critic_width, layers=model.critic_layers)
+        super().__init__(size, settings)
+        self.moving = settings.source_channels - settings.target_channels
+        self.spacing = settings.spacing
+        parameters = RIGID if settings.transform == "rigid" else AFFINE
+        self.g = Regressor(settings.source_channels, size, parameters, width=settings.width)
+        self.d = PatchCritic(settings.source_channels, width=settings.critic_width, layers=settings.critic_layers)
 
     def estimate(self, source: Tensor) -> Tensor:
-        """Numbers ``[B, 6 or 12]`` of the transforms that bring moving volumes onto fixed ones; see `affine_matrix`."""
+        """Estimate the parameters ``[B, 6 or 12]`` that move moving onto fixed images; see `affine_matrix`."""
         return self.g(source)
 
-    def moved(self, source: Tensor, numbers: Tensor) -> Tensor:
-        """Moving volumes of ``source [B, Cm + Cf, D, H, W]`` as ``numbers`` move them, ``[B, Cm, D, H, W]``."""
+    def warped(self, source: Tensor, parameters: Tensor) -> Tensor:
+        """Warp the moving images of ``source [B, Cm + Cf, D, H, W]`` by ``parameters``, ``[B, Cm, D, H, W]``."""
         with torch.autocast(source.device.type, enabled=False):
-            return warp(source[:, : self.moving], affine_matrix(numbers), self.spacing)
+            return warp(source[:, : self.moving], affine_matrix(parameters), self.spacing)
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
-        """Move moving volumes onto the fixed ones beside them."""
-        return Translation(self.moved(source, self.estimate(source)))
+        """Warp moving images onto the fixed ones."""
+        return Translation(self.warped(source, self.estimate(source)))

@@ -1,7 +1,7 @@
-"""SegAN: label maps from volumes, by Dice and by the features of what the labels cut out.
+"""SegAN: segmentation by a Dice loss and a multi-scale L1 loss of a critic's features of masked images.
 
 Source: Xue et al., SegAN: Adversarial Network with Multi-scale L1 Loss for Medical Image Segmentation, Neuroinformatics
-16, 2018. Instead of a critic for each label there is one, which sees what each of them cuts out side by side.
+16, 2018. Instead of one critic per label there is one for all, whose input is the masked images concatenated.
 """
 
 from functools import partial
@@ -9,43 +9,61 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hagan3d.config import Config
 from hagan3d.data.batches.pairs import PairBatch
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 from hagan3d.losses.perceptual import multiscale_l1
 from hagan3d.losses.segmentation import dice_loss
-from hagan3d.methods.cache import Kept
-from hagan3d.methods.phase import Phase, Recipe, Terms
-from hagan3d.methods.segan.networks import SeganNetworks
+from hagan3d.methods.phase import Phase, Terms
+from hagan3d.methods.segan.config import SegANConfig
+from hagan3d.methods.segan.networks import SegANNetworks
+from hagan3d.methods.translation import TranslationMethod
 
 
-def recipe(config: Config) -> Recipe:
-    """Return the updates of one step: the generator, then its critic on the same volumes."""
-    train, kept = config.train, Kept()
-    return Recipe(
-        [
-            Phase("g", ("g",), partial(g_losses, config, kept), train.lr_g),
-            Phase("d", ("d",), partial(d_losses, kept), train.lr_d),
+class SegAN(TranslationMethod):
+    """SegAN: the segmentation network, then the critic on the same maps."""
+
+    settings: SegANConfig
+    predicts_labels = True
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step."""
+        return [
+            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("d", ("d",), self.d_loss, self.train.lr_d),
         ]
-    )
+
+    def check_store(self, store: Store) -> None:
+        """Raise InputError unless the store has pairs of volumes and label maps with the labels of the settings."""
+        super().check_store(store)
+        if not (store.has_label_maps and store.has_sources):
+            raise InputError(
+                f"{store.path}: method segan needs pairs of volumes and label maps; make them with "
+                "`hagan3d prepare --pairs volumes/ labels/ --intensity labels --window 0 K`, K the largest label"
+            )
+        labels = round(float(store.hi.max())) + 1
+        if labels != self.settings.labels:
+            raise InputError(
+                f"{store.path}: its maps have {labels} labels, with the background, but segan.labels is "
+                f"{self.settings.labels}; use --segan.labels {labels}"
+            )
+
+    def g_loss(self, nets: SegANNetworks, batch: PairBatch) -> Terms:
+        """Segmentation loss: Dice plus the multi-scale L1 feature distance (eq. 2)."""
+        weights, target = self.settings, nets.one_hot(batch.target)
+        fake = self.cache.put("fake", batch, nets.probabilities(batch.source))
+        return {
+            "dice": weights.dice_weight * dice_loss(fake, target),
+            "gan": weights.adversarial_weight * _distance(nets, batch.source, fake, target),
+        }
+
+    def d_loss(self, nets: SegANNetworks, batch: PairBatch) -> Terms:
+        """Critic loss: minus the multi-scale L1 feature distance (eq. 1), bounded by weight clipping."""
+        fake = self.cache.pop("fake", batch, torch.no_grad()(partial(nets.probabilities, batch.source)))
+        return {"gan": -_distance(nets, batch.source, fake, nets.one_hot(batch.target))}
 
 
-def g_losses(config: Config, kept: Kept, nets: SeganNetworks, batch: PairBatch) -> Terms:
-    """Overlap with the labels of the target, and cut out what has the same features."""
-    weights, made, wanted = config.translation, nets.probabilities(batch.source), nets.one_hot(batch.target)
-    kept.leave("fake", batch, made)
-    return {
-        "dice": weights.segan.dice_weight * dice_loss(made, wanted),
-        "gan": weights.adversarial_weight * _difference(nets, batch.source, made, wanted),
-    }
-
-
-def d_losses(kept: Kept, nets: SeganNetworks, batch: PairBatch) -> Terms:
-    """Find features in which the two differ most; weights that are bounded bound them."""
-    made = kept.take("fake", batch, torch.no_grad()(partial(nets.probabilities, batch.source)))
-    return {"gan": -_difference(nets, batch.source, made, nets.one_hot(batch.target))}
-
-
-def _difference(nets: SeganNetworks, source: Tensor, made: Tensor, wanted: Tensor) -> Tensor:
-    """How far features of what ``made`` and ``wanted`` labels cut out of a volume lie apart, in all layers."""
-    one, other = (nets.d(nets.cut_out(source, shares)) for shares in (made, wanted))
-    return multiscale_l1(one, other)
+def _distance(nets: SegANNetworks, source: Tensor, fake: Tensor, target: Tensor) -> Tensor:
+    """Multi-scale L1 distance between the critic's features of the image masked by predicted and by true labels."""
+    f_fake, f_target = (nets.d(nets.masked(source, probabilities)) for probabilities in (fake, target))
+    return multiscale_l1(f_fake, f_target)

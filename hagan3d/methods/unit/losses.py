@@ -1,4 +1,4 @@
-"""UNIT: translation without pairs through a latent space that both domains share.
+"""UNIT: unpaired translation through a shared latent space.
 
 Source: Liu et al., Unsupervised Image-to-Image Translation Networks, NeurIPS 2017.
 """
@@ -10,62 +10,65 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import Config
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
 from hagan3d.losses.restoration import charbonnier
-from hagan3d.methods.cache import Kept
-from hagan3d.methods.phase import Phase, Recipe, Terms
-from hagan3d.methods.unit.networks import UnitNetworks
+from hagan3d.methods.phase import Phase, Terms
+from hagan3d.methods.translation import TranslationMethod
+from hagan3d.methods.unit.config import UNITConfig
+from hagan3d.methods.unit.networks import UNITNetworks
 
-WAYS = (("source", "target"), ("target", "source"))
+DIRECTIONS = (("source", "target"), ("target", "source"))
 
 
-def recipe(config: Config) -> Recipe:
-    """Return the updates of one step: encoders and decoders, then both critics."""
-    train, kept = config.train, Kept()
-    return Recipe(
-        [
-            Phase("g", UnitNetworks.averaged, partial(g_losses, config, kept), train.lr_g),
-            Phase("d", ("d_source", "d_target"), partial(d_losses, config, kept), train.lr_d),
+class UNIT(TranslationMethod):
+    """UNIT: encoders and decoders of both domains, then both discriminators."""
+
+    settings: UNITConfig
+
+    def phases(self) -> list[Phase]:
+        """Return the updates of one step."""
+        return [
+            Phase("g", UNITNetworks.averaged, self.g_loss, self.train.lr_g),
+            Phase("d", ("d_source", "d_target"), self.d_loss, self.train.lr_d),
         ]
-    )
+
+    def g_loss(self, nets: UNITNetworks, batch: PairBatch) -> Iterator[Terms]:
+        """Loss of encoders and decoders: VAE (eq. 3), adversarial (eq. 4) and cycle-consistency (eq. 5) terms.
+
+        One group of terms for each direction. With unit variance the KL term is the mean square of the latent mean.
+        """
+        weights = self.settings
+        error = charbonnier if weights.charbonnier else F.l1_loss
+        for origin, aim in DIRECTIONS:
+            real = getattr(batch, origin)
+            mean = nets.encode(origin, real)
+            z = _sample(mean, batch, origin)
+            fake = self.cache.put(aim, batch, nets.decode(aim, z))
+            mean_of_fake = nets.encode(aim, fake)
+            cycled = nets.decode(origin, _sample(mean_of_fake, batch, f"back to {origin}"))
+            adversarial = g_loss(weights.objective, nets[f"d_{aim}"](fake))
+            yield {
+                f"l1_{origin}": weights.reconstruction_weight * error(nets.decode(origin, z), real),
+                f"kl_{origin}": weights.kl_weight * mean.square().mean(),
+                f"gan_{aim}": weights.adversarial_weight * adversarial,
+                f"cycle_{origin}": weights.cycle_weight * error(cycled, real),
+                f"cycle_kl_{origin}": weights.cycle_kl_weight * mean_of_fake.square().mean(),
+            }
+
+    def d_loss(self, nets: UNITNetworks, batch: PairBatch) -> Iterator[Terms]:
+        """Discriminator loss of each domain, on real and translated volumes."""
+        for origin, aim in DIRECTIONS:
+            fake = self.cache.pop(aim, batch, partial(_translate, nets, batch, origin, aim))
+            critic = nets[f"d_{aim}"]
+            yield {f"gan_{aim}": d_loss(self.settings.objective, critic(getattr(batch, aim)), critic(fake))}
 
 
-def g_losses(config: Config, kept: Kept, nets: UnitNetworks, batch: PairBatch) -> Iterator[Terms]:
-    """Encode and decode within a domain, go to the other and back, and be taken for it there; a group for each way."""
-    weights, error = config.translation.unit, charbonnier if config.translation.unit.charbonnier else F.l1_loss
-    for origin, aim in WAYS:
-        real = getattr(batch, origin)
-        mean = nets.encode(origin, real)
-        z = _drawn(mean, batch, origin)
-        fake = nets.decode(aim, z)
-        kept.leave(aim, batch, fake)
-        mean_of_fake = nets.encode(aim, fake)
-        back = nets.decode(origin, _drawn(mean_of_fake, batch, f"back to {origin}"))
-        adversarial = g_loss(config.train.objective, nets[f"d_{aim}"](fake))
-        yield {
-            f"l1_{origin}": weights.reconstruction_weight * error(nets.decode(origin, z), real),
-            f"kl_{origin}": weights.kl_weight * mean.square().mean(),
-            f"gan_{aim}": config.translation.adversarial_weight * adversarial,
-            f"cycle_{origin}": weights.cycle_weight * error(back, real),
-            f"cycle_kl_{origin}": weights.cycle_kl_weight * mean_of_fake.square().mean(),
-        }
-
-
-def d_losses(config: Config, kept: Kept, nets: UnitNetworks, batch: PairBatch) -> Iterator[Terms]:
-    """Tell real volumes of each domain from translated ones."""
-    for origin, aim in WAYS:
-        fake = kept.take(aim, batch, partial(_translated, nets, batch, origin, aim))
-        critic = nets[f"d_{aim}"]
-        yield {f"gan_{aim}": d_loss(config.train.objective, critic(getattr(batch, aim)), critic(fake))}
-
-
-def _drawn(mean: Tensor, batch: PairBatch, name: str) -> Tensor:
-    """Draw latents of unit deviation about their means ``[B, C, d, h, w]``."""
+def _sample(mean: Tensor, batch: PairBatch, name: str) -> Tensor:
+    """Sample latents of unit variance around their means ``[B, C, d, h, w]`` (reparameterization)."""
     return mean + batch.normal(name, mean[0].numel()).view_as(mean)
 
 
 @torch.no_grad()
-def _translated(nets: UnitNetworks, batch: PairBatch, origin: str, aim: str) -> Tensor:
-    return nets.decode(aim, _drawn(nets.encode(origin, getattr(batch, origin)), batch, origin))
+def _translate(nets: UNITNetworks, batch: PairBatch, origin: str, aim: str) -> Tensor:
+    return nets.decode(aim, _sample(nets.encode(origin, getattr(batch, origin)), batch, origin))

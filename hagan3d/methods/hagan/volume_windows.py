@@ -8,16 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import DataConfig
 from hagan3d.methods.hagan.generator import HighHead, halos_of
 from hagan3d.networks.layers import ConvBlock, GroupNormReLU, UpConv3d
-
-MOST_SLICES = 64  # of a window, unless another depth is asked for: thicker ones take memory and are not faster
-
-
-def default_depth(data: DataConfig) -> int:
-    """Slices of the volume per window: those of a sub-volume in training, but 64 at most."""
-    return min(data.depth, max(MOST_SLICES, data.factor))
 
 
 @dataclass(frozen=True)

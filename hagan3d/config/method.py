@@ -1,0 +1,136 @@
+"""Base classes of the settings of methods; each method's own are in ``hagan3d/methods/<name>/config.py``."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from hagan3d.config.bounds import Section, bounded
+from hagan3d.config.data import DataConfig, PairDataConfig, WindowDataConfig
+from hagan3d.config.train import TrainConfig
+from hagan3d.errors import InputError
+
+LAST_SIDE = 4  # voxels that a discriminator needs after its last strided convolution
+
+
+@dataclass(frozen=True)
+class MethodConfig(Section):
+    """Settings of one method, and what the rest of the program must know of it before torch is imported."""
+
+    name: ClassVar[str] = ""
+    """Name of the method: that of its folder, and of its section in a config."""
+    data_config: ClassVar[type[DataConfig]] = DataConfig
+    """Class of the section ``data``: what the method reads of the data."""
+    translates: ClassVar[bool] = False
+    """Whether it maps source volumes to target volumes, rather than latents to volumes."""
+    width_setting: ClassVar[str] = "width"
+    """The setting that makes its networks narrower."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        package, _, module = cls.__module__.rpartition(".")
+        if module == "config" and package.startswith("hagan3d.methods."):
+            cls.name = package.rpartition(".")[2]
+            cls.PREFIX = f"{cls.name}."
+
+    def check(self, data: Any, train: TrainConfig) -> None:  # noqa: B027 - many methods work with any settings
+        """Raise InputError if the method cannot work with these settings of data and training."""
+
+    def group(self, batch_size: int) -> int:
+        """Volumes of a batch that must stay in one micro-batch, since a loss or a layer compares them."""
+        return 1
+
+    @property
+    def loss_period(self) -> int:
+        """Steps after which the sequence of loss terms of a phase repeats; lazy penalties do not count."""
+        return 1
+
+
+@dataclass(frozen=True)
+class GenerationConfig(MethodConfig):
+    """Settings that every method that generates volumes from latents has."""
+
+    latent_dim: int = bounded(1024, at_least=1)
+    """Dimension of the latent vector z."""
+
+    conditional = False
+
+    @property
+    def encodes(self) -> bool:
+        """Whether the method trains an encoder."""
+        return False
+
+    def encoded_voxels(self, voxels: int) -> int:
+        """Return the voxels of whole volumes that a step reads for the encoder, per volume of ``voxels`` voxels."""
+        return 0
+
+
+@dataclass(frozen=True)
+class TranslationConfig(MethodConfig):
+    """Settings that every image-to-image translation method has."""
+
+    data_config: ClassVar[type[DataConfig]] = PairDataConfig
+    translates: ClassVar[bool] = True
+    degradations: ClassVar[tuple[str, ...] | None] = None
+    """Values of data.degrade.kind that the method trains on; None: all but misalign."""
+
+    source_channels: int = bounded(1, at_least=1)
+    """Channels of a source volume. It must equal the store's."""
+    target_channels: int = bounded(1, at_least=1)
+    """Channels of a target volume. It must equal the store's."""
+    width: int = bounded(16, at_least=4)
+    """Channels of the generator at full resolution; they double with each downsampling, up to 8 times."""
+    critic_width: int = bounded(32, at_least=1)
+    """Channels of the first layer of the discriminator; they double with each downsampling, up to 8 times."""
+    adversarial_weight: float = bounded(1.0, at_least=0)
+    """Weight of the adversarial term of the generator."""
+
+    residual = False
+
+    def check(self, data: PairDataConfig, train: TrainConfig) -> None:
+        """Raise InputError if the method cannot work with these settings of data and training."""
+        kind = data.degrade.kind
+        if kind == "misalign" if self.degradations is None else kind not in self.degradations:
+            wanted = "any kind but misalign" if self.degradations is None else " or ".join(self.degradations)
+            raise InputError(f"data.degrade.kind {kind}: method {self.name} trains on {wanted}")
+        if self.residual and self.source_channels != self.target_channels:
+            raise InputError(
+                f"{self.name}.residual: adds the source to the target, but they have {self.source_channels} and "
+                f"{self.target_channels} channels"
+            )
+
+
+@dataclass(frozen=True)
+class UNetConfig(TranslationConfig):
+    """Translation by U-Nets."""
+
+    levels: int | None = bounded(None, at_least=1, at_most=5)
+    """Number of downsamplings of the generator. Default: until the shortest side is 4 voxels, at most 5."""
+    norm: Literal["instance", "rms"] = "instance"
+    """Norm of the generator. instance: statistics over the volume, as published. rms: over the channels of a voxel, so
+    that a window is translated as within its volume."""
+
+    def check(self, data: PairDataConfig, train: TrainConfig) -> None:
+        """Raise InputError if the method cannot work with these settings of data and training."""
+        super().check(data, train)
+        if isinstance(data, WindowDataConfig) and data.window != "whole" and data.depth % 2 ** (self.levels or 0):
+            raise InputError(
+                f"data.subvolume_depth {data.depth}: must be divisible by {2 ** (self.levels or 0)} for "
+                f"{self.name}.levels {self.levels}"
+            )
+
+
+@dataclass(frozen=True)
+class PatchCriticConfig(TranslationConfig):
+    """Translation with a patch discriminator."""
+
+    critic_layers: int = bounded(3, at_least=1)
+    """Number of strided convolutions of the discriminator; 1, 3 and 4 give receptive fields of 16, 70, 142 voxels."""
+
+    def check(self, data: PairDataConfig, train: TrainConfig) -> None:
+        """Raise InputError if the method cannot work with these settings of data and training."""
+        super().check(data, train)
+        side = min(data.train_size)
+        if side >> self.critic_layers < LAST_SIDE:
+            raise InputError(
+                f"{self.name}.critic_layers {self.critic_layers}: leaves {side >> self.critic_layers} voxels of "
+                f"{side}, but {LAST_SIDE} are needed; use fewer layers, or larger volumes or windows"
+            )

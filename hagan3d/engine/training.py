@@ -1,0 +1,108 @@
+"""Training of a run from its settings: store, plan, networks, trainer."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hagan3d import __version__, ops
+from hagan3d.config import Config
+from hagan3d.config.serialization import flat, to_dict
+from hagan3d.data.phantoms.store import phantom_store
+from hagan3d.data.store.store import Store
+from hagan3d.engine.distributed import SINGLE, Distributed
+from hagan3d.engine.memory_plan import Plan, advice, fitted
+from hagan3d.engine.optimizers import choose_device
+from hagan3d.engine.trainer import Trainer
+from hagan3d.errors import InputError
+from hagan3d.methods.registry import make_method, make_networks
+
+
+def default_folder(config: Config) -> Path:
+    """Return the folder of a run that names none."""
+    return Path(f"runs/{Path(config.data.store or 'phantoms').stem}")
+
+
+def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: int | None = None) -> bool:
+    """Train a run in the folder ``out``, or resume it; rank 0 writes and prints.
+
+    Args:
+        config: The run.
+        out: Its folder.
+        distributed: The ranks that train together.
+        vram: Bytes of a card that the run must fit; the config is changed as the plan advises.
+
+    Returns:
+        Whether all steps are done (False: a signal stopped it, and the run is saved).
+
+    Raises:
+        InputError: If the settings, the store or the run cannot be used.
+    """
+    distributed.check_same_on_all_ranks({"hagan3d": __version__, "--out": str(out), **_shared_settings(config)})
+    per_rank = distributed.per_rank_batch(config.train.batch_size, config.train.accumulate, config.group)
+    device = choose_device(config.train.device, config.train.precision, distributed.local_rank)
+    make_method(config).check_ranks(distributed.world_size)
+    with distributed.first_rank_first():
+        path = (
+            Path(config.data.store) if config.data.store else phantom_store(out, config.data.phantoms, config.data.size)
+        )
+    store = Store(path)
+    make_method(config).check_store(store)
+    num_classes = make_method(config).num_classes(store)
+    plan = Plan(with_batch(config, per_rank), num_classes)
+    if vram is not None:
+        config, plan = fit(config, plan, vram, device, distributed.is_first)
+    torch.manual_seed(config.train.seed)  # of the weights; everything later samples by (seed, step, sample)
+    networks, method = make_networks(config, num_classes), make_method(config)
+    source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
+    fingerprint = store.store_fingerprint
+    trainer = Trainer(method, networks, source, store.description(), out, device, fingerprint, distributed)
+    if distributed.is_first:
+        _describe(trainer, store)
+    try:
+        return trainer.run()
+    except torch.OutOfMemoryError as error:
+        free, total = torch.cuda.mem_get_info(device)
+        raise InputError(
+            f"the card is full ({(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use): the run "
+            f"{advice(plan, min(vram or total, total))}; the last checkpoint in {out} is intact"
+        ) from error
+
+
+def with_batch(config: Config, batch_size: int) -> Config:
+    """Return a config with another batch size, such as that of one rank."""
+    return replace(config, train=replace(config.train, batch_size=batch_size))
+
+
+def fit(config: Config, plan: Plan, vram: int, device: torch.device, prints: bool) -> tuple[Config, Plan]:
+    """Change a config so that one rank fits ``vram`` bytes of a card, and limit a GPU to them.
+
+    Raises:
+        InputError: If no setting makes it fit.
+    """
+    changes, plan = fitted(plan, vram)
+    if prints:
+        result = f"set {changes}" if changes else "fits as it is"
+        print(f"--vram {vram / 1e9:.1f} GB: {result} (about {plan.needed / 1e9:.1f} GB needed)", file=sys.stderr)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(min(1.0, vram / torch.cuda.mem_get_info(device)[1]), device)
+    return with_batch(plan.config, config.train.batch_size), plan
+
+
+def _describe(trainer: Trainer, store: Store) -> None:
+    """Print what the run trains on, and where it resumes."""
+    count = len(store.indices(trainer.config.data.split))
+    volumes = "1 volume" if count == 1 else f"{count} volumes"
+    ranks = "" if trainer.distributed.is_single else f"; {trainer.distributed.world_size} processes"
+    print(f"{store.path}: {volumes} to train on; {trainer.device}{ranks}; {ops.backend()}", file=sys.stderr)
+    steps = trainer.config.train.steps
+    if trainer.steps_done >= steps:
+        print(f"step {trainer.steps_done} is done already; raise train.steps to continue", file=sys.stderr)
+    elif trainer.steps_done:
+        print(f"resuming at step {trainer.steps_done} of {steps}", file=sys.stderr)
+
+
+def _shared_settings(config: Config) -> dict[str, object]:
+    """Return all settings but the path of the store, which may differ from machine to machine."""
+    return {key: value for key, value in flat(to_dict(config)).items() if key != "data.store"}

@@ -1,0 +1,89 @@
+"""Base class of methods: the phases of a training step, and what the program must know of a method to run it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hagan3d.config import Config
+from hagan3d.data.batches.steps import StepBatch, StepSource
+from hagan3d.data.pictures import comparison_sheet
+from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.methods.cache import PhaseCache
+from hagan3d.methods.phase import Phase
+
+
+class Preview(ABC):
+    """A picture of a run: the same volumes each time, so that pictures of different steps can be compared."""
+
+    def write(self, path: Path, networks: Any, description: DataDescription) -> None:
+        """Write a PNG with a row for each kind of volume."""
+        comparison_sheet(self.groups(networks), description.affine_array, path)
+
+    @abstractmethod
+    def groups(self, networks: Any) -> dict[str, list[np.ndarray]]:
+        """Return volumes ``[D, H, W]`` in [-1, 1] by kind."""
+
+
+class Method(ABC):
+    """A training method. A subclass in ``hagan3d/methods/<name>/losses.py`` has its phases and losses.
+
+    It holds the settings of its run and a cache of tensors that phases of one step share.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Prepare the method for a run."""
+        self.config, self.settings, self.train = config, config.method, config.train
+        self.cache = PhaseCache()
+
+    @abstractmethod
+    def phases(self) -> list[Phase]:
+        """Return the phases of the method, in the order in which a step runs those that are due."""
+
+    def training_phases(self) -> list[Phase]:
+        """Return the phases that the trainer runs: those of the method, and perhaps of networks around it."""
+        return self.phases()
+
+    def initial_state(self) -> dict[str, float]:
+        """Return the initial values of scalars that the method adapts during training; part of a checkpoint."""
+        return {}
+
+    def adapted_state(self, state: Mapping[str, float], terms: Mapping[str, float], volumes: int) -> dict[str, float]:
+        """Return the scalars for the next step, given the logged terms ``phase/term`` and the volumes of this one."""
+        return dict(state)
+
+    def num_classes(self, store: Store | None) -> int:
+        """Return the classes of a conditional model trained on ``store``, else 0."""
+        return len(store.class_names) if store is not None and self.config.conditional else 0
+
+    def check_store(self, store: Store) -> None:
+        """Raise InputError unless the method can train on a store."""
+        size = self.config.data.size
+        if tuple(store.size) != size:
+            raise InputError(
+                f"{store.path}: volumes of {list(store.size)} voxels, but data.size is {list(size)}; use "
+                f"--data.size {' '.join(map(str, store.size))}, or prepare the store at the other size"
+            )
+
+    def check_ranks(self, world_size: int) -> None:  # noqa: B027 - most methods train on any number
+        """Raise InputError unless the method can train on so many ranks."""
+
+    @abstractmethod
+    def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> StepSource[Any]:
+        """Return the source of batches of ``batch_size`` volumes per rank."""
+
+    @abstractmethod
+    def zero_batch(self) -> StepBatch:
+        """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
+
+    @abstractmethod
+    def preview(self, source: Any) -> Preview:
+        """Return the preview of a run on the batches of ``source``."""
+
+    @abstractmethod
+    def bytes_per_step(self) -> int:
+        """Return the bytes of voxels (int16) that a step reads from the store."""

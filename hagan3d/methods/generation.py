@@ -1,0 +1,139 @@
+"""Base class of methods that generate volumes from latents: data, previews, checks."""
+
+import math
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hagan3d.config import Config, SubvolumeDataConfig
+from hagan3d.config.methods import config_class, method_names
+from hagan3d.data.batches.subvolumes import Batch, BatchSource
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.methods.base import Method, Preview
+from hagan3d.networks.generative import GenerativeNetworks
+
+COLUMNS = 4  # volumes of each kind in a preview
+VOXEL_BYTES = 2  # int16 in a store
+
+
+class GenerationMethod(Method):
+    """A method that trains on real volumes, or on sub-volumes of them, and generates new ones."""
+
+    def check_store(self, store: Store) -> None:
+        """Raise InputError unless the method can train on a store."""
+        super().check_store(store)
+        if store.has_domains or store.has_label_maps:
+            held = "two domains" if store.has_domains else "label maps as targets"
+            able = [name for name in method_names() if config_class(name).translates]
+            raise InputError(
+                f"{store.path}: holds {held}, but method {self.config.name} generates volumes; prepare a store with "
+                f"--input, or train a translation method ({', '.join(able)})"
+            )
+        labels = store.labels[store.indices(self.config.data.split)]
+        if self.config.conditional and (len(store.class_names) < 2 or (labels < 0).any()):
+            raise InputError(
+                f"{store.path}: {self.config.name}.conditional needs two or more classes and one for each volume; "
+                f"there are {len(store.class_names)} classes, and {int((labels < 0).sum())} volumes have none; "
+                "complete the labels file, or leave those volumes out, and prepare the store again"
+            )
+
+    def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> BatchSource:
+        """Return the source of batches of ``batch_size`` volumes per rank."""
+        data = self.config.data
+        sampling = data.subvolume_sampling if isinstance(data, SubvolumeDataConfig) else "even"
+        return BatchSource(
+            store,
+            data.split,
+            window_depth(self.config),
+            batch_size,
+            self.train.seed,
+            data.augment,
+            sampling,
+            whole=self.settings.encodes,
+            rank=rank,
+            world=world_size,
+        )
+
+    def zero_batch(self) -> Batch:
+        """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
+        data, count = self.config.data, self.train.batch_size
+        return ZeroBatch(
+            window=torch.zeros(count, 1, window_depth(self.config), *data.size[1:]),
+            low=torch.zeros(count, 1, *data.low_size),
+            start=torch.zeros(count, dtype=torch.int64),
+            label=torch.zeros(count, dtype=torch.int64),
+            volumes=None,
+            samples=tuple(range(count)),
+            seed=0,
+            step=0,  # lazy terms such as R1 are due
+            state=self.initial_state(),
+        )
+
+    def preview(self, source: Any) -> Preview:
+        """Return the preview of a run on the batches of ``source``."""
+        return GenerationPreview(source.store, source.split, self.train.seed, self.settings.encodes)
+
+    def bytes_per_step(self) -> int:
+        """Return the bytes of voxels (int16) that a step reads from the store."""
+        data, settings = self.config.data, self.settings
+        voxels, low = math.prod(data.size), math.prod(data.low_size)
+        if data.augment.active:
+            return VOXEL_BYTES * self.train.batch_size * (voxels + low)
+        window = voxels * window_depth(self.config) // data.size[0]
+        return VOXEL_BYTES * self.train.batch_size * (window + low + settings.encoded_voxels(voxels))
+
+
+def window_depth(config: Config) -> int:
+    """Return the slices of the real volumes that a step sees: those of a sub-volume, or all."""
+    data = config.data
+    return data.depth if isinstance(data, SubvolumeDataConfig) else data.size[0]
+
+
+class ZeroBatch(Batch):
+    """A batch of zeros, without a store behind it."""
+
+    def normal(self, name: str, count: int) -> Tensor:
+        """Return zeros ``[B, count]`` in place of normal numbers."""
+        return torch.zeros(len(self), count)
+
+    def slabs(self) -> Generator[Tensor]:
+        """Yield zeros of the shapes of the whole volumes' slabs."""
+        depth = self.window.shape[2]
+        for _ in range(0, self.low.shape[2] * (self.window.shape[3] // self.low.shape[3]), depth):
+            yield torch.zeros_like(self.window)
+
+
+class GenerationPreview(Preview):
+    """Real volumes, volumes generated from fixed latents, and reconstructions if there is an encoder."""
+
+    def __init__(self, store: Store, split: str, seed: int, encodes: bool) -> None:
+        """Choose the first volumes of a split."""
+        self.store, self.seed, self.encodes = store, seed, encodes
+        self.indices = [int(index) for index in store.indices(split)[:COLUMNS]]
+
+    def groups(self, networks: GenerativeNetworks) -> dict[str, list[np.ndarray]]:
+        """Return volumes ``[D, H, W]`` in [-1, 1] by kind."""
+        device = next(networks.parameters()).device
+        random = np.random.default_rng(self.seed)
+        groups: dict[str, list[np.ndarray]] = {"real": [], "generated": []}
+        if self.encodes:
+            groups["reconstructed"] = []
+        for index in self.indices:
+            real = self.store.volume(index)
+            label = torch.tensor([int(self.store.labels[index])], device=device) if networks.num_classes else None
+            x = torch.from_numpy(random.standard_normal((1, networks.latent_dim), dtype=np.float32)).to(device)
+            groups["real"].append(real.numpy())
+            groups["generated"].append(first_volume(networks.volume(networks.latent(x, label), label)))
+            if self.encodes:
+                z = networks.encode(slab[None, None].to(device) for slab in real.split(networks.encoder_depth()))
+                groups["reconstructed"].append(first_volume(networks.volume(z, label)))
+        return groups
+
+
+def first_volume(x: Tensor) -> np.ndarray:
+    """Return the first channel of the first volume of ``x [B, C, D, H, W]``, clipped to [-1, 1]."""
+    return x[0, 0].float().cpu().clamp(-1, 1).numpy()

@@ -1,0 +1,32 @@
+"""Settings of MedGAN."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from hagan3d.config.bounds import bounded
+from hagan3d.config.data import WindowDataConfig
+from hagan3d.config.method import PatchCriticConfig, UNetConfig
+
+
+@dataclass(frozen=True)
+class MedGANConfig(UNetConfig, PatchCriticConfig):
+    """MedGAN: a cascade of U-Nets with perceptual, style and content losses."""
+
+    data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
+
+    objective: Literal["bce", "hinge", "lsgan"] = "bce"
+    """Adversarial loss (bce: as published)."""
+    residual: bool = False
+    """Whether the generator predicts a residual that is added to the source."""
+    blocks: int = bounded(6, at_least=1)
+    """Number of U-Nets in the cascade."""
+    critic_every: int = bounded(3, at_least=1)
+    """Updates of the generator per update of the discriminator."""
+    perceptual_weight: float = bounded(20.0, at_least=0)
+    """Weight of the perceptual loss: L1 of the volumes and of the discriminator's features."""
+    style_weight: float = bounded(1e-4, at_least=0)
+    """Weight of the style loss: squared difference of Gram matrices of the extractor's features."""
+    content_weight: float = bounded(1e-4, at_least=0)
+    """Weight of the content loss: squared difference of the extractor's features."""
+    extractor_decay: float = bounded(0.99, at_least=0, below=1)
+    """Decay per update of the moving average of the discriminator that serves as extractor."""

@@ -1,0 +1,33 @@
+"""Settings of adversarial registration."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from hagan3d.config.bounds import bounded
+from hagan3d.config.method import PatchCriticConfig
+from hagan3d.config.train import TrainConfig
+from hagan3d.errors import InputError
+
+
+@dataclass(frozen=True)
+class RegistrationConfig(PatchCriticConfig):
+    """Adversarial registration of a moving to a fixed image, the two channels of the source."""
+
+    degradations: ClassVar[tuple[str, ...]] = ("misalign",)
+
+    objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
+    """Adversarial loss."""
+    gp_weight: float = bounded(10.0, at_least=0)
+    """Weight of the gradient penalty of wgan-gp."""
+    transform: Literal["rigid", "affine"] = "rigid"
+    """rigid: 6 parameters, rotations and translations. affine: 12, with scalings and shears."""
+    spacing: tuple[float, float, float] = bounded((1.0, 1.0, 1.0), above=0)
+    """Millimetres per voxel along D, H, W. It must be that of all volumes of the store."""
+    parameter_weight: float = bounded(1.0, at_least=0)
+    """Weight of the mean squared error of the transform parameters, in degrees, millimetres and per cent."""
+
+    def check(self, data: Any, train: TrainConfig) -> None:
+        """Raise InputError if the source is not a moving and a fixed image."""
+        super().check(data, train)
+        if self.source_channels != 2:
+            raise InputError("registration.source_channels: must be 2, the moving and the fixed image")

@@ -1,0 +1,49 @@
+"""Settings of restoration: DAGAN, RED-WGAN, WGAN-VGG and their like, by weights."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from hagan3d.config.bounds import bounded
+from hagan3d.config.data import WindowDataConfig
+from hagan3d.config.method import UNetConfig
+from hagan3d.errors import InputError
+
+
+@dataclass(frozen=True)
+class RestoreConfig(UNetConfig):
+    """Restoration: one generator, a discriminator of whole volumes, and losses by weight."""
+
+    data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
+
+    objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
+    """Adversarial loss."""
+    gp_weight: float = bounded(10.0, at_least=0)
+    """Weight of the gradient penalty of wgan-gp."""
+    residual: bool = False
+    """Whether the generator predicts a residual that is added to the source."""
+    generator: Literal["plain", "skips", "unet"] = "plain"
+    """plain: convolutions at full resolution. skips: encoder-decoder with additive skips at full resolution. unet:
+    strided U-Net."""
+    depth: int = bounded(8, at_least=2)
+    """Number of convolutions of `plain` and `skips`."""
+    critic_steps: int = bounded(1, at_least=1)
+    """Updates of the discriminator per update of the generator; a step has one update of the discriminator."""
+    l2_weight: float = bounded(1.0, at_least=0)
+    """Weight of the mean squared error."""
+    nmse_weight: float = bounded(0.0, at_least=0)
+    """Weight of the normalized mean squared error."""
+    frequency_weight: float = bounded(0.0, at_least=0)
+    """Weight of the frequency loss: mean squared difference of the magnitudes of spectra."""
+    perceptual_weight: float = bounded(0.0, at_least=0)
+    """Weight of the perceptual loss: mean squared difference of the extractor's features."""
+    slice_tv_weight: float = bounded(0.0, at_least=0)
+    """Weight of the total variation along D, for thin slices from thick ones."""
+    slice_tv: Literal["l2", "l1", "match"] = "l2"
+    """Total variation along D as mean square or mean absolute value, or its L1 error against the target's."""
+    extractor_decay: float = bounded(0.99, at_least=0, below=1)
+    """Decay per update of the moving average of the discriminator that serves as extractor."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.generator == "skips" and self.depth % 2:
+            raise InputError(f"restore.depth: must be even for restore.generator skips, got {self.depth}")

@@ -1,0 +1,18 @@
+"""Settings of SegAN."""
+
+from dataclasses import dataclass
+
+from hagan3d.config.bounds import bounded
+from hagan3d.config.method import PatchCriticConfig, UNetConfig
+
+
+@dataclass(frozen=True)
+class SegANConfig(UNetConfig, PatchCriticConfig):
+    """SegAN: segmentation with a critic that compares multi-scale features of masked images."""
+
+    labels: int = bounded(3, at_least=2, at_most=256)
+    """Number of labels of a map, with the background (0). It must equal the store's."""
+    dice_weight: float = bounded(1.0, at_least=0)
+    """Weight of the Dice loss, the mean over foreground labels."""
+    clip: float = bounded(0.05, above=0)
+    """Bound of the critic's weights, which are clipped after each of its updates."""

@@ -1,0 +1,185 @@
+"""Base class of translation methods: data, previews, checks, and hierarchical training."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hagan3d.config import Config, UnpairedDataConfig
+from hagan3d.config.methods import config_class, method_names
+from hagan3d.data.batches.pairs import PairBatch, PairSource
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.methods.base import Method, Preview
+from hagan3d.methods.cache import PhaseCache
+from hagan3d.methods.generation import COLUMNS, VOXEL_BYTES, first_volume
+from hagan3d.methods.phase import Loss, Phase, Terms
+from hagan3d.networks.translation import Translation, TranslationNetworks, concat_low_resolution
+
+
+class TranslationMethod(Method):
+    """A method that trains on sources and targets, whole or in windows."""
+
+    predicts_labels = False
+    """Whether targets are label maps."""
+
+    def __init__(self, config: Config) -> None:
+        """Prepare the method for a run."""
+        super().__init__(config)
+        self.low_resolution_cache = PhaseCache()
+
+    def training_phases(self) -> list[Phase]:
+        """Return the phases of the method; in hierarchical training, with one of the low-resolution network first.
+
+        The losses then see windows concatenated with its prediction. It learns as long as the first network of the
+        method (of UP-GAN: in the first stage) and is frozen afterwards.
+        """
+        phases = self.phases()
+        if self.config.data.window != "hierarchical":
+            return phases
+        own = Phase("low_resolution", ("low_resolution",), self.low_resolution_loss, self.train.lr_g, end=phases[0].end)
+        return [own, *(replace(phase, loss=partial(self._window_loss, phase.loss)) for phase in phases)]
+
+    def low_resolution_loss(self, nets: TranslationNetworks, batch: PairBatch) -> Terms:
+        """Loss of the low-resolution network: L1 to the low-resolution target."""
+        assert nets.low_resolution is not None and batch.low_target is not None
+        prediction = self.low_resolution_cache.put("low", batch, nets.low_resolution(batch.low_source))
+        return {"l1": F.l1_loss(prediction, batch.low_target)}
+
+    def _window_loss(self, loss: Loss, nets: TranslationNetworks, batch: PairBatch) -> Terms | Iterator[Terms]:
+        """Loss of a phase on windows concatenated with the low-resolution prediction, which gets no gradient."""
+        assert batch.start is not None
+        prediction = self.low_resolution_cache.pop("low", batch, partial(_predict_low, nets, batch))
+        self.low_resolution_cache.put("low", batch, prediction)  # for the next phase of the step
+        return loss(nets, replace(batch, source=concat_low_resolution(batch.source, prediction, batch.start)))
+
+    def check_store(self, store: Store) -> None:
+        """Raise InputError unless the method can train on a store."""
+        super().check_store(store)
+        if store.has_domains and self.config.data.paired:
+            able = [name for name in method_names() if config_class(name).data_config is UnpairedDataConfig]
+            raise InputError(
+                f"{store.path}: holds two domains without pairs, but method {self.config.name} compares with a target; "
+                f"prepare pairs with `hagan3d prepare --pairs`, or train without pairs ({', '.join(able)})"
+            )
+        if store.has_label_maps and not self.predicts_labels:
+            raise InputError(
+                f"{store.path}: its targets are label maps, but method {self.config.name} predicts intensities; use a "
+                "method for label maps, or prepare the targets with another --intensity"
+            )
+        self.check_channels(store)
+
+    def check_channels(self, store: Store) -> None:
+        """Raise InputError unless the store has the channels that the method expects."""
+        channels = self.settings.source_channels, self.settings.target_channels
+        if channels != (1, 1):
+            raise InputError(
+                f"{store.path}: holds one channel per source and target, but {self.config.name}.source_channels and "
+                f"target_channels are {channels[0]} and {channels[1]}; set both to 1"
+            )
+
+    def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> PairSource:
+        """Return the source of batches of ``batch_size`` pairs per rank."""
+        data = self.config.data
+        return PairSource(
+            store,
+            data.split,
+            batch_size,
+            self.train.seed,
+            data.degrade,
+            data.augment,
+            data.paired,
+            data.fraction,
+            depth=0 if data.window == "whole" else data.depth,
+            anchored=data.window == "hierarchical",
+            rank=rank,
+            world=world_size,
+        )
+
+    def zero_batch(self) -> PairBatch:
+        """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
+        data, count = self.config.data, self.train.batch_size
+        channels = self.settings.source_channels, self.settings.target_channels
+        source, target = (torch.zeros(count, channel, *data.train_size) for channel in channels)
+        batch = PairBatch(
+            source=source,
+            target=target,
+            mask=torch.zeros(count, 1, *data.train_size),
+            samples=tuple(range(count)),
+            seed=0,
+            step=0,
+            state=self.initial_state(),
+        )
+        if data.window != "hierarchical":
+            return batch
+        low_source, low_target = (torch.zeros(count, channel, *data.low_size) for channel in channels)
+        start = torch.zeros(count, dtype=torch.int64)
+        return replace(batch, start=start, low_source=low_source, low_target=low_target)
+
+    def preview(self, source: Any) -> Preview:
+        """Return the preview of a run on the batches of ``source``."""
+        return TranslationPreview(source)
+
+    def bytes_per_step(self) -> int:
+        """Return the bytes of voxels (int16) that a step reads from the store."""
+        data = self.config.data
+        volumes = 1 if data.degrade.active and data.paired else 2
+        # degraded and augmented volumes are read whole, before a window is cut
+        reads_windows = data.window != "whole" and not data.degrade.active and not data.augment.active
+        low = math.prod(data.low_size) if reads_windows and data.window == "hierarchical" else 0
+        voxels = math.prod(data.train_size if reads_windows else data.size)
+        return VOXEL_BYTES * self.train.batch_size * volumes * (voxels + low)
+
+
+@torch.no_grad()
+def _predict_low(nets: TranslationNetworks, batch: PairBatch) -> Tensor:
+    assert nets.low_resolution is not None and batch.low_source is not None
+    return nets.low_resolution(batch.low_source)
+
+
+class TranslationPreview(Preview):
+    """Sources, translations, the predicted uncertainty if there is one, and targets; first channels.
+
+    Volumes are whole; those of a run on windows are translated in adjacent windows.
+    """
+
+    def __init__(self, source: PairSource) -> None:
+        """Take the pairs of the first steps."""
+        steps = -(-COLUMNS // source.batch_size)
+        batches = [replace(source, depth=0, anchored=False).batch(step) for step in range(steps)]
+        self.sources = torch.cat([batch.source for batch in batches])[:COLUMNS]
+        self.targets = torch.cat([batch.target for batch in batches])[:COLUMNS]
+        self.depth = source.depth or source.store.size[0]
+
+    def groups(self, networks: TranslationNetworks) -> dict[str, list[np.ndarray]]:
+        """Return volumes by kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1]."""
+        translations = [self._translate(networks, source[None]) for source in self.sources]
+        groups = {
+            "source": [first_volume(x[None]) for x in self.sources],
+            "translated": [first_volume(translation.mean) for translation in translations],
+            "target": [first_volume(x[None]) for x in self.targets],
+        }
+        sigmas = [first_volume(one.sigma * 4 - 1) for one in translations if one.sigma is not None]
+        return groups | ({"sigma, 0 to 0.5": sigmas} if sigmas else {})
+
+    def _translate(self, networks: TranslationNetworks, source: Tensor) -> Translation:
+        """Translate a volume ``[1, Cs, D, H, W]`` in adjacent windows as thick as those of training."""
+        device, low, length = next(networks.parameters()).device, networks.low_resolution, source.shape[2]
+        prediction = None if low is None else low(F.avg_pool3d(source, low.factor).to(device))
+        means, sigmas = [], []
+        for first in range(0, length, self.depth):
+            start = min(first, length - self.depth)
+            window = source[:, :, start : start + self.depth].to(device)
+            if prediction is not None:
+                window = concat_low_resolution(window, prediction, torch.tensor([start], device=device))
+            output = networks.finalize(networks.translate(window))
+            means.append(output.mean[:, :, first - start :].cpu())
+            if output.sigma is not None:
+                sigmas.append(output.sigma[:, :, first - start :].cpu())
+        return Translation(torch.cat(means, 2), sigma=torch.cat(sigmas, 2) if sigmas else None)

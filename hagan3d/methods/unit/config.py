@@ -1,0 +1,37 @@
+"""Settings of UNIT."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from hagan3d.config.bounds import bounded
+from hagan3d.config.data import UnpairedDataConfig
+from hagan3d.config.method import PatchCriticConfig
+
+
+@dataclass(frozen=True)
+class UNITConfig(PatchCriticConfig):
+    """UNIT: two variational autoencoders with a shared latent space."""
+
+    data_config: ClassVar[type[UnpairedDataConfig]] = UnpairedDataConfig
+
+    objective: Literal["bce", "hinge", "lsgan"] = "bce"
+    """Adversarial loss (bce: as published)."""
+    norm: Literal["instance", "rms"] = "instance"
+    """Norm of the residual blocks. instance: statistics over the volume, as published. rms: over the channels of a
+    voxel."""
+    blocks: int = bounded(3, at_least=1)
+    """Number of residual blocks of each encoder and decoder, in addition to the shared ones."""
+    attention: bool = False
+    """Whether encoders end with self-attention."""
+    spectral_norm: bool = False
+    """Whether discriminators have spectral norm."""
+    charbonnier: bool = False
+    """Whether errors are Charbonnier, sqrt(error^2 + 1e-6), instead of L1."""
+    reconstruction_weight: float = bounded(100.0, at_least=0)
+    """Weight of the reconstruction loss within a domain."""
+    kl_weight: float = bounded(0.1, at_least=0)
+    """Weight of the KL term of the latents: their mean square."""
+    cycle_weight: float = bounded(100.0, at_least=0)
+    """Weight of the cycle-consistency loss."""
+    cycle_kl_weight: float = bounded(0.1, at_least=0)
+    """Weight of the KL term of the latents of translated volumes."""
