@@ -166,6 +166,9 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
         a bug and raises.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Idle OpenMP threads sleep instead of spinning: on a shared machine, or next to a thread that reads ahead, spinning
+    # takes cores from those that work. It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command(arguments)
     except (InputError, OSError, MemoryError, RuntimeError) as error:

@@ -11,7 +11,7 @@ import yaml
 
 from hagan3d import cli
 from hagan3d.config import Config, LogConfig, TrainConfig
-from hagan3d.config.bounds import Section, bounds_of
+from hagan3d.config.bounds import bounds_of
 from hagan3d.config.methods import config_class, method_names, summary
 from hagan3d.config.serialization import SECTIONS, from_dict
 from hagan3d.errors import InputError
@@ -143,7 +143,7 @@ def _add_sections(parser: cli.Parser, method: str) -> None:
     parser.set_defaults({"method": method})
 
 
-def _add_section(parser: cli.Parser, name: str, section: type[Section]) -> None:
+def _add_section(parser: cli.Parser, name: str, section: Any) -> None:
     """Add a section and, one by one, those nested in it, whose settings ``--help`` then shows too."""
     types = get_type_hints(section)
     nested = [key for key in section.__dataclass_fields__ if is_dataclass(types[key])]

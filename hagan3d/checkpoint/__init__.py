@@ -1,4 +1,4 @@
-"""Checkpoints: saved whole or not at all, loaded without running code, and made from published weights."""
+"""Checkpoints: saved atomically, loaded without running code, and imported from published weights."""
 
 from hagan3d.checkpoint.files import (
     Checkpoint,
@@ -9,6 +9,17 @@ from hagan3d.checkpoint.files import (
     load_translation,
     newest,
     save,
+    translates,
 )
 
-__all__ = ["Checkpoint", "Model", "TranslationModel", "load", "load_model", "load_translation", "newest", "save"]
+__all__ = [
+    "Checkpoint",
+    "Model",
+    "TranslationModel",
+    "load",
+    "load_model",
+    "load_translation",
+    "newest",
+    "save",
+    "translates",
+]

@@ -226,6 +226,12 @@ def load_translation(run: Path, weights: str = "ema", device: torch.device | str
     return cast(TranslationModel, loaded)
 
 
+def translates(run: Path) -> bool:
+    """Return whether a run is a translation; False if it has no checkpoint."""
+    path = run if run.is_file() else newest(run)
+    return path is not None and load(path, mapped=True).config.translates
+
+
 def _load(run: Path, weights: str, device: torch.device | str, parts: _Parts | None) -> Loaded[NetworkSet]:
     path = run if run.is_file() else newest(run)
     if path is None:
