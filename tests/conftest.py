@@ -113,8 +113,8 @@ def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def phantom_run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of those phantoms, tiny and after two steps."""
     out = tmp_path_factory.mktemp("phantom_run")
-    sizes = "--model.latent_dim 8 --model.channels 64 --model.d_channels 64 --data.subvolume_depth 8"
-    length = "--model.minibatch_std 2 --train.batch_size 2 --train.steps 2 --train.device cpu --log.preview_every 0"
-    where = f"--config {train.config_file('hagan_32.yaml')} --data.store {phantom_store} --out {out}"
+    sizes = "--hagan.latent_dim 8 --hagan.channels 64 --hagan.d_channels 64 --data.subvolume_depth 8"
+    length = "--hagan.minibatch_std 2 --train.batch_size 2 --train.steps 2 --train.device cpu --log.preview_every 0"
+    where = f"--config hagan_32 --data.store {phantom_store} --out {out}"
     train.main(f"{where} {sizes} {length}".split())
     return out
