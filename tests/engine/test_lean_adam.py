@@ -1,18 +1,17 @@
-"""Adam with less state on the device: torch's own is the oracle, and what it saves is counted."""
+"""Adam with less state on the device: torch's Adam is the reference, and the memory saved is counted."""
 
 import io
 
 import pytest
 import torch
 
-from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
+from hagan3d.config import TrainConfig
 from hagan3d.engine import lean_adam
 from hagan3d.engine.lean_adam import LeanAdam
 from hagan3d.engine.step_memory import count_step
 from hagan3d.errors import InputError
-from hagan3d.methods.hagan import losses as hagan
-
-CPU = torch.device("cpu")
+from hagan3d.methods.registry import make_method
+from tests.helpers import CPU, make_config
 
 
 def trajectory(make, steps=6, stop_after=None):
@@ -43,7 +42,7 @@ def test_moves_weights_as_adam_does(monkeypatch, betas, home):
 
 @pytest.mark.parametrize(("bits", "atol"), [(16, 0.02), (8, 0.1)])
 @pytest.mark.parametrize("betas", [(0.0, 0.999), (0.5, 0.99)])
-def test_moves_weights_nearly_so_with_rounded_moments(betas, bits, atol):
+def test_rounded_moments_move_weights_nearly_as_adam_does(betas, bits, atol):
     expected = trajectory(lambda weights: torch.optim.Adam(weights, lr=0.1, betas=betas))
     found = trajectory(lambda weights: LeanAdam(weights, 0.1, betas, bits))
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
@@ -52,7 +51,7 @@ def test_moves_weights_nearly_so_with_rounded_moments(betas, bits, atol):
 
 @pytest.mark.parametrize(("bits", "home"), [(32, None), (16, None), (8, None), (32, CPU)])
 @pytest.mark.parametrize("betas", [(0.0, 0.999), (0.5, 0.99)])
-def test_going_on_from_a_saved_state_is_invisible(monkeypatch, bits, home, betas):
+def test_resuming_from_a_saved_state_changes_nothing(monkeypatch, bits, home, betas):
     monkeypatch.setattr(lean_adam, "CHUNK", 20)
 
     def make(weights):
@@ -61,7 +60,7 @@ def test_going_on_from_a_saved_state_is_invisible(monkeypatch, bits, home, betas
     assert torch.equal(trajectory(make), trajectory(make, stop_after=2))
 
 
-def test_the_first_moment_is_kept_where_it_is_more_than_the_gradient():
+def test_the_first_moment_is_stored_only_with_a_nonzero_beta():
     weight = torch.nn.Parameter(torch.ones(3))
     weight.grad = torch.ones(3)
     for betas, names in (((0.0, 0.9), {"step", "exp_avg_sq"}), ((0.5, 0.9), {"step", "exp_avg_sq", "exp_avg"})):
@@ -109,20 +108,16 @@ def test_a_fit_goes_as_well_with_moments_of_8_bits():
     assert left(lambda weights: LeanAdam(weights, 1e-3, betas, 8)) == pytest.approx(exact, rel=0.03)
 
 
-def step_config(**train):
-    return Config(
-        data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
-        model=ModelConfig(latent_dim=8, channels=64, d_channels=64),
-        train=TrainConfig(batch_size=2, **train),
-    )
+def tiny_method(**train):
+    sizes = {"subvolume_depth": 8, "latent_dim": 8, "channels": 64, "d_channels": 64, "batch_size": 2}
+    return make_method(make_config("hagan", **sizes, **train))
 
 
-def test_what_stays_between_steps_shrinks_by_what_is_not_kept(monkeypatch):
+def test_memory_between_steps_shrinks_by_the_moments_that_are_not_stored(monkeypatch):
     monkeypatch.setattr(lean_adam, "CHUNK", 2**12)
     counts = {}
     for state in ("fp32", "lean", "bf16", "8bit", "offload"):
-        config = step_config(optimizer_state=state)
-        counts[state] = count_step(config, hagan.recipe(config.train))["static"]
+        counts[state] = count_step(tiny_method(optimizer_state=state))["static"]
     static = counts["offload"]
     moment = (counts["fp32"] - static) / 2
     assert moment > 1_000_000
@@ -131,14 +126,13 @@ def test_what_stays_between_steps_shrinks_by_what_is_not_kept(monkeypatch):
     assert abs(counts["8bit"] - static - moment / 4) < 0.05 * moment  # a scale per row, of 8 weights in this small fc
 
 
-def test_what_is_offloaded_counts_the_same_fake_and_real():
-    config = step_config(optimizer_state="offload", betas=(0.5, 0.9))
-    recipe = hagan.recipe(config.train)
-    fake, real = count_step(config, recipe), count_step(config, recipe, fake=False)
+def test_offloaded_moments_count_the_same_fake_and_real():
+    method = tiny_method(optimizer_state="offload", betas=(0.5, 0.9))
+    fake, real = count_step(method), count_step(method, fake=False)
     for name in fake:
         assert abs(fake[name] - real[name]) <= 0.01 * real[name], name
 
 
-def test_apex_keeps_its_own_state():
+def test_apex_has_no_other_storage_of_its_state():
     with pytest.raises(InputError, match="optimizer_state bf16"):
         TrainConfig(optimizer="apex", optimizer_state="bf16")

@@ -1,38 +1,29 @@
-"""The plan: what it predicts is what is counted, and what it advises fits."""
-
-from dataclasses import replace
+"""The plan of a run: predicted memory equals counted memory, and what the plan advises fits."""
 
 import pytest
-import yaml
 
-from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
-from hagan3d.config.serialization import from_dict
+from hagan3d.config import AugmentConfig
 from hagan3d.engine import memory_plan as planning
 from hagan3d.engine.memory_plan import Plan, advice, cheapest, fitted
 from hagan3d.engine.step_memory import count_step
 from hagan3d.errors import InputError
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.registry import make_recipe
-from hagan3d.train import config_file
+from hagan3d.methods.registry import make_method
+from hagan3d.run_settings import load_config
+from tests.helpers import make_config
+
+SMALL = {"subvolume_depth": 16, "latent_dim": 8, "channels": 64, "d_channels": 64, "batch_size": 4}
 
 
-def make_plan(**train):
-    return Plan(
-        Config(
-            data=DataConfig(size=(32, 32, 32), subvolume_depth=16),
-            model=ModelConfig(latent_dim=8, channels=64, d_channels=64),
-            train=TrainConfig(**{"batch_size": 4, **train}),
-        ),
-        lambda config: hagan.recipe(config.train),
-    )
+def make_plan(**settings):
+    return Plan(make_config("hagan", **SMALL | settings))
 
 
 @pytest.fixture
 def line(monkeypatch):
     """Memory as a simple function of the settings, so that the search is tested and not the count."""
 
-    def count(config, recipe, num_classes=0):
-        train = config.train
+    def count(method, num_classes=0):
+        config, train = method.config, method.train
         activations = train.batch_size // train.accumulate * config.data.depth
         for saves in (train.recompute_norms, train.checkpointing, train.precision == "bf16"):
             activations *= 0.5 if saves else 1
@@ -43,15 +34,15 @@ def line(monkeypatch):
 
 
 @pytest.mark.parametrize("train", [{"checkpointing": True}, {"precision": "bf16", "r1_weight": 1.0}])
-def test_predicts_what_real_tensors_hold(train):
+def test_the_predicted_peak_is_that_of_real_tensors(train):
     plan = make_plan(batch_size=2, **train)
-    real = max(count_step(plan.config, hagan.recipe(plan.config.train), fake=False).values())
-    assert abs(plan.live - real) <= 0.05 * real
+    real = max(count_step(plan.method, fake=False).values())
+    assert abs(plan.peak - real) <= 0.05 * real
 
 
-def test_a_card_needs_more_than_the_live_tensors(line):
+def test_a_card_needs_more_than_the_peak_of_tensors(line):
     plan = make_plan()
-    assert plan.needed > plan.live + planning.CONTEXT
+    assert plan.needed > plan.peak + planning.CONTEXT
     assert plan.fits(plan.needed) and not plan.fits(plan.needed - 1)
 
 
@@ -64,19 +55,36 @@ def test_the_largest_batch_fits_and_the_next_does_not(line):
     assert plan.largest_batch(planning.CONTEXT) == 0
 
 
+@pytest.mark.parametrize("minibatch_std", [0, 4])
+def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monkeypatch, minibatch_std):
+    counts = []
+    monkeypatch.setattr(planning, "count_step", lambda *a: counts.append(1) or count_step(*a))
+    monkeypatch.setattr(planning, "LARGEST_BATCH", 12)
+    plan = make_plan(minibatch_std=minibatch_std)
+    unit = plan.config.group
+    needed = {batch: plan.changed(batch_size=batch).needed for batch in range(unit, 13, unit)}
+    assert all(counts) and len(counts) == len(needed)
+    middles = [(needed[batch] + needed[batch + unit]) // 2 for batch in list(needed)[:-1]]
+    for vram in (min(needed.values()) - 1, *needed.values(), *middles, 2 * max(needed.values())):
+        counts.clear()
+        expected = max((batch for batch, least in needed.items() if least <= vram), default=0)
+        assert plan.largest_batch(vram) == expected
+        assert len(counts) <= 4
+
+
 def test_the_cheapest_remedy_leaves_the_result_as_it_is(line):
     plan = make_plan(recompute_norms=False)
-    again = plan.changed(recompute_norms=True)
-    assert again.live < plan.live
-    said, found = cheapest(plan, again.needed)
-    assert said == "train.recompute_norms true" and found.config == again.config
+    recomputing = plan.changed(recompute_norms=True)
+    assert recomputing.peak < plan.peak
+    changes, result = cheapest(plan, recomputing.needed)
+    assert changes == "train.recompute_norms true" and result.config == recomputing.config
 
 
-def test_remedies_come_together_where_one_is_not_enough(line):
+def test_remedies_are_combined_where_one_is_not_enough(line):
     plan = make_plan()
     vram = plan.changed(accumulate=4, optimizer_state="lean").needed
-    said, found = fitted(plan, vram)
-    assert found.fits(vram) and "accumulate" in said
+    changes, result = fitted(plan, vram)
+    assert result.fits(vram) and "accumulate" in changes
     assert fitted(plan, plan.needed) == ("", plan)
 
 
@@ -87,7 +95,7 @@ def test_advice_names_the_setting_or_that_there_is_none(line):
     kept = plan.changed(optimizer_state="bf16")
     assert "optimizer_state" not in advice(kept, kept.changed(accumulate=2).needed)
     assert "smaller data.size" in advice(plan, planning.CONTEXT)
-    with pytest.raises(InputError, match="nothing that can be set"):
+    with pytest.raises(InputError, match="no setting makes it fit"):
         fitted(plan, planning.CONTEXT)
 
 
@@ -111,7 +119,7 @@ def test_operations_of_a_gradient_penalty_are_counted():
     assert penalised["g"] == plain["g"]
 
 
-def test_operations_of_autoencoding_are_shared_out_over_the_steps():
+def test_operations_of_autoencoding_are_averaged_over_the_steps():
     settings = ((0, 1), (1, 1), (1, 2))
     plain, always, lazy = (make_plan(batch_size=2, autoencode=w, encoder_every=k).flops for w, k in settings)
     assert always["g"] > 1.5 * plain["g"] and (always["d"], always["e_h"]) == (plain["d"], plain["e_h"])
@@ -120,21 +128,21 @@ def test_operations_of_autoencoding_are_shared_out_over_the_steps():
 
 @pytest.mark.parametrize("name", ["red_wgan", "registration", "segan"])
 def test_operations_of_shipped_configs_are_counted(name):
-    config = from_dict(yaml.safe_load(config_file(f"{name}_32.yaml").read_text(encoding="utf-8")))
-    assert all(Plan(config, make_recipe).flops[phase.name] > 0 for phase in make_recipe(config).phases)
+    flops = Plan(load_config(f"{name}_32")).flops
+    assert all(flops[phase.name] > 0 for phase in make_method(load_config(f"{name}_32")).training_phases())
 
 
-def test_bytes_read_are_those_of_the_store():
-    plan = make_plan(batch_size=1)
-    assert plan.bytes_read == 2 * (32**3 + 16 * 32**2 + 8**3)
-    without = plan.changed(encoder=False)
-    assert without.bytes_read == 2 * (16 * 32**2 + 8**3)
-    assert plan.changed(encoder_every=4).bytes_read == 2 * (32**3 // 4 + 16 * 32**2 + 8**3)
-    twice = plan.changed(
-        batch_size=2, encoder_every=2, autoencode=1.0
-    )  # E^G's update and G's own look at whole volumes
-    assert twice.bytes_read == 4 * (32**3 + 16 * 32**2 + 8**3)
-    augmented = replace(
-        plan.config, data=replace(plan.config.data, augment=replace(plan.config.data.augment, brightness=0.1))
-    )
-    assert replace(plan, config=augmented).bytes_read == 2 * (32**3 + 8**3)
+@pytest.mark.parametrize(
+    ("settings", "voxels"),
+    [
+        ({}, 32**3 + 16 * 32**2 + 8**3),
+        ({"encoder": False}, 16 * 32**2 + 8**3),
+        ({"encoder_every": 4}, 32**3 // 4 + 16 * 32**2 + 8**3),
+        # E^G's update and G's own read whole volumes
+        ({"batch_size": 2, "encoder_every": 2, "autoencode": 1.0}, 2 * (32**3 + 16 * 32**2 + 8**3)),
+        ({"augment": AugmentConfig(brightness=0.1)}, 32**3 + 8**3),
+    ],
+)
+def test_bytes_read_are_those_of_the_store(settings, voxels):
+    config = make_config("hagan", **SMALL | {"batch_size": 1} | settings)
+    assert make_method(config).bytes_per_step() == 2 * voxels

@@ -1,4 +1,4 @@
-"""The trainer: what a phase moves, what stopping and going on changes (nothing), and what stops a run."""
+"""The trainer: which networks a phase updates, that resuming changes nothing, and what stops a run."""
 
 import dataclasses
 import json
@@ -7,106 +7,100 @@ import pytest
 import torch
 
 from hagan3d.checkpoint import files
-from hagan3d.config import Config, DataConfig, DiffAugConfig, LogConfig, ModelConfig, TrainConfig
-from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.config.diffaug import DiffAugConfig
 from hagan3d.data.store.store import Store
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_method, make_networks
+from tests.helpers import CPU, assert_equal, changed_networks, make_config, weights
 
-TINY = ModelConfig(latent_dim=8, channels=64, d_channels=64)
-CPU = torch.device("cpu")
 NETWORKS = ("g", "d_h", "d_l", "e_h", "e_g")
 
 
-def make_config(conditional=False, **train):
-    is_small = "autoencode" in train  # as the configs for small volumes have it
-    train = {"steps": 4, "batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)} | train
-    return Config(
-        data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
-        model=dataclasses.replace(
-            TINY, conditional=conditional, prior="encoded" if is_small else "normal", output_skip=is_small
-        ),
-        train=TrainConfig(**train),
-        log=LogConfig(every=1, preview_every=0, checkpoint_steps=1, keep_last=2),
-    )
+def tiny_config(**settings):
+    """Config of a tiny HA-GAN on volumes of 32^3 voxels; with `autoencode`, as in the configs for small volumes."""
+    defaults = {"latent_dim": 8, "channels": 64, "d_channels": 64, "subvolume_depth": 8}
+    defaults |= {"steps": 4, "batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)}
+    defaults |= {"preview_every": 0, "checkpoint_steps": 1, "keep_last": 2, "log": {"every": 1}}
+    if "autoencode" in settings:
+        defaults |= {"prior": "encoded", "output_skip": True}
+    return make_config("hagan", **defaults | settings)
 
 
 def make_trainer(store_path, out, config=None):
-    config = config or make_config()
-    store = Store(store_path)
+    config = config or tiny_config()
+    store, method = Store(store_path), make_method(config)
     torch.manual_seed(config.train.seed)
-    nets = Networks(config.data.size, 8, config.model, 2 if config.model.conditional else 0)
-    source = BatchSource(store, "train", 8, config.train.batch_size, config.train.seed)
-    recipe = hagan.recipe(config.train)
-    return Trainer(config, recipe, nets, source, store.description(), out, CPU, store.store_fingerprint)
+    nets = make_networks(config, method.num_classes(store))
+    source = method.batches(store, config.train.batch_size)
+    return Trainer(method, nets, source, store.description(), out, CPU, store.store_fingerprint)
 
 
-def weights(networks):
-    return {key: value.clone() for key, value in networks.state_dict().items()}
+def with_train(config, **train):
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
 
 
-def moved(before, after):
-    return {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+def phase_of(trainer, name):
+    return next(phase for phase in trainer.phases if phase.name == name)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize(
     ("phase", "networks"), [("d", {"d_h", "d_l"}), ("g", {"g"}), ("e_h", {"e_h"}), ("e_g", {"e_g"})]
 )
-def test_a_phase_moves_its_networks_and_no_other(small_store, tmp_path, phase, networks, conditional):
-    trainer = make_trainer(small_store, tmp_path, make_config(conditional=conditional, r1_weight=1.0))
+def test_a_phase_updates_its_networks_and_no_other(small_store, tmp_path, phase, networks, conditional):
+    trainer = make_trainer(small_store, tmp_path, tiny_config(conditional=conditional, r1_weight=1.0))
     batch = dataclasses.replace(trainer.source.batch(0), phase=phase, state=trainer.state)
     before = weights(trainer.networks)
-    trainer.updates.run(next(p for p in trainer.recipe.phases if p.name == phase), batch)
-    assert moved(before, weights(trainer.networks)) == networks
+    trainer.updates.run(phase_of(trainer, phase), batch)
+    assert changed_networks(before, weights(trainer.networks)) == networks
     assert all(parameter.grad is None and parameter.requires_grad for parameter in trainer.networks.parameters())
 
 
-def test_the_prior_follows_the_encoders(small_store, tmp_path):
-    trainer = make_trainer(small_store, tmp_path, make_config(autoencode=1.0))
+def test_the_prior_is_fitted_when_e_g_is_updated(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, tiny_config(autoencode=1.0))
     before = weights(trainer.networks)
     for name in ("g", "e_g"):
         batch = dataclasses.replace(trainer.source.batch(0), phase=name, state=trainer.state)
-        trainer.updates.run(next(p for p in trainer.recipe.phases if p.name == name), batch)
+        trainer.updates.run(phase_of(trainer, name), batch)
         after = weights(trainer.networks)
         changed = {key for key in before if key.startswith("g.prior") and not torch.equal(before[key], after[key])}
         assert changed == (set() if name == "g" else {"g.prior.mean", "g.prior.factor"})
 
 
-def test_encoders_learn_now_and_then_if_so_asked(small_store, tmp_path):
-    trainer = make_trainer(small_store, tmp_path, make_config(encoder_every=2))
+def test_encoders_are_updated_every_nth_step(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, tiny_config(encoder_every=2))
     for expected in (set(NETWORKS), {"g", "d_h", "d_l"}, set(NETWORKS)):
         before = weights(trainer.networks)
         trainer.step(trainer.source.batch(trainer.steps_done))
-        assert moved(before, weights(trainer.networks)) == expected
+        assert changed_networks(before, weights(trainer.networks)) == expected
 
 
-def test_autoencoding_g_learns_real_volumes_and_latents_spread(small_store, tmp_path):
-    """With that term alone, G comes to make a real batch again, from latents as long as those of the prior."""
-    trainer = make_trainer(small_store, tmp_path, make_config(autoencode=10.0, lr_g=2e-3, lr_e=2e-3))
+def test_autoencoding_g_reconstructs_real_volumes_and_latents_match_the_prior(small_store, tmp_path):
+    """With this term alone, G learns to reconstruct a real batch, from latents with the norm of the prior's."""
+    trainer = make_trainer(small_store, tmp_path, tiny_config(autoencode=10.0, lr_g=2e-3, lr_e=2e-3))
     batch = dataclasses.replace(trainer.source.batch(0), state=trainer.state)
-    g, e_g = (next(p for p in trainer.recipe.phases if p.name == name) for name in ("g", "e_g"))
+    g, e_g = (phase_of(trainer, name) for name in ("g", "e_g"))
     rows = []
     for _ in range(30):
         before = weights(trainer.networks)
-        of_g = trainer.updates.run(g, dataclasses.replace(batch, phase="g"))
-        assert moved(before, weights(trainer.networks)) == {"g"}
-        rows.append(of_g | trainer.updates.run(e_g, dataclasses.replace(batch, phase="e_g")))
+        g_terms = trainer.updates.run(g, dataclasses.replace(batch, phase="g"))
+        assert changed_networks(before, weights(trainer.networks)) == {"g"}
+        rows.append(g_terms | trainer.updates.run(e_g, dataclasses.replace(batch, phase="e_g")))
     for name in ("l1_low", "sorted_l1"):
         assert rows[-1][name] < 0.8 * rows[0][name]
     assert rows[-1]["prior"] < 0.2 < rows[0]["prior"]
 
 
-def test_without_fresh_fakes_g_is_judged_by_what_d_was_shown(small_store, tmp_path, monkeypatch):
-    """The gradient of G is that of a second pass over the latents of D's phase, and one of the two passes is saved."""
-    trainer = make_trainer(small_store, tmp_path, make_config(fresh_fakes=False, accumulate=2))
-    batch, passes, d = trainer.source.batch(0), [], trainer.recipe.phases[0]
+def test_without_fresh_fakes_g_learns_from_the_fakes_that_d_classified(small_store, tmp_path, monkeypatch):
+    """The gradient of G is that of a second pass over the latents of D's phase, but one of the two passes is saved."""
+    trainer = make_trainer(small_store, tmp_path, tiny_config(fresh_fakes=False, accumulate=2))
+    batch, passes, d = trainer.source.batch(0), [], trainer.phases[0]
     trainer.networks["g"].register_forward_hook(lambda *_: passes.append(1))
     before = weights(trainer.networks)
     trainer.updates.run(d, dataclasses.replace(batch, phase="d", state=trainer.state))
-    assert moved(before, weights(trainer.networks)) == {"d_h", "d_l"}
+    assert changed_networks(before, weights(trainer.networks)) == {"d_h", "d_l"}
     pairs = [hagan.generate(trainer.networks, part) for part in dataclasses.replace(batch, phase="d").parts(2)]
     got = gradients(trainer, "g", batch)
     assert len(passes) == 4
@@ -124,7 +118,7 @@ def test_compiled_networks_step_along_the_same_gradients(small_store, tmp_path, 
 
     monkeypatch.setattr(torch.nn.Module, "compile", traced)
     trainers = [
-        make_trainer(small_store, tmp_path / str(on), make_config(compile=on, r1_weight=1.0)) for on in (False, True)
+        make_trainer(small_store, tmp_path / str(on), tiny_config(compile=on, r1_weight=1.0)) for on in (False, True)
     ]
     assert set(backends) == {"Generator", "HighEncoder", "GroundEncoder"}
     plain, ours = (gradients(trainer, "g", trainer.source.batch(0)) for trainer in trainers)
@@ -133,29 +127,29 @@ def test_compiled_networks_step_along_the_same_gradients(small_store, tmp_path, 
         torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_every_network_learns_in_a_step(small_store, tmp_path):
+def test_a_step_updates_every_network(small_store, tmp_path):
     trainer = make_trainer(small_store, tmp_path)
     before = weights(trainer.networks)
     terms = trainer.step(trainer.source.batch(0))
-    assert moved(before, weights(trainer.networks)) == set(NETWORKS)
+    assert changed_networks(before, weights(trainer.networks)) == set(NETWORKS)
     assert set(terms) == {"d/gan", "d/sign_real", "g/gan", "e_h/l1", "e_g/l1_high", "e_g/l1_low"}
 
 
 @pytest.mark.parametrize("train", [{"r1_weight": 1.0}, {"objective": "wgan-gp"}, {"logits": "each"}])
-def test_without_the_anchor_nothing_at_low_resolution_learns(small_store, tmp_path, train):
-    trainer = make_trainer(small_store, tmp_path, make_config(anchor=False, **train))
+def test_without_the_low_resolution_branch_nothing_at_low_resolution_learns(small_store, tmp_path, train):
+    trainer = make_trainer(small_store, tmp_path, tiny_config(low_resolution_branch=False, **train))
     before = weights(trainer.networks)
     terms = trainer.step(trainer.source.batch(0))
     after = weights(trainer.networks)
-    assert moved(before, after) == {"g", "d_h", "e_h", "e_g"}
+    assert changed_networks(before, after) == {"g", "d_h", "e_h", "e_g"}
     assert all(torch.equal(before[key], after[key]) for key in before if key.startswith("g.low."))
     assert "e_g/l1_low" not in terms and "e_g/l1_high" in terms
 
 
 @pytest.mark.parametrize(("stop_after", "optimizer_state", "every"), [(1, "fp32", 1), (3, "bf16", 1), (3, "fp32", 2)])
-def test_a_resume_is_invisible(small_store, tmp_path, stop_after, optimizer_state, every):
+def test_resuming_equals_an_uninterrupted_run(small_store, tmp_path, stop_after, optimizer_state, every):
     augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)
-    config = make_config(diffaug=augment, r1_weight=0.1, r1_every=2, optimizer_state=optimizer_state)
+    config = tiny_config(diffaug=augment, r1_weight=0.1, r1_every=2, optimizer_state=optimizer_state)
     config = dataclasses.replace(config, log=dataclasses.replace(config.log, every=every))
     straight = make_trainer(small_store, tmp_path / "straight", config)
     assert straight.run()
@@ -190,24 +184,9 @@ def test_weights_of_other_networks_are_not_resumed(small_store, tmp_path):
         make_trainer(small_store, tmp_path)
 
 
-def assert_equal(one, other):
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_equal(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for left, right in zip(one, other, strict=True):
-            assert_equal(left, right)
-    else:
-        assert one == other
-
-
 def gradients(trainer, phase_name, batch):
     """Gradients that an update would step along."""
-    phase = next(p for p in trainer.recipe.phases if p.name == phase_name)
+    phase = phase_of(trainer, phase_name)
     seen = {}
     optimizer = trainer.updates.optimizers[phase_name]
     optimizer.step = lambda *_, **__: seen.update(
@@ -218,13 +197,11 @@ def gradients(trainer, phase_name, batch):
 
 
 @pytest.mark.parametrize("phase", ["d", "g", "e_h", "e_g"])
-def test_gradients_of_parts_add_up_to_those_of_the_batch(small_store, tmp_path, phase):
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(small_store, tmp_path, phase):
     augment = DiffAugConfig(translate=0.1, contrast=0.1)
-    config = make_config(batch_size=4, r1_weight=1.0, autoencode=1.0, diffaug=augment)
+    config = tiny_config(batch_size=4, r1_weight=1.0, autoencode=1.0, diffaug=augment)
     whole = make_trainer(small_store, tmp_path / "a", config)
-    parts = make_trainer(
-        small_store, tmp_path / "b", dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
-    )
+    parts = make_trainer(small_store, tmp_path / "b", with_train(config, accumulate=2))
     batch = whole.source.batch(0)
     one, other = gradients(whole, phase, batch), gradients(parts, phase, batch)
     assert one.keys() == other.keys() and one
@@ -235,13 +212,13 @@ def test_gradients_of_parts_add_up_to_those_of_the_batch(small_store, tmp_path, 
 
 @pytest.mark.parametrize("switch", ["checkpointing", "recompute_norms"])
 @pytest.mark.parametrize("phase", ["d", "g", "e_h", "e_g"])
-def test_computing_again_changes_nothing_but_memory(small_store, tmp_path, phase, switch):
-    config = make_config(r1_weight=1.0, autoencode=1.0, recompute_norms=False)
+def test_recomputation_changes_no_gradient(small_store, tmp_path, phase, switch):
+    config = tiny_config(r1_weight=1.0, autoencode=1.0, recompute_norms=False)
     kept = make_trainer(small_store, tmp_path / "a", config)
     again = make_trainer(
         small_store,
         tmp_path / "b",
-        dataclasses.replace(config, train=dataclasses.replace(config.train, **{switch: True})),
+        with_train(config, **{switch: True}),
     )
     batch = kept.source.batch(0)
     one, other = gradients(kept, phase, batch), gradients(again, phase, batch)
@@ -252,9 +229,9 @@ def test_computing_again_changes_nothing_but_memory(small_store, tmp_path, phase
 
 
 def test_sharing_spectral_norms_changes_no_gradient(small_store, tmp_path):
-    config = make_config(r1_weight=1.0, accumulate=2, checkpointing=True, share_spectral=False)
+    config = tiny_config(r1_weight=1.0, accumulate=2, checkpointing=True, share_spectral=False)
     apart = make_trainer(small_store, tmp_path / "a", config)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, share_spectral=True))
+    config = with_train(config, share_spectral=True)
     shared = make_trainer(small_store, tmp_path / "b", config)
     batch = apart.source.batch(0)
     one, other = gradients(apart, "d", batch), gradients(shared, "d", batch)
@@ -267,7 +244,7 @@ def test_sharing_spectral_norms_changes_no_gradient(small_store, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_objective_and_precision_trains(small_store, tmp_path, objective, precision):
     trainer = make_trainer(
-        small_store, tmp_path, make_config(objective=objective, precision=precision, r1_weight=0.1, steps=2)
+        small_store, tmp_path, tiny_config(objective=objective, precision=precision, r1_weight=0.1, steps=2)
     )
     terms = trainer.step(trainer.source.batch(0))
     assert ("d/gp" in terms) == (objective == "wgan-gp")
@@ -275,18 +252,18 @@ def test_every_objective_and_precision_trains(small_store, tmp_path, objective, 
     assert all(parameter.dtype == torch.float32 for parameter in trainer.networks.parameters())
 
 
-def test_fp16_scales_each_phase_by_itself(small_store, tmp_path):
-    trainer = make_trainer(small_store, tmp_path, make_config(precision="fp16", steps=2))
+def test_fp16_has_a_loss_scaler_per_phase(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, tiny_config(precision="fp16", steps=2))
     trainer.step(trainer.source.batch(0))
     before = weights(trainer.networks)
     trainer.updates.scalers["g"].update(8.0)
     trainer.step(trainer.source.batch(1))
-    assert moved(before, weights(trainer.networks)) == set(NETWORKS)
+    assert changed_networks(before, weights(trainer.networks)) == set(NETWORKS)
     assert trainer.updates.scalers["g"].get_scale() == 8.0
     assert trainer.updates.scalers["e_h"].get_scale() > 8.0
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(small_store, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(small_store, tmp_path):
     trainer = make_trainer(small_store, tmp_path)
     trainer.step(trainer.source.batch(0))
     good = trainer.save()
@@ -316,8 +293,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_store, tmp_path, monkeypatc
     assert [path.name for path in good.parent.iterdir()] == [good.name]
 
 
-def test_keeps_the_last_and_every_nth(small_store, tmp_path):
-    config = make_config(steps=5)
+def test_the_last_and_every_nth_checkpoint_are_kept(small_store, tmp_path):
+    config = tiny_config(steps=5)
     config = dataclasses.replace(config, log=dataclasses.replace(config.log, keep_last=1, keep_every=2))
     make_trainer(small_store, tmp_path, config).run()
     assert [path.stem for path in files.all_of(tmp_path)] == ["step-00000002", "step-00000004", "step-00000005"]
@@ -327,34 +304,34 @@ def test_keeps_the_last_and_every_nth(small_store, tmp_path):
     ("change", "named"),
     [({"lr_g": 0.01}, "train.lr_g = 0.0001, now it is 0.01"), ({"batch_size": 4}, "train.batch_size")],
 )
-def test_other_settings_do_not_go_on(small_store, tmp_path, change, named):
-    make_trainer(small_store, tmp_path, make_config(steps=1)).run()
+def test_a_run_does_not_resume_with_other_settings(small_store, tmp_path, change, named):
+    make_trainer(small_store, tmp_path, tiny_config(steps=1)).run()
     with pytest.raises(InputError, match=named):
-        make_trainer(small_store, tmp_path, make_config(steps=2, **change))
+        make_trainer(small_store, tmp_path, tiny_config(steps=2, **change))
 
 
-def test_rates_may_fall_once_a_run_goes_on_and_come_back_without_it(small_store, tmp_path):
+def test_learning_rate_decay_may_be_set_and_unset_on_resume(small_store, tmp_path):
     def rates(config):
         trainer = make_trainer(small_store, tmp_path, config)
         assert trainer.run()
         states = files.load(files.newest(tmp_path)).optimizers
         return {name: state["param_groups"][0]["lr"] for name, state in states.items()}
 
-    whole = rates(make_config(steps=1))
-    half = rates(make_config(steps=4, lr_decay=(1, 5)))  # the last update is that of step 3
+    whole = rates(tiny_config(steps=1))
+    half = rates(tiny_config(steps=4, lr_decay=(1, 5)))  # the last update is that of step 3
     assert half == pytest.approx({name: rate / 2 for name, rate in whole.items()})
     assert min(half.values()) > 0
-    assert rates(make_config(steps=5)) == whole
-    last = rates(make_config(steps=8, lr_decay=(0.5, 1.0)))  # from step 4 to 8
+    assert rates(tiny_config(steps=5)) == whole
+    last = rates(tiny_config(steps=8, lr_decay=(0.5, 1.0)))  # from step 4 to 8
     assert last == pytest.approx({name: rate / 4 for name, rate in whole.items()})
 
 
 def test_a_damaged_checkpoint_is_named(small_store, tmp_path):
-    make_trainer(small_store, tmp_path, make_config(steps=1)).run()
+    make_trainer(small_store, tmp_path, tiny_config(steps=1)).run()
     path = files.newest(tmp_path)
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(InputError, match=f"{path.name}: truncated"):
-        make_trainer(small_store, tmp_path, make_config(steps=2))
+        make_trainer(small_store, tmp_path, tiny_config(steps=2))
 
 
 def test_two_processes_cannot_train_in_one_folder(small_store, tmp_path):
@@ -366,8 +343,8 @@ def test_two_processes_cannot_train_in_one_folder(small_store, tmp_path):
             make_trainer(small_store, tmp_path).run()
 
 
-def test_the_average_follows_the_weights(small_store, tmp_path):
-    trainer = make_trainer(small_store, tmp_path, make_config(ema=0.9))
+def test_the_moving_average_follows_the_weights(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, tiny_config(ema=0.9))
     expected = trainer.networks.g.low[2].weight.detach().clone()
     for step in range(3):
         trainer.step(trainer.source.batch(step))
@@ -381,7 +358,7 @@ def test_the_average_follows_the_weights(small_store, tmp_path):
 
 
 def test_rows_of_the_log_are_json(small_store, tmp_path):
-    make_trainer(small_store, tmp_path, make_config(steps=2)).run()
+    make_trainer(small_store, tmp_path, tiny_config(steps=2)).run()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert set(rows[0]) == {"step", "d/gan", "d/sign_real", "g/gan", "e_h/l1", "e_g/l1_high", "e_g/l1_low"}
