@@ -35,7 +35,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 AUGMENT = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.5, adaptive=True, ramp=40)
 SETTINGS = {"batch_size": 8, "accumulate": 2, "r1_weight": 1.0, "autoencode": 1.0, "diffaug": AUGMENT}
 COMMAND = (
-    "--data.size 32 32 32 --data.subvolume-depth 8 --hagan.latent-dim 8 --hagan.channels 64 --hagan.d-channels 64 "
+    "--method hagan --hagan.latent-dim 8 --hagan.channels 64 --hagan.d-channels 64 "
+    "--data.size 32 32 32 --data.subvolume-depth 8 "
     "--train.batch-size 2 --train.device cpu --log.every 1 --log.preview-every 0 --log.checkpoint-steps 1"
 ).split()
 

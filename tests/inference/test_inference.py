@@ -1,4 +1,4 @@
-"""Generation and encoding: units and place are those of the data, and equal input gives equal output."""
+"""Generation and encoding: units and position are those of the data, and equal input gives equal output."""
 
 import csv
 import gzip
@@ -15,31 +15,23 @@ from hagan3d import cli
 from hagan3d import encode as encode_command
 from hagan3d import generate as generate_command
 from hagan3d.checkpoint import files, load_model
-from hagan3d.config import Config, DataConfig, LogConfig, ModelConfig, TrainConfig
-from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.store.store import Store
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
-from hagan3d.generate import parse_seeds
-from hagan3d.inference.encoding import encode, inputs_of_files, inputs_of_store
+from hagan3d.inference.encoding import encode, inputs_of_files, inputs_of_store, latents
 from hagan3d.inference.generation import generate, latent, samples, volume_slabs
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_method, make_networks
+from tests.helpers import CPU, make_config
 
 
 def make_run(store_path, out, norm="rms", conditional=True, encoder=True):
-    config = Config(
-        data=DataConfig(size=(32, 32, 32), subvolume_depth=8),
-        model=ModelConfig(latent_dim=8, channels=64, d_channels=64, norm=norm, conditional=conditional),
-        train=TrainConfig(steps=2, batch_size=2, device="cpu", encoder=encoder),
-        log=LogConfig(preview_every=0),
-    )
-    store = Store(store_path)
+    sizes = {"latent_dim": 8, "channels": 64, "d_channels": 64, "subvolume_depth": 8}
+    settings = {"steps": 2, "batch_size": 2, "device": "cpu", "preview_every": 0}
+    config = make_config("hagan", norm=norm, conditional=conditional, encoder=encoder, **sizes, **settings)
+    store, method = Store(store_path), make_method(config)
     torch.manual_seed(0)
-    nets = Networks(config.data.size, 8, config.model, 2 if conditional else 0)
-    source = BatchSource(store, "train", 8, 2, 0, whole=encoder)
-    recipe = hagan.recipe(config.train)
-    Trainer(config, recipe, nets, source, store.description(), out, torch.device("cpu"), store.store_fingerprint).run()
+    nets = make_networks(config, method.num_classes(store))
+    Trainer(method, nets, method.batches(store, 2), store.description(), out, CPU, store.store_fingerprint).run()
     return out
 
 
@@ -48,7 +40,7 @@ def run(small_store, tmp_path_factory):
     return make_run(small_store, tmp_path_factory.mktemp("run"))
 
 
-def test_volumes_have_the_units_and_the_place_of_the_data(run, tmp_path):
+def test_volumes_have_the_units_and_the_position_of_the_data(run, tmp_path):
     model = load_model(run)
     (path,) = generate(model, [3], tmp_path)
     image = nib.load(path)
@@ -61,7 +53,7 @@ def test_volumes_have_the_units_and_the_place_of_the_data(run, tmp_path):
     np.testing.assert_allclose(image.get_fdata(), expected, atol=0.01)
 
 
-def test_a_seed_is_a_volume(run, tmp_path):
+def test_a_seed_determines_the_volume(run, tmp_path):
     model = load_model(run)
     generate(model, [3, 4], tmp_path / "a")
     generate(model, [4], tmp_path / "b", label=1)
@@ -76,7 +68,7 @@ def test_a_seed_is_a_volume(run, tmp_path):
     assert (tmp_path / "a" / "samples.png").stat().st_size > 1000
 
 
-def test_int16_is_the_float_to_half_a_unit(run, tmp_path):
+def test_int16_differs_from_float_by_half_a_unit(run, tmp_path):
     model = load_model(run)
     generate(model, [0], tmp_path / "f")
     generate(model, [0], tmp_path / "i", dtype="int16")
@@ -85,7 +77,7 @@ def test_int16_is_the_float_to_half_a_unit(run, tmp_path):
     np.testing.assert_allclose(whole.get_fdata(), real.get_fdata(), atol=0.51)
 
 
-def test_window_by_window_is_the_whole_volume(run):
+def test_windows_equal_the_whole_volume(run):
     model = load_model(run)
     z, label = torch.randn(1, 8), torch.tensor([1])
     with torch.no_grad():
@@ -104,7 +96,7 @@ def test_truncation_and_raw_weights_change_the_volume(run):
     assert not np.array_equal(plain, truncated.volume)
 
 
-def test_a_class_that_is_not_there_is_refused(run, small_store, tmp_path):
+def test_an_unknown_class_is_refused(run, small_store, tmp_path):
     with pytest.raises(InputError, match="classes are a, b"):
         next(samples(load_model(run), [0], label=2))
     plain = load_model(make_run(small_store, tmp_path, conditional=False))
@@ -112,7 +104,7 @@ def test_a_class_that_is_not_there_is_refused(run, small_store, tmp_path):
         next(samples(plain, [0], label=0))
 
 
-def test_generation_needs_nothing_of_training(run, tmp_path):
+def test_generation_imports_no_training_code(run, tmp_path):
     """The store, MONAI, HDF5, TensorBoard and the DICOM readers are not needed to generate."""
     code = (
         "import sys\n"
@@ -138,16 +130,14 @@ def test_encoding_a_store(run, small_store, tmp_path):
     rows = list(csv.DictReader((tmp_path / "features.csv").open()))
     np.testing.assert_allclose([float(rows[2][f"z{i}"]) for i in range(8)], saved["z"][2], rtol=1e-6)
     real = nib.load(small_store.parent / "scan2.nii.gz")
-    made = nib.load(tmp_path / "reconstructions" / "scan2.nii.gz")
-    np.testing.assert_allclose(made.affine, real.affine, atol=1e-4)
+    reconstructed = nib.load(tmp_path / "reconstructions" / "scan2.nii.gz")
+    np.testing.assert_allclose(reconstructed.affine, real.affine, atol=1e-4)
     clipped = np.clip(real.get_fdata(), -1024, 600)
-    assert float(rows[2]["mae"]) == pytest.approx(np.abs(made.get_fdata() - clipped).mean(), rel=1e-3)
+    assert float(rows[2]["mae"]) == pytest.approx(np.abs(reconstructed.get_fdata() - clipped).mean(), rel=1e-3)
     assert (tmp_path / "reconstructions.png").exists()
 
 
 def test_encoding_files_gives_the_latents_of_their_store(run, small_store):
-    from hagan3d.inference.encoding import latents
-
     model = load_model(run)
     _, stored = inputs_of_store(small_store, model.description, "all")
     files_count, read = inputs_of_files(small_store.parent / "scan5.nii.gz", model.description)
@@ -160,11 +150,11 @@ def test_encoding_files_gives_the_latents_of_their_store(run, small_store):
 def test_a_model_without_encoders_cannot_encode(small_store, tmp_path):
     model = load_model(make_run(small_store, tmp_path, encoder=False))
     _, inputs = inputs_of_store(small_store, model.description, "all")
-    with pytest.raises(InputError, match="without encoders"):
+    with pytest.raises(InputError, match="without an encoder"):
         encode(model, inputs, tmp_path / "features")
 
 
-def test_group_norm_volumes_are_the_whole_pass_too(small_store, tmp_path):
+def test_windows_with_group_norm_equal_the_whole_volume(small_store, tmp_path):
     model = load_model(make_run(small_store, tmp_path, norm="group", conditional=False))
     z = torch.randn(1, 8)
     with torch.no_grad():
@@ -172,10 +162,11 @@ def test_group_norm_volumes_are_the_whole_pass_too(small_store, tmp_path):
         np.testing.assert_allclose(np.concatenate(list(volume_slabs(model, z, None, 4))), whole, atol=1e-5)
 
 
-def test_only_what_is_asked_for_is_loaded(run):
-    whole, part = load_model(run), load_model(run, names=["g"])
+def test_only_the_networks_that_are_needed_are_loaded(run):
+    whole, part = load_model(run), load_model(run, generate=True)
     assert whole.loaded == ["g", "d_h", "d_l", "e_h", "e_g"]
     assert part.loaded == ["g"] and part.num_classes == 2
+    assert load_model(run, encode=True).loaded == ["e_h", "e_g"]
     assert part.networks.state_dict().keys() == {f"g.{key}" for key in whole.networks.g.state_dict()}
     for key, value in part.networks.g.state_dict().items():
         torch.testing.assert_close(value, whole.networks.g.state_dict()[key], atol=0, rtol=0)
@@ -197,12 +188,12 @@ def test_every_format_and_thickness_holds_the_same_volume(run, tmp_path):
     assert command(generate_command, run, "--num", 1, "--out", tmp_path / "c") == 2  # holds volumes already
 
 
-def test_too_little_memory_is_one_line_that_names_the_least(run, small_store, tmp_path, capsys):
+def test_too_little_memory_is_one_line_that_names_the_minimum(run, small_store, tmp_path, capsys):
     assert command(generate_command, run, "--out", tmp_path, "--memory", "1MB") == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: --memory 1MB: too little for this model; the least that works is ")
-    least = message.split()[-1]
-    assert command(generate_command, run, "--num", 1, "--out", tmp_path, "--memory", least) == 0
+    assert message.startswith("error: --memory 1MB: too little for this model; the minimum is ")
+    minimum = message.split()[-1]
+    assert command(generate_command, run, "--num", 1, "--out", tmp_path, "--memory", minimum) == 0
     words = [run, "--input", small_store, "--reconstruct", "--out", tmp_path / "e", "--memory"]
     assert command(encode_command, *words, "1MB") == 2
     assert command(encode_command, *words, capsys.readouterr().err.split()[-1]) == 0
@@ -232,13 +223,13 @@ def test_an_interrupted_generation_leaves_whole_files_only(run, tmp_path, monkey
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("3", [3]), ("0-2,7", [0, 1, 2, 7])])
-def test_seeds_are_read(text, seeds):
-    assert parse_seeds(text) == seeds
+def test_seeds_are_parsed(text, seeds):
+    assert cli.parse_seeds(text) == seeds
 
 
 def test_bad_seeds_are_refused():
     with pytest.raises(InputError, match="0-99,200"):
-        parse_seeds("1..3")
+        cli.parse_seeds("1..3")
 
 
 class Evil:
@@ -249,26 +240,26 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"format": "x"}, "no checkpoint of hagan3d"),
-        ([1, 2], "no checkpoint of hagan3d"),
+        ({"format": "x"}, "not a checkpoint of hagan3d"),
+        ([1, 2], "not a checkpoint of hagan3d"),
         (Evil(), "could run code"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content, message):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, content, message):
     path = tmp_path / "step-00000001.pt"
     torch.save(content, path)
     with pytest.raises(InputError, match=message):
         load_model(path)
     path.write_bytes(b"no zip at all")
-    with pytest.raises(InputError, match="no checkpoint"):
+    with pytest.raises(InputError, match="not a checkpoint"):
         files.load(path)
     with pytest.raises(InputError, match="no such run"):
         load_model(tmp_path / "nothing")
 
 
-def test_a_checkpoint_of_another_recipe_is_refused(run, tmp_path):
+def test_a_checkpoint_of_another_method_is_refused(run, tmp_path):
     values = torch.load(files.newest(run), weights_only=True)
-    values["config"]["recipe"] = "cyclegan"
+    values["config"]["method"] = "cyclegan"
     torch.save(values, tmp_path / "other.pt")
     with pytest.raises(InputError, match="cyclegan"):
         load_model(tmp_path / "other.pt")

@@ -10,11 +10,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import cli
-from hagan3d import translate as door
+from hagan3d import translate as translate_command
 from hagan3d.checkpoint import load_translation
-from hagan3d.checkpoint.build import make_translation_networks
 from hagan3d.checkpoint.files import Checkpoint, path_of, save
-from hagan3d.config import CascadeConfig, Config, DataConfig, DegradeConfig, TrainConfig, TranslationConfig
+from hagan3d.config import DegradeConfig
 from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
@@ -23,16 +22,19 @@ from hagan3d.errors import InputError
 from hagan3d.inference.memory import count_translation, translation_depth
 from hagan3d.inference.translate_files import check_units, target_interval
 from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
-from hagan3d.methods.upgan.networks import CascadeNetworks
+from hagan3d.methods.registry import make_translation_networks
+from hagan3d.methods.upgan.config import UPGANConfig
+from hagan3d.methods.upgan.networks import UPGANNetworks
 from hagan3d.ops.ggd_interval import ggd_central, ggd_half_width
+from tests.helpers import make_config
 
 SIZE = (160, 16, 16)
 
 
-def cascade(norm: str, size=SIZE) -> CascadeNetworks:
+def cascade(norm: str, size=SIZE) -> UPGANNetworks:
     torch.manual_seed(0)
-    model = TranslationConfig(width=4, levels=1, norm=norm, critic_width=4, cascade=CascadeConfig(stages=2))
-    networks = CascadeNetworks(size, model).eval().requires_grad_(False)
+    settings = UPGANConfig(width=4, levels=1, norm=norm, critic_width=4, stages=2)
+    networks = UPGANNetworks(size, settings).eval().requires_grad_(False)
     for name, value in networks.named_parameters():
         if "heads" in name and name.endswith("weight"):
             torch.nn.init.normal_(value, std=0.2)
@@ -40,7 +42,7 @@ def cascade(norm: str, size=SIZE) -> CascadeNetworks:
 
 
 @pytest.mark.parametrize(("norm", "same"), [("rms", True), ("instance", False)])
-def test_windows_equal_the_whole_where_norms_look_at_voxels_alone(norm, same):
+def test_windows_equal_the_whole_volume_with_norms_per_voxel(norm, same):
     source = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     networks = cascade(norm)
     whole = networks.translate(source[None])
@@ -62,15 +64,15 @@ def test_statistics_are_those_of_the_whole_volume():
 
 
 @pytest.mark.parametrize(("length", "depth", "overlap"), [(160, 64, 32), (96, 64, 32), (128, 64, 0), (64, 96, 32)])
-def test_blending_gives_back_what_every_window_agrees_on(length, depth, overlap):
+def test_blending_equal_windows_gives_the_volume(length, depth, overlap):
     volume = torch.rand(2, length, 3, 3)
     slabs = list(blended(Windows(length, depth, overlap), lambda first, stop: volume[:, first:stop].clone()))
     torch.testing.assert_close(torch.cat(slabs, 1), volume)
     assert all(len(slab) for slab in slabs)
 
 
-def test_windows_hand_over_step_by_step():
-    """Windows that disagree, 0 and 1, give a ramp, and what lies next to a border of a window has no say."""
+def test_windows_are_blended_linearly():
+    """Windows of zeros and of ones give a ramp, and slices next to the border of a window have no weight."""
     windows = Windows(96, 64, 32)
     made = torch.cat(
         list(blended(windows, lambda first, stop: torch.full((1, stop - first, 1, 1), float(first > 0)))), 1
@@ -95,13 +97,13 @@ def test_memory_does_not_grow_with_the_length():
     assert most == 64 and len(alive) == 39
 
 
-def test_windows_that_cannot_be_are_refused():
+def test_invalid_windows_are_refused():
     for depth, overlap in ((48, 32), (64, 16), (64, 64)):
         with pytest.raises(InputError, match="want multiples of 32"):
             Windows(160, depth, overlap)
 
 
-def test_a_seam_shows_in_its_measure():
+def test_a_seam_raises_the_seam_ratio():
     volume = np.random.default_rng(0).random((64, 8, 8))
     assert seam_ratio(volume, [32]) == pytest.approx(1, abs=0.2)
     volume[32:] += 2
@@ -123,27 +125,23 @@ def test_intervals_are_those_of_scipy(beta):
 def run(tmp_path_factory, small_store):
     """A run of an untrained cascade on simulated sources."""
     folder = tmp_path_factory.mktemp("translating")
-    config = Config(
-        recipe="upgan",
-        data=DataConfig(degrade=DegradeConfig(kind="thick-slices")),
-        train=TrainConfig(ema=0.0),
-        translation=TranslationConfig(width=4, levels=1, norm="rms", critic_width=4, residual=True),
-    )
+    settings = {"degrade": DegradeConfig(kind="thick-slices"), "ema": 0.0}
+    config = make_config("upgan", width=4, levels=1, norm="rms", critic_width=4, residual=True, **settings)
     torch.manual_seed(0)
-    networks = CascadeNetworks((32, 32, 32), config.translation)
+    networks = make_translation_networks(config)
     states = {name: networks[name].state_dict() for name in networks.names()}
     save(Checkpoint(config, Store(small_store).description(), 7, states), path_of(folder, 7))
     return folder
 
 
-def test_files_come_back_on_their_grid_in_target_units(run, tmp_path):
+def test_files_are_written_on_their_grid_in_target_units(run, tmp_path):
     rng = np.random.default_rng(3)
     array = (gaussian_filter(rng.random((40, 36, 30)), 3) * 9000 - 4700).astype(np.int16)
     affine = np.array([[0, -1.5, 0, 10], [1.2, 0, 0, -20], [0, 0, 2.0, 5], [0, 0, 0, 1.0]])
     (tmp_path / "in").mkdir()
     nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "in" / "scan.nii.gz")
     words = [str(run), "--input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    assert cli.run(door.main, words) == 0
+    assert cli.run(translate_command.main, words) == 0
     made = {path.name: nibabel.load(path) for path in (tmp_path / "out").glob("*.nii.gz")}
     assert sorted(made) == [f"scan{end}.nii.gz" for end in ("", "_lower", "_sigma", "_upper")]
     for image in made.values():
@@ -157,14 +155,14 @@ def test_files_come_back_on_their_grid_in_target_units(run, tmp_path):
     )  # an untrained residual network gives back what it got, in HU
     assert np.corrcoef(mean.ravel(), array.ravel())[0, 1] > 0.99
     assert model.description.units == "HU"
-    assert cli.run(door.main, words) == 2  # they are there
+    assert cli.run(translate_command.main, words) == 2  # they are there
 
 
-def test_a_store_is_translated_and_its_scale_taken(run, small_store, tmp_path):
+def test_a_store_is_translated_with_a_calibrated_scale(run, small_store, tmp_path):
     words = [str(run), "--input", str(small_store), "--device", "cpu", "--format", "nii", "--simulate"]
     (tmp_path / "metrics.json").write_text(json.dumps({"calibration": {"scale": 2.0}}))
     for name, more in (("plain", []), ("scaled", ["--calibration", str(tmp_path / "metrics.json")])):
-        assert cli.run(door.main, [*words, "--out", str(tmp_path / name), *more]) == 0
+        assert cli.run(translate_command.main, [*words, "--out", str(tmp_path / name), *more]) == 0
     store = Store(small_store)
     for i, name in enumerate(store.ids):
         image = nibabel.load(tmp_path / "plain" / f"{name}.nii")
@@ -179,7 +177,7 @@ def test_input_in_other_units_is_refused(run, tmp_path, capsys):
     suv = np.random.default_rng(0).random((34, 34, 34)).astype(np.float32) * 20
     nibabel.save(nibabel.Nifti1Image(suv, np.eye(4)), tmp_path / "pet.nii.gz")
     words = [str(run), "--input", str(tmp_path / "pet.nii.gz"), "--out", str(tmp_path / "out"), "--device", "cpu"]
-    assert cli.run(door.main, words) == 2
+    assert cli.run(translate_command.main, words) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "its values run from 0.19952 to 19.8058, but the model was trained on -1024 to 600 HU" in error
     assert not (tmp_path / "out").exists()
@@ -188,22 +186,23 @@ def test_input_in_other_units_is_refused(run, tmp_path, capsys):
         check_units(np.linspace(-1000, 400, 100), 0, 20, "SUV", "ct")
 
 
-def test_a_generating_run_translates_nothing(small_store, tmp_path, run, capsys):
-    assert cli.run(door.main, [str(tmp_path), "--input", str(small_store), "--out", str(tmp_path / "o")]) == 2
+def test_a_folder_without_a_checkpoint_is_refused(small_store, tmp_path, run, capsys):
+    assert (
+        cli.run(translate_command.main, [str(tmp_path), "--input", str(small_store), "--out", str(tmp_path / "o")]) == 2
+    )
     assert "no checkpoint" in capsys.readouterr().err
     assert target_interval(load_translation(run).description, -5.0, 5.0) == (-1024.0, 600.0)  # a window's own
 
 
-def test_counted_memory_grows_with_the_window_and_sets_it():
-    model = TranslationConfig(width=8, levels=2, critic_width=4, cascade=CascadeConfig(stages=2))
-    config = Config(recipe="upgan", data=DataConfig(size=(256, 64, 64)), translation=model)
+def test_counted_memory_grows_with_the_window_and_determines_it():
+    config = make_config("upgan", size=(256, 64, 64), width=8, levels=2, critic_width=4, stages=2)
     thin, thick = (count_translation(config, depth) for depth in (64, 128))
     assert 1.6 < thick / thin < 2.1
     held = 10 * 4 * 256 * 64 * 64
     assert translation_depth(config, 32, held + thick) == 128
     assert translation_depth(config, 32, held + thick - 1) == 96
     assert translation_depth(config, 32, 10**12) == 256
-    with pytest.raises(InputError, match="the least that works with an overlap of 32 slices is"):
+    with pytest.raises(InputError, match="the minimum with an overlap of 32 slices is"):
         translation_depth(config, 32, held)
 
 
@@ -214,17 +213,17 @@ def test_pet_becomes_hounsfield_units_on_the_grid_of_the_pet(test_data, tmp_path
     settings = PrepareConfig(size=(32, 32, 32), intensity="window", window=(-1000.0, 1000.0), validation=0.0, workers=1)
     suv = DomainConfig(intensity="window", window=(0.0, 22.0), units="SUV")
     made = prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", settings, progress=False, sources_as=suv)
-    config = Config(recipe="pix2pix", translation=TranslationConfig(width=4, levels=2, critic_width=4))
+    config = make_config("pix2pix", width=4, levels=2, critic_width=4)
     networks = make_translation_networks(config)
     states = {name: networks[name].state_dict() for name in networks.names()}
     run = tmp_path / "run"
     save(Checkpoint(config, Store(made.path).description(), 1, states), path_of(run, 1))
     words = [str(run), "--device", "cpu", "--out", str(tmp_path / "out"), "--input"]
-    assert cli.run(door.main, [*words, str(folder / "STS_002_PET_dicom")]) == 0
+    assert cli.run(translate_command.main, [*words, str(folder / "STS_002_PET_dicom")]) == 0
     image = nibabel.load(tmp_path / "out" / "STS_002_PET_dicom.nii.gz")
     pet = nibabel.load(folder / "STS_002_PET_image.nii.gz")
     np.testing.assert_allclose(np.linalg.norm(image.affine[:3, :3], axis=0), [5.46875, 5.46875, 3.27], rtol=1e-4)
     assert image.shape == pet.shape
     assert -1000 <= image.get_fdata().min() < image.get_fdata().max() <= 1000
     assert image.get_fdata().mean() == pytest.approx(0, abs=500)  # the middle of the CT window, not of SUV
-    assert cli.run(door.main, [*words, str(folder / "STS_002_CT_dicom"), "--force"]) == 2
+    assert cli.run(translate_command.main, [*words, str(folder / "STS_002_CT_dicom"), "--force"]) == 2

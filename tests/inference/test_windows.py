@@ -1,4 +1,4 @@
-"""Windows of G^H are the whole volume, with either norm."""
+"""Windows of G^H equal the whole volume, with either norm."""
 
 import copy
 
@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from hagan3d.config import DataConfig, ModelConfig
-from hagan3d.inference.windows import _statistics, default_depth, volume_windows
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.hagan.volume_windows import _statistics, volume_windows
+from hagan3d.methods.registry import make_networks
+from tests.helpers import make_config
 
 
 def generator(size, norm, high_convs=0):
     torch.manual_seed(0)
-    model = ModelConfig(latent_dim=8, channels=64, d_channels=64, norm=norm, high_convs=high_convs)
-    g = Networks(size, DataConfig(size=size).depth, model).g
+    sizes = {"latent_dim": 8, "channels": 64, "d_channels": 64}
+    g = make_networks(make_config("hagan", size=size, norm=norm, high_convs=high_convs, **sizes)).g
     for parameter in g.high.parameters():
-        nn.init.normal_(parameter, std=0.2)  # biases too: a halo that is made up would show
+        nn.init.normal_(parameter, std=0.2)  # biases too: a wrong halo would show
     return g
 
 
@@ -27,7 +27,7 @@ def generator(size, norm, high_convs=0):
 )
 @pytest.mark.parametrize("high_convs", [0, 1, 2])
 @torch.no_grad()
-def test_windows_are_the_whole_volume(device, norm, size, depth, high_convs):
+def test_windows_equal_the_whole_volume(device, norm, size, depth, high_convs):
     g = generator(size, norm, high_convs).to(device)
     a = g.common(torch.randn(2, 8, device=device))
     windows = list(volume_windows(g.high, a, depth))
@@ -45,23 +45,23 @@ def test_windows_are_the_whole_volume(device, norm, size, depth, high_convs):
 
 @pytest.mark.parametrize("norm", ["rms", "group"])
 @torch.no_grad()
-def test_windows_of_a_published_generator_are_the_whole_volume(norm):
+def test_windows_of_a_published_generator_equal_the_whole_volume(norm):
     torch.manual_seed(0)
-    g = Networks((128, 128, 128), 16, ModelConfig(norm=norm)).g
+    g = make_networks(make_config("hagan", size=(128, 128, 128), norm=norm)).g
     a = g.common(torch.randn(1, 1024))
     windows = torch.cat(list(volume_windows(g.high, a, 5)), dim=2)
     torch.testing.assert_close(windows, g.high(a), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_a_window_thicker_than_the_volume_is_the_volume():
+def test_a_window_thicker_than_the_volume_is_the_whole_volume():
     g = generator((32, 32, 32), "group")
     a = g.common(torch.randn(1, 8))
     (window,) = volume_windows(g.high, a, 100)
     torch.testing.assert_close(window, g.high(a), atol=1e-5, rtol=0)
 
 
-def test_statistics_of_parts_are_those_of_all():
+def test_statistics_of_slabs_equal_those_of_the_volume():
     random = np.random.default_rng(0)
     x = torch.from_numpy(random.standard_normal((2, 16, 9, 3, 4)) * 0.01 + 1000)  # where sums of squares fail
     mean, variance = _statistics(x.split(4, dim=2), 8)
@@ -71,7 +71,7 @@ def test_statistics_of_parts_are_those_of_all():
 
 
 @torch.no_grad()
-def test_nothing_is_made_before_it_is_asked_for():
+def test_windows_are_computed_lazily():
     g = generator((64, 32, 32), "rms")
     calls = []
     g.high.last.register_forward_hook(lambda *_: calls.append(1))
@@ -82,5 +82,7 @@ def test_nothing_is_made_before_it_is_asked_for():
 
 
 @pytest.mark.parametrize(("side", "depth"), [(32, 4), (256, 32), (512, 64), (1024, 64), (2048, 64)])
-def test_windows_are_as_in_training_up_to_64_slices(side, depth):
-    assert default_depth(DataConfig(size=(side, side, side))) == depth
+def test_windows_are_those_of_training_up_to_64_slices(side, depth):
+    with torch.device("meta"):
+        networks = make_networks(make_config("hagan", size=(side, side, side)))
+    assert networks.default_depth() == depth
