@@ -10,9 +10,11 @@ from torch.nn import functional as F
 from hagan3d import cli
 from hagan3d.checkpoint import load_model
 from hagan3d.checkpoint.__main__ import main
-from hagan3d.checkpoint.published import PublishedFiles, import_published
+from hagan3d.checkpoint.published import import_published
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import generate, latent
+
+FILES = ("generator", "discriminator", "encoder", "sub_encoder")
 
 
 def conv(state, name, out, into, *kernel):
@@ -90,7 +92,7 @@ def block(state, x, number, up, prefix="", conv_name="tp_conv", norm_name="bn"):
 
 
 def published_a(state, side, z):
-    """G^A as the table of layers has it."""
+    """G^A, by the published table of layers."""
     x = F.linear(z, state["fc1.weight"], state["fc1.bias"]).view(-1, 512, 4, 4, 4)
     for i in range(1, 6):
         x = block(state, x, i, up=i in (2, 3, 4) or (i == 5 and side == 256))
@@ -98,7 +100,7 @@ def published_a(state, side, z):
 
 
 def published_high(state, a):
-    """G^H as the table of layers has it."""
+    """G^H, by the published table of layers."""
     x = F.interpolate(block(state, a, 6, up=True), scale_factor=2)
     return torch.tanh(F.conv3d(x, state["tp_conv7.weight"], state["tp_conv7.bias"], padding=1))
 
@@ -165,9 +167,10 @@ def published(request, tmp_path_factory):
         path = folder / f"{name}_iter80000.pth"
         torch.save({"model": {prefix + key: value for key, value in states[name].items()}, "optimizer": {}}, path)
         paths.append(path)
-    names = ("--generator", "--discriminator", "--encoder", "--sub-encoder")
-    words = [word for pair in zip(names, map(str, paths), strict=True) for word in pair]
-    assert cli.run(main, ["import", *words, "--size", str(side), "--out", str(folder / "run")]) == 0
+    words = [word for name, path in zip(FILES, paths, strict=True) for word in (f"--{name}", str(path))]
+    assert (
+        cli.run(main, ["import", "--method", "hagan", *words, "--size", str(side), "--out", str(folder / "run")]) == 0
+    )
     return side, classes, states, load_model(folder / "run"), folder
 
 
@@ -200,7 +203,7 @@ def test_discriminator_is_the_published_function(published):
     side, _, states, model, _ = published
     x, low = torch.randn(1, 1, side // 8, side, side), torch.randn(1, 1, side // 4, side // 4, side // 4)
     start = torch.tensor([20])
-    logits, _ = model.networks.judge(start, x, low)
+    logits, _ = model.networks.logits(start, x, low)
     torch.testing.assert_close(sum(logits) / 2, published_d(states["D"], x, low, start, side), atol=1e-5, rtol=1e-4)
 
 
@@ -217,13 +220,13 @@ def test_an_imported_run_generates_in_hounsfield_units(published, tmp_path):
     assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
 
 
-def test_the_256_networks_take_all_keys(tmp_path):
+def test_the_256_networks_import_all_keys(tmp_path):
     torch.manual_seed(0)
     states = (generator_state(0), discriminator_state(256, 0), encoder_state(), sub_encoder_state(256))
     paths = [tmp_path / f"{name}_iter1.pth" for name in ("G", "D", "E", "Sub_E")]
     for path, state in zip(paths, states, strict=True):
         torch.save({"model": state}, path)
-    import_published(PublishedFiles(*paths), 256, tmp_path / "run")
+    import_published("hagan", dict(zip(FILES, paths, strict=True)), 256, tmp_path / "run")
     nets = load_model(tmp_path / "run").networks
     counts = [sum(p.numel() for p in nets[name].parameters()) for name in ("g", "d_h", "d_l", "e_h", "e_g")]
     assert counts == [52_518_210, 4_630_833, 2_771_425, 161_152, 19_663_264]
@@ -233,19 +236,19 @@ def test_the_256_networks_take_all_keys(tmp_path):
 def test_a_wrong_file_is_named(tmp_path):
     path = tmp_path / "G_iter1.pth"
     torch.save({"model": encoder_state()}, path)
-    with pytest.raises(InputError, match=r"G_iter1\.pth: no published generator"):
-        import_published(PublishedFiles(path), 128, tmp_path / "run")
+    with pytest.raises(InputError, match=r"G_iter1\.pth: not a published generator"):
+        import_published("hagan", {"generator": path}, 128, tmp_path / "run")
     torch.save({"model": generator_state(0)}, path)
     other = tmp_path / "E.pth"
     torch.save({"model": sub_encoder_state(128)}, other)
     with pytest.raises(InputError, match=r"E\.pth: (lacks|conv)"):
-        import_published(PublishedFiles(path, encoder=other), 128, tmp_path / "run")
+        import_published("hagan", {"generator": path, "encoder": other}, 128, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_factorised_start_is_refused_in_one_line(tmp_path):
+def test_a_low_rank_first_layer_is_refused_in_one_line(tmp_path):
     state = {"fc1.0.weight": torch.zeros(16, 1024), "fc1.1.weight": torch.zeros(512 * 64, 16)}
     torch.save({"model": state}, tmp_path / "G_iter1.pth")
-    with pytest.raises(InputError, match=r"^.*G_iter1\.pth: no published generator.*$"):
-        import_published(PublishedFiles(tmp_path / "G_iter1.pth"), 128, tmp_path / "run")
+    with pytest.raises(InputError, match=r"^.*G_iter1\.pth: not a published generator.*$"):
+        import_published("hagan", {"generator": tmp_path / "G_iter1.pth"}, 128, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ import torch
 from hagan3d import cli
 from hagan3d import encode as encode_command
 from hagan3d import generate as generate_command
-from hagan3d.checkpoint import files, load_model
+from hagan3d.checkpoint import files, load_model, load_translation
 from hagan3d.data.store.store import Store
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
@@ -255,6 +255,11 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, content, message):
         files.load(path)
     with pytest.raises(InputError, match="no such run"):
         load_model(tmp_path / "nothing")
+
+
+def test_a_model_that_generates_volumes_does_not_translate(run):
+    with pytest.raises(InputError, match="a model that generates volumes"):
+        load_translation(run)
 
 
 def test_a_checkpoint_of_another_method_is_refused(run, tmp_path):

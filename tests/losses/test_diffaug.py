@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hagan3d.config import DiffAugConfig
+from hagan3d.config.diffaug import DiffAugConfig
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
 
 ALL = DiffAugConfig(translate=0.25, brightness=0.5, contrast=0.5)
@@ -17,7 +17,7 @@ def pairs(count=3):
     return volume, F.avg_pool3d(volume, 4), np.random.default_rng(0).random((count, NUM_RANDOMS))
 
 
-def test_the_pair_still_belongs_together():
+def test_window_and_low_resolution_volume_are_augmented_alike():
     window, low, randoms = pairs()
     changed, changed_low = diffaug(window, low, ALL, 1.0, randoms)
     inside = (slice(None), slice(None), slice(None), slice(2, -2), slice(2, -2))  # away from repeated edges
@@ -26,7 +26,7 @@ def test_the_pair_still_belongs_together():
     assert error.mean() < 0.12 * (changed_low - low)[inside].abs().mean()
 
 
-def test_a_whole_shift_moves_voxels():
+def test_a_translation_by_whole_voxels_is_exact():
     window, low, _ = pairs(1)
     randoms = np.zeros((1, NUM_RANDOMS))
     randoms[0, 3:] = [0.5, 0.5, 0.5, 1.0]  # no contrast, no brightness, none along H, +1/8 along W
@@ -42,7 +42,7 @@ def test_probability_zero_is_the_identity():
     assert torch.equal(changed[0], window) and torch.equal(changed[1], low)
 
 
-def test_gradients_of_every_order_pass():
+def test_first_and_second_derivatives_are_correct():
     window, low, randoms = pairs(1)
     x = window[:, :, :2, :4, :4].double().requires_grad_()
     y = low[:, :, :1, :2, :2].double().requires_grad_()

@@ -1,4 +1,4 @@
-"""The games and penalties, against closed forms."""
+"""Adversarial losses and gradient penalties, against closed forms."""
 
 import math
 
@@ -11,7 +11,7 @@ OBJECTIVES = ("bce", "hinge", "lsgan", "wgan-gp")
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_discriminator_wants_real_up_and_generated_down(objective):
+def test_discriminator_loss_falls_with_real_logits_and_rises_with_fake_ones(objective):
     real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
     d_loss(objective, real, fake).backward()
     assert (real.grad < 0).all()
@@ -20,7 +20,7 @@ def test_discriminator_wants_real_up_and_generated_down(objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_generator_wants_its_volumes_up(objective):
+def test_generator_loss_falls_with_fake_logits(objective):
     fake = torch.zeros(3, requires_grad=True)
     g_loss(objective, fake).backward()
     assert (fake.grad < 0).all()
@@ -35,7 +35,7 @@ def test_bce_is_binary_cross_entropy_on_logits():
     assert d_loss("bce", torch.zeros(1), torch.zeros(1)).item() == pytest.approx(2 * math.log(2))
 
 
-def test_penalties_of_a_linear_discriminator_are_known():
+def test_penalties_of_a_linear_discriminator_have_a_closed_form():
     weights = [torch.tensor([1.0, 2.0]), torch.tensor([2.0])]
     inputs = [torch.randn(4, 2, requires_grad=True), torch.randn(4, 1, requires_grad=True)]
     logits = inputs[0] @ weights[0] + inputs[1] @ weights[1]
@@ -43,7 +43,7 @@ def test_penalties_of_a_linear_discriminator_are_known():
     assert gradient_penalty(logits, inputs).item() == pytest.approx((3 - 1) ** 2)
 
 
-def test_penalties_reach_the_weights():
+def test_penalties_have_a_gradient_in_the_weights():
     weight = torch.randn(3, 1, requires_grad=True)
     x = torch.randn(4, 3, requires_grad=True)
     r1_penalty((x @ weight).tanh().flatten(), [x]).backward()

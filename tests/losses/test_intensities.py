@@ -1,11 +1,11 @@
-"""The distance of histograms: blind to places, exact on shifts, and a gradient that moves intensities, not places."""
+"""L1 of sorted intensities: invariant to positions in a block, exact on shifts, with a gradient on intensities."""
 
 import torch
 
 from hagan3d.losses.intensities import sorted_l1
 
 
-def test_within_a_block_places_do_not_matter_and_amounts_do():
+def test_positions_within_a_block_do_not_matter_but_the_histogram_does():
     torch.manual_seed(0)
     real = torch.rand(2, 1, 8, 8, 8)
     shuffled = real.flatten(1)[:, torch.randperm(512)].view_as(real)
@@ -17,7 +17,7 @@ def test_within_a_block_places_do_not_matter_and_amounts_do():
     torch.testing.assert_close(sorted_l1(fewer, some), torch.tensor(2 * 32 / 256))
 
 
-def test_what_is_in_another_block_does_not_stand_for_it():
+def test_voxels_of_different_blocks_are_not_exchangeable():
     left, right = torch.zeros(1, 1, 8, 8, 16), torch.zeros(1, 1, 8, 8, 16)
     left[..., 2:4], right[..., 12:14] = 1.0, 1.0
     torch.testing.assert_close(sorted_l1(left, right), torch.tensor(2 / 8))  # nothing in the whole, both blocks off
@@ -33,7 +33,7 @@ def test_blocks_are_cubes_of_neighbours():
     assert sorted_l1(real.roll(4, dims=3), real) > 0.001
 
 
-def test_sides_that_eights_do_not_divide():
+def test_sides_need_not_be_multiples_of_the_block():
     torch.manual_seed(0)
     fake, real = torch.rand(2, 1, 4, 6, 20), torch.rand(2, 1, 4, 6, 20)
     assert 0 < sorted_l1(fake, real) < 1
@@ -45,7 +45,7 @@ def test_volumes_are_compared_one_by_one():
     assert sorted_l1(torch.cat([dark, bright]), torch.cat([bright, dark])) == 2
 
 
-def test_descending_it_gives_the_intensities_of_the_real_volume():
+def test_gradient_descent_matches_the_intensities_of_the_real_volume():
     torch.manual_seed(0)
     real = torch.rand(1, 1, 2, 4, 4)
     fake = torch.rand(1, 1, 2, 4, 4).requires_grad_()

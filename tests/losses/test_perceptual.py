@@ -1,4 +1,4 @@
-"""Differences of feature maps, against sums written out."""
+"""Losses on feature maps, against sums written out."""
 
 import torch
 
@@ -18,7 +18,7 @@ def test_layers_add_up():
     torch.testing.assert_close(content_loss(fake, real), expected)
 
 
-def test_style_compares_inner_products_of_channels_wherever_features_lie():
+def test_style_compares_gram_matrices_independently_of_positions():
     x = maps(0)[0]
     expected = torch.einsum("bidhw,bjdhw->bij", x, x) / 60
     torch.testing.assert_close(gram(x), expected)

@@ -1,4 +1,4 @@
-"""Errors of restored volumes, against what they must be."""
+"""Restoration losses, against closed forms."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ def volumes(side, seed=0):
 
 
 @pytest.mark.parametrize("side", [7, 8])
-def test_the_half_spectrum_stands_for_the_whole(side):
+def test_the_half_spectrum_gives_the_loss_of_the_whole(side):
     x = volumes(side)
     torch.testing.assert_close(frequency_l2(x, torch.zeros_like(x)), x.square().mean())  # Parseval
     whole = torch.fft.fftn(x, dim=(2, 3, 4), norm="ortho").abs()
@@ -31,7 +31,7 @@ def test_equal_volumes_have_finite_gradients():
     assert torch.isfinite(x.grad).all()
 
 
-def test_nmse_does_not_depend_on_how_bright_a_volume_is():
+def test_nmse_does_not_depend_on_brightness():
     real = volumes(8).abs()
     fake = real + 0.1 * volumes(8, 1)
     brighter = [3 * (x + 1) - 1 for x in (fake, real)]

@@ -1,32 +1,32 @@
-"""The cascade of UP-GAN: what is handed on, windows with the volume's statistics, and stages that have not learned."""
+"""The cascade of UP-GAN: guides between stages, windows with whole-volume statistics, untrained stages."""
 
 import pytest
 import torch
 
-from hagan3d.config import CascadeConfig, TranslationConfig
-from hagan3d.methods.upgan.networks import CascadeNetworks, Prediction
+from hagan3d.methods.upgan.config import UPGANConfig
+from hagan3d.methods.upgan.networks import Prediction, UPGANNetworks
 
 SIZE = (32, 32, 32)
 
 
-def make_cascade(guide="mean", **model):
+def make_cascade(guide="mean"):
     torch.manual_seed(0)
-    settings = {"width": 4, "levels": 1, "norm": "rms", "critic_width": 4, "critic_layers": 1} | model
-    nets = CascadeNetworks(SIZE, TranslationConfig(cascade=CascadeConfig(stages=3, guide=guide), **settings))
-    for network in (nets.g_1, nets.g_2):  # heads that begin as constants would hide what they are told
+    sizes = {"width": 4, "levels": 1, "critic_width": 4, "critic_layers": 1}
+    nets = UPGANNetworks(SIZE, UPGANConfig(stages=3, guide=guide, norm="rms", **sizes))
+    for network in (nets.g_1, nets.g_2):  # heads that start as constants would ignore their input
         for head in network.unet.heads[1:]:
             torch.nn.init.normal_(head.weight, std=0.3)
     return nets.requires_grad_(False)
 
 
-def test_an_untrained_stage_is_as_sure_as_the_config_says():
+def test_the_initial_uncertainty_is_that_of_the_config():
     made = make_cascade().translate(torch.zeros(1, 1, 16, 16, 16))
     torch.testing.assert_close(made.alpha, torch.full((1, 1, 16, 16, 16), 0.1))
     torch.testing.assert_close(made.sigma, torch.full((1, 1, 16, 16, 16), 0.1 * 2**0.5))  # of a Laplace density
 
 
 @pytest.mark.parametrize("guide", ["mean", "paper"])
-def test_the_guide_is_the_prediction_weighed_by_its_uncertainty(guide):
+def test_the_guide_is_the_prediction_weighted_by_its_uncertainty(guide):
     nets = make_cascade(guide)
     mean, log_scale, log_shape = (
         torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(i)).clamp(-1.3, 2) for i in range(3)
@@ -40,17 +40,17 @@ def test_the_guide_is_the_prediction_weighed_by_its_uncertainty(guide):
     torch.testing.assert_close(log_sigma, sigma.log(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("guide", "handed"), [("mean", 2), ("paper", 2), ("channels", 3), ("none", 1)])
-def test_a_stage_sees_what_was_handed_on_and_the_source(guide, handed):
+@pytest.mark.parametrize(("guide", "channels"), [("mean", 2), ("paper", 2), ("channels", 3), ("none", 1)])
+def test_the_input_of_a_stage_is_the_guide_and_the_source(guide, channels):
     nets = make_cascade(guide)
     source = torch.randn(1, 1, 16, 16, 16)
-    seen = nets.input_of(2, source)
-    assert seen.shape[1] == handed + 1
+    seen = nets.stage_input(2, source)
+    assert seen.shape[1] == channels + 1
     assert torch.equal(seen[:, -1:], source)
     assert (nets.translate(source).sigma is None) == (guide == "none")
 
 
-def test_a_window_with_the_statistics_of_the_volume_is_translated_as_in_it():
+def test_a_window_with_whole_volume_statistics_equals_its_part_of_the_volume():
     nets = make_cascade()
     source = torch.randn(1, 1, 64, 16, 16)
     statistics = []
@@ -67,11 +67,11 @@ def test_a_window_with_the_statistics_of_the_volume_is_translated_as_in_it():
 
 
 @pytest.mark.parametrize(("step", "stage"), [(0, 1), (1500, 1), (2000, 2), (3000, 3), (5000, 3)])
-def test_stages_that_have_not_learned_are_left_out(step, stage):
+def test_untrained_stages_are_left_out(step, stage):
     nets = make_cascade()
     source = torch.randn(1, 1, 16, 16, 16)
     expected = nets.predict(stage, source).mean
-    nets.reached(step)
+    nets.set_step(step)
     assert nets.num_statistics == stage - 1
     assert torch.equal(nets.translate(source).mean, expected)
     with pytest.raises(ValueError, match="statistics"):

@@ -1,22 +1,22 @@
-"""The prior: latents are drawn with the moments of those that were observed, however these came in."""
+"""The encoded prior: latents are sampled with the moments of the observed ones."""
 
 import pytest
 import torch
 
-from hagan3d.config import Config, ModelConfig, TrainConfig
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan.prior import Prior
+from tests.helpers import make_config
 
 
 def encoded(count: int, seed: int = 0) -> torch.Tensor:
-    """Latents as encoders make them: apart along few directions, and with something in common."""
+    """Latents like those of an encoder: of large variance in few directions, with a nonzero mean."""
     random = torch.Generator().manual_seed(seed)
     spread = torch.tensor([5.0, 3.0, 1.0, 0.1, 0.1, 0.1])
     turn = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))[0]
     return torch.randn(count, 6, generator=random) * spread @ turn + 2
 
 
-def test_latents_are_drawn_as_real_volumes_are_encoded():
+def test_latents_are_sampled_with_the_moments_of_encoded_volumes():
     prior = Prior(6, 0, encoded=True)
     for update in range(300):
         prior.observe(encoded(64, update), None, 1.0)
@@ -40,34 +40,34 @@ def test_each_class_has_its_mean():
     assert prior.covariance.diagonal().max() < 30  # of one class; of both together it would be 25 more
 
 
-def test_parts_add_up_to_the_whole():
-    whole, parts = Prior(6, 0, encoded=True), Prior(6, 0, encoded=True)
+def test_micro_batches_add_up_to_the_batch():
+    whole, split = Prior(6, 0, encoded=True), Prior(6, 0, encoded=True)
     z = encoded(8)
     whole.observe(z, None, 1.0)
-    for part in z.chunk(4):
-        parts.observe(part, None, 0.25)
-    for prior in (whole, parts):
+    for micro_batch in z.chunk(4):
+        split.observe(micro_batch, None, 0.25)
+    for prior in (whole, split):
         prior.absorb()
-    torch.testing.assert_close(parts.factor, whole.factor)
-    torch.testing.assert_close(parts.mean, whole.mean)
-    assert not parts.new_moment.any() and not parts.new_mean.any()
+    torch.testing.assert_close(split.factor, whole.factor)
+    torch.testing.assert_close(split.mean, whole.mean)
+    assert not split.new_moment.any() and not split.new_mean.any()
 
 
-def test_what_fp16_could_not_hold_is_left_out():
+def test_latents_that_overflow_are_ignored():
     prior = Prior(6, 0, encoded=True)
     prior.observe(encoded(8).index_fill(0, torch.tensor([3]), float("inf")), None, 1.0)
     prior.absorb()
     assert prior.factor.isfinite().all() and prior.mean.isfinite().all()
 
 
-def test_standard_normal_latents_stay_as_they_are_and_nothing_is_kept():
+def test_a_normal_prior_is_the_identity_without_state():
     prior, x = Prior(6, 0, encoded=False), torch.randn(2, 6)
     assert prior(x) is x and not prior.state_dict()
     torch.testing.assert_close(prior.covariance, torch.eye(6))
     assert prior.mean_square == 1
 
 
-def test_encoded_latents_are_for_a_generator_that_makes_volumes_again():
-    with pytest.raises(InputError, match="model.prior encoded"):
-        Config(model=ModelConfig(prior="encoded"))
-    Config(model=ModelConfig(prior="encoded"), train=TrainConfig(autoencode=1.0))
+def test_an_encoded_prior_needs_the_autoencoder_loss():
+    with pytest.raises(InputError, match="hagan.prior encoded"):
+        make_config("hagan", prior="encoded")
+    make_config("hagan", prior="encoded", autoencode=1.0)

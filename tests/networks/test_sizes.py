@@ -1,14 +1,14 @@
-"""The networks of every size: the published ones parameter for parameter, and all others that fit."""
+"""Networks of every size: published parameter counts, and all sizes that are multiples of 32."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from hagan3d.config import ModelConfig
 from hagan3d.errors import InputError
+from hagan3d.methods.hagan.config import HAGANConfig
 from hagan3d.methods.hagan.encoder import encode
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.hagan.networks import HAGANNetworks
 
 COUNTS = {  # side: G, D^H, D^L, E^H, E^G
     32: (52_518_210, 4_207_809, 33_025, 161_152, 17_827_584),
@@ -16,28 +16,28 @@ COUNTS = {  # side: G, D^H, D^L, E^H, E^G
     128: (52_518_210, 4_599_073, 2_642_369, 161_152, 19_663_168),
     256: (52_518_210, 4_630_833, 2_771_425, 161_152, 19_663_264),
 }
-SMALL = ModelConfig(latent_dim=8, channels=64, d_channels=64)
+SMALL = HAGANConfig(latent_dim=8, channels=64, d_channels=64)
 
 
 @pytest.mark.parametrize("side", COUNTS)
 def test_published_parameter_counts(side):
     with torch.device("meta"):
-        nets = Networks((side,) * 3, side // 8, ModelConfig(norm="group"))
+        nets = HAGANNetworks((side,) * 3, side // 8, HAGANConfig(norm="group"))
     counts = tuple(sum(p.numel() for p in nets[name].parameters()) for name in ("g", "d_h", "d_l", "e_h", "e_g"))
     assert counts == COUNTS[side]
 
 
 @pytest.mark.parametrize(("num_classes", "inputs"), [(0, 1024), (3, 1027)])
-def test_a_factorised_start_has_the_parameters_of_two_factors(num_classes, inputs):
+def test_a_low_rank_first_layer_has_the_parameters_of_two_factors(num_classes, inputs):
     with torch.device("meta"):
-        g = Networks((256,) * 3, 32, ModelConfig(fc_rank=128), num_classes).g
+        g = HAGANNetworks((256,) * 3, 32, HAGANConfig(fc_rank=128), num_classes).g
     assert sum(p.numel() for p in g.common.fc.parameters()) == inputs * 128 + 128 * 32_768 + 32_768
     assert sum(p.numel() for p in g.parameters()) == COUNTS[256][0] - 1024 * 32_768 + inputs * 128 + 128 * 32_768
 
 
-def test_a_factorised_start_begins_with_the_variance_of_a_whole_one():
+def test_a_low_rank_first_layer_starts_with_the_variance_of_a_full_one():
     torch.manual_seed(0)
-    whole, factors = (Networks((32,) * 3, 8, replace(SMALL, latent_dim=64, fc_rank=rank)).g for rank in (0, 32))
+    whole, factors = (HAGANNetworks((32,) * 3, 8, replace(SMALL, latent_dim=64, fc_rank=rank)).g for rank in (0, 32))
     z = torch.randn(64, 64)
     deviations = [g.common.fc(z).std().item() for g in (whole, factors)]
     assert deviations[0] == pytest.approx(deviations[1], rel=0.1)
@@ -45,15 +45,15 @@ def test_a_factorised_start_begins_with_the_variance_of_a_whole_one():
     assert window.shape == (1, 1, 8, 32, 32) and low.shape == (1, 1, 8, 8, 8)
 
 
-def test_a_rank_below_none_is_named():
-    with pytest.raises(InputError, match=r"model\.fc_rank: want at least 0, got -1"):
-        ModelConfig(fc_rank=-1)
+def test_a_negative_rank_is_refused():
+    with pytest.raises(InputError, match=r"hagan\.fc_rank: must be at least 0, got -1"):
+        HAGANConfig(fc_rank=-1)
 
 
 @pytest.mark.parametrize("side", [512, 1024])
 def test_large_sizes_grow_by_levels_not_by_width(side):
     with torch.device("meta"):
-        nets = Networks((side,) * 3, side // 8, ModelConfig())
+        nets = HAGANNetworks((side,) * 3, side // 8, HAGANConfig())
     assert nets.g.factor == side // 64
     assert sum(p.numel() for p in nets.parameters()) == pytest.approx(79_744_884, rel=0.002)
 
@@ -64,12 +64,12 @@ def test_large_sizes_grow_by_levels_not_by_width(side):
 )
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_every_size_runs(size, depth, num_classes):
-    nets = Networks(size, depth, SMALL, num_classes)
+    nets = HAGANNetworks(size, depth, SMALL, num_classes)
     z, start, label = torch.randn(2, 8), torch.tensor([0, size[0] - depth]), torch.tensor([0, num_classes - 1])
     window, low = nets.g(z, start, label if num_classes else None)
     assert window.shape == (2, 1, depth, *size[1:])
     assert low.shape == (2, 1, *(side // nets.g.factor for side in size))
-    logits, classes = nets.judge(start, window, low)
+    logits, classes = nets.logits(start, window, low)
     assert [logit.shape for logit in logits] == [(2,), (2,)]
     assert [head.shape for head in classes] == [(2, 3)] * (2 if num_classes else 0)
     volume = nets.g.volume(z, label if num_classes else None)

@@ -1,4 +1,4 @@
-"""Spectral norm: the weight has length 1, and a forward pass never changes it."""
+"""Spectral norm: the largest singular value is 1, and a forward pass never changes the state."""
 
 import contextlib
 
@@ -33,7 +33,7 @@ def test_gradient_is_that_of_the_quotient():
     torch.testing.assert_close(layer.weight.grad, weight.grad)
 
 
-def test_a_forward_pass_leaves_the_network_as_it_is():
+def test_a_forward_pass_does_not_change_the_state():
     torch.manual_seed(0)
     d_h = HighDiscriminator((32, 32, 32), 4, channels=64)
     before = {key: value.clone() for key, value in d_h.state_dict().items()}
@@ -44,7 +44,7 @@ def test_a_forward_pass_leaves_the_network_as_it_is():
 
 
 def d_gradients(d_h, is_shared, precision=torch.float32):
-    """Value and gradients of two parts, each of a real and a generated pass and R1."""
+    """Loss and gradients of two micro-batches, each with a real and a generated pass and R1."""
     random = torch.Generator().manual_seed(1)
     d_h.zero_grad()
     total = 0.0
@@ -81,7 +81,7 @@ def test_shared_norms_under_autocast_differ_by_its_rounding(checkpointing):
         assert (other - true).norm() <= 1.1 * (one - true).norm() + 1e-6
 
 
-def test_shared_norms_are_computed_once_and_learn_only_where_the_weight_does():
+def test_shared_norms_are_computed_once_and_need_a_gradient_only_if_the_weight_does():
     layer = SpectralLinear(5, 4)
     with shared_spectral_norms(layer):
         assert layer.normalized_weight() is layer.normalized_weight()
@@ -92,7 +92,7 @@ def test_shared_norms_are_computed_once_and_learn_only_where_the_weight_does():
     assert layer.normalized_weight() is not layer.normalized_weight()
 
 
-def test_shared_norms_end_with_an_error_too():
+def test_sharing_ends_after_an_error_too():
     layer = SpectralLinear(5, 4)
     with pytest.raises(ValueError, match="stop"), shared_spectral_norms(layer):
         layer(torch.ones(1, 5)).sum().backward()

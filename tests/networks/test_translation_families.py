@@ -1,9 +1,9 @@
-"""The families of translating networks: sides, patches, dropout by seeds, earlier volumes for critics."""
+"""Networks of translation methods: output sizes, receptive fields, seeded dropout, image pool."""
 
 import pytest
 import torch
 
-from hagan3d.methods.cyclegan.networks import Pool
+from hagan3d.methods.cyclegan.networks import ImagePool
 from hagan3d.networks.critic import GlobalCritic, PatchCritic
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
@@ -12,7 +12,7 @@ from hagan3d.networks.strided_unet import StridedUNet, seeded_dropout
 
 
 @pytest.mark.parametrize("family", ["U", "RU", "RN", "FR", "FR skips"])
-def test_what_comes_out_has_the_sides_of_what_goes_in(family):
+def test_the_output_has_the_size_of_the_input(family):
     x = torch.randn(2, 2, 32, 64, 32)
     if family == "RU":
         made = ResidualUNet(2, (1, 3), width=4, levels=3, norm="instance")(x)
@@ -32,7 +32,7 @@ def test_levels_follow_the_shortest_side(size, levels):
 
 
 @pytest.mark.parametrize(("layers", "width"), [(1, 16), (2, 34), (3, 70)])
-def test_a_logit_sees_a_patch_of_the_published_width(layers, width):
+def test_a_logit_has_the_published_receptive_field(layers, width):
     side = 96
     critic = PatchCritic(1, width=2, layers=layers)
     x = torch.randn(1, 1, side, 16 * 2, 16 * 2, requires_grad=True)
@@ -41,11 +41,11 @@ def test_a_logit_sees_a_patch_of_the_published_width(layers, width):
         y = conv(y)
     logits = critic.logits(y)
     logits[0, 0, logits.shape[2] // 2].sum().backward()
-    seen = x.grad.abs().sum((0, 1, 3, 4)).nonzero()
-    assert int(seen.max() - seen.min()) + 1 == width
+    affected = x.grad.abs().sum((0, 1, 3, 4)).nonzero()
+    assert int(affected.max() - affected.min()) + 1 == width
 
 
-def test_dropout_follows_from_its_seeds():
+def test_dropout_is_determined_by_its_seeds():
     x = torch.ones(2, 3, 8, 8, 8)
     one, two = seeded_dropout(x, [1, 2], 0), seeded_dropout(x, [2, 1], 0)
     assert torch.equal(one.flip(0), two)
@@ -54,17 +54,17 @@ def test_dropout_follows_from_its_seeds():
     assert not torch.equal(one, seeded_dropout(x, [1, 2], 1))
 
 
-def test_a_critic_sees_earlier_volumes_every_second_time():
-    pool = Pool(2, 1, (4, 4, 4))
+def test_the_image_pool_returns_earlier_volumes_with_probability_one_half():
+    pool = ImagePool(2, 1, (4, 4, 4))
     volumes = [torch.full((1, 1, 4, 4, 4), value / 10) for value in range(4)]
-    for number in (0, 1):  # the first ones fill the pool, and are seen
+    for number in (0, 1):  # the first ones fill the pool, and are returned
         assert torch.equal(pool.exchange(volumes[number], [number], [[0.0, 0.0]]), volumes[number])
     assert torch.equal(pool.exchange(volumes[2], [2], [[0.7, 0.0]]), volumes[2])
     torch.testing.assert_close(pool.exchange(volumes[3], [3], [[0.2, 0.9]]), volumes[1], atol=1e-4, rtol=0)
     torch.testing.assert_close(pool.exchange(volumes[0], [4], [[0.2, 0.9]]), volumes[3], atol=1e-4, rtol=0)
 
 
-def test_a_global_critic_gives_one_logit_and_compares_what_it_sees_whole():
+def test_a_global_critic_has_one_logit_per_volume_that_sees_all_voxels():
     x = torch.randn(3, 1, 32, 64, 32, requires_grad=True)
     logits = GlobalCritic(1, (32, 64, 32), width=4)(x)
     assert logits.shape == (3,)

@@ -1,16 +1,16 @@
-"""The networks of UNIT: attention is what its formula says, and blocks are shared."""
+"""The networks of UNIT: attention against its formula, and shared blocks."""
 
 import torch
 
-from hagan3d.config import TranslationConfig
-from hagan3d.methods.unit.networks import SelfAttention, UnitNetworks
+from hagan3d.methods.unit.config import UNITConfig
+from hagan3d.methods.unit.networks import SelfAttention, UNITNetworks
 
 
 def test_attention_is_the_softmax_of_all_pairs():
     torch.manual_seed(0)
     layer = SelfAttention(16).double()
     x = torch.randn(2, 16, 2, 3, 4, dtype=torch.float64)
-    assert torch.equal(layer(x), x)  # gamma begins at 0
+    assert torch.equal(layer(x), x)  # gamma starts at 0
     torch.nn.init.constant_(layer.gamma, 0.7)
     f, g, h = (part(x).flatten(2) for part in (layer.f, layer.g, layer.h))
     weights = torch.einsum("bci,bcj->bij", f, g).softmax(2)
@@ -18,10 +18,10 @@ def test_attention_is_the_softmax_of_all_pairs():
     torch.testing.assert_close(layer(x), 0.7 * layer.o(made) + x)
 
 
-def test_both_domains_go_through_the_shared_blocks():
+def test_both_domains_use_the_shared_blocks():
     torch.manual_seed(0)
-    model = TranslationConfig(width=4, critic_width=4, critic_layers=2)
-    nets = UnitNetworks((32, 32, 32), model).requires_grad_(False)
+    settings = UNITConfig(width=4, critic_width=4, critic_layers=2)
+    nets = UNITNetworks((32, 32, 32), settings).requires_grad_(False)
     x = torch.randn(1, 1, 32, 32, 32)
     before = [nets.encode(name, x) for name in ("source", "target")]
     assert before[0].shape == (1, 16, 8, 8, 8)

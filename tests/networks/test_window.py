@@ -1,20 +1,21 @@
-"""A sub-volume is a window of the volume (norm: rms)."""
+"""A sub-volume equals its window of the volume (norm: rms)."""
 
 import pytest
 import torch
 from torch import nn
 
-from hagan3d.config import ModelConfig
 from hagan3d.methods.hagan.generator import halos_of
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_networks
 from hagan3d.networks.layers import Conv3d
+from tests.helpers import make_config
 
 
-def networks(size, depth, **model):
+def networks(size, depth, **settings):
     torch.manual_seed(0)
-    nets = Networks(size, depth, ModelConfig(latent_dim=8, channels=64, d_channels=64, **model))
+    sizes = {"size": size, "subvolume_depth": depth, "latent_dim": 8, "channels": 64, "d_channels": 64}
+    nets = make_networks(make_config("hagan", **sizes, **settings))
     for parameter in nets.g.high.parameters():
-        nn.init.normal_(parameter, std=0.3)  # biases too: a halo that is made up would show
+        nn.init.normal_(parameter, std=0.3)  # biases too: a wrong halo would show
     return nets
 
 
@@ -44,7 +45,7 @@ def test_every_sample_has_its_own_window():
         torch.testing.assert_close(window, volume[:, start : start + 8], atol=1e-5, rtol=0)
 
 
-def test_a_window_sends_its_gradient_to_the_halo_too():
+def test_the_gradient_of_a_window_reaches_its_halo():
     g = networks((32, 32, 32), 8).g
     a = torch.randn(1, 8, 8, 8, 8, requires_grad=True)
     g.high(a, torch.tensor([2]), 2).sum().backward()
@@ -52,7 +53,7 @@ def test_a_window_sends_its_gradient_to_the_halo_too():
     assert moved.tolist() == [False, True, True, True, True, False, False, False]
 
 
-def test_group_norm_windows_are_as_published_and_not_exact():
+def test_windows_with_group_norm_are_as_published_but_not_exact():
     g = networks((32, 32, 32), 8, norm="group").g
     z = torch.randn(1, 8)
     with torch.no_grad():
@@ -62,7 +63,7 @@ def test_group_norm_windows_are_as_published_and_not_exact():
         assert (window - g.volume(z)[:, :, 8:16]).abs().max() > 1e-3
 
 
-def test_g_with_a_skip_adds_to_its_low_resolution_volume():
+def test_an_output_skip_adds_a_residual_to_the_low_resolution_volume():
     g = networks((32, 32, 32), 8, output_skip=True).g
     nn.init.zeros_(g.high.last.weight)
     nn.init.zeros_(g.high.last.bias)
@@ -74,14 +75,14 @@ def test_g_with_a_skip_adds_to_its_low_resolution_volume():
         torch.testing.assert_close(g.voxels(a), torch.tanh(expected), atol=1e-6, rtol=0)
 
 
-def test_the_two_ways_of_upsampling_are_the_same_function():
+def test_folded_and_plain_upsampling_are_the_same_function():
     folded, plain = networks((32, 32, 32), 8), networks((32, 32, 32), 8, upsample="plain")
     z = torch.randn(1, 8)
     with torch.no_grad():
         torch.testing.assert_close(folded.g.volume(z), plain.g.volume(z), atol=1e-5, rtol=1e-4)
 
 
-def test_a_convolution_to_one_channel_is_the_same_sum():
+def test_a_convolution_to_one_channel_equals_conv3d():
     torch.manual_seed(0)
     conv = Conv3d(3, 1).double()
     x = torch.randn(2, 3, 5, 4, 6, dtype=torch.float64)
@@ -90,7 +91,7 @@ def test_a_convolution_to_one_channel_is_the_same_sum():
         torch.testing.assert_close(conv(x, trim), expected)
 
 
-def test_halos_grow_by_the_reach_of_each_layer():
+def test_halos_grow_by_the_receptive_field_of_each_layer():
     assert halos_of([2, 2]) == [1, 1, 0]
     assert halos_of([2, 1, 2, 1]) == [2, 2, 1, 1, 0]
     assert halos_of([1, 1, 1]) == [3, 2, 1, 0]
