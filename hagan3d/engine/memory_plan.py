@@ -1,6 +1,7 @@
 """Plan of a run before it starts: peak memory, whether it fits a card, the cheapest change that makes it fit, cost."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +23,7 @@ WORKSPACE = 512 * 2**20  # bytes: workspaces of the convolutions
 FRAGMENTATION = 0.08  # of the peak memory: gaps between blocks of the allocator
 
 LARGEST_BATCH = 64  # volumes, upper bound of the search
+ROUNDING = 2 * 2**20  # bytes: the allocator's blocks make peaks deviate from lines by less
 
 
 @dataclass(frozen=True)
@@ -85,21 +87,28 @@ class Plan:
     def largest_batch(self, vram: int) -> int:
         """Return the largest batch without accumulation, up to `LARGEST_BATCH`, that fits ``vram`` bytes; 0: none.
 
-        The peak memory of each phase is affine in the batch: two counts give the lines, a third checks the answer.
+        The peak memory of a phase is the maximum of affine functions of the batch, one for each of its moments, and
+        thus convex. The line through two large batches is a lower bound for smaller ones, and nearly always exact.
         """
         unit = self.config.group
-        one, two = self._with_batch(unit), self._with_batch(2 * unit)
-        if not one.fits(vram):
-            return 0
-        lines = {name: (peak, two.peaks[name] - peak) for name, peak in one.peaks.items()}
+        units = max(1, LARGEST_BATCH // unit)
+        top, middle = self._with_batch(units * unit), self._with_batch((units + 1) // 2 * unit)
+        if top.fits(vram) or units == 1:
+            return units * unit if top.fits(vram) else 0
+        step = units - (units + 1) // 2
+        lines = [(peak, (peak - middle.peaks[name]) / step) for name, peak in top.peaks.items()]
 
-        def fits(units: int) -> bool:
-            return with_margin(max(peak + (units - 1) * slope for peak, slope in lines.values())) <= vram
+        def least(count: int) -> int:
+            return with_margin(max(math.floor(peak - (units - count) * slope) for peak, slope in lines) - ROUNDING)
 
-        units = max(units for units in range(1, max(1, LARGEST_BATCH // unit) + 1) if units == 1 or fits(units))
-        while units > 2 and not self._with_batch(units * unit).fits(vram):  # rounding of the allocator's blocks
-            units -= 1
-        return units * unit
+        def needed(count: int) -> int:
+            return self._with_batch(count * unit).needed
+
+        guess = max((count for count in range(1, units) if least(count) <= vram), default=0)
+        for count in range(guess, max(0, guess - 2), -1):
+            if needed(count) <= vram:
+                return count * unit
+        return bisect_right(range(1, max(1, guess - 1)), vram, key=needed) * unit
 
     def _with_batch(self, batch: int) -> "Plan":
         return self.changed(batch_size=batch, accumulate=1)

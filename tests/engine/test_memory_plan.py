@@ -55,21 +55,38 @@ def test_the_largest_batch_fits_and_the_next_does_not(line):
     assert plan.largest_batch(planning.CONTEXT) == 0
 
 
-@pytest.mark.parametrize("minibatch_std", [0, 4])
-def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monkeypatch, minibatch_std):
-    counts = []
-    monkeypatch.setattr(planning, "count_step", lambda *a: counts.append(1) or count_step(*a))
-    monkeypatch.setattr(planning, "LARGEST_BATCH", 12)
+@pytest.mark.parametrize(("minibatch_std", "unit"), [(0, 1), (2, 2)])
+def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monkeypatch, minibatch_std, unit):
+    known, counts = {}, []
+
+    def count(method, num_classes):
+        batch = method.config.train.batch_size
+        counts.append(batch)
+        if batch not in known:
+            known[batch] = count_step(method, num_classes)
+        return known[batch]
+
+    monkeypatch.setattr(planning, "count_step", count)
+    monkeypatch.setattr(planning, "LARGEST_BATCH", 8)
     plan = make_plan(minibatch_std=minibatch_std)
-    unit = plan.config.group
-    needed = {batch: plan.changed(batch_size=batch).needed for batch in range(unit, 13, unit)}
-    assert all(counts) and len(counts) == len(needed)
-    middles = [(needed[batch] + needed[batch + unit]) // 2 for batch in list(needed)[:-1]]
-    for vram in (min(needed.values()) - 1, *needed.values(), *middles, 2 * max(needed.values())):
+    needed = {batch: plan.changed(batch_size=batch).needed for batch in range(unit, 9, unit)}
+    assert sorted(set(needed.values())) == list(needed.values())
+    middles = [(needed[batch] + needed[batch + unit]) // 2 for batch in range(unit, 8, unit)]
+    for vram in (needed[unit] - 1, *needed.values(), *middles, 2 * needed[8]):
         counts.clear()
-        expected = max((batch for batch, least in needed.items() if least <= vram), default=0)
-        assert plan.largest_batch(vram) == expected
+        assert plan.largest_batch(vram) == max((batch for batch in needed if needed[batch] <= vram), default=0)
         assert len(counts) <= 4
+
+
+def test_the_largest_batch_is_found_where_memory_is_not_affine(monkeypatch):
+    def count(method, num_classes):  # flat, as where the optimizer needs more than the losses; then a line
+        return {"g": max(200, 20 * method.config.train.batch_size) * 2**20, "static": 100 * 2**20}
+
+    monkeypatch.setattr(planning, "count_step", count)
+    plan = make_plan()
+    assert [plan.largest_batch(planning.with_margin(mib * 2**20)) for mib in (199, 200, 219, 220, 10**4)] == [
+        *(0, 10, 10, 11, planning.LARGEST_BATCH)
+    ]
 
 
 def test_the_cheapest_remedy_leaves_the_result_as_it_is(line):
