@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,7 +23,7 @@ WORKSPACE = 512 * 2**20  # bytes: workspaces of the convolutions
 FRAGMENTATION = 0.08  # of the peak memory: gaps between blocks of the allocator
 
 LARGEST_BATCH = 64  # volumes, upper bound of the search
-ROUNDING = 2 * 2**20  # bytes: the allocator's blocks make peaks deviate from lines by less
+ROUNDING = 1e-3  # of the peak memory: since an allocator rounds up, peaks deviate from lines by less
 
 
 @dataclass(frozen=True)
@@ -88,33 +88,31 @@ class Plan:
         """Return the largest batch without accumulation, up to `LARGEST_BATCH`, that fits ``vram`` bytes; 0: none.
 
         The peak memory of a phase is the maximum of affine functions of the batch, one for each of its moments, and
-        thus convex. The line through two large batches is a lower bound for smaller ones, and nearly always exact.
+        thus convex: the line through two large batches is a lower bound for smaller ones, and exact for most. Four
+        counts then are enough; where the bound is not exact, bisection takes a few more.
         """
         unit = self.config.group
         units = max(1, LARGEST_BATCH // unit)
-        top, middle = self._with_batch(units * unit), self._with_batch((units + 1) // 2 * unit)
-        if top.fits(vram) or units == 1:
-            return units * unit if top.fits(vram) else 0
-        step = units - (units + 1) // 2
-        lines = [(peak, (peak - middle.peaks[name]) / step) for name, peak in top.peaks.items()]
+        plan = cache(lambda count: self._with_batch(count * unit))
+        if units == 1 or plan(units).fits(vram):
+            return units * unit if plan(units).fits(vram) else 0
+        middle = (units + 1) // 2
+        ends = [(peak, plan(middle).peaks[name]) for name, peak in plan(units).peaks.items()]
 
-        def least(count: int) -> int:
-            return with_margin(max(math.floor(peak - (units - count) * slope) for peak, slope in lines) - ROUNDING)
+        def bound(count: int) -> float:
+            return max(peak - (units - count) * (peak - before) / (units - middle) for peak, before in ends)
 
-        def needed(count: int) -> int:
-            return self._with_batch(count * unit).needed
-
-        guess = max((count for count in range(1, units) if least(count) <= vram), default=0)
-        for count in range(guess, max(0, guess - 2), -1):
-            if needed(count) <= vram:
-                return count * unit
-        return bisect_right(range(1, max(1, guess - 1)), vram, key=needed) * unit
+        fitting = [n for n in range(1, units) if with_margin(bound(n) * (1 - ROUNDING)) <= vram]
+        for count in reversed(fitting[-2:]):
+            if plan(count).fits(vram):
+                return int(count * unit)
+        return bisect_right(fitting[:-2], vram, key=lambda count: plan(count).needed) * unit
 
     def _with_batch(self, batch: int) -> "Plan":
         return self.changed(batch_size=batch, accumulate=1)
 
 
-def with_margin(peak: int) -> int:
+def with_margin(peak: float) -> int:
     """Return the bytes of a card that a peak of tensors needs."""
     return math.ceil(peak * (1 + FRAGMENTATION)) + WORKSPACE + CONTEXT
 

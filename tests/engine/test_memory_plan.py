@@ -55,8 +55,15 @@ def test_the_largest_batch_fits_and_the_next_does_not(line):
     assert plan.largest_batch(planning.CONTEXT) == 0
 
 
-@pytest.mark.parametrize(("minibatch_std", "unit"), [(0, 1), (2, 2)])
-def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monkeypatch, minibatch_std, unit):
+@pytest.mark.parametrize(
+    ("config", "unit", "largest"),
+    [
+        (make_config("pix2pix", width=4, levels=2, critic_width=4, critic_layers=2), 1, 16),
+        (make_config("hagan", **SMALL | {"minibatch_std": 2, "encoder": False}), 2, 8),
+    ],
+    ids=["pix2pix", "hagan"],
+)
+def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monkeypatch, config, unit, largest):
     known, counts = {}, []
 
     def count(method, num_classes):
@@ -67,15 +74,15 @@ def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monke
         return known[batch]
 
     monkeypatch.setattr(planning, "count_step", count)
-    monkeypatch.setattr(planning, "LARGEST_BATCH", 8)
-    plan = make_plan(minibatch_std=minibatch_std)
-    needed = {batch: plan.changed(batch_size=batch).needed for batch in range(unit, 9, unit)}
+    monkeypatch.setattr(planning, "LARGEST_BATCH", largest)
+    plan = Plan(config)
+    needed = {batch: plan.changed(batch_size=batch).needed for batch in range(unit, largest + 1, unit)}
     assert sorted(set(needed.values())) == list(needed.values())
-    middles = [(needed[batch] + needed[batch + unit]) // 2 for batch in range(unit, 8, unit)]
-    for vram in (needed[unit] - 1, *needed.values(), *middles, 2 * needed[8]):
+    middles = [(needed[batch] + needed[batch + unit]) // 2 for batch in range(unit, largest, unit)]
+    for vram in (needed[unit] - 1, *needed.values(), *middles, 2 * needed[largest]):
         counts.clear()
         assert plan.largest_batch(vram) == max((batch for batch in needed if needed[batch] <= vram), default=0)
-        assert len(counts) <= 4
+        assert 1 <= len(counts) <= 4
 
 
 def test_the_largest_batch_is_found_where_memory_is_not_affine(monkeypatch):

@@ -32,7 +32,7 @@ def test_the_guide_is_the_prediction_weighted_by_its_uncertainty(guide):
         torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(i)).clamp(-1.3, 2) for i in range(3)
     )
     sigma = (log_scale + (torch.lgamma(3 * torch.exp(-log_shape)) - torch.lgamma(torch.exp(-log_shape))) / 2).exp()
-    weighted, log_sigma = nets.handed(Prediction(mean, log_scale, log_shape))
+    weighted, log_sigma = nets.guide_of(Prediction(mean, log_scale, log_shape))
     expected = mean * sigma / sigma.mean((1, 2, 3, 4), keepdim=True)
     found = weighted * (32**3 if guide == "paper" else 1)  # the paper divides by the sum
     inside = expected.abs() < 9
