@@ -96,7 +96,7 @@ def test_whole_numbers_are_numbers_and_lists_are_tuples():
     assert config == make_config("hagan", r1_weight=1.0, betas=(0.0, 0.9))
     assert refusal({"method": "hagan", "data": {"size": [32, 32]}}).endswith("must be 3 numbers")
     assert refusal({"method": "hagan", "data": {"size": [32, 32, 32.5]}}).startswith(
-        "data.size (32, 32, 32.5): must be"
+        "data.size [32, 32, 32.5]: must be"
     )
 
 

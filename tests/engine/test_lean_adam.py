@@ -34,7 +34,7 @@ def trajectory(make, steps=6, stop_after=None):
 
 @pytest.mark.parametrize("home", [None, CPU])
 @pytest.mark.parametrize("betas", [(0.0, 0.999), (0.5, 0.99)])
-def test_moves_weights_as_adam_does(monkeypatch, betas, home):
+def test_weights_move_as_with_adam(monkeypatch, betas, home):
     monkeypatch.setattr(lean_adam, "CHUNK", 20)  # one row and two rows at a time
     expected = trajectory(lambda weights: torch.optim.Adam(weights, lr=0.1, betas=betas))
     torch.testing.assert_close(trajectory(lambda weights: LeanAdam(weights, 0.1, betas, home=home)), expected)
@@ -44,9 +44,9 @@ def test_moves_weights_as_adam_does(monkeypatch, betas, home):
 @pytest.mark.parametrize("betas", [(0.0, 0.999), (0.5, 0.99)])
 def test_rounded_moments_move_weights_nearly_as_adam_does(betas, bits, atol):
     expected = trajectory(lambda weights: torch.optim.Adam(weights, lr=0.1, betas=betas))
-    found = trajectory(lambda weights: LeanAdam(weights, 0.1, betas, bits))
-    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
-    assert not torch.equal(found, expected)
+    result = trajectory(lambda weights: LeanAdam(weights, 0.1, betas, bits))
+    torch.testing.assert_close(result, expected, rtol=0, atol=atol)
+    assert not torch.equal(result, expected)
 
 
 @pytest.mark.parametrize(("bits", "home"), [(32, None), (16, None), (8, None), (32, CPU)])
@@ -83,29 +83,29 @@ def test_a_rounded_moment_forgets_as_fast_as_an_exact_one(bits):
     optimizer.step()
     exact = 0.001 * (0.999**301 + 1) / (1 - 0.999**302)  # of the squared gradient
     moved = (before - weight.detach()) / 0.1
-    assert abs(moved.mean() * exact**0.5 - 1) < 0.01  # rounded to nearest, the old moment would still be there whole
+    assert abs(moved.mean() * exact**0.5 - 1) < 0.01  # rounded to nearest, the old moment would not have decayed at all
 
 
-def test_a_fit_goes_as_well_with_moments_of_8_bits():
-    """A network learns another: what is left is as with torch's Adam, within a few parts in a hundred."""
+def test_moments_of_8_bits_reach_the_same_loss():
+    """A student network learns a teacher: the final loss is that of torch's Adam, within a few per cent."""
 
-    def left(make):
+    def final_loss(make):
         torch.manual_seed(0)
         teacher = torch.nn.Sequential(torch.nn.Linear(32, 64), torch.nn.Tanh(), torch.nn.Linear(64, 32))
         student = torch.nn.Sequential(torch.nn.Linear(32, 128), torch.nn.Tanh(), torch.nn.Linear(128, 32))
         x = torch.randn(512, 32)
-        wanted = teacher(x).detach()
+        target = teacher(x).detach()
         optimizer = make(student.parameters())
         for step in range(400):
-            part = slice(64 * (step % 8), 64 * (step % 8) + 64)
+            rows = slice(64 * (step % 8), 64 * (step % 8) + 64)
             optimizer.zero_grad()
-            torch.nn.functional.mse_loss(student(x[part]), wanted[part]).backward()
+            torch.nn.functional.mse_loss(student(x[rows]), target[rows]).backward()
             optimizer.step()
-        return torch.nn.functional.mse_loss(student(x), wanted).item()
+        return torch.nn.functional.mse_loss(student(x), target).item()
 
     betas = (0.9, 0.999)
-    exact = left(lambda weights: torch.optim.Adam(weights, 1e-3, betas))
-    assert left(lambda weights: LeanAdam(weights, 1e-3, betas, 8)) == pytest.approx(exact, rel=0.03)
+    exact = final_loss(lambda weights: torch.optim.Adam(weights, 1e-3, betas))
+    assert final_loss(lambda weights: LeanAdam(weights, 1e-3, betas, 8)) == pytest.approx(exact, rel=0.03)
 
 
 def tiny_method(**train):

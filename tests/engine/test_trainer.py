@@ -101,7 +101,9 @@ def test_without_fresh_fakes_g_learns_from_the_fakes_that_d_classified(small_sto
     before = weights(trainer.networks)
     trainer.updates.run(d, dataclasses.replace(batch, phase="d", state=trainer.state))
     assert changed_networks(before, weights(trainer.networks)) == {"d_h", "d_l"}
-    pairs = [hagan.generate(trainer.networks, part) for part in dataclasses.replace(batch, phase="d").parts(2)]
+    pairs = [
+        hagan.generate(trainer.networks, micro_batch) for micro_batch in dataclasses.replace(batch, phase="d").parts(2)
+    ]
     got = gradients(trainer, "g", batch)
     assert len(passes) == 4
     monkeypatch.setattr(hagan, "generate", lambda *_: pairs.pop(0))
@@ -135,6 +137,14 @@ def test_a_step_updates_every_network(small_store, tmp_path):
     assert set(terms) == {"d/gan", "d/sign_real", "g/gan", "e_h/l1", "e_g/l1_high", "e_g/l1_low"}
 
 
+def test_a_minibatch_std_group_larger_than_the_batch_shrinks_to_it(small_store, tmp_path):
+    trainer = make_trainer(small_store, tmp_path, tiny_config(minibatch_std=4, batch_size=2))
+    assert trainer.networks.d_l.group == trainer.config.group == 2
+    before = weights(trainer.networks)
+    trainer.step(trainer.source.batch(0))
+    assert changed_networks(before, weights(trainer.networks)) == set(NETWORKS)
+
+
 @pytest.mark.parametrize("train", [{"r1_weight": 1.0}, {"objective": "wgan-gp"}, {"logits": "each"}])
 def test_without_the_low_resolution_branch_nothing_at_low_resolution_learns(small_store, tmp_path, train):
     trainer = make_trainer(small_store, tmp_path, tiny_config(low_resolution_branch=False, **train))
@@ -165,8 +175,8 @@ def test_resuming_equals_an_uninterrupted_run(small_store, tmp_path, stop_after,
     one, other = (files.load(files.newest(tmp_path / name)) for name in ("straight", "stopped"))
     assert (one.step, one.state) == (other.step, other.state) == (4, one.state)
     assert one.state[hagan.PROBABILITY] != 0.2
-    for part in ("networks", "ema", "optimizers", "scalers"):
-        assert_equal(getattr(one, part), getattr(other, part))
+    for name in ("networks", "ema", "optimizers", "scalers"):
+        assert_equal(getattr(one, name), getattr(other, name))
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("straight", "stopped")]
     assert logs[0] == logs[1]
     rows = [json.loads(row) for row in logs[0].splitlines()]
@@ -201,30 +211,30 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(small_store, tm
     augment = DiffAugConfig(translate=0.1, contrast=0.1)
     config = tiny_config(batch_size=4, r1_weight=1.0, autoencode=1.0, diffaug=augment)
     whole = make_trainer(small_store, tmp_path / "a", config)
-    parts = make_trainer(small_store, tmp_path / "b", with_train(config, accumulate=2))
+    split = make_trainer(small_store, tmp_path / "b", with_train(config, accumulate=2))
     batch = whole.source.batch(0)
-    one, other = gradients(whole, phase, batch), gradients(parts, phase, batch)
+    one, other = gradients(whole, phase, batch), gradients(split, phase, batch)
     assert one.keys() == other.keys() and one
     for key in one:
         torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(whole.networks.g.prior.state_dict(), parts.networks.g.prior.state_dict())
+    torch.testing.assert_close(whole.networks.g.prior.state_dict(), split.networks.g.prior.state_dict())
 
 
 @pytest.mark.parametrize("switch", ["checkpointing", "recompute_norms"])
 @pytest.mark.parametrize("phase", ["d", "g", "e_h", "e_g"])
 def test_recomputation_changes_no_gradient(small_store, tmp_path, phase, switch):
     config = tiny_config(r1_weight=1.0, autoencode=1.0, recompute_norms=False)
-    kept = make_trainer(small_store, tmp_path / "a", config)
-    again = make_trainer(
+    stored = make_trainer(small_store, tmp_path / "a", config)
+    recomputed = make_trainer(
         small_store,
         tmp_path / "b",
         with_train(config, **{switch: True}),
     )
-    batch = kept.source.batch(0)
-    one, other = gradients(kept, phase, batch), gradients(again, phase, batch)
+    batch = stored.source.batch(0)
+    one, other = gradients(stored, phase, batch), gradients(recomputed, phase, batch)
     for key in one:
         torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-4)
-    buffers = [{key: value for key, value in t.networks.named_buffers()} for t in (kept, again)]
+    buffers = [{key: value for key, value in t.networks.named_buffers()} for t in (stored, recomputed)]
     assert buffers[0] and all(torch.equal(buffers[0][key], buffers[1][key]) for key in buffers[0])
 
 

@@ -163,12 +163,12 @@ def test_windows_with_group_norm_equal_the_whole_volume(small_store, tmp_path):
 
 
 def test_only_the_networks_that_are_needed_are_loaded(run):
-    whole, part = load_model(run), load_model(run, generate=True)
+    whole, generator = load_model(run), load_model(run, generate=True)
     assert whole.loaded == ["g", "d_h", "d_l", "e_h", "e_g"]
-    assert part.loaded == ["g"] and part.num_classes == 2
+    assert generator.loaded == ["g"] and generator.num_classes == 2
     assert load_model(run, encode=True).loaded == ["e_h", "e_g"]
-    assert part.networks.state_dict().keys() == {f"g.{key}" for key in whole.networks.g.state_dict()}
-    for key, value in part.networks.g.state_dict().items():
+    assert generator.networks.state_dict().keys() == {f"g.{key}" for key in whole.networks.g.state_dict()}
+    for key, value in generator.networks.g.state_dict().items():
         torch.testing.assert_close(value, whole.networks.g.state_dict()[key], atol=0, rtol=0)
 
 

@@ -46,9 +46,9 @@ def test_windows_equal_the_whole_volume_with_norms_per_voxel(norm, same):
     source = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     networks = cascade(norm)
     whole = networks.translate(source[None])
-    made = Translator(networks, depth=96, overlap=64).whole(source)
+    result = Translator(networks, depth=96, overlap=64).whole(source)
     for name in ("mean", "alpha", "beta", "sigma"):
-        error = float((getattr(made, name) - getattr(whole, name)).abs().max())
+        error = float((getattr(result, name) - getattr(whole, name)).abs().max())
         assert (error < 1e-5) == same, (name, error)
     one = Translator(networks).whole(source)
     assert torch.equal(one.mean, whole.mean) and torch.equal(one.sigma, whole.sigma)
@@ -58,9 +58,9 @@ def test_statistics_are_those_of_the_whole_volume():
     source = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
     source[:, 80:] *= 0.1  # a window alone would have another mean sigma
     networks = cascade("rms")
-    found = Translator(networks, depth=64, overlap=32)._statistics(lambda a, b: source[:, a:b], SIZE[0])
+    result = Translator(networks, depth=64, overlap=32)._statistics(lambda a, b: source[:, a:b], SIZE[0])
     expected = networks.statistic_map(source[None], []).mean()
-    torch.testing.assert_close(found[0][0], expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(result[0][0], expected, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("length", "depth", "overlap"), [(160, 64, 32), (96, 64, 32), (128, 64, 0), (64, 96, 32)])
@@ -74,12 +74,12 @@ def test_blending_equal_windows_gives_the_volume(length, depth, overlap):
 def test_windows_are_blended_linearly():
     """Windows of zeros and of ones give a ramp, and slices next to the border of a window have no weight."""
     windows = Windows(96, 64, 32)
-    made = torch.cat(
+    result = torch.cat(
         list(blended(windows, lambda first, stop: torch.full((1, stop - first, 1, 1), float(first > 0)))), 1
     )
-    made = made.flatten()
-    assert made[: 32 + 8].eq(0).all() and made[64 - 8 :].eq(1).all()
-    assert (made.diff() >= 0).all() and made.diff().max() < 0.1
+    result = result.flatten()
+    assert result[: 32 + 8].eq(0).all() and result[64 - 8 :].eq(1).all()
+    assert (result.diff() >= 0).all() and result.diff().max() < 0.1
     assert windows.borders == [48]
 
 
@@ -142,12 +142,12 @@ def test_files_are_written_on_their_grid_in_target_units(run, tmp_path):
     nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "in" / "scan.nii.gz")
     words = [str(run), "--input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert cli.run(translate_command.main, words) == 0
-    made = {path.name: nibabel.load(path) for path in (tmp_path / "out").glob("*.nii.gz")}
-    assert sorted(made) == [f"scan{end}.nii.gz" for end in ("", "_lower", "_sigma", "_upper")]
-    for image in made.values():
+    result = {path.name: nibabel.load(path) for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert sorted(result) == [f"scan{end}.nii.gz" for end in ("", "_lower", "_sigma", "_upper")]
+    for image in result.values():
         assert image.shape == array.shape
         np.testing.assert_allclose(image.affine, affine, atol=1e-4)
-    mean, lower, upper, sigma = (made[f"scan{end}.nii.gz"].get_fdata() for end in ("", "_lower", "_upper", "_sigma"))
+    mean, lower, upper, sigma = (result[f"scan{end}.nii.gz"].get_fdata() for end in ("", "_lower", "_upper", "_sigma"))
     assert (lower < mean).all() and (mean < upper).all() and (sigma > 0).all()
     model = load_translation(run)
     assert (
@@ -212,12 +212,12 @@ def test_pet_becomes_hounsfield_units_on_the_grid_of_the_pet(test_data, tmp_path
     (tmp_path / "p.csv").write_text(f"id,source,target\nsts,{folder}/STS_002_PET_dicom,{folder}/STS_002_CT_dicom")
     settings = PrepareConfig(size=(32, 32, 32), intensity="window", window=(-1000.0, 1000.0), validation=0.0, workers=1)
     suv = DomainConfig(intensity="window", window=(0.0, 22.0), units="SUV")
-    made = prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", settings, progress=False, sources_as=suv)
+    result = prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", settings, progress=False, sources_as=suv)
     config = make_config("pix2pix", width=4, levels=2, critic_width=4)
     networks = make_translation_networks(config)
     states = {name: networks[name].state_dict() for name in networks.names()}
     run = tmp_path / "run"
-    save(Checkpoint(config, Store(made.path).description(), 1, states), path_of(run, 1))
+    save(Checkpoint(config, Store(result.path).description(), 1, states), path_of(run, 1))
     words = [str(run), "--device", "cpu", "--out", str(tmp_path / "out"), "--input"]
     assert cli.run(translate_command.main, [*words, str(folder / "STS_002_PET_dicom")]) == 0
     image = nibabel.load(tmp_path / "out" / "STS_002_PET_dicom.nii.gz")

@@ -20,9 +20,9 @@ def make_cascade(guide="mean"):
 
 
 def test_the_initial_uncertainty_is_that_of_the_config():
-    made = make_cascade().translate(torch.zeros(1, 1, 16, 16, 16))
-    torch.testing.assert_close(made.alpha, torch.full((1, 1, 16, 16, 16), 0.1))
-    torch.testing.assert_close(made.sigma, torch.full((1, 1, 16, 16, 16), 0.1 * 2**0.5))  # of a Laplace density
+    prediction = make_cascade().translate(torch.zeros(1, 1, 16, 16, 16))
+    torch.testing.assert_close(prediction.alpha, torch.full((1, 1, 16, 16, 16), 0.1))
+    torch.testing.assert_close(prediction.sigma, torch.full((1, 1, 16, 16, 16), 0.1 * 2**0.5))  # of a Laplace density
 
 
 @pytest.mark.parametrize("guide", ["mean", "paper"])
@@ -34,9 +34,9 @@ def test_the_guide_is_the_prediction_weighted_by_its_uncertainty(guide):
     sigma = (log_scale + (torch.lgamma(3 * torch.exp(-log_shape)) - torch.lgamma(torch.exp(-log_shape))) / 2).exp()
     weighted, log_sigma = nets.guide_of(Prediction(mean, log_scale, log_shape))
     expected = mean * sigma / sigma.mean((1, 2, 3, 4), keepdim=True)
-    found = weighted * (32**3 if guide == "paper" else 1)  # the paper divides by the sum
+    result = weighted * (32**3 if guide == "paper" else 1)  # the paper divides by the sum
     inside = expected.abs() < 9
-    torch.testing.assert_close(found[inside], expected[inside], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(result[inside], expected[inside], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(log_sigma, sigma.log(), atol=1e-4, rtol=1e-4)
 
 

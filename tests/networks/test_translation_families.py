@@ -15,15 +15,15 @@ from hagan3d.networks.strided_unet import StridedUNet, seeded_dropout
 def test_the_output_has_the_size_of_the_input(family):
     x = torch.randn(2, 2, 32, 64, 32)
     if family == "RU":
-        made = ResidualUNet(2, (1, 3), width=4, levels=3, norm="instance")(x)
-        assert [out.shape[1] for out in made] == [1, 3]
+        outputs = ResidualUNet(2, (1, 3), width=4, levels=3, norm="instance")(x)
+        assert [out.shape[1] for out in outputs] == [1, 3]
     elif family == "U":
-        made = [StridedUNet(2, 1, width=4, levels=3, norm="instance")(x)]
+        outputs = [StridedUNet(2, 1, width=4, levels=3, norm="instance")(x)]
     elif family.startswith("FR"):
-        made = [FullResolution(2, 1, width=4, depth=6, skips="skips" in family)(x)]
+        outputs = [FullResolution(2, 1, width=4, depth=6, skips="skips" in family)(x)]
     else:
-        made = [ResNetGenerator(2, 1, width=4, blocks=1, norm="instance")(x)]
-    assert all(out.shape == (2, out.shape[1], 32, 64, 32) for out in made)
+        outputs = [ResNetGenerator(2, 1, width=4, blocks=1, norm="instance")(x)]
+    assert all(out.shape == (2, out.shape[1], 32, 64, 32) for out in outputs)
 
 
 @pytest.mark.parametrize(("size", "levels"), [((32,) * 3, 3), ((64, 96, 128), 4), ((256,) * 3, 5)])

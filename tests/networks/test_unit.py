@@ -12,10 +12,10 @@ def test_attention_is_the_softmax_of_all_pairs():
     x = torch.randn(2, 16, 2, 3, 4, dtype=torch.float64)
     assert torch.equal(layer(x), x)  # gamma starts at 0
     torch.nn.init.constant_(layer.gamma, 0.7)
-    f, g, h = (part(x).flatten(2) for part in (layer.f, layer.g, layer.h))
+    f, g, h = (conv(x).flatten(2) for conv in (layer.f, layer.g, layer.h))
     weights = torch.einsum("bci,bcj->bij", f, g).softmax(2)
-    made = torch.einsum("bij,bcj->bci", weights, h).unflatten(2, (2, 3, 4))
-    torch.testing.assert_close(layer(x), 0.7 * layer.o(made) + x)
+    attended = torch.einsum("bij,bcj->bci", weights, h).unflatten(2, (2, 3, 4))
+    torch.testing.assert_close(layer(x), 0.7 * layer.o(attended) + x)
 
 
 def test_both_domains_use_the_shared_blocks():
