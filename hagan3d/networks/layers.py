@@ -1,8 +1,7 @@
 """Layers that several networks share: normalised convolutions with and without upsampling, spectral norm."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,7 +13,6 @@ from hagan3d import ops
 from hagan3d.ops.conv import Triple
 
 GROUPS = 8  # of every GroupNorm
-Map = Callable[[Tensor], Tensor]
 
 
 class RMSNormReLU(nn.Module):
@@ -75,62 +73,57 @@ class UpConv3d(Conv3d):
 
 
 class ConvBlock(nn.Module):
-    """Convolution (with upsampling before it, if so asked), normalisation, ReLU."""
+    """Convolution (after upsampling, with ``up``), normalisation, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, up: bool = False, upsample: str = "folded"):
         super().__init__()
-        self.up = up
         self.conv = UpConv3d(in_channels, out_channels, upsample) if up else Conv3d(in_channels, out_channels)
         self.norm = norm_relu(norm, out_channels)
 
-    def forward(self, x: Tensor, trim: int = 0) -> Tensor:
-        """Map ``[B, C, D, H, W]``; ``trim`` slices at each end of D are not made."""
-        return self.norm(self.conv(x, trim))
-
-    def link(self, trim: int = 0) -> tuple[Map, Map]:
-        """Give the two parts, for `run_chain`."""
-        return partial(self.conv, trim=trim), self.norm
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, D, H, W]``."""
+        return self.norm(self.conv(x))
 
 
 class StridedBlock(nn.Sequential):
-    """Convolution of kernel 4 and stride 2, GroupNorm, ReLU: half the side."""
+    """Convolution of kernel 4 and stride 2, GroupNorm, ReLU; halves every side."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "group") -> None:
         super().__init__(nn.Conv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels))
 
-    def link(self) -> tuple[Map, Map]:
-        """Give the two parts, for `run_chain`."""
-        return self[0], self[1]
+    @property
+    def conv(self) -> nn.Module:
+        """The convolution, named as that of `ConvBlock`."""
+        return self[0]
+
+    @property
+    def norm(self) -> nn.Module:
+        """The norm and ReLU."""
+        return self[1]
 
 
-def recomputed(run: Map, x: Tensor, recompute: bool) -> Tensor:
-    """Return ``run(x)``; with ``recompute``, the backward pass keeps ``x`` alone and computes the rest once more.
+def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, on: bool) -> Tensor:
+    """Return ``function(x, *args)``; with ``on``, store ``x`` alone and recompute the rest in the backward pass.
 
-    Where ``run`` ends with a convolution, the second computation ends before it: what lies before it is made again,
-    the convolution is not.
+    The recomputation stops at the last tensor that was saved: a ``function`` that ends with a convolution recomputes
+    what comes before the convolution, not the convolution itself.
+
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, 2016.
     """
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
-    return run(x)
+    if on and torch.is_grad_enabled():
+        # No random state to restore: dropout follows from seeds, and spectral norms change between steps alone.
+        return checkpoint(function, x, *args, use_reentrant=False, preserve_rng_state=False)
+    return function(x, *args)
 
 
-def run_chain(links: Iterable[tuple[Map, Map]], x: Tensor, recompute: bool) -> Tensor:
-    """Run convolutions, each with what its result goes through: norm and ReLU, a mask, a cut.
-
-    Args:
-        links: Pairs of a convolution and what comes after it.
-        x: What goes in.
-        recompute: Whether the backward pass keeps the results of the convolutions alone: one tensor per link, not two.
-    """
-    before: Map | None = None
-    for conv, after in links:
-        x = conv(x) if before is None else recomputed(partial(_both, before, conv), x, recompute)
-        before = after
-    return x if before is None else before(x)
+def norm_conv(x: Tensor, norm: nn.Module, conv: nn.Module) -> Tensor:
+    """Normalise, then convolve: in this order a checkpoint stores the output of each convolution and nothing else."""
+    return conv(norm(x))
 
 
-def _both(first: Map, second: Map, x: Tensor) -> Tensor:
-    return second(first(x))
+def recomputed(function: Callable[..., Tensor], x: Tensor, on: bool) -> Tensor:
+    """Return `checkpointed` of one argument."""
+    return checkpointed(function, x, on=on)
 
 
 class _Spectral(nn.Module):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from hagan3d.config import ModelConfig
-from hagan3d.methods.hagan.generator import halos_of
 from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.hagan.windows import halos_of
 from hagan3d.networks.layers import Conv3d
 
 

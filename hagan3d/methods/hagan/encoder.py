@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d.config import Size
-from hagan3d.networks.layers import ConvBlock, StridedBlock, run_chain
+from hagan3d.networks.layers import ConvBlock, StridedBlock, checkpointed, norm_conv
 
 LAST_SIDE = 4
 LEAST_CHANNELS = 8
@@ -35,7 +35,12 @@ class HighEncoder(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode ``x``."""
-        return run_chain([cast(StridedBlock | ConvBlock, block).link() for block in self], x, self.recompute)
+        convs: list[Any] = [block.conv for block in self]
+        norms: list[Any] = [block.norm for block in self]
+        x = convs[0](x)
+        for norm, conv in zip(norms, convs[1:], strict=False):
+            x = checkpointed(norm_conv, x, norm, conv, on=self.recompute)
+        return norms[-1](x)
 
 
 class GroundEncoder(nn.Module):
@@ -58,8 +63,11 @@ class GroundEncoder(nn.Module):
 
     def forward(self, a: Tensor) -> Tensor:
         """Encode ``a``."""
-        links = [cast(StridedBlock, block).link() for block in self.blocks]
-        return run_chain([*links, (self.last, nn.Identity())], a, self.recompute)
+        convs: list[Any] = [*(block.conv for block in self.blocks), self.last]
+        x = convs[0](a)
+        for block, conv in zip(self.blocks, convs[1:], strict=True):
+            x = checkpointed(norm_conv, x, block.norm, conv, on=self.recompute)
+        return x
 
 
 class _Readout(nn.Conv3d):
