@@ -17,7 +17,7 @@ class Window:
     """Slices along D of one feature map of G^H."""
 
     first: int | Tensor
-    """First slice, or first slices ``[B]`` of one window per volume; negative where the halo begins below the volume."""
+    """First slice, or one per volume ``[B]``; negative where the halo reaches below the volume."""
     count: int
     """Number of slices, the halo included."""
     total: int
