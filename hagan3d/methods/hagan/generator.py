@@ -157,10 +157,16 @@ class HighHead(nn.Module):
         Returns:
             ``[B, 1, factor * depth, factor * h, factor * w]``.
         """
-        # The tanh is part of the checkpoint, so that its output is recomputed, too, and not stored.
-        return checkpointed(self._voxels, a, start, depth, skip, on=self.checkpointing)
+        if skip is None:  # the tanh inside the checkpoint: otherwise its output would be stored
+            return checkpointed(self._voxels, a, start, depth, on=self.checkpointing)
+        # Outside: the skip at full resolution would add to the peak of the recomputation.
+        x = checkpointed(self._logits, a, start, depth, on=self.checkpointing)
+        return torch.tanh(x + self.enlarged(skip, start, depth))
 
-    def _voxels(self, a: Tensor, start: Tensor | None, depth: int | None, skip: Tensor | None) -> Tensor:
+    def _voxels(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
+        return torch.tanh(self._logits(a, start, depth))
+
+    def _logits(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
         total = a.shape[2]
         if start is None or depth is None:
             plan = window_plan(self.scales, None, total, total)
@@ -176,7 +182,7 @@ class HighHead(nn.Module):
             # One checkpoint per layer from convolution to convolution: the output of each convolution is stored, those
             # of the norm, ReLU and zero padding are recomputed.
             x = checkpointed(_norm_pad_conv, x, block.norm, window, conv, next_window.trim, on=self.recompute)
-        return torch.tanh(x if skip is None else x + self.enlarged(skip, start, depth))
+        return x
 
     def enlarged(self, low: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
         """Upsample volumes ``[B, 1, d, h, w]`` by linear interpolation, doubling by doubling; arguments as `forward`.
