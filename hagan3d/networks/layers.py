@@ -162,11 +162,6 @@ def norm_conv(x: Tensor, norm: nn.Module, conv: nn.Module) -> Tensor:
     return conv(norm(x))
 
 
-def recomputed(function: Callable[..., Tensor], x: Tensor, on: bool) -> Tensor:
-    """Return `checkpointed` of one argument."""
-    return checkpointed(function, x, on=on)
-
-
 class _Spectral(nn.Module):
     """Weight divided by an estimate of its largest singular value, W / (u^T W v).
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.resnet import ResNetGenerator
 from hagan3d.networks.translation import Translation, TranslationNetworks, widened
 
@@ -70,7 +70,7 @@ class CycleNetworks(TranslationNetworks):
                 channels[other], channels[name], width=model.width, blocks=model.cycle.blocks, norm=model.norm
             )
             self.add_module(f"g_{name}", generator)
-            critic = PatchCritic(channels[name], width=model.critic_width, layers=model.critic_layers)
+            critic = PatchDiscriminator(channels[name], width=model.critic_width, layers=model.critic_layers)
             self.add_module(f"d_{name}", critic)
             self.add_module(f"pool_{name}", Pool(model.cycle.pool, channels[name], size))
 

@@ -16,7 +16,7 @@ from hagan3d.losses.perceptual import content_loss, feature_l1, style_loss
 from hagan3d.methods.cache import Kept
 from hagan3d.methods.medgan.networks import MedganNetworks
 from hagan3d.methods.phase import Phase, Recipe, Terms
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 
 
 def recipe(config: Config) -> Recipe:
@@ -53,6 +53,6 @@ def d_losses(config: Config, kept: Kept, nets: MedganNetworks, batch: PairBatch)
     return {"gan": d_loss(config.train.objective, real, made)}
 
 
-def _features(critic: PatchCritic, source: Tensor, x: Tensor) -> list[Tensor]:
+def _features(critic: PatchDiscriminator, source: Tensor, x: Tensor) -> list[Tensor]:
     """What the layers of a critic make of source and ``x`` together."""
     return critic.features(torch.cat([source, x], dim=1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import StridedUNet
 from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
@@ -31,7 +31,8 @@ class MedganNetworks(TranslationNetworks):
             for block in range(model.medgan.blocks)
         )
         self.d, self.f = (
-            PatchCritic(sources + targets, width=model.critic_width, layers=model.critic_layers) for _ in range(2)
+            PatchDiscriminator(sources + targets, width=model.critic_width, layers=model.critic_layers)
+            for _ in range(2)
         )
         self.f.load_state_dict(self.d.state_dict())
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import Seeds, StridedUNet
 from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
@@ -22,7 +22,7 @@ class PairNetworks(TranslationNetworks):
         sources, targets, levels = model.source_channels, model.target_channels, num_levels(size, model.levels)
         self.adds_source = model.residual
         self.g = StridedUNet(sources, targets, width=model.width, levels=levels, norm=model.norm)
-        self.d = PatchCritic(sources + targets, width=model.critic_width, layers=model.critic_layers)
+        self.d = PatchDiscriminator(sources + targets, width=model.critic_width, layers=model.critic_layers)
 
     def generate(self, source: Tensor, seeds: Seeds = None) -> Tensor:
         """Translate ``source [B, Cs, D, H, W]``; with a seed per volume, with dropout."""

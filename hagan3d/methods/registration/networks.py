@@ -1,15 +1,14 @@
 """The networks of adversarial registration: a regressor that moves volumes onto others, and a critic of the result."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.critic import FOUR, LAST_SIDE, MOST_WIDTHS, SLOPE, PatchCritic
-from hagan3d.networks.layers import StridedConv3d
+from hagan3d.networks.discriminators import PatchDiscriminator, halving_convs
+from hagan3d.networks.layers import leaky_relu_, num_halvings, widths_from
 from hagan3d.networks.translation import Translation, TranslationNetworks, widened
 from hagan3d.ops.warp import AFFINE, RIGID, affine_matrix, warp
 
@@ -26,9 +25,9 @@ class Regressor(nn.Module):
     def __init__(self, in_channels: int, size: Size, numbers: int, *, width: int) -> None:
         """Build it for volumes of ``size`` voxels; the first convolution has ``width`` channels."""
         super().__init__()
-        layers = (min(size) // LAST_SIDE).bit_length() - 1
-        widths = [in_channels, *(width * min(2**layer, MOST_WIDTHS) for layer in range(layers))]
-        self.convs = nn.ModuleList(StridedConv3d(a, b, FOUR, stride=2, padding=1) for a, b in pairwise(widths))
+        layers = num_halvings(min(size))
+        widths = [in_channels, *widths_from(width, layers)]
+        self.convs = halving_convs(widths)
         d, h, w = (side >> layers for side in size)
         self.hidden = nn.Linear(widths[-1] * d * h * w, HIDDEN * width)
         self.last = nn.Linear(HIDDEN * width, numbers)
@@ -38,7 +37,7 @@ class Regressor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, D, H, W]`` to ``[B, numbers]``."""
         for conv in self.convs:
-            x = F.leaky_relu(F.instance_norm(conv(x)), SLOPE, inplace=True)
+            x = leaky_relu_(F.instance_norm(conv(x)))
         return REACH * widened(self.last(F.relu(self.hidden(x.flatten(1)))))
 
 
@@ -58,7 +57,7 @@ class RegistrationNetworks(TranslationNetworks):
         self.spacing = model.registration.spacing
         numbers = RIGID if model.registration.transform == "rigid" else AFFINE
         self.g = Regressor(model.source_channels, size, numbers, width=model.width)
-        self.d = PatchCritic(model.source_channels, width=model.critic_width, layers=model.critic_layers)
+        self.d = PatchDiscriminator(model.source_channels, width=model.critic_width, layers=model.critic_layers)
 
     def estimate(self, source: Tensor) -> Tensor:
         """Numbers ``[B, 6 or 12]`` of the transforms that bring moving volumes onto fixed ones; see `affine_matrix`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.critic import GlobalCritic
+from hagan3d.networks.discriminators import GlobalDiscriminator
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import StridedUNet
@@ -23,7 +23,7 @@ class RestoreNetworks(TranslationNetworks):
         super().__init__()
         self.adds_source, self.decay = model.residual, model.restore.extractor_decay
         self.g = _generator(size, model)
-        self.d, self.f = (GlobalCritic(model.target_channels, size, width=model.critic_width) for _ in range(2))
+        self.d, self.f = (GlobalDiscriminator(model.target_channels, size, width=model.critic_width) for _ in range(2))
         self.f.load_state_dict(self.d.state_dict())
 
     def generate(self, source: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.critic import FeatureCritic
+from hagan3d.networks.discriminators import FeatureCritic
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.translation import Translation, TranslationNetworks, widened
 

@@ -7,11 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.layers import SpectralConv3d, StridedConv3d, recomputed
+from hagan3d.networks.layers import SLOPE, SpectralConv3d, StridedConv3d, checkpointed
 from hagan3d.networks.resnet import ResidualBlock
 from hagan3d.networks.translation import Translation, TranslationNetworks, widened
 
-SLOPE = 0.2  # of LeakyReLU
 MOST_WIDTHS = 16  # channels of a critic grow up to so many times those of its first layer
 THREE = (3, 3, 3)
 
@@ -48,7 +47,7 @@ class _Chain(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
-            x = recomputed(layer, x, self.checkpointing)
+            x = checkpointed(layer, x, on=self.checkpointing)
         return x
 
 

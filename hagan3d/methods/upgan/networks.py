@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hagan3d.config import Size, TranslationConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.translation import Translation, TranslationNetworks, added, widened
 from hagan3d.ops import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_sigma
@@ -69,7 +69,7 @@ class CascadeNetworks(TranslationNetworks):
         for stage in range(1, self.num_stages + 1):
             in_channels = model.source_channels + (handed if stage > 1 else 0)
             self.add_module(f"g_{stage}", Stage(in_channels, model, levels))
-            critic = PatchCritic(model.target_channels, width=model.critic_width, layers=model.critic_layers)
+            critic = PatchDiscriminator(model.target_channels, width=model.critic_width, layers=model.critic_layers)
             self.add_module(f"d_{stage}", critic)
         self.averaged = tuple(f"g_{stage}" for stage in range(1, self.num_stages + 1))
 
