@@ -41,8 +41,8 @@ BLOCKS = {
     "ResNetGenerator": "ResNet",
     "FullResolution": "convolutions at full resolution",
     "Regressor": "regressor, warp",
-    "PatchCritic": "patches",
-    "GlobalCritic": "whole volumes",
+    "PatchDiscriminator": "patches",
+    "GlobalDiscriminator": "whole volumes",
     "FeatureCritic": "features",
     "UnitCritic": "patches, strided",
 }
@@ -112,7 +112,7 @@ def _known(network: nn.Module) -> Iterator[str]:
     for module in network.modules():
         known = BLOCKS.get(type(module).__name__)
         if known:
-            layers = len(module.convs) - 1 if type(module).__name__ == "PatchCritic" else 0  # type: ignore[arg-type]
+            layers = len(module.convs) - 1 if type(module).__name__ == "PatchDiscriminator" else 0  # type: ignore[arg-type]
             yield f"{known}, {layers} halvings" if layers else known
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hagan3d.methods.cyclegan.networks import Pool
-from hagan3d.networks.critic import GlobalCritic, PatchCritic
+from hagan3d.networks.discriminators import GlobalDiscriminator, PatchDiscriminator
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.resnet import ResNetGenerator
@@ -34,7 +34,7 @@ def test_levels_follow_the_shortest_side(size, levels):
 @pytest.mark.parametrize(("layers", "width"), [(1, 16), (2, 34), (3, 70)])
 def test_a_logit_sees_a_patch_of_the_published_width(layers, width):
     side = 96
-    critic = PatchCritic(1, width=2, layers=layers)
+    critic = PatchDiscriminator(1, width=2, layers=layers)
     x = torch.randn(1, 1, side, 16 * 2, 16 * 2, requires_grad=True)
     y = x
     for conv in critic.convs:  # without norms, whose statistics reach everywhere
@@ -66,7 +66,7 @@ def test_a_critic_sees_earlier_volumes_every_second_time():
 
 def test_a_global_critic_gives_one_logit_and_compares_what_it_sees_whole():
     x = torch.randn(3, 1, 32, 64, 32, requires_grad=True)
-    logits = GlobalCritic(1, (32, 64, 32), width=4)(x)
+    logits = GlobalDiscriminator(1, (32, 64, 32), width=4)(x)
     assert logits.shape == (3,)
     logits[1].backward()
     assert (x.grad[1] != 0).float().mean() > 0.99 and (x.grad[::2] == 0).all()

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from hagan3d.config import ModelConfig
-from hagan3d.methods.hagan.generator import halos_of
 from hagan3d.methods.hagan.networks import Networks
 from hagan3d.networks.layers import Conv3d
 
@@ -88,9 +87,3 @@ def test_a_convolution_to_one_channel_is_the_same_sum():
     for trim in (0, 1):
         expected = nn.functional.conv3d(x, conv.weight, conv.bias, padding=(1 - trim, 1, 1))
         torch.testing.assert_close(conv(x, trim), expected)
-
-
-def test_halos_grow_by_the_reach_of_each_layer():
-    assert halos_of([2, 2]) == [1, 1, 0]
-    assert halos_of([2, 1, 2, 1]) == [2, 2, 1, 1, 0]
-    assert halos_of([1, 1, 1]) == [3, 2, 1, 0]
