@@ -16,7 +16,8 @@ import torch
 
 from hagan3d.config import low_factor
 from hagan3d.data.batches.subvolumes import BatchSource
-from hagan3d.data.store.store import Record, Store, write_store
+from hagan3d.data.store.store import Store
+from hagan3d.data.store.write import Record, write_store
 
 SEED = 0
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:  # --help is instant
     import numpy as np
 
     from hagan3d.checkpoint import Model
-    from hagan3d.data.store.store import Record, Store
+    from hagan3d.data.store.store import Store
+    from hagan3d.data.store.write import Record
     from hagan3d.inference.generation import Sample
 
 DESCRIPTION = """Write a store that holds all volumes of a store, in their splits, and generated ones of every class
@@ -207,7 +208,7 @@ def _samples(model: "Model", store: "Store", wanted: Wanted) -> "Iterator[Sample
 
 def _records(model: "Model", store: "Store", wanted: Wanted, generator: str) -> "list[Record]":
     """Describe the volumes to come, in their order; what they hold follows from generator, class, seed, truncation."""
-    from hagan3d.data.store.store import Record
+    from hagan3d.data.store.write import Record
 
     data = model.description
     made = []
