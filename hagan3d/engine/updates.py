@@ -84,7 +84,7 @@ class Updates:
             iterate_spectral_norms(network)
         with only_trainable(self.networks, phase.updates + phase.records):
             with shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext():
-                for terms in (terms for part in batch.parts(parts) for terms in self._groups(phase, part)):
+                for terms in (terms for part in batch.micro_batches(parts) for terms in self._groups(phase, part)):
                     losses = [term.float() for name, term in terms.items() if name not in phase.measures]
                     scaler.scale(torch.stack(losses).sum() / parts).backward()
                     for name, term in terms.items():

@@ -192,8 +192,8 @@ def twice(folder: Path) -> None:
 
 
 SERIES: list[tuple[str, Callable[[Path], None], str]] = [
-    ("missing slice", gap, "has missing slices (1), the first after -35.00 mm, slice gap 2.50 mm"),
-    ("two missing", two_gaps, "has missing slices (2)"),
+    ("missing slice", gap, "missing slices (1), the first after -35.00 mm, slice gap 2.50 mm"),
+    ("two missing", two_gaps, "missing slices (2)"),
     (
         "unequal",
         lambda f: write_series(f, smooth((4, 4, 5)), heights=[0, 2, 4.7, 7]),

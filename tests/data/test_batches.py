@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hagan3d.config import AugmentConfig
-from hagan3d.data.batches.steps import drawn
+from hagan3d.data.batches.steps import sample_index
 from hagan3d.data.batches.subvolumes import BatchSource, choose_start
 from hagan3d.data.store.store import Store
 
@@ -91,7 +91,7 @@ def test_phases_and_names_draw_other_numbers(source):
 
 
 def test_every_volume_once_a_pass_in_another_order_each(source):
-    order = [drawn(source.store.indices("train"), source.seed, position) for position in range(16)]
+    order = [sample_index(source.store.indices("train"), source.seed, position) for position in range(16)]
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
     assert order[:8] != order[8:]
 
@@ -105,7 +105,7 @@ def test_two_processes_share_the_batch_of_one(source):
 
 def test_parts_make_the_batch(source):
     batch = dataclasses.replace(source, batch_size=4).batch(0)
-    parts = list(batch.parts(2))
+    parts = list(batch.micro_batches(2))
     assert torch.equal(torch.cat([part.window for part in parts]), batch.window)
     assert torch.equal(torch.cat([part.normal("z", 4) for part in parts]), batch.normal("z", 4))
 
@@ -126,7 +126,7 @@ def test_no_more_than_two_slabs_are_read_before_they_are_asked_for(source, monke
 def test_a_part_has_the_slabs_of_its_rows(source):
     for config in (AugmentConfig(), AugmentConfig(brightness=0.2)):
         batch = dataclasses.replace(source, batch_size=4, augment=config).batch(0)
-        parts = [torch.cat(list(part.slabs()), 2)[:, 0] for part in batch.parts(2)]
+        parts = [torch.cat(list(part.slabs()), 2)[:, 0] for part in batch.micro_batches(2)]
         assert torch.equal(torch.cat(parts), whole(batch))
 
 

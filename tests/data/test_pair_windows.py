@@ -83,6 +83,6 @@ def test_every_slice_is_seen_about_equally_often(store):
 
 def test_parts_make_the_batch(store):
     batch = PairSource(store, "train", 2, 0, depth=8, anchored=True).batch(0)
-    parts = list(batch.parts(2))
+    parts = list(batch.micro_batches(2))
     for name in ("source", "target", "mask", "start", "low_source", "low_target"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))

@@ -127,9 +127,9 @@ def test_domains_are_drawn_from_each_side_and_never_paired(folders, tmp_path):
             ]
             assert [store.domains[i] for i in found] == ["source", "target"]
             assert store.subjects[found[0]] != store.subjects[found[1]]
-    with pytest.raises(InputError, match="two domains to translate between"):
+    with pytest.raises(InputError, match="two unpaired domains; train"):
         BatchSource(store, "train", 8, 4, 0)
-    with pytest.raises(InputError, match="two domains without pairs; set data.paired false"):
+    with pytest.raises(InputError, match="two unpaired domains; use --data.paired false"):
         PairSource(store, "train", 4, 0)
 
 

@@ -47,7 +47,7 @@ def test_two_processes_share_the_batch_of_one(source):
 
 def test_parts_make_the_batch(source):
     batch = dataclasses.replace(source, batch_size=4).batch(0)
-    parts = list(batch.parts(2))
+    parts = list(batch.micro_batches(2))
     for name in ("source", "target"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
     assert [part.samples for part in parts] == [(0, 1), (2, 3)]
@@ -70,7 +70,7 @@ def test_evaluation_sees_one_acquisition_and_training_another_each_time(store, s
 
 def test_a_target_is_changed_before_it_is_spoilt(store):
     change = AugmentConfig(flip_axes=("W",), rotate_deg=10)
-    pair = Pairs(store, MOTION).pair(1, key=5, change=change, change_key=9)
+    pair = Pairs(store, MOTION).pair(1, degrade_seed=5, augmentation=change, augmentation_seed=9)
     assert not torch.equal(pair.target[0], store.volume(1))
     assert torch.equal(pair.source[0], degrade(pair.target[0], MOTION, 5))
 

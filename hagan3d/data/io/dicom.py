@@ -240,7 +240,7 @@ def _check_gaps(heights: np.ndarray) -> None:
     if (np.abs(steps - np.rint(steps)) < GAP_TOLERANCE).all():
         missing = int((np.rint(steps) - 1).sum())
         raise InputError(
-            f"has missing slices ({missing}), the first after {heights[deviating[0]]:.2f} mm, slice gap {typical:.2f} mm; "
+            f"missing slices ({missing}), the first after {heights[deviating[0]]:.2f} mm, slice gap {typical:.2f} mm; "
             "complete the series"
         )
     raise InputError(

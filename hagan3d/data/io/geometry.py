@@ -181,7 +181,7 @@ def overlap(shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray, size:
 
 
 def _placement(shape: tuple[int, ...], spacing: np.ndarray, rule: GridRule) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first voxel centre and the step of the target grid, in source voxels; both grids share their centre."""
+    """Return first voxel centre and step of the target grid, in source voxels; both grids share their centre."""
     size, source = np.array(rule.size), np.array(shape)
     if rule.fit == "resize":
         step = source / size

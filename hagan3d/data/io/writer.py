@@ -128,7 +128,7 @@ class _Scale:
     """Whether voxels are rounded to integers instead of scaled."""
 
     def bytes_of(self, block: np.ndarray, order: Literal["C", "F"]) -> bytes:
-        if self.integerss:
+        if self.rounds:
             block = np.rint(block).astype(np.int16)
         lowest, highest = self.limits or (None, None)
         scale: dict[str, Any] = {"intercept": self.inter, "divslope": self.slope, "mn": lowest, "mx": highest}

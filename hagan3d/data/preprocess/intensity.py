@@ -67,8 +67,8 @@ def _check_labels(values: np.ndarray, largest: float) -> None:
     invalid = values[(values != np.rint(values)) | (values < 0) | (values > largest)]
     if invalid.size:
         raise InputError(
-            f"labels must be integers from 0 to {largest:g}, got {invalid.flat[0]:g}; use --window 0 K with the largest "
-            "label K, or another --intensity if this is not a label map"
+            f"labels must be integers from 0 to {largest:g}, got {invalid.flat[0]:g}; use --window 0 K, K the "
+            "largest label, or another --intensity if this is not a label map"
         )
 
 
