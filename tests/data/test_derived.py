@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
             affine=np.diag([3.0, 2, 1, 1]),
             lo=-1024.0,
             hi=600.0,
-            source=f"v{i}.nii",
+            file=f"v{i}.nii",
             hash=f"hash{i}",
             columns={"age": 40.0 + i},
         )

@@ -118,7 +118,7 @@ def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, name: str, c
 
 
 def test_too_few_or_too_many_slices_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="want 6 slices, got 4"):  # noqa: SIM117
+    with pytest.raises(ValueError, match="expected 6 slices, got 4"):  # noqa: SIM117
         with volume_writer(tmp_path / "a.nii", SIZE, stored_affine("SAR"), "RAS") as add:
             add(voxels("hu")[:4])
     with pytest.raises(ValueError, match="up to slice 8"):  # noqa: SIM117

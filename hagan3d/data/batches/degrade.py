@@ -59,7 +59,7 @@ def degrade(volume: Tensor, config: DegradeConfig, seed: int, physics: Physics =
 
 
 def misalignment(config: DegradeConfig, seed: int) -> Tensor:
-    """Return the 12 affine parameters (`hagan3d.ops.warp`) that register a misaligned volume; ``seed`` as in `degrade`."""
+    """Return the 12 affine parameters (`hagan3d.ops.warp`) that register the result of `degrade` with this seed."""
     return _misalignment(config, np.random.default_rng(seed))
 
 

@@ -18,7 +18,7 @@ def augment(volume: Tensor, config: AugmentConfig, seed: int, labels: bool = Fal
     """Augment a volume; equal arguments give equal results.
 
     Args:
-        volume: Volume [D, H, W], or several on one grid [C, D, H, W] that are augmented jointly, in [-1, 1], on the CPU.
+        volume: Volume [D, H, W], or several on one grid [C, D, H, W] augmented jointly, in [-1, 1], on the CPU.
         config: Transforms and their ranges.
         seed: Random seed, at least 0; MONAI takes it modulo 2^32.
         labels: Whether it is a label map: the same spatial transforms, nearest-neighbour, and no intensity transforms.

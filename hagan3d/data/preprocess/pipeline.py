@@ -86,6 +86,7 @@ def prepare(
     folder = path.with_name(f".{path.name}.cache")
     if path.exists():
         return _check_finished(path, settings, listed, folder)
+    subjects = {file.id: listed.subject(file, config.subject) for file in listed.labelled}
     state = {file.id: _state(settings, listed, file) for file in listed.labelled}
     tasks = [
         _task(listed, file, config, sources_as, folder / f"{_key(state[file.id])}.npz") for file in listed.labelled
@@ -100,7 +101,7 @@ def prepare(
         todo = [task for task in usable if not task.cache_path.exists()]
         for _ in map_files(write_cache_file, todo, _workers(listed.labelled, config), "Resampling", progress):
             pass
-        records = [_record(task, listed, hashes, config) for task in usable]
+        records = [_record(task, listed, subjects[task.file.id], hashes, config) for task in usable]
         sheet = path.with_suffix(".png")
         _write_sheet(sheet, usable, records)
         used = {record.id for record in records}
@@ -259,10 +260,10 @@ def _check_disk(path: Path, tasks: list[PreprocessingTask]) -> None:
 
 
 def _record(
-    task: PreprocessingTask, listed: PreparationInputs, hashes: dict[str, str], config: PrepareConfig
+    task: PreprocessingTask, listed: PreparationInputs, subject: str, hashes: dict[str, str], config: PrepareConfig
 ) -> Record:
     cached, file = read_cache_file(task.cache_path), task.file
-    row, subject = listed.rows[file.id], listed.subject(file, config.subject)
+    row = listed.rows[file.id]
     return Record(
         id=file.id,
         subject=subject,
