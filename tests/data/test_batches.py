@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.config import AugmentConfig
+from hagan3d.config import AugmentConfig, DataConfig
 from hagan3d.data.batches.steps import sample_index
 from hagan3d.data.batches.subvolumes import BatchSource, choose_start
 from hagan3d.data.store.store import Store
@@ -143,3 +143,12 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_asked_for(source, m
     monkeypatch.setattr(Store, "window", lambda self, i, start, depth: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(source.batches(0, 3))
+
+
+def test_a_source_of_a_config_is_the_one_written_out(small_store):
+    data = DataConfig(size=(32, 32, 32), subvolume_depth=8, windows="uniform", augment=AugmentConfig(noise=0.1))
+    made = BatchSource.from_config(Store(small_store), data, batch_size=2, seed=5, whole=False, rank=1, world_size=2)
+    expected = BatchSource(
+        made.store, "train", 8, 2, 5, AugmentConfig(noise=0.1), windows="uniform", whole=False, rank=1, world=2
+    )
+    assert made == expected

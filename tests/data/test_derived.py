@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -95,10 +94,8 @@ def test_generated_volumes_are_marked_and_for_training_alone(store, tmp_path):
     assert again.generated.tolist() == made.generated.tolist()
 
 
-def test_a_store_without_generated_volumes_is_written_as_ever(store):
-    with h5py.File(store.path) as file:
-        assert "generated" not in file
-    assert not store.generated.any()
+def test_no_volume_of_a_prepared_store_is_marked_as_generated(store):
+    assert store.generated.dtype == bool and not store.generated.any()
 
 
 def test_a_store_of_pairs_is_refused_rather_than_cut_in_half(store, tmp_path):

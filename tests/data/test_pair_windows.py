@@ -60,10 +60,8 @@ def test_simulated_sources_are_cut_after_the_simulation(small_store):
 
 
 def test_only_the_window_is_read(store, monkeypatch):
-    read, plain = [], Store._read
-    monkeypatch.setattr(
-        Store, "_read", lambda self, name, i, at, **kw: read.append((name, at)) or plain(self, name, i, at, **kw)
-    )
+    read, plain = [], Store._values
+    monkeypatch.setattr(Store, "_values", lambda self, name, i, at: read.append((name, at)) or plain(self, name, i, at))
     batch = PairSource(store, "train", 1, 0, depth=8, anchored=True).batch(0)
     start = int(batch.start[0])
     cut = slice(start, start + 8)

@@ -133,3 +133,11 @@ def test_content_that_comes_twice_is_refused(path: Path):
         file["hash"][1] = "hash0"
     with pytest.raises(InputError, match="same content twice"):
         Store(path)
+
+
+def test_a_store_of_an_older_format_is_refused_in_one_line(path: Path):
+    with h5py.File(path, "a") as file:
+        file.attrs["format"] = "hagan3d store 1"
+    with pytest.raises(InputError, match="got 'hagan3d store 1'; prepare it again") as caught:
+        Store(path)
+    assert "\n" not in str(caught.value)

@@ -125,7 +125,7 @@ def test_too_few_or_too_many_slices_are_refused(tmp_path: Path):
         with volume_writer(tmp_path / "a.nii", SIZE, stored_affine("SAR"), "RAS") as add:
             add(voxels("hu")[:4])
             add(voxels("hu")[:4])
-    with pytest.raises(InputError, match="a.png: want a name that ends in"):
+    with pytest.raises(InputError, match="a.png: the name of a volume file must end in .nii, .nii.gz, .h5"):
         volume_writer(tmp_path / "a.png", SIZE, np.eye(4), "RAS").__enter__()
     assert not list(tmp_path.iterdir())
 

@@ -64,8 +64,8 @@ def prepare(
 ) -> Prepared:
     """Make a store of volumes.
 
-    All files are checked before anything is written. Finished work survives a kill: the same call resumes, and the
-    store equals that of an uninterrupted call, byte for byte. A complete store of the same settings and files is kept.
+    All files are checked before anything is written. After a kill the same call resumes, and the store equals that of
+    an uninterrupted call, byte for byte. A complete store of the same settings and files is kept.
 
     Args:
         inputs: Folders, lists or files (`find_volumes`), or `VolumeFile` objects, such as pairs
@@ -98,15 +98,21 @@ def prepare(
         raise InputError("\n".join(problems))
     _check_disk(path, usable)
     with _cache_folder(folder, state, hashes):
-        todo = [task for task in usable if not task.cache_path.exists()]
-        for _ in map_files(write_cache_file, todo, _workers(listed.labelled, config), "Resampling", progress):
-            pass
+        _write_cache_files(usable, config, progress)
         records = [_record(task, listed, subjects[task.file.id], hashes, config) for task in usable]
         sheet = path.with_suffix(".png")
         _write_sheet(sheet, usable, records)
-        used = {record.id for record in records}
-        _write(path, settings, records, usable, [file.id for file in listed.files if file.id not in used])
+        left_out = [file.id for file in listed.files if file.id not in hashes]
+        _write(path, settings, records, usable, left_out)
     return Prepared(path, len(records), tuple(problems), sheet)
+
+
+def _write_cache_files(tasks: list[PreprocessingTask], config: PrepareConfig, progress: bool) -> None:
+    """Preprocess the volumes that have no cache file yet."""
+    todo = [task for task in tasks if not task.cache_path.exists()]
+    workers = _workers([task.file for task in tasks], config)
+    for _ in map_files(write_cache_file, todo, workers, "Resampling", progress):
+        pass
 
 
 def _output_path(output: Path, config: PrepareConfig) -> Path:
