@@ -107,7 +107,7 @@ def test_without_fresh_fakes_g_is_judged_by_what_d_was_shown(small_store, tmp_pa
     before = weights(trainer.networks)
     trainer.updates.run(d, dataclasses.replace(batch, phase="d", state=trainer.state))
     assert moved(before, weights(trainer.networks)) == {"d_h", "d_l"}
-    pairs = [hagan.generate(trainer.networks, part) for part in dataclasses.replace(batch, phase="d").parts(2)]
+    pairs = [hagan.generate(trainer.networks, part) for part in dataclasses.replace(batch, phase="d").micro_batches(2)]
     got = gradients(trainer, "g", batch)
     assert len(passes) == 4
     monkeypatch.setattr(hagan, "generate", lambda *_: pairs.pop(0))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.preprocess.labels import match_rows, read_labels, some
+from hagan3d.data.preprocess.metadata import abbreviate, match_rows, read_labels
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.measures import (
@@ -107,9 +107,9 @@ def _columns_of(table: Path, store: Store) -> dict[str, np.ndarray]:
     labels = read_labels(table, "class")
     rows, _, _ = match_rows(labels, store.ids)
     if not rows:
-        raise InputError(f"{table}: holds no id of {store.path}, whose first are {some(store.ids)}")
+        raise InputError(f"{table}: holds no id of {store.path}, whose first are {abbreviate(store.ids)}")
     return {
-        name: np.array([rows[i].numbers[name] if i in rows else math.nan for i in store.ids]) for name in labels.columns
+        name: np.array([rows[i].columns[name] if i in rows else math.nan for i in store.ids]) for name in labels.columns
     }
 
 
@@ -118,7 +118,7 @@ def _usable(found: Attribute, store: Store, skip_missing: bool) -> Attribute:
     if not known.all() and not skip_missing:
         missing = [store.ids[i] for i in found.indices[~known]]
         raise InputError(
-            f"{found.origin}: {found.name} is missing for {some(missing)}; "
+            f"{found.origin}: {found.name} is missing for {abbreviate(missing)}; "
             "fill it in, or leave them out by --skip-missing"
         )
     values, indices = found.values[known], found.indices[known]

@@ -13,7 +13,7 @@ import numpy as np
 
 from hagan3d.checkpoint import Model
 from hagan3d.data.io.files import replacing, write_text
-from hagan3d.data.preprocess.labels import some
+from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.directions import (
@@ -223,7 +223,9 @@ def explore_between(
     volumes_of(model, store, config.limit)
     missing = [name for name in ids if name not in store.ids]
     if missing:
-        raise InputError(f"--between: {store.path} has no volume {', '.join(missing)}; its first are {some(store.ids)}")
+        raise InputError(
+            f"--between: {store.path} has no volume {', '.join(missing)}; its first are {abbreviate(store.ids)}"
+        )
     encoded = encode_volumes(model, store, np.array([store.ids.index(name) for name in ids]))
     (first, a), (_, b) = (encoded[name] for name in ids)
     start = dataclasses.replace(_start_of(model, first, a), name=f"{ids[0]}_to_{ids[1]}")

@@ -14,9 +14,8 @@ from scipy import ndimage
 from torch import nn
 
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.io.readers import reader_of
-from hagan3d.data.io.volumes import find_volumes
-from hagan3d.data.preprocess.labels import some
+from hagan3d.data.io.volumes import find_volumes, read_voxels
+from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.measures import Measure, millilitres
@@ -90,7 +89,7 @@ def read_label_maps(store: Store, folder: Path, indices: Iterable[int]) -> Label
     missing = [store.ids[i] for i in chosen if store.ids[i] not in files]
     if missing:
         raise InputError(
-            f"{folder}: no label map for {some(missing)}; want a file named as each volume of {store.path}"
+            f"{folder}: no label map for {abbreviate(missing)}; want a file named as each volume of {store.path}"
         )
     paths = {i: files[store.ids[i]] for i in chosen}
     known = {int(label) for path in paths.values() for label in np.unique(_labels_of(path)[0])} - {0}
@@ -101,10 +100,7 @@ def read_label_maps(store: Store, folder: Path, indices: Iterable[int]) -> Label
 
 def _labels_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Labels in a file, uint8 ``[D, H, W]``, and index to RAS mm ``[4, 4]``."""
-    try:
-        array, affine = reader_of(path)(path)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+    array, affine = read_voxels(path)
     values = np.rint(array)
     if not (np.abs(array - values).max() < 1e-3 and values.min() >= 0 and values.max() <= MOST_LABEL):
         raise InputError(f"{path}: is no label map; want whole numbers from 0 to {MOST_LABEL}")

@@ -69,10 +69,8 @@ class UPGANNetworks(TranslationNetworks):
         for stage in range(1, self.num_stages + 1):
             in_channels = settings.source_channels + (guide_channels if stage > 1 else 0)
             self.add_module(f"g_{stage}", Stage(in_channels, settings, levels))
-            critic = PatchDiscriminator(
-                settings.target_channels, width=settings.critic_width, layers=settings.critic_layers
-            )
-            self.add_module(f"d_{stage}", critic)
+            width, layers = settings.critic_width, settings.critic_layers
+            self.add_module(f"d_{stage}", PatchDiscriminator(settings.target_channels, width=width, layers=layers))
         self.averaged = tuple(f"g_{stage}" for stage in range(1, self.num_stages + 1))
 
     @property
