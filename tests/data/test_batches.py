@@ -39,7 +39,7 @@ def test_windows_for_comparison_lie_where_they_say():
 
 
 def test_published_windows_are_one_for_the_batch(source):
-    batches = [dataclasses.replace(source, windows="published").batch(step) for step in range(8)]
+    batches = [dataclasses.replace(source, sampling="published").batch(step) for step in range(8)]
     assert all(len(set(batch.start.tolist())) == 1 for batch in batches)
     assert any(batch.start[0] % 4 for batch in batches)
     assert torch.equal(batches[0].window[1, 0], whole(batches[0])[1, batches[0].start[1] :][:8])
@@ -98,7 +98,7 @@ def test_every_volume_once_a_pass_in_another_order_each(source):
 
 def test_two_processes_share_the_batch_of_one(source):
     whole = dataclasses.replace(source, batch_size=4).batch(3)
-    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world=2).batch(3) for rank in (0, 1)]
+    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world_size=2).batch(3) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.window for half in halves]), whole.window)
     assert torch.equal(torch.cat([half.normal("z", 4) for half in halves]), whole.normal("z", 4))
 
@@ -146,9 +146,9 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_asked_for(source, m
 
 
 def test_a_source_of_a_config_is_the_one_written_out(small_store):
-    data = DataConfig(size=(32, 32, 32), subvolume_depth=8, windows="uniform", augment=AugmentConfig(noise=0.1))
+    data = DataConfig(size=(32, 32, 32), subvolume_depth=8, sampling="uniform", augment=AugmentConfig(noise=0.1))
     made = BatchSource.from_config(Store(small_store), data, batch_size=2, seed=5, whole=False, rank=1, world_size=2)
     expected = BatchSource(
-        made.store, "train", 8, 2, 5, AugmentConfig(noise=0.1), windows="uniform", whole=False, rank=1, world=2
+        made.store, "train", 8, 2, 5, AugmentConfig(noise=0.1), sampling="uniform", whole=False, rank=1, world_size=2
     )
     assert made == expected

@@ -40,7 +40,7 @@ def test_batches_are_a_function_of_the_step(store, source):
 
 def test_two_processes_share_the_batch_of_one(source):
     whole = dataclasses.replace(source, batch_size=4).batch(3)
-    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world=2).batch(3) for rank in (0, 1)]
+    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world_size=2).batch(3) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.source for half in halves]), whole.source)
     assert np.array_equal(np.concatenate([half.uniform("u", 4) for half in halves]), whole.uniform("u", 4))
 
@@ -121,4 +121,4 @@ def test_every_volume_once_a_pass(store):
 def test_a_source_of_a_config_is_the_one_written_out(store):
     data = DataConfig(size=(32, 32, 32), window="hierarchical", subvolume_depth=8, degrade=MOTION, fraction=0.5)
     made = PairSource.from_config(store, data, batch_size=2, seed=5, rank=1, world_size=2)
-    assert made == PairSource(store, "train", 2, 5, MOTION, fraction=0.5, depth=8, anchored=True, rank=1, world=2)
+    assert made == PairSource(store, "train", 2, 5, MOTION, fraction=0.5, depth=8, with_low=True, rank=1, world_size=2)

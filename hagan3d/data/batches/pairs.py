@@ -244,7 +244,9 @@ class PairSource(StepSource[PairBatch]):
     def __post_init__(self) -> None:
         """Raise InputError unless the store fits paired or unpaired training."""
         if self.paired and self.store.has_domains:
-            raise InputError(f"{self.store.path}: holds two domains without pairs; prepare pairs with `hagan3d prepare --pairs`")
+            raise InputError(
+                f"{self.store.path}: holds two domains without pairs; prepare pairs with `hagan3d prepare --pairs`"
+            )
         if not self.paired and len({self.store.subjects[i] for i in (*self._sources, *self._targets)}) < 2:
             raise InputError(f"{self.store.path}: unpaired training needs at least two subjects in {self.split}")
 
