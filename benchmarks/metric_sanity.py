@@ -1,9 +1,8 @@
-"""Does the instrument see what it must? Real volumes that were spoilt on purpose, against real ones that were not."""
+"""Sanity check of the metrics: each must rank degraded real volumes worse than untouched ones."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -11,43 +10,45 @@ from scipy.ndimage import gaussian_filter
 from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.features.summary import FEATURES, Summary, rescaled, summarize
 from hagan3d.evaluation.metrics import voxels
-from hagan3d.evaluation.metrics.distances import compare
+from hagan3d.evaluation.metrics.compare import compare_features, compare_voxels
+from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.metrics.registry import metrics
+from hagan3d.evaluation.settings import EvaluateConfig
 
-Spoil = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 HALVES = "real halves"
-CAUGHT = 5.0  # standard errors
-HIGHER_IS_BETTER = ("precision", "recall")
+DETECTED = 5.0  # standard errors
 
 
 def blurred(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Smooth volumes ``[N, D, H, W]`` by a Gaussian of one voxel."""
+    """Smooth volumes ``[N, D, H, W]`` with a Gaussian of one voxel."""
     return gaussian_filter(x, (0, 1, 1, 1))
 
 
 def noisy(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Add Gaussian noise of a twentieth of the range."""
+    """Add Gaussian noise of 5 % of the range."""
     return (x + 0.1 * random.standard_normal(x.shape, dtype=np.float32)).clip(-1, 1)
 
 
 def flipped(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Turn the order of the slices round."""
+    """Reverse the order of the slices."""
     return x[:, ::-1].copy()
 
 
 def collapsed(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Repeat one volume."""
+    """Repeat one volume (mode collapse)."""
     return np.repeat(x[:1], len(x), axis=0)
 
 
 def shuffled(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Put 4 x 4 x 4 blocks of each volume in a random order."""
+    """Permute the 4 x 4 x 4 blocks of each volume."""
     d, h, w = (side // 4 for side in x.shape[1:])
-    parts = x.reshape(-1, 4, d, 4, h, 4, w).transpose(0, 1, 3, 5, 2, 4, 6).reshape(-1, 64, d, h, w)
-    mixed = np.stack([volume[random.permutation(64)] for volume in parts])
+    blocks = x.reshape(-1, 4, d, 4, h, 4, w).transpose(0, 1, 3, 5, 2, 4, 6).reshape(-1, 64, d, h, w)
+    mixed = np.stack([volume[random.permutation(64)] for volume in blocks])
     return mixed.reshape(-1, 4, 4, 4, d, h, w).transpose(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
 
 
-SPOILT: Mapping[str, Spoil] = {
+DEGRADED: Mapping[str, Degradation] = {
     "blurred": blurred,
     "noisy": noisy,
     "flipped": flipped,
@@ -57,14 +58,13 @@ SPOILT: Mapping[str, Spoil] = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measure of one copy."""
+class MetricScore:
+    """One metric of one copy."""
 
-    measure: str
-    value: float
-    error: float
+    metric: str
+    estimate: Estimate
     worse: float
-    """Standard errors by which it is worse than for the real halves."""
+    """Standard errors by which it is worse than that of the real halves."""
 
 
 def check(
@@ -74,71 +74,69 @@ def check(
     seed: int = 0,
     rounds: int = 50,
     done: Callable[[str], None] = lambda name: None,
-) -> dict[str, list[Row]]:
-    """Split real volumes in halves, spoil one, and measure it against the other.
+) -> dict[str, list[MetricScore]]:
+    """Split real volumes in halves, degrade one, and compare it with the other.
 
     Args:
         x: Real volumes ``[N, D, H, W]`` in [-1, 1].
-        extractors: Of features.
-        seed: Of the halves and of what is spoilt.
-        rounds: Resamplings for errors by bootstrap.
-        done: Told the name of each copy measured.
+        extractors: Feature extractors.
+        seed: Seed of the halves and of the degradations.
+        rounds: Bootstrap resamplings per standard error.
+        done: Called with the name of each copy when it is measured.
 
     Returns:
-        By name of the copy (`HALVES` first) its measures.
+        Scores of each copy by name, `HALVES` first.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(x))
     half, other = x[order[: len(x) // 2]], x[order[len(x) // 2 :]]
     reference = _summary(other, extractors)
-    base: dict[str, tuple[float, float]] = {}
-    found: dict[str, list[Row]] = {}
-    for name, spoil in {HALVES: None, **SPOILT}.items():
-        copy = half if spoil is None else spoil(half, random)
-        values = _measures(_summary(copy, extractors), reference, extractors, rounds)
+    signs = _signs(extractors)
+    base: dict[str, Estimate] = {}
+    scores: dict[str, list[MetricScore]] = {}
+    for name, degrade in {HALVES: None, **DEGRADED}.items():
+        copy = half if degrade is None else degrade(half, random)
+        values = _estimates(_summary(copy, extractors), reference, extractors, rounds)
         base = base or values
-        found[name] = [Row(key, *values[key], _worse(key, values[key], base[key])) for key in values]
+        scores[name] = [MetricScore(key, v, _worse(v, base[key], signs.get(key, 1))) for key, v in values.items()]
         done(name)
-    return found
+    return scores
 
 
-def caught_by(rows: Sequence[Row]) -> list[Row]:
-    """Return the measures that say clearly worse, the clearest first."""
-    return sorted((row for row in rows if row.worse >= CAUGHT), key=lambda row: -row.worse)
+def detected_by(scores: Sequence[MetricScore]) -> list[MetricScore]:
+    """Return the metrics that are clearly worse, the clearest first."""
+    return sorted((row for row in scores if row.worse >= DETECTED), key=lambda row: -row.worse)
 
 
 def _summary(x: np.ndarray, extractors: Sequence[Extractor]) -> Summary:
     return summarize(iter(x), extractors, 8, True, x.shape[1:])
 
 
-def _measures(
-    copy: Summary, reference: Summary, extractors: Sequence[Extractor], rounds: int
-) -> dict[str, tuple[float, float]]:
-    """Value and error of every measure."""
-    found: dict[str, tuple[float, float]] = {}
+def _signs(extractors: Sequence[Extractor]) -> dict[str, int]:
+    """1 where higher values are worse, -1 where lower ones are; by name of the score."""
+    signs = {f"{one.key} ({extractor.name})": one.sign for one in metrics("features") for extractor in extractors}
+    return signs | {one.key: one.sign for one in metrics("voxels")}
+
+
+def _estimates(copy: Summary, reference: Summary, extractors: Sequence[Extractor], rounds: int) -> dict[str, Estimate]:
+    """All metrics with a standard error, and the differences of variety and MS-SSIM from those of real volumes."""
+    config = EvaluateConfig(bootstrap=rounds, kid_subsets=1)
+    values: dict[str, Estimate] = {}
     for extractor in extractors:
         sets = {"copy": copy, "reference": reference}
         if extractor.rescale:
             sets = rescaled(sets, extractor.name, "reference")
         a, b = (sets[name][FEATURES + extractor.name] for name in ("copy", "reference"))
-        result = compare(a, b, neighbours=3, subsets=1, rounds=rounds)
-        for key in ("kid", "mmd", "fid_shrunk", "precision", "recall"):
-            found[f"{key} ({extractor.name})"] = _pair(result[key])
-    for key, values in voxels.compare_voxels(copy, reference, rounds).items():
-        found[key] = _pair(values)
+        estimates = compare_features(a, b, config).estimates
+        values |= {f"{key} ({extractor.name})": one for key, one in estimates.items() if one.error is not None}
+    values |= compare_voxels(copy, reference, config)
     row = voxels.variety(copy, reference)[-4]
-    found["variety, from 1"] = (abs(row["ratio"] - 1), row["error"])
-    alike = voxels.diversity(copy, reference)
-    error = math.hypot(alike["generated"]["error"], alike["real"]["error"])
-    found["MS-SSIM, from real"] = (abs(alike["generated"]["value"] - alike["real"]["value"]), error)
-    return found
+    values["variety, from 1"] = Estimate(abs(row.ratio - 1), row.error)
+    a, b = (voxels.pair_similarity(x).estimate for x in (copy, reference))
+    values["MS-SSIM, from real"] = Estimate(abs(a.value - b.value), math.hypot(a.error, b.error))
+    return values
 
 
-def _pair(values: Mapping[str, Any]) -> tuple[float, float]:
-    return values["value"], values["error"]
-
-
-def _worse(key: str, spoilt: tuple[float, float], base: tuple[float, float]) -> float:
-    sign = -1 if key.split(" ")[0] in HIGHER_IS_BETTER else 1
-    error = math.hypot(spoilt[1], base[1])
-    return sign * (spoilt[0] - base[0]) / error if error > 0 else 0.0
+def _worse(degraded: Estimate, base: Estimate, sign: int) -> float:
+    error = math.hypot(degraded.error, base.error)
+    return sign * (degraded.value - base.value) / error if error > 0 else 0.0

@@ -11,8 +11,8 @@ from hagan3d.evaluation.settings import EvaluateConfig, FeatureTrainConfig
 
 DESCRIPTION = """Evaluate a run on the held-out volumes of its store: KID, MMD, FID, precision and recall in features,
 voxel statistics, variety, seams, reconstruction, geometry; with --audit also memorisation of training volumes. A
-translating run is evaluated on held-out pairs: voxel errors, and calibration of its uncertainty. Writes report.html (one
-file, for a browser) and metrics.json. The same command again resumes. Nothing is downloaded."""
+translating run is evaluated on held-out pairs: voxel errors, and calibration of its uncertainty. Writes report.html
+(one file, for a browser) and metrics.json. The same command again resumes. Nothing is downloaded."""
 EXAMPLES = (
     "hagan3d evaluate --store lungs.h5 --train-features           # once per store, takes minutes",
     "hagan3d evaluate runs/lungs --store lungs.h5 --out evaluation/",

@@ -144,9 +144,7 @@ def is_done(out: Path, key: str, audited: bool, force: bool) -> bool:
     except (ValueError, KeyError, TypeError):
         same = complete = False
     if not same:
-        raise InputError(
-            f"{path}: of another run, step, store or setting; use another --out, or --force to replace it"
-        )
+        raise InputError(f"{path}: of another run, step, store or setting; use another --out, or --force to replace it")
     return complete
 
 

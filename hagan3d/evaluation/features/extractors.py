@@ -71,7 +71,7 @@ def _batches(volumes: Iterable[np.ndarray], batch: int) -> Iterator[np.ndarray]:
 
 
 def standardized(x: Tensor) -> Tensor:
-    """Standardize each volume ``[B, 1, D, H, W]`` to zero mean and unit standard deviation; a constant one becomes 0."""
+    """Standardize each volume ``[B, 1, D, H, W]`` to zero mean and unit deviation; a constant one becomes 0."""
     mean = x.mean(dim=(1, 2, 3, 4), keepdim=True)
     deviation = x.std(dim=(1, 2, 3, 4), keepdim=True)
     return (x - mean) / deviation.clamp_min(1e-6)

@@ -117,9 +117,7 @@ def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extr
     odd = sorted((expected.keys() - optional) ^ (state.keys() - optional))
     odd += sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
     if odd:
-        raise InputError(
-            f"{path}: not the weights of MedicalNet's ResNet-10 or ResNet-50 (first mismatch: {odd[0]})"
-        )
+        raise InputError(f"{path}: not the weights of MedicalNet's ResNet-10 or ResNet-50 (first mismatch: {odd[0]})")
     network.load_state_dict(expected | {name: value for name, value in state.items() if name in expected})
     network.to(device).eval().requires_grad_(False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -130,7 +128,9 @@ def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extr
 def _published_state(path: Path) -> dict[str, Tensor]:
     """Read ``{"state_dict": {"module.NAME": tensor}}`` without its segmentation head, as ``{NAME: tensor}``."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; the weights of MedicalNet are not downloaded, download them and give the path")
+        raise InputError(
+            f"{path}: no such file; the weights of MedicalNet are not downloaded, download them and give the path"
+        )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -36,7 +36,7 @@ def describe(x: np.ndarray) -> Summary:
 
     Returns:
         `slice_mean`, `slice_deviation` ``[D]``; `gradients` ``[D - 1]``: mean absolute difference of adjacent slices;
-        `histogram` ``[BINS]``: shares of the voxels; `planes` ``[3, PLANE_SLICES, 8]``: slice statistics in three planes;
+        `histogram` ``[BINS]``: shares of the voxels; `planes` ``[3, PLANE_SLICES, 8]``: slice statistics in 3 planes;
         `small` ``[32, 32, 32]``: block means; `range` ``[2]``: minimum and maximum.
     """
     bins = np.clip(((x + 1) * (BINS / 2)).astype(np.int64), 0, BINS - 1)
@@ -67,7 +67,7 @@ def blocks(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def ssim_settings(size: Size) -> dict[str, Any]:
-    """Return window and scale weights of MS-SSIM: the published 11 voxels and 5 scales where they fit, else 7 and fewer.
+    """Return window and scale weights of MS-SSIM: the published 11 voxels and 5 scales if they fit, else 7 and fewer.
 
     MONAI requires ``side // (scales - 1)^2 >= window``.
     """

@@ -89,7 +89,7 @@ def _overlap(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def mirrored_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return distances of features ``[M, dim]`` to the nearer of a volume and its mirror image ``[N, 2, dim]``: ``[M, N]``."""
+    """Return distances ``[M, N]`` of features ``[M, dim]`` to the nearer of plain and mirrored volumes ``[N, 2, dim]``."""
     return np.minimum(cdist(x, y[:, 0]), cdist(x, y[:, 1]))
 
 
@@ -185,9 +185,7 @@ def audit(
     """
     groups = subject_groups(store, sets)
     discriminators = _discriminators(model)
-    reals = {
-        name: _read_real(sets[name], extractor, discriminators, model, progress) for name in ("train", "held-out")
-    }
+    reals = {name: _read_real(sets[name], extractor, discriminators, model, progress) for name in ("train", "held-out")}
     if extractor.rescale:
         mean, scale = feature_scale(reals["train"].features[:, 0])
         reals = {name: RealVolumes((one.features - mean) / scale, one.logits) for name, one in reals.items()}

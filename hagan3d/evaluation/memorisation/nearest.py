@@ -94,10 +94,11 @@ def authenticity(d: Distances) -> Authenticity:
     count = effective_count(d)
     tests = [(share(authentic(one.generated_train, one.train_train), count), _floor(one)) for one in (d, d.swapped())]
     gaps = [Estimate(value.value - floor.value, _hypot(value, floor)) for value, floor in tests]
-    z = [gap.value / (gap.error or math.nan) for gap in gaps]
+    z = gaps[0].value / (gaps[0].error or math.nan)
     excess_z = (gaps[0].value - gaps[1].value) / _hypot(gaps[0], gaps[1])
     percent = [Estimate(100 * one.value, 100 * (one.error or 0.0)) for pair in tests for one in pair]
-    return Authenticity(*percent, z=z[0], excess_z=excess_z)
+    generated, floor, swapped_generated, swapped_floor = percent
+    return Authenticity(generated, floor, swapped_generated, swapped_floor, z, excess_z)
 
 
 def _floor(d: Distances) -> Estimate:

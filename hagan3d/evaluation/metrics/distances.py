@@ -9,7 +9,13 @@ from scipy.spatial.distance import cdist, pdist
 from hagan3d.evaluation.metrics.estimate import Estimate, binomial_error
 from hagan3d.evaluation.metrics.registry import metric
 
-RBF_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # kernel bandwidths of the mixture, in units of the median distance within the reference set
+RBF_WIDTHS = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+)  # kernel bandwidths of the mixture, in units of the median distance within the reference set
 
 
 def check_sets(x: np.ndarray, y: np.ndarray, least: int = 3) -> None:
@@ -146,7 +152,7 @@ def fid(x: np.ndarray, y: np.ndarray, shrink: bool = False) -> float:
 
 @metric("fid", title="FID", better="lower", needs="features")
 def plain_fid(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """FID with sample covariances, comparable with torch-fidelity; its error is not estimated, since its bias dominates."""
+    """FID with sample covariances, as torch-fidelity; without a standard error, since bias dominates."""
     return Estimate(fid(x, y))
 
 
@@ -198,9 +204,7 @@ def precision(fake: np.ndarray, real: np.ndarray, neighbours: int) -> Estimate:
     return precision_recall(fake, real, neighbours)[0]
 
 
-@metric(
-    "recall", title="recall", better="higher", needs="features", settings=("neighbours",), in_verdict="shown"
-)
+@metric("recall", title="recall", better="higher", needs="features", settings=("neighbours",), in_verdict="shown")
 def recall(fake: np.ndarray, real: np.ndarray, neighbours: int) -> Estimate:
     """Share of real volumes that lie in the manifold of the generated ones, see `precision_recall`."""
     return precision_recall(fake, real, neighbours)[1]

@@ -1,8 +1,8 @@
 """Registry of metrics: the only list of their keys.
 
-A metric is one function in a module of this folder, decorated with `metric`. The protocol, the report, the verdicts and
-the sanity check of benchmarks/metric_sanity.py iterate over the registry, so a new metric is one file with one function,
-and its test.
+A metric is one function in a module of this folder, decorated with `metric`. The protocol, the report, the verdicts
+and the sanity check of benchmarks/metric_sanity.py iterate over the registry, so a new metric is one file with one
+function, and its test.
 
 ``needs`` says what the function gets:
 
@@ -81,7 +81,7 @@ def metric(
 
 
 def metrics(needs: str) -> list[Metric]:
-    """Return the metrics of one kind of input, in the order of their modules; ``voxels`` stands for all ``voxels:KEY``."""
+    """Return the metrics of one kind of input, in the order of registration; ``voxels`` means all ``voxels:KEY``."""
     _import_modules()
     return [one for one in _METRICS.values() if one.needs == needs or one.needs.startswith(f"{needs}:")]
 

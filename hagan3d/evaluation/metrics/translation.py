@@ -26,10 +26,7 @@ class TranslatedPair:
 
     @cached_property
     def ssim(self) -> Tensor:
-        """SSIM around every voxel whose window is inside the volume ``[C, D - 10, H - 10, W - 10]``, as MONAI computes it.
-
-        On x + 1 with a data range of 2.
-        """
+        """SSIM around every voxel ``[C, D - 10, H - 10, W - 10]``, on x + 1 with data range 2, as MONAI computes it."""
         return ssim_map(self.translated + 1, self.target + 1, data_range=2.0)
 
 

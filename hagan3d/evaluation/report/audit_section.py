@@ -109,8 +109,8 @@ def _membership(audit: Audit) -> str:
 
 def _pairs(run: EvaluatedRun, pairs: list[ClosestPair], affine: np.ndarray) -> str:
     text = (
-        "<p>One column per generated volume, above its nearest training volume (mirrored where that matches better), in "
-        "the order of their twin ratios, lowest first. Distances of voxels.</p>"
+        "<p>One column per generated volume, above its nearest training volume (mirrored where that matches better), "
+        "in the order of their twin ratios, lowest first. Distances of voxels.</p>"
     )
     for first in range(0, len(pairs), PAIRS_IN_ROW):
         some = pairs[first : first + PAIRS_IN_ROW]

@@ -24,9 +24,7 @@ def check_geometry(model: Model, store: Store, generated: Summary) -> tuple[Geom
         GeometryCheck("size", description.size == store.size, f"{list(description.size)} voxels"),
         GeometryCheck("orientation", description.orientation == typical.orientation, description.orientation),
         GeometryCheck("slices", description.axis == typical.axis, description.axis),
-        GeometryCheck(
-            "spacing", bool(inside.all()), f"{_mm(spacing)} mm; store: {_mm(least)} to {_mm(most)} mm"
-        ),
+        GeometryCheck("spacing", bool(inside.all()), f"{_mm(spacing)} mm; store: {_mm(least)} to {_mm(most)} mm"),
         GeometryCheck("intensity rule", description.intensity == typical.intensity, description.intensity),
         GeometryCheck("range", in_range, f"{lowest:.3f} to {highest:.3f}; expected -1 to 1"),
         GeometryCheck("not constant", constant == 0, f"{constant} constant volumes"),

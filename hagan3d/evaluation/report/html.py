@@ -61,8 +61,9 @@ def _head(origin: Origin) -> str:
     volumes = origin.volumes
     return (
         f"<h1>Evaluation of a generative model</h1><p>{html.escape(origin.run['checkpoint'])}, step "
-        f"{origin.run['step']}: {volumes['generated']} generated volumes compared with {volumes['held-out']} held-out "
-        f"and {volumes['train']} training volumes of {html.escape(origin.store['name'])}. Protocol {origin.protocol}.</p>"
+        f"{origin.run['step']}: {volumes['generated']} generated volumes compared with {volumes['held-out']} "
+        f"held-out and {volumes['train']} training volumes of {html.escape(origin.store['name'])}. "
+        f"Protocol {origin.protocol}.</p>"
     )
 
 
@@ -143,7 +144,8 @@ def _nearest(run: EvaluatedRun, affine: np.ndarray, shown: int) -> str:
         indices, distances = figures.nearest(generated, rows[key])
         groups[f"nearest real volume, {key}"] = figures.read_volumes(run.sets[key], indices.tolist())
         lines.append([key, *(f"{distance:.3g}" for distance in distances)])
-    text = f"<h2>Nearest real neighbours</h2><p>One column per generated volume, in the features '{html.escape(name)}'.</p>"
+    text = "<h2>Nearest real neighbours</h2>"
+    text += f"<p>One column per generated volume, in the features '{html.escape(name)}'.</p>"
     header = ["distance to", *(str(i + 1) for i in range(len(generated)))]
     return text + picture(figures.sheet_png(groups, affine), "nearest neighbours") + table(header, lines)
 
@@ -197,8 +199,8 @@ def _protocol(results: Evaluation, size: Size) -> str:
         )
     lines = [
         "KID: unbiased, polynomial kernel (x.y / dim + 1)^3, all pairs; error: jackknife over both sets.",
-        "MMD: unbiased, mean of five RBF kernels with bandwidths of 1/4, 1/2, 1, 2 and 4 median distances of the reference.",
-        "FID, shrunk covariance: Ledoit-Wolf covariances, error by bootstrap over volumes; biased upwards for small sets.",
+        "MMD: unbiased, mean of five RBF kernels; bandwidths 1/4, 1/2, 1, 2 and 4 median distances of the reference.",
+        "FID, shrunk covariance: Ledoit-Wolf, error by bootstrap over volumes; biased upwards for small sets.",
         f"Precision and recall: {origin.settings.neighbours} nearest neighbours.",
         f"MS-SSIM: Gaussian window of {ssim['kernel_size']}, {len(ssim['weights'])} scales, disjoint random pairs.",
         "2.5D FID: mean, standard deviation, steps and quarter means of eight slices in each of three planes.",

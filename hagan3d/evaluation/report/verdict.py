@@ -43,7 +43,11 @@ def audit_verdicts(audit: Audit) -> list[Verdict]:
     """Return the verdicts of the memorisation audit on generated volumes and on discriminators."""
     sets = "{generated} generated, {train} training and {held-out} held-out volumes".format(**audit.volumes)
     by = ", ".join(audit.generated_by)
-    text = f"signs of memorisation in generated volumes: {by}" if by else "no evidence of memorisation in generated volumes"
+    text = (
+        f"signs of memorisation in generated volumes: {by}"
+        if by
+        else "no evidence of memorisation in generated volumes"
+    )
     found = [Verdict(not by, f"{text} ({sets})")]
     if not audit.membership:
         return found
@@ -75,7 +79,7 @@ def _distance(extractor: str, columns: Mapping[str, FeatureComparison]) -> Verdi
         if one.in_verdict == "no":
             continue
         value, least = generated.estimates[one.key], floor.estimates[one.key]
-        parts.append(f"{one.title} {value.value:.3g} (floor {least.value:.2g})")
+        parts.append(f"{one.title.partition(',')[0]} {value.value:.3g} (floor {least.value:.2g})")
         if one.in_verdict == "decides":
             above = max(above, _standard_errors_worse(one, generated, floor))
     text = f"features '{extractor}': {', '.join(parts)}: "

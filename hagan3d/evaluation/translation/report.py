@@ -153,7 +153,9 @@ def _misalignment(rows: Mapping[str, Mapping[str, Spread]] | None) -> str:
     if not rows:
         return ""
     lines = [[when, *(str(values[key]) for key in MISALIGNMENT)] for when, values in rows.items()]
-    text = note("Mean absolute errors of rotations and translations; mean distance of 9^3 points to their true positions.")
+    text = note(
+        "Mean absolute errors of rotations and translations; mean distance of 9^3 points to their true positions."
+    )
     return "<h2>Misalignment</h2>" + table(["", *MISALIGNMENT.values()], lines) + text
 
 
