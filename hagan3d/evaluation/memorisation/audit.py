@@ -89,7 +89,7 @@ def _overlap(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def mirrored_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return distances ``[M, N]`` of features ``[M, dim]`` to the nearer of plain and mirrored volumes ``[N, 2, dim]``."""
+    """Return the distances ``[M, N]`` of features ``[M, dim]`` to the nearer of both rows of ``[N, 2, dim]``."""
     return np.minimum(cdist(x, y[:, 0]), cdist(x, y[:, 1]))
 
 
