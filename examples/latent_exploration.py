@@ -82,10 +82,8 @@ def main(argv: Sequence[str]) -> None:
         for start in seed_starts(model, 3)
     ]
     frames = walk(model, stops, a.out, title=a.attribute, caption=caption(measure.unit), reader=reader)
-    verdict = score_walks(frames)
-    print(
-        f"   intended and measured correlate {verdict.correlation.value:.3f}; monotone: {verdict.monotone:.0%} of walks"
-    )
+    score = score_walks(frames)
+    print(f"   intended and measured correlate {score.correlation.value:.3f}; monotone: {score.monotone:.0%} of walks")
     print(f"   {a.out}/strip.png, walk.gif, walk.csv, volumes/*.nii.gz")
 
     print("5. Without any attribute: where do encoded volumes vary most?")
@@ -117,7 +115,7 @@ def real_latents(model: Model, store: Store, attribute: str) -> tuple[np.ndarray
 
 
 def calibrated(store: Store, measure: Measure, attribute: str) -> SegmenterReader:
-    """Fit what thresholds measure to the truth on training volumes, and score_walks it on held-out ones."""
+    """Fit what thresholds measure to the truth on training volumes, and evaluate it on held-out ones."""
     chosen, segmenter = store.indices("all"), ChestCT()
     measured = measure_volumes(store, chosen, segmenter, measure)
     held_out = np.array([store.splits[i] != "train" for i in chosen])

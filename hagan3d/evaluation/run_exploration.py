@@ -8,12 +8,12 @@ from hagan3d.checkpoint import load_model
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration import exploration
-from hagan3d.evaluation.exploration.describe import describe
+from hagan3d.evaluation.exploration.results import Exploration
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.settings import ExploreConfig
 from hagan3d.inference.devices import inference_device
 
-MODES: dict[str, Callable[..., dict[str, Any]]] = {
+MODES: dict[str, Callable[..., Exploration]] = {
     "attribute": exploration.explore_attribute,
     "pca": exploration.explore_components,
     "between": exploration.explore_between,
@@ -39,7 +39,7 @@ def run_exploration(
         run: Folder of a run, or a checkpoint file.
         store: Store of real volumes.
         out: Output folder.
-        modes: Value of each mode by name; all but one are None.
+        modes: Value of each mode by name, None for all but one.
         config: Settings.
         weights: Weights of the checkpoint: ema or raw.
         device: auto, cpu or cuda.
@@ -60,6 +60,6 @@ def run_exploration(
         raise InputError(f"{out / 'explore.json'}: exists already; use another --out, or --force to replace it")
     mode = given[0]
     model = load_model(run, weights, inference_device(device), ("g", "e_h", "e_g"))
-    values = MODES[mode](model, Store(store), modes[mode], out, config, progress)
+    results = MODES[mode](model, Store(store), modes[mode], out, config, progress)
     files = "component-1/ ..., explore.json" if mode == "pca" else "strip.png, walk.gif, walk.csv, explore.json"
-    return [*describe(values), f"step {model.step} of {run} explored: {out} ({files})"]
+    return [*results.describe(), f"step {model.step} of {run} explored: {out} ({files})"]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from hagan3d.data.preprocess.labels import some
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.directions import (
-    AttributeDirection,
     Direction,
     Scale,
     attribute_direction,
@@ -25,12 +24,29 @@ from hagan3d.evaluation.exploration.directions import (
     principal_directions,
 )
 from hagan3d.evaluation.exploration.measurement import Measurement, ReadBack, measurement_for
-from hagan3d.evaluation.exploration.walks import WalkFrame, WalkStart, WalkStop, score_walks, volume_at, walk
+from hagan3d.evaluation.exploration.results import (
+    AttributeExploration,
+    ComponentExploration,
+    Exploration,
+    Interpolation,
+    TruncationExploration,
+)
+from hagan3d.evaluation.exploration.walks import (
+    WalkFrame,
+    WalkScore,
+    WalkStart,
+    WalkStop,
+    score_walks,
+    volume_at,
+    walk,
+)
 from hagan3d.evaluation.features.extractors import has_encoders
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import WALKS, ExploreConfig
 from hagan3d.inference.encoding import Input, inputs_of_store, latents
 from hagan3d.inference.generation import latent
+
+ExplorationT = TypeVar("ExplorationT", bound=Exploration)
 
 FIRST_SEED = 1_000_000  # of the samples that a direction is fitted on; walks start at seeds 0, 1, ...
 
@@ -65,10 +81,10 @@ def select_volumes(model: Model, store: Store, limit: int) -> RealIndices:
 
 def explore_attribute(
     model: Model, store: Store, name: str, out: Path, config: ExploreConfig, progress: ProgressCallback = no_progress
-) -> dict[str, Any]:
+) -> AttributeExploration:
     """Fit the direction of an attribute, walk along it, and measure whether the attribute changes.
 
-    Writes `explore.json` (the returned values), `direction.npz` and the files of `walk`.
+    Writes `explore.json` (the returned results), `direction.npz` and the files of `walk`.
 
     Args:
         model: The model, with G, and with its encoders unless all latents are samples of the prior.
@@ -87,35 +103,34 @@ def explore_attribute(
     measurement = measurement_for(store, used.train, used.held_out, name, config, progress)
     z, y, groups, scale = _population(model, store, measurement, config, progress)
     covariance = model.networks.g.prior.covariance.double().cpu().numpy() if config.source == "generated" else None
-    found = attribute_direction(z, scale.score(y), groups, covariance=covariance)
-    reader = measurement.reader or ReadBack(model, found.direction, scale)
+    direction = attribute_direction(z, scale.score(y), groups, covariance=covariance)
     starts = _starts(model, store, used, config)
-    walks = [(start, _stops(start, found.direction, config, scale)) for start in starts]
     frames = walk(
         model,
-        walks,
+        [(start, _stops(start, direction.direction, config, scale)) for start in starts],
         out,
         title=f"{name}, {config.source} latents, step {model.step}",
         caption=_captions(measurement.attribute.unit, float(scale.value(0.0))),
-        reader=reader,
+        reader=measurement.reader or ReadBack(model, direction.direction, scale),
         progress=progress,
     )
-    summary = {
-        **_origin(model, store, config),
-        "attribute": {"name": name, "unit": measurement.attribute.unit, "from": measurement.attribute.origin},
-        "regression": _regression(found, len(y)),
-        "length": length_of(model, z),
-        "range": {
-            key: _span(values, config.span) for key, values in (("walked", y), ("real", measurement.attribute.values))
-        },
-        "measure": measurement.summary()
-        if measurement.reader
-        else {"name": "prediction of the encoder and the regression: no independent check"},
-        "walk": _walk_scores(frames, starts),
-    }
-    with replacing(out / "direction.npz") as temporary, temporary.open("wb") as file:
-        np.savez(file, **dataclasses.asdict(found.direction), values=scale.values, scores=scale.scores)
-    return _write(summary, out)
+    _write_direction(direction.direction, scale, out / "direction.npz")
+    results = AttributeExploration(
+        origin=_origin(model, store, config),
+        measurement=measurement,
+        direction=direction,
+        volumes=len(y),
+        length=length_of(model, z),
+        walked=_ends(y, config.span),
+        real=_ends(measurement.attribute.values, config.span),
+        scores=_walk_scores(frames, starts),
+    )
+    return _write(results, out)
+
+
+def _write_direction(direction: Direction, scale: Scale, path: Path) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **dataclasses.asdict(direction), values=scale.values, scores=scale.scores)
 
 
 def _population(
@@ -192,7 +207,7 @@ def _stops(start: WalkStart, direction: Direction, config: ExploreConfig, scale:
 
 def explore_components(
     model: Model, store: Store, num: int, out: Path, config: ExploreConfig, progress: ProgressCallback = no_progress
-) -> dict[str, Any]:
+) -> ComponentExploration:
     """Walk along the principal components of encoded latents, each into a folder `component-K`.
 
     Raises:
@@ -216,8 +231,8 @@ def explore_components(
             task=f"component {number}",
             progress=progress,
         )
-    shared = {"components": [float(share) for share in shares], "volumes": len(z)}
-    return _write({**_origin(model, store, config), "pca": shared}, out)
+    explained = [float(share) for share in shares]
+    return _write(ComponentExploration(_origin(model, store, config), explained, len(z)), out)
 
 
 def explore_between(
@@ -227,7 +242,7 @@ def explore_between(
     out: Path,
     config: ExploreConfig,
     progress: ProgressCallback = no_progress,
-) -> dict[str, Any]:
+) -> Interpolation:
     """Interpolate between two encoded volumes of a store.
 
     Raises:
@@ -254,7 +269,7 @@ def explore_between(
         caption=lambda stop, value: [f"{stop.position:.0%} of the way"],
         progress=progress,
     )
-    return _write({**_origin(model, store, config), "between": list(ids)}, out)
+    return _write(Interpolation(_origin(model, store, config), list(ids)), out)
 
 
 def explore_truncations(
@@ -264,7 +279,7 @@ def explore_truncations(
     out: Path,
     config: ExploreConfig,
     progress: ProgressCallback = no_progress,
-) -> dict[str, Any]:
+) -> TruncationExploration:
     """Generate the same seeds at several truncation factors, and measure how much the volumes differ between seeds.
 
     A normalization after the first layer (`norm: rms`) makes the generator nearly invariant to the norm of z, so that
@@ -294,7 +309,7 @@ def explore_truncations(
     spread = {
         f"{factor:g}": _spread(model, [stops[i] for _, stops in walks], starts) for i, factor in enumerate(factors)
     }
-    return _write({**_origin(model, store, config), "mean_difference": spread}, out)
+    return _write(TruncationExploration(_origin(model, store, config), spread), out)
 
 
 def _spread(model: Model, stops: Sequence[WalkStop], starts: Sequence[WalkStart]) -> float:
@@ -335,17 +350,6 @@ def _origin(model: Model, store: Store, config: ExploreConfig) -> dict[str, Any]
     }
 
 
-def _regression(found: AttributeDirection, count: int) -> dict[str, Any]:
-    values = {"volumes": count, "of": "normal scores of the attribute on latents, ridge, nested cross-validation"}
-    for key, estimate in (
-        ("r2", found.regression.r2),
-        ("correlation", found.regression.correlation),
-        ("cosine_of_halves", found.agreement),
-    ):
-        values[key] = dataclasses.asdict(estimate)  # type: ignore[assignment]
-    return values
-
-
 def length_of(model: Model, z: np.ndarray) -> float:
     """Return the root mean square norm of latents ``[N, latent_dim]`` relative to that of the prior.
 
@@ -355,12 +359,13 @@ def length_of(model: Model, z: np.ndarray) -> float:
     return float(np.sqrt(np.mean(z.astype(np.float64) ** 2) / model.networks.g.prior.mean_square))
 
 
-def _span(values: np.ndarray, span: float) -> list[float]:
+def _ends(values: np.ndarray, span: float) -> tuple[float, float]:
     """Values at both ends of a walk, in a population."""
-    return [float(value) for value in Scale.of(values).value(np.array([-span, span]))]
+    low, high = Scale.of(values).value(np.array([-span, span]))
+    return float(low), float(high)
 
 
-def _walk_scores(frames: Sequence[WalkFrame], starts: Sequence[WalkStart]) -> dict[str, Any]:
+def _walk_scores(frames: Sequence[WalkFrame], starts: Sequence[WalkStart]) -> dict[str, WalkScore]:
     """Scores of all walks, and separately of those from encoded volumes and from seeds."""
     seeds = {start.name for start in starts if start.name.startswith("seed-")}
     groups = {
@@ -369,9 +374,9 @@ def _walk_scores(frames: Sequence[WalkFrame], starts: Sequence[WalkStart]) -> di
         "seeds": [frame for frame in frames if frame.start in seeds],
     }
     used = {name: group for name, group in groups.items() if group and (name == "all" or len(group) < len(frames))}
-    return {name: dataclasses.asdict(score_walks(group)) for name, group in used.items()}
+    return {name: score_walks(group) for name, group in used.items()}
 
 
-def _write(summary: dict[str, Any], out: Path) -> dict[str, Any]:
-    write_text(out / "explore.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    return summary
+def _write(results: ExplorationT, out: Path) -> ExplorationT:
+    write_text(out / "explore.json", json.dumps(results.to_dict(), indent=1, allow_nan=False) + "\n")
+    return results
