@@ -59,7 +59,7 @@ def test_a_constant_correlates_with_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y, g: (x, y[1:], g), "want x"),
+        (lambda x, y, g: (x, y[1:], g), "expected x"),
         (lambda x, y, g: (x, np.where(g == 3, np.nan, y), g), "finite"),
         (lambda x, y, g: (x, y, g % 3), "at least 4 subjects"),
     ],
