@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from hagan3d.evaluation.exploration.regression import Regressor, correlation, cross_validate, fit, resampled, ridge
+from hagan3d.evaluation.exploration.regression import (
+    RegressionMethod,
+    correlation,
+    cross_validate,
+    fit,
+    resampled,
+    ridge,
+)
 
 
 def linear(n=200, d=6, noise=1.0, seed=0):
@@ -33,7 +40,7 @@ def test_a_subject_is_never_on_both_sides():
 
     random = np.random.default_rng(0)
     x, y = np.repeat(random.standard_normal((60, 4)), 2, axis=0), np.repeat(random.standard_normal(60), 2)
-    nearest = Regressor("nearest", KNeighborsRegressor(1))
+    nearest = RegressionMethod("nearest", KNeighborsRegressor(1))
     assert cross_validate(x, y, np.arange(120), nearest, rounds=20).r2.value > 0.5
     assert cross_validate(x, y, np.repeat(np.arange(60), 2), nearest, rounds=20).r2.value < 0
 

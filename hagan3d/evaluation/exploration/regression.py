@@ -16,7 +16,7 @@ INNER_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Regressor:
+class RegressionMethod:
     """A regression method: an estimator of scikit-learn and its hyperparameter grid."""
 
     name: str
@@ -38,20 +38,20 @@ class Regression:
     """The fitted model of each fold."""
 
 
-def ridge() -> Regressor:
+def ridge() -> RegressionMethod:
     """Return ridge regression on standardized features, its strength selected by the inner folds."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return Regressor("ridge", make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": STRENGTHS})
+    return RegressionMethod("ridge", make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": STRENGTHS})
 
 
 def cross_validate(
     x: np.ndarray,
     y: np.ndarray,
     groups: Sequence[Any] | np.ndarray,
-    method: Regressor | None = None,
+    method: RegressionMethod | None = None,
     *,
     folds: int = 5,
     seed: int = 0,
@@ -83,7 +83,12 @@ def cross_validate(
 
 
 def fit(
-    x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, method: Regressor | None = None, *, seed: int = 0
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: Sequence[Any] | np.ndarray,
+    method: RegressionMethod | None = None,
+    *,
+    seed: int = 0,
 ) -> Any:
     """Fit a model on all of ``x [N, d]`` and ``y [N]``, its hyperparameters selected by subject-wise folds.
 
