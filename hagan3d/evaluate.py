@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     parser.add_class_arguments(EvaluateConfig, as_group=False)
     parser.add_class_arguments(FeatureTrainConfig, "feature_training")
     a = parser.instantiate(parser.parse_args(argv))
-    config = EvaluateConfig(**{name: a[name] for name in EvaluateConfig.__dataclass_fields__})
+    config = EvaluateConfig(**{field.name: a[field.name] for field in fields(EvaluateConfig)})
     if (a.run is None) != (a.out is None) or (a.run is None and not a.train_features):
         raise InputError("a run and --out must be given together, or --train-features alone")
     from hagan3d.evaluation.progress import progress_bars

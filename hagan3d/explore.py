@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--force", action="store_true", help="Replace another exploration in --out.")
     parser.add_class_arguments(ExploreConfig, as_group=False)
     a = parser.instantiate(parser.parse_args(argv))
-    config = ExploreConfig(**{name: a[name] for name in ExploreConfig.__dataclass_fields__})
+    config = ExploreConfig(**{field.name: a[field.name] for field in fields(ExploreConfig)})
     from hagan3d.evaluation.progress import progress_bars
     from hagan3d.evaluation.run_exploration import run_exploration
 
