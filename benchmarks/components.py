@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 import yaml
+from hagan3d.checkpoint.build import make_networks
 from torch import nn
 
 from hagan3d import cli
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import Config
 from hagan3d.config.serialization import from_dict, to_dict
 from hagan3d.engine.step_memory import made_up_batch

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hagan3d.engine.processes import ALONE, Processes, digest, together
 
 from hagan3d import cli, train
 from hagan3d.checkpoint import files
@@ -21,7 +22,6 @@ from hagan3d.config import Config, DataConfig, DiffAugConfig, LogConfig, ModelCo
 from hagan3d.data.batches.subvolumes import Batch, BatchSource
 from hagan3d.data.store.store import Store
 from hagan3d.engine import processes as engine_processes
-from hagan3d.engine.processes import ALONE, Processes, digest, together
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan import losses as hagan

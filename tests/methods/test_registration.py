@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hagan3d.checkpoint.build import make_networks
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import cli, evaluate, train, translate
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import DegradeConfig
 from hagan3d.config.serialization import from_dict
 from hagan3d.data.batches.pairs import Pairs, PairSource

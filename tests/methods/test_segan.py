@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hagan3d.checkpoint.build import make_networks
 
 from hagan3d import cli, evaluate, train, translate
 from hagan3d import prepare as prepare_door
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config.serialization import from_dict
 from hagan3d.data.batches.pairs import PairSource
 from hagan3d.data.store.store import Store
