@@ -56,7 +56,7 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor, trim: int = 0) -> Tensor:
         """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) slices at each end of D are not made."""
-        if self.out_channels == 1 and x.device.type == "cpu" and not ops.can_be_minimal(x):  # the same sum, faster
+        if self.out_channels == 1 and x.device.type == "cpu" and not ops.has_winograd(x):  # the same sum, faster
             weight = self.weight.flip(2, 3, 4).transpose(0, 1)
             return ops.conv_transpose3d(x, weight, self.bias, padding=(1 + trim, 1, 1))
         return ops.conv3d(x, self.weight, self.bias, padding=(1 - trim, 1, 1))

@@ -13,20 +13,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from hagan3d.ops.extension import can_be_minimal
-from hagan3d.ops.winograd.conv import conv3d_minimal
+from hagan3d.ops.winograd.conv import conv3d_winograd
+from hagan3d.ops.winograd.dispatch import SLOW_CONV_SIZE, is_frozen, use_winograd
 
 Triple = tuple[int, int, int]
 Fold = Callable[[Tensor], Tensor]
 _ONES: Triple = (1, 1, 1)
-# Values C x D x H of a single volume up to which PyTorch takes its slow kernels on a CPU.
-_SMALL = 20480
-# Where minimal filtering is faster on a CPU (measured in float32 by benchmarks/kernels.py): from so many channels on
-# both sides, if a slice has so many voxels per channel; to so few from so many; and instead of slow kernels, from so
-# many, if a volume has so many voxels per channel.
-_MINIMAL_CHANNELS, _MINIMAL_SLICE = 32, 4
-_NARROW, _MINIMAL_TO_NARROW = 4, 16
-_MINIMAL_SMALL, _MINIMAL_VOLUME = 8, 4
 
 
 def _same(weight: Tensor) -> Tensor:
@@ -54,8 +46,8 @@ def conv3d(
     Returns:
         ``[B, C_out, ...]``, of autocast's type where that is on. Any number of times differentiable.
     """
-    if fold is _same and stride == _ONES and _is_better_minimal(x, weight, bias, padding):
-        return conv3d_minimal(x, weight, bias, padding[0])
+    if fold is _same and stride == _ONES and use_winograd(x, weight, bias, padding):
+        return conv3d_winograd(x, weight, bias, padding[0])
     return _either(x, weight, bias, fold, stride, padding, False)
 
 
@@ -74,7 +66,7 @@ def conv_transpose3d(
 def _either(
     x: Tensor, weight: Tensor, bias: Tensor | None, fold: Fold, stride: Triple, padding: Triple, transposed: bool
 ) -> Tensor:
-    if not _is_frozen(x, weight, bias):
+    if not is_frozen(x, weight, bias):
         return _convolve(x, fold(weight), bias, stride, padding, transposed, (0, 0, 0))
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -102,37 +94,16 @@ def _convolve(
     return y.transpose(2, 4).contiguous() if turned else y
 
 
-def _is_better_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Triple) -> bool:
-    """Say whether minimal filtering is faster; but for small single volumes alike for any number of slices."""
-    fits = x.ndim == 5 and weight.shape[1:] == (x.shape[1], 3, 3, 3) and x.dtype == weight.dtype
-    fits = fits and padding[0] <= 2 and padding[1:] == (1, 1) and x.shape[2] + 2 * padding[0] >= 3
-    fits = fits and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype))
-    if not fits or not can_be_minimal(x):  # what fits nothing PyTorch refuses
-        return False
-    B, C, D, H, W = x.shape
-    few, many = sorted(weight.shape[:2])
-    has_many = few >= _MINIMAL_CHANNELS and many * _MINIMAL_SLICE <= H * W
-    gets_narrow = len(weight) <= _NARROW and C >= _MINIMAL_TO_NARROW
-    least = few if _is_frozen(x, weight, bias) else C  # of the two convolutions, if the gradient is one too
-    is_slow = B == 1 and least * D * H <= _SMALL and many * _MINIMAL_VOLUME <= D * H * W
-    return has_many or gets_narrow or (is_slow and few >= _MINIMAL_SMALL)
-
-
 def _is_better_turned(x: Tensor, weight: Tensor) -> bool:
     """Say whether D and W should change places: PyTorch judges by C x D x H whether a CPU's fast kernels pay off."""
     if x.device.type != "cpu" or len(x) > 1 or min(weight.shape[3:]) > 3:
         return False
     _, C, D, H, W = x.shape
-    return C * D * H <= _SMALL < C * W * H
+    return C * D * H <= SLOW_CONV_SIZE < C * W * H
 
 
 def _turned(triple: Triple) -> Triple:
     return triple[2], triple[1], triple[0]
-
-
-def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    learns = weight.requires_grad or (bias is not None and bias.requires_grad)
-    return torch.is_grad_enabled() and x.requires_grad and not learns
 
 
 class _Frozen(Function):

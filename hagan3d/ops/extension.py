@@ -36,12 +36,6 @@ def has_kernels(x: Tensor) -> bool:
     return (x.device.type == "cpu" and not _NO_CPU) or (x.device.type == "cuda" and not _NO_CUDA)
 
 
-def can_be_minimal(x: Tensor) -> bool:
-    """Say whether there is minimal filtering for a tensor: on a CPU, without autocast, in float32 or float64."""
-    is_precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-    return x.device.type == "cpu" and is_precise and not _NO_CPU
-
-
 def backend() -> str:
     """Say in one line what computes the operators of this process, for a run's log."""
     if _NO_CPU:

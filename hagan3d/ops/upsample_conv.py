@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.ops.conv import conv3d, conv_transpose3d
-from hagan3d.ops.extension import can_be_minimal
 from hagan3d.ops.winograd.contraction import with_bias_gradient
-from hagan3d.ops.winograd.upsample import upsample_conv3d_minimal
+from hagan3d.ops.winograd.dispatch import UPSAMPLE, has_winograd, use_winograd
+from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
 
-METHODS = ("auto", "plain", "transposed", "parity", "minimal")
+METHODS = ("auto", "plain", "transposed", "parity", "winograd")
 
 # Measured on CPU in float32 by benchmarks/kernels.py. On so few voxels that folding costs more than it saves, the plain
 # pair is fastest, and minimal filtering on more: from so many input channels, or where a slice has so many numbers
@@ -21,7 +21,6 @@ METHODS = ("auto", "plain", "transposed", "parity", "minimal")
 # many voxels and not too many channels that layout is faster for the others.
 _PARITY_CHANNELS = 4
 _PLAIN_VOXELS = 64
-_MINIMAL_VOXELS, _MINIMAL_CHANNELS, _MINIMAL_NUMBERS = 32, 64, 1 << 14
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
 
@@ -52,13 +51,13 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
     _check(x, weight, bias, trim, method)
     if method == "auto":
         method = _fast_method(x, weight)
-        x = x if method == "minimal" else _fast_layout(x)
+        x = x if method == "winograd" else _fast_layout(x)
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity":
         return _by_parity(x, weight, bias, trim)
-    if method == "minimal" and can_be_minimal(x):
-        return upsample_conv3d_minimal(x, weight, bias, trim)
+    if method == "winograd" and has_winograd(x, UPSAMPLE):
+        return upsample_conv3d_winograd(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
 
@@ -116,14 +115,12 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
 
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:
-    voxels, (c_out, c_in) = x[:, 0].numel(), weight.shape[:2]
-    has_few = c_out <= _PARITY_CHANNELS
-    is_large = x[:1, :, :1].numel() >= _MINIMAL_NUMBERS or (c_in >= _MINIMAL_CHANNELS and not has_few)
-    if is_large and voxels > _MINIMAL_VOXELS and can_be_minimal(x):
-        return "minimal"
+    voxels = x[:, 0].numel()
+    if use_winograd(x, weight, upsample=True):
+        return "winograd"
     if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"
-    return "parity" if has_few else "transposed"
+    return "parity" if len(weight) <= _PARITY_CHANNELS else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from tests.recipes.test_translation import PAIRED, assert_equal, make_batch, make_config, make_updates, run, weights
 
 from hagan3d import cli, train, translate
 from hagan3d.checkpoint import files
@@ -18,7 +19,6 @@ from hagan3d.inference.windowed_translation import Translator
 from hagan3d.methods.cache import Kept
 from hagan3d.methods.hierarchical import window_losses
 from hagan3d.methods.registry import make_recipe
-from tests.recipes.test_translation import PAIRED, assert_equal, make_batch, make_config, make_updates, run, weights
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ _PRODUCTS = 48  # 4 along D, 4 along H, 3 along W
 _SLAB_BYTES = 4 << 20
 
 
-def conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+def conv3d_winograd(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """Convolve with a 3^3 kernel, on a CPU with compiled operators, in float32 or float64.
 
     Args:

@@ -23,7 +23,7 @@ from hagan3d.ops.winograd.taps import fold_taps, unfold_taps
 _SLAB_BYTES = 4 << 20
 
 
-def upsample_conv3d_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
+def upsample_conv3d_winograd(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     """``upsample_conv3d`` by minimal filtering, on a CPU with compiled operators, in float32 or float64."""
     ops, options = torch.ops.hagan3d, (trim, _SLAB_BYTES)
 
