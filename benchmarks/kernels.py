@@ -136,7 +136,7 @@ def up_convolution_cases(device: torch.device) -> Iterator[Case]:
             "transposed, channels last": _channels_last(_method("transposed")),
             "parity": _method("parity"),
             "parity, channels last": _channels_last(_method("parity")),
-            "minimal": _method("minimal"),
+            "winograd": _method("winograd"),
             "ours": ops.upsample_conv3d,
         }
         name = f"upsample_conv3d, {c_in}->{c_out}, {batch} x {side}^3 -> {2 * side}^3, forward + backward"

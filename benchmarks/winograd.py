@@ -1,7 +1,7 @@
 """Does each Winograd part speed up a whole training step on the CPU? Steps with and without it, interleaved in one run.
 
-A step is that of `hagan3d train` on random volumes, with the real schedule of phases and penalties. Every round runs the
-same step number with each set of enabled parts, in rotating order. The first step must give the same loss terms.
+A step is that of `hagan3d train` on random volumes, with the real schedule of phases and penalties. Every round runs
+the same step number with each set of enabled parts, in rotating order. The first step must give the same loss terms.
 The gain of a part is the time without it, divided by the time with everything on. With one thread, times are CPU
 times of the process, so that other processes on the machine disturb them less.
 """
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +29,19 @@ from hagan3d.methods.hagan import losses as hagan
 from hagan3d.methods.hagan.networks import Networks
 from hagan3d.ops.winograd import dispatch
 
-PARTS = ("conv", "upsample")
-VARIANTS = {
-    "all on": frozenset(PARTS),
-    **{f"{part} off": frozenset(PARTS) - {part} for part in PARTS},
-    "all off (HAGAN3D_WINOGRAD=0)": frozenset[str](),
+ALL_ON, ALL_OFF = "all on", "all off (HAGAN3D_WINOGRAD=0)"
+NEVER = 1 << 62
+# Each variant overrides names of `dispatch`: the parts that are enabled, or the threshold of one rule.
+VARIANTS: dict[str, dict[str, Any]] = {
+    ALL_ON: {},
+    "upsample off": {"ENABLED": frozenset({dispatch.CONV})},
+    "conv off": {"ENABLED": frozenset({dispatch.UPSAMPLE})},
+    "conv off for many channels": {"MANY_CHANNELS": NEVER},
+    "conv off to few channels": {"TO_FEW_IN_CHANNELS": NEVER},
+    "conv off for small volumes": {"SLOW_CHANNELS": NEVER},
+    ALL_OFF: {"ENABLED": frozenset()},
 }
+DEFAULTS = {name: getattr(dispatch, name) for values in VARIANTS.values() for name in values}
 Step = Callable[[int], dict[str, float]]
 
 
@@ -66,7 +74,7 @@ def main() -> None:
         print(f"\n{path}, {'x'.join(map(str, config.data.size))}, batch {config.train.batch_size}, {a.rounds} rounds")
         print(f"  {'':30} {'median s':>9} {'total s':>9} {'gain, medians':>14} {'gain, totals':>13}")
         for name, seconds in times.items():
-            medians, totals = (f(seconds) / f(times["all on"]) for f in (statistics.median, sum))
+            medians, totals = (f(seconds) / f(times[ALL_ON]) for f in (statistics.median, sum))
             print(f"  {name:30} {statistics.median(seconds):9.3f} {sum(seconds):9.2f} {medians:14.3f} {totals:13.3f}")
         sys.stdout.flush()
 
@@ -122,13 +130,19 @@ def make_step(config: Config) -> Step:
     return step
 
 
+def select(variant: str) -> None:
+    """Set the names of `dispatch` that a variant overrides, and reset the others."""
+    for name, value in (DEFAULTS | VARIANTS[variant]).items():
+        setattr(dispatch, name, value)
+
+
 def check_same_terms(config: Config) -> None:
     """Raise InputError unless the first step gives the same loss terms with and without Winograd kernels."""
     terms = {}
-    for name, parts in VARIANTS.items():
-        dispatch.ENABLED = parts
+    for name in VARIANTS:
+        select(name)
         terms[name] = make_step(config)(0)
-    expected = terms["all off (HAGAN3D_WINOGRAD=0)"]
+    expected = terms[ALL_OFF]
     for name, found in terms.items():
         for term, value in found.items():  # Adam's first step has the sign of each gradient, however small that is
             if not abs(value - expected[term]) <= 1e-2 * abs(expected[term]) + 1e-3:
@@ -142,7 +156,7 @@ def interleaved(step: Step, rounds: int, warm_up: int = 2) -> dict[str, list[flo
     names = list(VARIANTS)
     for number in range(rounds + warm_up):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            dispatch.ENABLED = VARIANTS[name]
+            select(name)
             begin = clock()
             step(number)
             if number >= warm_up:

@@ -1,6 +1,6 @@
-"""The engine's own operators: each a validated function beside its plain-PyTorch reference.
+"""Custom operators: each a validated public function and a reference in plain PyTorch.
 
-A compiled kernel runs where one was built for the device of a tensor, the reference elsewhere; ``backend`` says which.
+A compiled kernel runs if one was built for the device of the tensor, otherwise the reference; ``backend`` names which.
 """
 
 from hagan3d.ops.conv import conv3d, conv_transpose3d

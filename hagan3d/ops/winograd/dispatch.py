@@ -22,12 +22,12 @@ SLOW_CONV_SIZE = 20480
 # - with many channels on both sides, if a slice has enough voxels per channel to amortise the weight transform;
 # - with few output channels, for which oneDNN has no blocked kernel;
 # - in place of PyTorch's slow kernels, from fewer channels on.
-_MANY_CHANNELS, _SLICE_VOXELS_PER_CHANNEL = 32, 4
-_FEW_OUT_CHANNELS, _TO_FEW_IN_CHANNELS = 4, 16
-_SLOW_CHANNELS, _VOXELS_PER_CHANNEL = 8, 4
+MANY_CHANNELS, SLICE_VOXELS_PER_CHANNEL = 32, 4
+FEW_OUT_CHANNELS, TO_FEW_IN_CHANNELS = 4, 16
+SLOW_CHANNELS, VOXELS_PER_CHANNEL = 8, 4
 # An up-convolution gains on more than this many input voxels, if a slice of the input has enough values or there are
 # enough input channels.
-_UPSAMPLE_VOXELS, _UPSAMPLE_CHANNELS, _UPSAMPLE_SLICE_VALUES = 32, 64, 1 << 14
+UPSAMPLE_VOXELS, UPSAMPLE_CHANNELS, UPSAMPLE_SLICE_VALUES = 32, 64, 1 << 14
 
 
 def _enabled() -> frozenset[str]:
@@ -41,7 +41,7 @@ ENABLED = _enabled()
 
 
 def has_winograd(x: Tensor, part: str = CONV) -> bool:
-    """Return whether Winograd kernels exist for ``x``: on CPU, compiled, switched on, float32 or float64, no autocast."""
+    """Return whether a Winograd kernel exists: CPU, compiled, switched on, float32 or float64, no autocast."""
     if x.device.type != "cpu" or part not in ENABLED or not has_kernels(x):
         return False
     return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
@@ -89,17 +89,17 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, in
 def _conv_gains(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     B, C, D, H, W = x.shape
     few, many = sorted(weight.shape[:2])
-    if few >= _MANY_CHANNELS and many * _SLICE_VOXELS_PER_CHANNEL <= H * W:
+    if few >= MANY_CHANNELS and many * SLICE_VOXELS_PER_CHANNEL <= H * W:
         return True
-    if len(weight) <= _FEW_OUT_CHANNELS and C >= _TO_FEW_IN_CHANNELS:
+    if len(weight) <= FEW_OUT_CHANNELS and C >= TO_FEW_IN_CHANNELS:
         return True
     channels = few if is_frozen(x, weight, bias) else C  # the backward convolution, too, if there is one
-    is_slow = B == 1 and channels * D * H <= SLOW_CONV_SIZE and many * _VOXELS_PER_CHANNEL <= D * H * W
-    return is_slow and few >= _SLOW_CHANNELS
+    is_slow = B == 1 and channels * D * H <= SLOW_CONV_SIZE and many * VOXELS_PER_CHANNEL <= D * H * W
+    return is_slow and few >= SLOW_CHANNELS
 
 
 def _upsample_gains(x: Tensor, weight: Tensor) -> bool:
     c_out, c_in = weight.shape[:2]
-    if x[:, 0].numel() <= _UPSAMPLE_VOXELS:
+    if x[:, 0].numel() <= UPSAMPLE_VOXELS:
         return False
-    return x[0, :, 0].numel() >= _UPSAMPLE_SLICE_VALUES or (c_in >= _UPSAMPLE_CHANNELS and c_out > _FEW_OUT_CHANNELS)
+    return x[0, :, 0].numel() >= UPSAMPLE_SLICE_VALUES or (c_in >= UPSAMPLE_CHANNELS and c_out > FEW_OUT_CHANNELS)
