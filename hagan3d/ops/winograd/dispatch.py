@@ -30,14 +30,18 @@ SLOW_CHANNELS, VOXELS_PER_CHANNEL = 8, 4
 UPSAMPLE_VOXELS, UPSAMPLE_CHANNELS, UPSAMPLE_SLICE_VALUES = 32, 64, 1 << 14
 
 
-def _enabled() -> frozenset[str]:
-    value = os.environ.get(SWITCH, "1")
-    if value not in _SETTINGS:
-        raise ValueError(f"{SWITCH}: must be one of {', '.join(_SETTINGS)}, got {value!r}")
-    return frozenset(_SETTINGS[value])
+def enabled_parts(setting: str) -> frozenset[str]:
+    """Return the parts that a value of the environment variable switches on.
+
+    Raises:
+        ValueError: If the value is invalid.
+    """
+    if setting not in _SETTINGS:
+        raise ValueError(f"{SWITCH}: must be one of {', '.join(_SETTINGS)}, got {setting!r}")
+    return frozenset(_SETTINGS[setting])
 
 
-ENABLED = _enabled()
+ENABLED = enabled_parts(os.environ.get(SWITCH, "1"))
 
 
 def has_winograd(x: Tensor, part: str = CONV) -> bool:
