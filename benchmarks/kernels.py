@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from hagan3d import ops
 
-ROUNDS, WARM_UP, SECONDS = 11, 2, 4  # at least so many rounds, and seconds
+WARM_UP, SECONDS = 2, 4  # rounds before timing, least seconds of timing
 COPY_BYTES = 1 << 28  # read and written
 
 
@@ -45,17 +45,18 @@ class Case:
 def main() -> None:
     """Run all cases, print a table and, with --json, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--rounds", type=int, default=11, help="least number of timed rounds per case")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
-    machine = describe(device)
+    machine = describe(device) | {"rounds": f"{options.rounds} or more"}
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
     rows = []
     for case in all_cases(device):
         if options.only in case.name:
-            rows += measure(case, device)
+            rows += measure(case, device, options.rounds)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
 
@@ -68,7 +69,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "operators": ops.backend(),
-        "rounds": f"{ROUNDS} or more",
     }
 
 
@@ -217,14 +217,16 @@ def saved_bytes(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begin = time.perf_counter()
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter  # CPU time: other processes disturb it less
+    begin = clock()
     function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
-def measure(case: Case, device: torch.device) -> list[dict[str, Any]]:
+def measure(case: Case, device: torch.device, rounds: int) -> list[dict[str, Any]]:
     check(case)
     calls = {name: (lambda f=f: run(f, case.inputs)) for name, f in case.variants.items()}
     if case.bytes_moved:
@@ -237,7 +239,7 @@ def measure(case: Case, device: torch.device) -> list[dict[str, Any]]:
             seconds = timed(call, device)
             if round_ >= WARM_UP:
                 times[name].append(seconds)
-        if round_ + 1 >= WARM_UP + ROUNDS and sum(map(sum, times.values())) >= SECONDS:
+        if round_ + 1 >= WARM_UP + rounds and sum(map(sum, times.values())) >= SECONDS:
             break
     rows = [row(case, name, times) for name in case.variants]
     print_rows(case, rows)
@@ -272,7 +274,7 @@ def onednn_algorithms(function: Callable[[], Any]) -> str:
     for line in fields:
         at = next(i for i, field in enumerate(line) if field in ("convolution", "deconvolution"))
         algorithm = next((part for field in line for part in field.split() if part.startswith("alg:")), "")
-        names.append(f"{line[at + 2]} {line[at + 1]} {algorithm.removeprefix('alg:convolution_')}")
+        names.append(f"{line[at + 2]} {line[at + 1]} {algorithm.rpartition('_')[2]}")
     return f"oneDNN: {'; '.join(dict.fromkeys(names))}" if names else "no oneDNN convolution: PyTorch's own kernels"
 
 
