@@ -91,7 +91,7 @@ def _libraries() -> list[Any]:
     }
     cpu = cpp_extension.CppExtension(
         "hagan3d._C",
-        sorted(map(str, [*CSRC.glob("*.cpp"), *(CSRC / "cpu").glob("*.cpp")])),
+        sorted(map(str, [*CSRC.glob("*.cpp"), *(CSRC / "cpu").rglob("*.cpp")])),
         extra_compile_args=CPU_FLAGS,
         **common,
     )

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 import yaml
+from hagan3d.checkpoint.build import make_networks
 from torch import nn
 
 from hagan3d import cli
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import Config
 from hagan3d.config.serialization import from_dict, to_dict
 from hagan3d.engine.step_memory import made_up_batch
@@ -41,8 +41,8 @@ BLOCKS = {
     "ResNetGenerator": "ResNet",
     "FullResolution": "convolutions at full resolution",
     "Regressor": "regressor, warp",
-    "PatchCritic": "patches",
-    "GlobalCritic": "whole volumes",
+    "PatchDiscriminator": "patches",
+    "GlobalDiscriminator": "whole volumes",
     "FeatureCritic": "features",
     "UnitCritic": "patches, strided",
 }
@@ -112,7 +112,7 @@ def _known(network: nn.Module) -> Iterator[str]:
     for module in network.modules():
         known = BLOCKS.get(type(module).__name__)
         if known:
-            layers = len(module.convs) - 1 if type(module).__name__ == "PatchCritic" else 0  # type: ignore[arg-type]
+            layers = len(module.convs) - 1 if type(module).__name__ == "PatchDiscriminator" else 0  # type: ignore[arg-type]
             yield f"{known}, {layers} halvings" if layers else known
 
 

@@ -1,7 +1,7 @@
-"""Does the evaluation separate real volumes from spoilt ones? Half of a store against the other half, spoilt or not.
+"""Do the metrics separate real volumes from degraded ones? Half of a store against the other half, degraded or not.
 
-Every copy must be worse than the real halves by at least 5 standard errors on at least one measure, and the real halves
-must lie within the 95 % interval of zero in KID. Ends with status 1 otherwise.
+Every degraded copy must be worse than the real halves by at least 5 standard errors on at least one metric, and the KID
+of the real halves must include zero in its 95 % interval. Exit status 1 otherwise.
 """
 
 import argparse
@@ -12,22 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from metric_sanity import DETECTED, HALVES, MetricScore, check, detected_by
 
 from hagan3d.checkpoint import load_model
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.features.extractors import encoder_extractor, random_extractor
 from hagan3d.evaluation.features.self_supervised import features_path, load_features
-from hagan3d.evaluation.metrics.distances import NORMAL_95
-from hagan3d.evaluation.metrics.sanity import CAUGHT, HALVES, Row, caught_by, check
 
 
 def main() -> int:
-    """Measure, print the table, say what caught what."""
+    """Evaluate, print the table and which metric detects which degradation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, required=True)
-    parser.add_argument("--run", type=Path, help="Adds the features of the run's encoder.")
-    parser.add_argument("--limit", type=int, default=200, help="Volumes used, at most.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the halves.")
+    parser.add_argument("--run", type=Path, help="Adds the features of the encoder of a run.")
+    parser.add_argument("--limit", type=int, default=200, help="Maximum number of volumes.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the halves.")
     a = parser.parse_args()
     store = Store(a.store)
     extractors = [random_extractor()]
@@ -39,7 +38,7 @@ def main() -> int:
     x = np.stack([store.volume(int(i)).numpy() for i in chosen])
     print(f"{len(x)} volumes {list(x.shape[1:])} of {store.path.name}; seed {a.seed}; features:")
     for extractor in extractors:
-        print(f"  {extractor.name}: {extractor.dim} numbers, SHA-256 {extractor.sha256}")
+        print(f"  {extractor.name}: {extractor.dim} per volume, SHA-256 {extractor.sha256}")
     print(
         f"{_cpu()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}\n"
     )
@@ -53,24 +52,27 @@ def _cpu() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def report(found: dict[str, list[Row]], started: float) -> int:
-    """Print the table of standard errors and what caught what; give the exit status."""
-    copies = [name for name in found if name != HALVES]
-    print(f"{'measure':<24}{'real halves':>20}   standard errors worse than the real halves:")
+def report(scores: dict[str, list[MetricScore]], started: float) -> int:
+    """Print the table of standard errors and which metric detects which degradation; return the exit status."""
+    copies = [name for name in scores if name != HALVES]
+    print(f"{'metric':<24}{'real halves':>20}   standard errors worse than the real halves:")
     print(f"{'':<44}" + "".join(f"{name:>16}" for name in copies))
-    for number, row in enumerate(found[HALVES]):
-        cells = "".join(f"{found[name][number].worse:16.1f}" for name in copies)
-        print(f"{row.measure:<24}{f'{row.value:.4g} +- {row.error:.2g}':>20}{cells}")
+    for number, row in enumerate(scores[HALVES]):
+        cells = "".join(f"{scores[name][number].worse:16.1f}" for name in copies)
+        print(f"{row.metric:<24}{row.estimate!s:>20}{cells}")
     good = True
     print()
-    for row in (row for row in found[HALVES] if row.measure.startswith("kid")):
-        inside = abs(row.value) <= NORMAL_95 * row.error
+    for row in (row for row in scores[HALVES] if row.metric.startswith("kid")):
+        inside = row.estimate.low <= 0 <= row.estimate.high
         good &= inside
-        print(f"{HALVES}: {row.measure} {'within' if inside else 'OUTSIDE'} its interval of zero")
+        print(f"{HALVES}: the 95 % interval of {row.metric} {'includes' if inside else 'EXCLUDES'} zero")
     for name in copies:
-        by = ", ".join(f"{row.measure} {row.worse:.0f}" for row in caught_by(found[name])) or f"NOTHING at {CAUGHT:g}"
-        good &= bool(caught_by(found[name]))
-        print(f"{name}: caught by {by}")
+        by = (
+            ", ".join(f"{row.metric} {row.worse:.0f}" for row in detected_by(scores[name]))
+            or f"NOTHING at {DETECTED:g}"
+        )
+        good &= bool(detected_by(scores[name]))
+        print(f"{name}: detected by {by}")
     print(f"{time.perf_counter() - started:.0f} s")
     return 0 if good else 1
 

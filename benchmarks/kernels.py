@@ -1,17 +1,19 @@
-"""How fast are the operators, and what do they keep for the backward pass?
+"""How fast are the operators, and how much do they save for the backward pass?
 
-Every result is checked against plain PyTorch before it is timed. Times are medians of interleaved runs, so that what
-else the machine does falls on all alike; ratios are medians of the ratios within a round. The last column is the
-bandwidth that the operator's unavoidable bytes amount to, as a fraction of that of a copy between buffers too large
-for the caches.
+Every result is checked against plain PyTorch before it is timed. Times are medians of interleaved runs, so that other
+load of the machine affects all variants alike; ratios are medians of the ratios within a round. The last column is the
+bandwidth for the minimum bytes of the operator, as a fraction of that of a copy between buffers larger than the caches.
+For convolutions on CPU, the oneDNN algorithms that PyTorch calls are printed.
 """
 
 import argparse
 import itertools
 import json
 import math
+import os
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,35 +27,36 @@ from torch.nn import functional as F
 
 from hagan3d import ops
 
-ROUNDS, WARM_UP, SECONDS = 11, 2, 4  # at least so many rounds, and seconds
+WARM_UP, SECONDS = 2, 4  # rounds before timing, least seconds of timing
 COPY_BYTES = 1 << 28  # read and written
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operator at one size: the first of its variants is eager PyTorch, ``ours`` is what is judged."""
+    """One operator at one size: variant ``eager`` is PyTorch's, ``ours`` the default of this package."""
 
     name: str
     variants: dict[str, Callable[..., Tensor]]
-    inputs: tuple[Tensor, ...]  # those that need a gradient are differentiated: forward and backward are timed
-    bytes_moved: int | None = None  # that no implementation can avoid
+    inputs: tuple[Tensor, ...]  # if any needs a gradient, forward and backward are timed
+    bytes_moved: int | None = None  # minimum memory traffic
     tolerance: float = 1e-3
 
 
 def main() -> None:
-    """Run all cases and print, or also write, their table."""
+    """Run all cases, print a table and, with --json, write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--rounds", type=int, default=11, help="least number of timed rounds per case")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
-    machine = describe(device)
+    machine = describe(device) | {"rounds": f"{options.rounds} or more"}
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
     rows = []
     for case in all_cases(device):
         if options.only in case.name:
-            rows += measure(case, device)
+            rows += measure(case, device, options.rounds)
     if options.json:
         options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
 
@@ -66,7 +69,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "operators": ops.backend(),
-        "rounds": f"{ROUNDS} or more",
     }
 
 
@@ -136,7 +138,7 @@ def up_convolution_cases(device: torch.device) -> Iterator[Case]:
             "transposed, channels last": _channels_last(_method("transposed")),
             "parity": _method("parity"),
             "parity, channels last": _channels_last(_method("parity")),
-            "minimal": _method("minimal"),
+            "winograd": _method("winograd"),
             "ours": ops.upsample_conv3d,
         }
         name = f"upsample_conv3d, {c_in}->{c_out}, {batch} x {side}^3 -> {2 * side}^3, forward + backward"
@@ -187,7 +189,7 @@ def _channels_last(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def run(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The result and, where inputs need them, the gradients of its sum."""
+    """Return the result and the gradients of its sum."""
     y = function(*inputs)
     leaves = [t for t in inputs if t.requires_grad]
     if not leaves:
@@ -196,7 +198,7 @@ def run(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> tuple[Te
 
 
 def saved_bytes(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> int:
-    """Bytes of distinct storages kept for the backward pass, the inputs themselves left out."""
+    """Return the bytes of distinct storages saved for the backward pass, without the inputs."""
     storages: dict[int, int] = {}
     keep: list[Tensor] = []
     own = {t.untyped_storage().data_ptr() for t in inputs}
@@ -215,14 +217,16 @@ def saved_bytes(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> 
 def timed(function: Callable[[], Any], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begin = time.perf_counter()
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter  # CPU time: other processes disturb it less
+    begin = clock()
     function()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
-def measure(case: Case, device: torch.device) -> list[dict[str, Any]]:
+def measure(case: Case, device: torch.device, rounds: int) -> list[dict[str, Any]]:
     check(case)
     calls = {name: (lambda f=f: run(f, case.inputs)) for name, f in case.variants.items()}
     if case.bytes_moved:
@@ -235,10 +239,12 @@ def measure(case: Case, device: torch.device) -> list[dict[str, Any]]:
             seconds = timed(call, device)
             if round_ >= WARM_UP:
                 times[name].append(seconds)
-        if round_ + 1 >= WARM_UP + ROUNDS and sum(map(sum, times.values())) >= SECONDS:
+        if round_ + 1 >= WARM_UP + rounds and sum(map(sum, times.values())) >= SECONDS:
             break
     rows = [row(case, name, times) for name in case.variants]
     print_rows(case, rows)
+    if "conv3d" in case.name and device.type == "cpu":
+        print(f"  eager runs {onednn_algorithms(partial(run, case.variants['eager'], case.inputs))}", flush=True)
     return rows
 
 
@@ -249,6 +255,27 @@ def check(case: Case) -> None:
             error = ((ours - theirs).norm() / theirs.norm()).item()  # one value on the kink of a ReLU may differ
             if not error <= case.tolerance:
                 raise SystemExit(f"{case.name}: {name} is wrong, relative error {error:g}")
+
+
+def onednn_algorithms(function: Callable[[], Any]) -> str:
+    """Name the convolutions in the log of oneDNN (ONEDNN_VERBOSE=1): pass, implementation, algorithm."""
+    with tempfile.TemporaryFile("w+") as log:
+        stdout = os.dup(1)
+        os.dup2(log.fileno(), 1)
+        try:
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                function()
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
+        log.seek(0)
+        fields = [line.split(",") for line in log if "exec" in line and "convolution" in line]
+    names = []
+    for line in fields:
+        at = next(i for i, field in enumerate(line) if field in ("convolution", "deconvolution"))
+        algorithm = next((part for field in line for part in field.split() if part.startswith("alg:")), "")
+        names.append(f"{line[at + 2]} {line[at + 1]} {algorithm.rpartition('_')[2]}")
+    return f"oneDNN: {'; '.join(dict.fromkeys(names))}" if names else "no oneDNN convolution: PyTorch's own kernels"
 
 
 def row(case: Case, name: str, times: dict[str, list[float]]) -> dict[str, Any]:

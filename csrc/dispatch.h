@@ -1,4 +1,4 @@
-// Element types: from a tensor's dtype to a template argument, and the type in which its arithmetic is done.
+// Element types: dispatch from a dtype to a template argument, and the type of the arithmetic (math type).
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -25,7 +25,7 @@ struct Type {
   using type = T;
 };
 
-// float for all that is narrower
+// double for double, else float
 template <typename T>
 using Math = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
@@ -41,7 +41,7 @@ void dispatch_floating(ScalarType dtype, const F& f) {
     case ScalarType::BFloat16:
       return f(Type<BFloat16>{});
     default:
-      STD_TORCH_CHECK(false, "want a floating dtype of 16, 32 or 64 bits");
+      STD_TORCH_CHECK(false, "dtype must be a floating point type of 16, 32 or 64 bits");
   }
 }
 

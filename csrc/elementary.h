@@ -1,4 +1,4 @@
-// Elementary functions of one number, written so that a loop over them becomes vector code on the CPU.
+// Elementary functions of a scalar, branch-free, so that a CPU loop over them vectorizes.
 #pragma once
 
 #include <cmath>
@@ -31,8 +31,8 @@ HOST_DEVICE float exp(float x) {
 #endif
 }
 
-// log of a normal positive number, to 2 ulp. Cephes: polynomial of degree 9 on [sqrt(1/2), sqrt(2)]. On a GPU its own
-// instruction: to 3 ulp, and to 4e-7 between 1/2 and 2.
+// log of a normal positive number, to 2 ulp. Cephes: polynomial of degree 9 on [sqrt(1/2), sqrt(2)]. On a GPU the
+// intrinsic: to 3 ulp, and to 4e-7 between 1/2 and 2.
 HOST_DEVICE float log(float x) {
 #if defined(__CUDA_ARCH__)
   return ::__logf(x);
@@ -58,7 +58,7 @@ HOST_DEVICE float log(float x) {
 #endif
 }
 
-// The quotient of y below 2^126; on a GPU to 2 ulp
+// x / y for y below 2^126; on a GPU to 2 ulp
 HOST_DEVICE float divide(float x, float y) {
 #if defined(__CUDA_ARCH__)
   return ::__fdividef(x, y);

@@ -26,7 +26,7 @@ HOST_DEVICE T clamp(T x, double low, double high) {
   return x < T(low) ? T(low) : (x > T(high) ? T(high) : x);
 }
 
-// `gradient` where descent along `local` does not lead further out of the bounds
+// One-sided gradient: 0 if the value is out of bounds and descent along `local` would move it further out
 template <typename T>
 HOST_DEVICE T pass(T raw, T local, T gradient, double low, double high) {
   const bool above = raw > T(high), below = raw < T(low), out = (above & (local < T(0))) | (below & (local > T(0)));
@@ -43,7 +43,7 @@ HOST_DEVICE T pass_shape(T raw, T local, T gradient) {
   return pass(raw, local, gradient, kLogShapeLow, kLogShapeHigh);
 }
 
-// Functions of the log shape alone. float: Chebyshev fits of degree 12 in u = (lb - middle) / half range, to 2e-8.
+// Functions of the log shape. float: Chebyshev fits of degree 12 in u = (lb - middle) / half range, to 2e-8.
 HOST_DEVICE float to_unit(float lb) { return (lb - 0.346573590f) * (1.0f / 1.73286795f); }
 
 HOST_DEVICE float log_norm(float lb) {  // lnGamma(1 + 1/b)
@@ -86,7 +86,7 @@ HOST_DEVICE double sigma_slope(double lb) {
 
 template <typename T>
 struct Terms {
-  T nll, de, da, dlb;  // the value and its derivatives, taken inside the bounds
+  T nll, de, da, dlb;  // the value and its derivatives at the clamped parameters
 };
 
 template <typename T>

@@ -1,4 +1,4 @@
-// The schemas of all operators; autograd and fake kernels are registered in hagan3d/ops.
+// Schemas of all operators; autograd formulas and fake kernels are registered in hagan3d/ops.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(hagan3d, m) {
@@ -32,12 +32,12 @@ STABLE_TORCH_LIBRARY(hagan3d, m) {
   m.def("fold_taps(Tensor weight, Tensor taps) -> Tensor");
   m.def("unfold_taps(Tensor folded, Tensor taps) -> Tensor");
 
-  m.def("conv_minimal(Tensor x, Tensor folded, Tensor? bias, int padding, int slab_bytes) -> Tensor");
-  m.def("conv_minimal_products(Tensor grad, Tensor x, int padding, int slab_bytes) -> Tensor");
+  // `slab_bytes`: target size of the working set of a thread
+  m.def("winograd_conv(Tensor x, Tensor folded, Tensor? bias, int padding, int slab_bytes) -> Tensor");
+  m.def("winograd_conv_weight(Tensor grad, Tensor x, int padding, int slab_bytes) -> Tensor");
 
-  // `slab_bytes`: about so many does a thread work on at a time
-  m.def("upsample_minimal(Tensor x, Tensor folded, Tensor? bias, int trim, int slab_bytes) -> Tensor");
-  m.def("upsample_minimal_x(Tensor grad, Tensor folded, int trim, int slab_bytes) -> Tensor");
-  m.def("upsample_minimal_products(Tensor grad, Tensor x, int trim, int slab_bytes) -> Tensor");
-  m.def("upsample_minimal_both(Tensor grad, Tensor x, Tensor folded, int trim, int slab_bytes) -> (Tensor, Tensor)");
+  m.def("winograd_upsample(Tensor x, Tensor folded, Tensor? bias, int trim, int slab_bytes) -> Tensor");
+  m.def("winograd_upsample_x(Tensor grad, Tensor folded, int trim, int slab_bytes) -> Tensor");
+  m.def("winograd_upsample_weight(Tensor grad, Tensor x, int trim, int slab_bytes) -> Tensor");
+  m.def("winograd_upsample_both(Tensor grad, Tensor x, Tensor folded, int trim, int slab_bytes) -> (Tensor, Tensor)");
 }

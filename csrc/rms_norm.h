@@ -1,4 +1,4 @@
-// Root-mean-square norm over the channels of a voxel, one value at a time; r = 1 / sqrt(mean(x^2) + eps).
+// Root-mean-square norm over the channels of a voxel, scalar; r = 1 / sqrt(mean(x^2) + eps).
 //   pre  = x r w + b,  y = relu ? max(pre, 0) : pre
 //   g    = relu && pre <= 0 ? 0 : d / d y
 //   d/dw = sum g x r,  d/db = sum g,  d/dx = r (g w - x r mean_c(g w x r))

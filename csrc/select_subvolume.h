@@ -1,13 +1,14 @@
-// Sub-volume selection: which slice of the source each slice of a window is.
+// Sub-volume selection: geometry of a window, from slices of the window to slices of the source.
 //   window:  source = slice + start - halo          adjoint: source = slice - (start - halo)
-// The adjoint of cutting a window is cutting the whole axis out of it, so one kernel is its own derivative.
+// The adjoint of cutting a window out of an axis is cutting the whole axis out of the zero-padded window, so one kernel
+// serves forward and backward.
 #pragma once
 
-#include "dispatch.h"
+#include "tensor.h"
 
 namespace hagan3d::subvolume {
 
-// The geometry of one call: y[b, c, d, h, w] is x at the same place, shifted along one axis, or zero.
+// The geometry of one call: y[b, c, d, h, w] is x at the same index, shifted along one axis, or zero.
 struct Plan {
   int64_t size[5];    // of y
   int64_t stride[5];  // of x, in elements

@@ -40,7 +40,7 @@ from hagan3d.checkpoint import load_model
 from hagan3d.data.phantoms.thorax import write_phantoms
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
-from hagan3d.data.store.derived import training_fraction, write_part
+from hagan3d.data.store.derived import training_fraction, write_subset
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
@@ -131,7 +131,7 @@ def part_of(whole: Store, fraction: float, out: Path) -> Store:
     """Step 1: write the store of a fraction, unless it is there."""
     path, chosen = out / f"store-{percent(fraction)}.h5", training_fraction(whole, fraction)
     if not path.exists():
-        return write_part(path, whole, chosen)
+        return write_subset(path, whole, chosen)
     part = Store(path)
     if part.ids != [whole.ids[i] for i in chosen]:
         raise InputError(f"{path}: holds other volumes than {fraction:g} of {whole.path}; give another --out")

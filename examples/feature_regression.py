@@ -39,7 +39,7 @@ from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.exploration.regression import Method, cross_validate, fit, resampled, ridge
+from hagan3d.evaluation.exploration.regression import RegressionMethod, cross_validate, fit, resampled, ridge
 from hagan3d.inference.encoding import inputs_of_store, latents
 from hagan3d.methods.hagan.networks import Networks
 
@@ -197,12 +197,12 @@ def of_vae(net: VarAutoEncoder, store: Store, chosen: np.ndarray) -> np.ndarray:
     return np.stack([net(store.volume(int(i))[None, None])[1][0].numpy() for i in chosen])
 
 
-def methods(name: str, trees: int) -> list[Method]:
+def methods(name: str, trees: int) -> list[RegressionMethod]:
     """Step 3: how to regress; the mean needs no features."""
     if name == MEAN:
-        return [Method("-", DummyRegressor())]
+        return [RegressionMethod("-", DummyRegressor())]
     boosted = HistGradientBoostingRegressor(max_iter=trees, random_state=0)
-    return [ridge(), Method("gradient boosting", boosted, {"max_leaf_nodes": LEAVES})]
+    return [ridge(), RegressionMethod("gradient boosting", boosted, {"max_leaf_nodes": LEAVES})]
 
 
 def regress(
@@ -231,7 +231,7 @@ def regress(
 
 
 def measure(
-    x: np.ndarray, values: np.ndarray, store: Store, chosen: np.ndarray, method: Method, rounds: int
+    x: np.ndarray, values: np.ndarray, store: Store, chosen: np.ndarray, method: RegressionMethod, rounds: int
 ) -> tuple[dict[str, object], tuple[np.ndarray, np.ndarray]]:
     """Step 4: R2 from outer folds over all volumes, and of held-out volumes after a fit on the training ones."""
     x, known, subjects = x.astype(float), np.isfinite(values), np.array(store.subjects)[chosen]

@@ -19,7 +19,12 @@ from hagan3d.checkpoint import Model, load_model
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.attributes import ct_measures
-from hagan3d.evaluation.exploration.directions import Found, Scale, attribute_direction, principal_directions
+from hagan3d.evaluation.exploration.directions import (
+    AttributeDirection,
+    Scale,
+    attribute_direction,
+    principal_directions,
+)
 from hagan3d.evaluation.exploration.exploration import (
     FIRST_SEED,
     encode_volumes,
@@ -27,9 +32,9 @@ from hagan3d.evaluation.exploration.exploration import (
     length_of,
     seed_starts,
 )
-from hagan3d.evaluation.exploration.instruments import measure_volumes
+from hagan3d.evaluation.exploration.measurement import measure_volumes
 from hagan3d.evaluation.exploration.measures import ChestCT, Measure, calibrate
-from hagan3d.evaluation.exploration.walks import SegmenterReader, Stop, judge, volume_at, walk
+from hagan3d.evaluation.exploration.walks import SegmenterReader, WalkStop, score_walks, volume_at, walk
 from hagan3d.evaluation.settings import ExploreConfig
 
 POSITIONS = np.linspace(-2, 2, 7)  # standard deviations
@@ -73,14 +78,12 @@ def main(argv: Sequence[str]) -> None:
 
     print("4. Walk along it from three seeds, from two deviations below the middle to two above, and measure again")
     stops = [
-        (start, [Stop(found.direction.move(start.z, t), t, float(scale.value(t))) for t in POSITIONS])
+        (start, [WalkStop(found.direction.move(start.z, t), t, float(scale.value(t))) for t in POSITIONS])
         for start in seed_starts(model, 3)
     ]
     frames = walk(model, stops, a.out, title=a.attribute, caption=caption(measure.unit), reader=reader)
-    verdict = judge(frames)
-    print(
-        f"   intended and measured correlate {verdict.correlation.value:.3f}; monotone: {verdict.monotone:.0%} of walks"
-    )
+    score = score_walks(frames)
+    print(f"   intended and measured correlate {score.correlation.value:.3f}; monotone: {score.monotone:.0%} of walks")
     print(f"   {a.out}/strip.png, walk.gif, walk.csv, volumes/*.nii.gz")
 
     print("5. Without any attribute: where do encoded volumes vary most?")
@@ -112,21 +115,21 @@ def real_latents(model: Model, store: Store, attribute: str) -> tuple[np.ndarray
 
 
 def calibrated(store: Store, measure: Measure, attribute: str) -> SegmenterReader:
-    """Fit what thresholds measure to the truth on training volumes, and judge it on held-out ones."""
+    """Fit what thresholds measure to the truth on training volumes, and evaluate it on held-out ones."""
     chosen, segmenter = store.indices("all"), ChestCT()
     measured = measure_volumes(store, chosen, segmenter, measure)
     held_out = np.array([store.splits[i] != "train" for i in chosen])
     return SegmenterReader(segmenter, measure, calibrate(measured, store.columns[attribute][chosen], held_out))
 
 
-def tell(found: Found, what: str) -> None:
+def tell(found: AttributeDirection, what: str) -> None:
     """Print what a regression is worth."""
     r2, alike = found.regression.r2, found.agreement
     print(f"   {what}: R2 {r2.value:.3f} ({r2.low:.3f} to {r2.high:.3f})")
     print(f"   directions from halves of them: cosine {alike.value:.2f} ({alike.low:.2f} to {alike.high:.2f})")
 
 
-def caption(unit: str) -> Callable[[Stop, float | None], list[str]]:
+def caption(unit: str) -> Callable[[WalkStop, float | None], list[str]]:
     """Make the lines below a stop."""
     return lambda stop, value: [
         f"{stop.position:+.2g} sd",

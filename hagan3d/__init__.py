@@ -10,6 +10,7 @@
 The four objects are imported when they are first used, so that ``import hagan3d`` costs nothing.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +25,5 @@ __all__ = ["Config", "Model", "Run", "Store", "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name in ("Config", "Model", "Run", "Store"):
-        from hagan3d import api
-
-        return getattr(api, name)
+        return getattr(importlib.import_module("hagan3d.api"), name)
     raise AttributeError(f"module 'hagan3d' has no attribute {name!r}")

@@ -1,5 +1,6 @@
 """The public Python API: `Store`, `Config`, `Run` and `Model`. Commands call the same functions."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +18,14 @@ from hagan3d.engine.memory_plan import Plan
 from hagan3d.engine.plan_report import memory_lines
 from hagan3d.engine.training import default_folder, train
 from hagan3d.errors import InputError
+from hagan3d.evaluation.run_evaluation import METRICS, run_evaluation
+from hagan3d.evaluation.run_exploration import MODES, run_exploration
+from hagan3d.evaluation.settings import EvaluateConfig, ExploreConfig
 from hagan3d.inference.devices import inference_device
 from hagan3d.inference.encoding import Input, inputs_of, latents
 from hagan3d.inference.generation import class_index, samples, volume_slabs, write_slabs
 from hagan3d.inference.translate_files import make_translator, sources_of, write_translations
 from hagan3d.methods.registry import make_method
-
-Inputs = "str | Path | Store | Volumes"
 
 
 class Store(stores.Store):
@@ -128,6 +130,29 @@ class Volumes:
         return len(self.arrays)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation; report.html and metrics.json are in its folder."""
+
+    folder: Path
+    results: dict[str, Any]
+    """The content of metrics.json."""
+    verdicts: list[str]
+    """Lines that describe the result."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Value of each metric between generated and held-out volumes, in the first features."""
+        if "features" not in self.results:  # a translation
+            return {name: values["mean"] for name, values in self.results["summary"]["translated"]["whole"].items()}
+        first = next(iter(self.results["features"].values()))
+        return {
+            name: value["value"]
+            for name, value in first["generated vs held-out"].items()
+            if isinstance(value, dict) and "value" in value
+        }
+
+
 class Model:
     """A trained model, for inference."""
 
@@ -180,6 +205,37 @@ class Model:
         _, sources = sources_of(path, self.loaded, split, simulate=False)
         write_translations(self.loaded, make_translator(self.loaded, 128, 32), sources, Path(out))
         return Path(out)
+
+    def evaluate(
+        self, store: "str | Path | stores.Store", out: str | Path | None = None, **settings: Any
+    ) -> Evaluation:
+        """Evaluate against the held-out volumes of a store, as `hagan3d evaluate`.
+
+        Args:
+            store: The store.
+            out: Folder of the report. Default: ``evaluation`` in the folder of the run.
+            settings: Those of `hagan3d evaluate --help`, such as ``num=50`` or ``features="random"``.
+        """
+        folder = Path(out) if out else self.loaded.run_folder / "evaluation"
+        path = store.path if isinstance(store, stores.Store) else Path(store)
+        lines = run_evaluation(self.run, path, folder, EvaluateConfig(**settings))
+        return Evaluation(folder, json.loads((folder / METRICS).read_text(encoding="utf-8")), lines)
+
+    def explore(
+        self, store: "str | Path | stores.Store", attribute: str, out: str | Path | None = None, **settings: Any
+    ) -> list[str]:
+        """Walk along the latent direction of an attribute, as `hagan3d explore`; return lines on what was found.
+
+        Args:
+            store: Store of real volumes.
+            attribute: A numeric column of the store, or what can be measured on volumes.
+            out: Folder of pictures and tables. Default: ``explore-ATTRIBUTE`` in the folder of the run.
+            settings: Those of `hagan3d explore --help`, such as ``source="generated"``.
+        """
+        folder = Path(out) if out else self.loaded.run_folder / f"explore-{attribute}"
+        path = store.path if isinstance(store, stores.Store) else Path(store)
+        modes = {name: attribute if name == "attribute" else None for name in MODES}
+        return run_exploration(self.run, path, folder, modes, ExploreConfig(**settings))
 
     def _generative(self) -> checkpoint.Model:
         if self.loaded.config.translates:

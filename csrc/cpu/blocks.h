@@ -1,14 +1,14 @@
-// Blocks of voxels that stay in the first-level cache: loaded and widened, computed on as vectors, narrowed and stored.
+// Blocks of voxels that fit the L1 cache: loaded and converted to the math type, computed with SIMD, stored.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 
-#include "dispatch.h"
+#include "tensor.h"
 
-// A function compiled for several instruction sets, of which the best is taken when the library is loaded. Its loops
-// are vector code; what it calls must be inline.
+// Function multi-versioning: compiled for several instruction sets, the best one is selected when the library is
+// loaded. Everything it calls must be inline, or the callee is compiled for the baseline.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define FOR_EACH_CPU __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -24,16 +24,6 @@ template <typename M>
 struct Buffer {
   alignas(64) M at[kBlock];
 };
-
-template <typename T>
-const T* data(const Tensor& x) {
-  return static_cast<const T*>(x.const_data_ptr());
-}
-
-template <typename T>
-T* mutable_data(const Tensor& x) {
-  return static_cast<T*>(x.mutable_data_ptr());
-}
 
 template <typename T, typename M>
 void load(const T* from, int n, Buffer<M>& to) {
@@ -66,12 +56,11 @@ double sum(const Buffer<M>& buffer, int n) {
 struct Blocks {
   int64_t groups, spatial, per_group;
 
-  Blocks(int64_t groups, int64_t spatial)
-      : groups(groups), spatial(spatial), per_group((spatial + kBlock - 1) / kBlock) {}
+  Blocks(int64_t groups, int64_t spatial) : groups(groups), spatial(spatial), per_group(ceil_div(spatial, kBlock)) {}
 
   int64_t count() const { return groups * per_group; }
 
-  // f(block number, group, first voxel in the group, number of voxels); threads share out the blocks.
+  // f(block number, group, first voxel in the group, number of voxels), in parallel over blocks.
   template <typename F>
   void run(const F& f) const {
     torch::stable::parallel_for(0, count(), 16, [&](int64_t begin, int64_t end) {
@@ -82,7 +71,5 @@ struct Blocks {
     });
   }
 };
-
-inline int64_t voxels(const Tensor& x) { return x.size(2) * x.size(3) * x.size(4); }
 
 }  // namespace hagan3d

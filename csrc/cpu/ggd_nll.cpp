@@ -7,15 +7,15 @@
 
 #include "cpu/blocks.h"
 #include "ggd.h"
+#include "ggd_host.h"
 
 namespace hagan3d::ggd {
 namespace {
 
 using torch::stable::contiguous;
 using torch::stable::empty_like;
-using torch::stable::new_empty;
 
-// Parameters may be shared by several channels, so their gradients are sums over these.
+// Parameters may be shared by several channels; their gradients are summed over these.
 template <typename M>
 struct Block {
   Buffer<M> e, a, lb, weight, grad;              // in
@@ -51,25 +51,7 @@ HOST_DEVICE void pass_body(Block<M>& block, int n) {
 FOR_EACH_CPU void pass(Block<float>& block, int n) { pass_body(block, n); }
 FOR_EACH_CPU void pass(Block<double>& block, int n) { pass_body(block, n); }
 
-// Contiguous inputs: e [groups, channels, spatial], a and lb [groups, spatial]. Channels is 1 where each channel has
-// its own parameters.
-struct Inputs {
-  Tensor e, a, lb;
-  std::optional<Tensor> weight;
-  Blocks blocks;
-  int64_t channels, weight_repeats;  // channels of e per channel of the weight
-
-  Inputs(const Tensor& error, const Tensor& log_scale, const Tensor& log_shape, const std::optional<Tensor>& mask)
-      : e(contiguous(error)),
-        a(contiguous(log_scale)),
-        lb(contiguous(log_shape)),
-        weight(mask ? std::optional<Tensor>(contiguous(*mask)) : std::nullopt),
-        blocks(a.size(0) * a.size(1), voxels(a)),
-        channels(e.size(1) / std::max<int64_t>(1, a.size(1))),
-        weight_repeats(mask ? e.size(1) / std::max<int64_t>(1, mask->size(1)) : 1) {}
-};
-
-// Where results go; what is null is not written. `grad` has one value per voxel of e and is multiplied by `factor`.
+// Output pointers, null if not needed. `grad` is the incoming gradient per voxel of e; without it, all are `factor`.
 template <typename T>
 struct Outputs {
   T *nll = nullptr, *ge = nullptr, *ga = nullptr, *glb = nullptr;
@@ -81,7 +63,7 @@ template <typename T>
 double run_block(const Inputs& in, const Outputs<T>& out, int64_t group, int64_t first, int n) {
   using M = Math<T>;
   Block<M> block;
-  const int64_t spatial = in.blocks.spatial, at_group = group * spatial + first;
+  const int64_t spatial = in.spatial, at_group = group * spatial + first;
   load(data<T>(in.a) + at_group, n, block.a);
   load(data<T>(in.lb) + at_group, n, block.lb);
   fill(block.weight, n, M(1));
@@ -109,8 +91,9 @@ double run_block(const Inputs& in, const Outputs<T>& out, int64_t group, int64_t
 // One pass over all voxels. Returns the sum of weight x nll, the same for any number of threads.
 template <typename T>
 double run(const Inputs& in, const Outputs<T>& out) {
-  std::vector<double> sums(in.blocks.count(), 0.0);
-  in.blocks.run(
+  const Blocks blocks(in.groups, in.spatial);
+  std::vector<double> sums(blocks.count(), 0.0);
+  blocks.run(
       [&](int64_t number, int64_t group, int64_t first, int n) { sums[number] = run_block(in, out, group, first, n); });
   double total = 0;
   for (const double partial : sums) total += partial;
@@ -134,15 +117,15 @@ Tensor ggd_nll(const Tensor& error, const Tensor& log_scale, const Tensor& log_s
   return nll;
 }
 
-// `grad` has the shape of error, or none: then it is the gradient of every voxel.
+// `grad` has the shape of error, or is a scalar: the gradient of every voxel.
 std::tuple<Tensor, Tensor, Tensor> ggd_nll_backward(const Tensor& grad, const Tensor& error, const Tensor& log_scale,
                                                     const Tensor& log_shape, const std::optional<Tensor>& weight) {
   const Inputs in(error, log_scale, log_shape, weight);
   const Tensor g = contiguous(grad);
-  Tensor ge = empty_like(in.e), ga = empty_like(in.a), glb = empty_like(in.a);
+  const Gradients grads(in);
   dispatch_floating(in.e.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    Outputs<T> out{.ge = mutable_data<T>(ge), .ga = mutable_data<T>(ga), .glb = mutable_data<T>(glb)};
+    Outputs<T> out{.ge = mutable_data<T>(grads.e), .ga = mutable_data<T>(grads.a), .glb = mutable_data<T>(grads.lb)};
     if (g.dim() == 0) {
       out.factor = scalar(g);
     } else {
@@ -150,26 +133,30 @@ std::tuple<Tensor, Tensor, Tensor> ggd_nll_backward(const Tensor& grad, const Te
     }
     run<T>(in, out);
   });
-  return {ge, ga, glb};
+  return {grads.e, grads.a, grads.lb};
 }
 
-// The sum of weight x nll times `factor`, and its gradients where they are wanted.
+// The sum of weight x nll times `factor`, and its gradients if `with_gradients`.
 std::tuple<Tensor, Tensor, Tensor, Tensor> ggd_nll_mean(const Tensor& error, const Tensor& log_scale,
                                                         const Tensor& log_shape, const std::optional<Tensor>& weight,
                                                         const Tensor& factor, bool with_gradients) {
   const Inputs in(error, log_scale, log_shape, weight);
-  const auto gradient_of = [&](const Tensor& x) { return with_gradients ? empty_like(x) : new_empty(x, {0}); };
-  Tensor mean = empty_like(factor), ge = gradient_of(in.e), ga = gradient_of(in.a), glb = gradient_of(in.a);
+  const Gradients grads(in, with_gradients);
+  Tensor mean = empty_like(factor);
   dispatch_floating(in.e.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     Outputs<T> out{.factor = scalar(factor)};
-    if (with_gradients) out.ge = mutable_data<T>(ge), out.ga = mutable_data<T>(ga), out.glb = mutable_data<T>(glb);
+    if (with_gradients) {
+      out.ge = mutable_data<T>(grads.e);
+      out.ga = mutable_data<T>(grads.a);
+      out.glb = mutable_data<T>(grads.lb);
+    }
     torch::stable::fill_(mean, run<T>(in, out) * out.factor);
   });
-  return {mean, ge, ga, glb};
+  return {mean, grads.e, grads.a, grads.lb};
 }
 
-// The saved gradients times that of the mean, which is 1 where the mean is the loss itself.
+// Chain rule of the mean: its saved gradients times the incoming one, which is 1 if the mean itself is the loss.
 void ggd_scale(Tensor ge, Tensor ga, Tensor glb, const Tensor& factor) {
   const double scale = scalar(factor);
   if (scale == 1) return;

@@ -1,4 +1,4 @@
-// Standard deviation of the generalized Gaussian, its mean per sample, and the guide built from them, on the CPU.
+// Standard deviation of the generalized Gaussian, its mean per sample, and the uncertainty guide, on the CPU.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -6,18 +6,18 @@
 
 #include "cpu/blocks.h"
 #include "ggd.h"
+#include "ggd_host.h"
 
 namespace hagan3d::ggd {
 namespace {
 
 using torch::stable::contiguous;
 using torch::stable::empty_like;
-using torch::stable::new_empty;
 
 template <typename M>
 struct Block {
   Buffer<M> a, lb, value, grad;  // in
-  Buffer<M> sigma, ga, glb;      // out; ga and glb add up
+  Buffer<M> sigma, ga, glb;      // out; ga and glb accumulate
 };
 
 template <typename M>
@@ -50,15 +50,15 @@ void load_sigma(const T* a, const T* lb, int n, bool log, Block<Math<T>>& block)
   make_sigma(block, n, log);
 }
 
-// Per sample [B], in at least float32, from partial sums of equally many blocks.
+// Sums per sample [B], from partial sums of equally many blocks per sample.
 Tensor per_sample(const Tensor& like, const std::vector<double>& sums, double factor) {
-  const bool wide = like.scalar_type() == ScalarType::Double;
-  Tensor out = new_empty(like, {like.size(0)}, wide ? ScalarType::Double : ScalarType::Float);
+  Tensor out = new_per_sample(like);
+  const bool is_double = out.scalar_type() == ScalarType::Double;
   const int64_t blocks = static_cast<int64_t>(sums.size()) / std::max<int64_t>(1, like.size(0));
   for (int64_t b = 0; b < like.size(0); ++b) {
     double total = 0;
     for (int64_t i = b * blocks; i < (b + 1) * blocks; ++i) total += sums[i];
-    wide ? mutable_data<double>(out)[b] = total * factor : mutable_data<float>(out)[b] = float(total * factor);
+    is_double ? mutable_data<double>(out)[b] = total * factor : mutable_data<float>(out)[b] = float(total * factor);
   }
   return out;
 }
@@ -116,21 +116,21 @@ Tensor ggd_sigma_mean(const Tensor& log_scale, const Tensor& log_shape) {
 // value [groups, channels, spatial] x sigma [groups, spatial] / mean [samples], clipped to [-limit, limit]
 Tensor ggd_guide(const Tensor& value, const Tensor& log_scale, const Tensor& log_shape, const Tensor& mean,
                  double limit) {
-  const Tensor v = contiguous(value), a = contiguous(log_scale), lb = contiguous(log_shape), m = contiguous(mean);
-  Tensor guide = empty_like(v);
-  const Blocks blocks(a.size(0) * a.size(1), voxels(a));
-  const int64_t channels = v.size(1) / std::max<int64_t>(1, a.size(1));
-  dispatch_floating(v.scalar_type(), [&](auto tag) {
+  const Inputs in(value, log_scale, log_shape);
+  const Tensor m = contiguous(mean);
+  Tensor guide = empty_like(in.e);
+  const Blocks blocks(in.groups, in.spatial);
+  dispatch_floating(in.e.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using M = Math<T>;
     blocks.run([&](int64_t, int64_t group, int64_t first, int n) {
       Block<M> block;
       const int64_t at_group = group * blocks.spatial + first;
-      load_sigma(data<T>(a) + at_group, data<T>(lb) + at_group, n, false, block);
-      const M per_mean = 1 / data<M>(m)[group / a.size(1)];
-      for (int64_t channel = group * channels; channel < (group + 1) * channels; ++channel) {
+      load_sigma(data<T>(in.a) + at_group, data<T>(in.lb) + at_group, n, false, block);
+      const M per_mean = 1 / data<M>(m)[group / in.a.size(1)];
+      for (int64_t channel = group * in.channels; channel < (group + 1) * in.channels; ++channel) {
         const int64_t at = channel * blocks.spatial + first;
-        load(data<T>(v) + at, n, block.value);
+        load(data<T>(in.e) + at, n, block.value);
         for (int i = 0; i < n; ++i)
           block.value.at[i] = clamp(block.value.at[i] * block.sigma.at[i] * per_mean, -limit, limit);
         store(block.value, n, mutable_data<T>(guide) + at);
@@ -140,7 +140,7 @@ Tensor ggd_guide(const Tensor& value, const Tensor& log_scale, const Tensor& log
   return guide;
 }
 
-// One block of all channels of a group. Returns its share of the sum of grad x value x sigma.
+// One block of all channels of a group. Returns its partial sum of grad x value x sigma.
 template <typename T>
 double guide_backward_block(Block<Math<T>>& block, const T* grad, const T* value, Math<T> per_mean, double limit,
                             int64_t channels, int64_t spatial, int n, T* gv) {
@@ -166,28 +166,27 @@ double guide_backward_block(Block<Math<T>>& block, const T* grad, const T* value
 std::tuple<Tensor, Tensor, Tensor, Tensor> ggd_guide_backward(const Tensor& grad, const Tensor& value,
                                                               const Tensor& log_scale, const Tensor& log_shape,
                                                               const Tensor& mean, double limit) {
-  const Tensor v = contiguous(value), a = contiguous(log_scale), lb = contiguous(log_shape), m = contiguous(mean);
-  const Tensor g = contiguous(grad);
-  Tensor gv = empty_like(v), ga = empty_like(a), glb = empty_like(a);
-  const Blocks blocks(a.size(0) * a.size(1), voxels(a));
-  const int64_t channels = v.size(1) / std::max<int64_t>(1, a.size(1));
+  const Inputs in(value, log_scale, log_shape);
+  const Tensor m = contiguous(mean), g = contiguous(grad);
+  const Gradients grads(in);
+  const Blocks blocks(in.groups, in.spatial);
   std::vector<double> sums(blocks.count(), 0.0);
-  dispatch_floating(v.scalar_type(), [&](auto tag) {
+  dispatch_floating(in.e.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     blocks.run([&](int64_t number, int64_t group, int64_t first, int n) {
       Block<Math<T>> block;
-      const int64_t at_group = group * blocks.spatial + first, at = group * channels * blocks.spatial + first;
-      load_sigma(data<T>(a) + at_group, data<T>(lb) + at_group, n, false, block);
-      const auto per_mean = 1 / data<Math<T>>(m)[group / a.size(1)];
-      const double total = guide_backward_block<T>(block, data<T>(g) + at, data<T>(v) + at, per_mean, limit, channels,
-                                                   blocks.spatial, n, mutable_data<T>(gv) + at);
+      const int64_t at_group = group * blocks.spatial + first, at = group * in.channels * blocks.spatial + first;
+      load_sigma(data<T>(in.a) + at_group, data<T>(in.lb) + at_group, n, false, block);
+      const auto per_mean = 1 / data<Math<T>>(m)[group / in.a.size(1)];
+      const double total = guide_backward_block<T>(block, data<T>(g) + at, data<T>(in.e) + at, per_mean, limit,
+                                                   in.channels, blocks.spatial, n, mutable_data<T>(grads.e) + at);
       sums[number] = -total * per_mean * per_mean;
       parameter_gradients(block, n);
-      store(block.ga, n, mutable_data<T>(ga) + at_group);
-      store(block.glb, n, mutable_data<T>(glb) + at_group);
+      store(block.ga, n, mutable_data<T>(grads.a) + at_group);
+      store(block.glb, n, mutable_data<T>(grads.lb) + at_group);
     });
   });
-  return {gv, ga, glb, per_sample(v, sums, 1)};
+  return {grads.e, grads.a, grads.lb, per_sample(in.e, sums, 1)};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Root-mean-square norm on the CPU: a tile of voxels with all its channels, in either memory layout, read once.
+// Root-mean-square norm on the CPU: tiles of voxels with all channels, in either memory layout; x is read once.
 #include "rms_norm.h"
 
 #include <torch/csrc/stable/library.h>
@@ -14,10 +14,10 @@ namespace {
 using torch::stable::empty_like;
 using torch::stable::new_empty;
 
-constexpr int64_t kTile = 8192;    // values: x, grad and the result fit the second-level cache with room to spare
-constexpr int64_t kMaxTasks = 64;  // fixed, so that sums over voxels do not depend on the number of threads
+constexpr int64_t kTile = 8192;    // values: x, grad and the result fit the L2 cache
+constexpr int64_t kMaxTasks = 64;  // fixed: sums over voxels do not depend on the number of threads
 
-// Voxels of one tile, in the math type: `channel` values from one channel of a voxel to the next.
+// One tile, in the math type; `channel` is the stride between channels.
 template <typename M>
 struct Tile {
   int voxels, channels;
@@ -133,7 +133,7 @@ FOR_EACH_CPU void backward(const Tile<double>& t, const double* x, const double*
   backward_body(t, x, grad, gx, gw, gb);
 }
 
-// How a tensor falls into tiles: groups of voxels that are one run of memory per channel (or of rows, channels last).
+// Tiling of a tensor: groups of voxels that are contiguous per channel (channels last: contiguous rows).
 struct Layout {
   int64_t channels, groups, voxels, per_tile, per_group;
   bool channels_last;
@@ -163,7 +163,7 @@ struct Layout {
   }
 };
 
-// A tile of T seen as the math type: the tensor itself where that is T, else a widened copy.
+// A tile of T as the math type: the tensor itself if that is T, else a converted copy.
 template <typename T>
 struct View {
   using M = Math<T>;

@@ -1,8 +1,7 @@
-// Sub-volume selection on the CPU: rows along W are copied, converted or zeroed.
+// Sub-volume selection on the CPU: rows along W are copied, converted or zero-filled.
 #include "select_subvolume.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <cstring>
@@ -15,11 +14,11 @@ namespace hagan3d::subvolume {
 namespace {
 
 constexpr int64_t kGrain = 1 << 15;    // elements per task
-constexpr int64_t kBytesAhead = 4096;  // to prefetch, of what is copied
-constexpr int64_t kLarge = 4 << 20;    // bytes of a result that the caches do not keep
+constexpr int64_t kBytesAhead = 4096;  // prefetch distance in the source
+constexpr int64_t kLarge = 4 << 20;    // bytes of a result that exceeds the caches
 
-// By words: a call of memcpy takes longer than short pieces do. What is `large` goes past the caches, which would read
-// every line before it is written.
+// In words of 16 bytes: rows are short, and a call of memcpy costs more than copying them. `large`: non-temporal
+// stores, which save the read for ownership of each cache line.
 inline void copy_bytes(const char* x, char* y, int64_t bytes, [[maybe_unused]] bool large) {
   constexpr int64_t kWord = 16;
 #if defined(__SSE2__)
@@ -36,23 +35,23 @@ void copy_row(const In* x, int64_t stride, Out* y, int64_t count, T scale, bool 
   if (stride == 1 && std::is_same_v<In, Out> && scale == T(1)) {
     copy_bytes(reinterpret_cast<const char*>(x), reinterpret_cast<char*>(y), count * sizeof(Out), large);
   } else if (stride == 1) {
-    for (int64_t i = 0; i < count; ++i) y[i] = static_cast<Out>(static_cast<T>(x[i]) * scale);
+    for (int64_t i = 0; i < count; ++i) y[i] = convert<In, Out>(x[i], scale);
   } else {
-    for (int64_t i = 0; i < count; ++i) y[i] = static_cast<Out>(static_cast<T>(x[i * stride]) * scale);
+    for (int64_t i = 0; i < count; ++i) y[i] = convert<In, Out>(x[i * stride], scale);
   }
 }
 
-// Pieces that are not one run of memory are more than the hardware foresees.
+// Software prefetch: the hardware prefetcher does not follow short strided runs.
 template <typename In>
 void prefetch(const In* x, int64_t count) {
   const char* byte = reinterpret_cast<const char*>(x);
   for (int64_t i = 0; i < count * int64_t(sizeof(In)) + 63; i += 64) __builtin_prefetch(byte + i, 0, 2);
 }
 
-// The rows `from` to `to` of y[b, c, d]: zeros, or the parts of x's rows that lie inside.
+// Rows `from` to `to` of y[b, c, d]: slices of x inside the volume, zeros outside.
 template <typename In, typename Out, typename T>
-void make_plane(const Plan& plan, const In* x, int64_t first, const int64_t (&at)[3], int64_t from, int64_t to, Out* y,
-                T scale) {
+void write_plane(const Plan& plan, const In* x, int64_t first, const int64_t (&at)[3], int64_t from, int64_t to, Out* y,
+                 T scale) {
   const int64_t width = plan.size[4], shift = plan.dim == 4 ? first : 0, down = plan.dim == 3 ? first : 0;
   const int64_t begin = std::clamp<int64_t>(-shift, 0, width);
   const int64_t end = plan.dim == 4 ? std::clamp<int64_t>(plan.length - shift, begin, width) : width;
@@ -76,7 +75,7 @@ void make_plane(const Plan& plan, const In* x, int64_t first, const int64_t (&at
 }
 
 template <typename In, typename Out>
-void make_rows(const Plan& plan, const In* x, const int64_t* start, Out* y, double scale) {
+void write_rows(const Plan& plan, const In* x, const int64_t* start, Out* y, double scale) {
   using T = std::conditional_t<std::is_same_v<Math<In>, double>, double, Math<Out>>;
   const int64_t height = plan.size[3], rows = plan.size[0] * plan.size[1] * plan.size[2] * height;
   const int64_t grain = std::max<int64_t>(1, kGrain / plan.size[4]);
@@ -85,7 +84,7 @@ void make_rows(const Plan& plan, const In* x, const int64_t* start, Out* y, doub
       const int64_t plane = row / height, from = row % height, to = std::min(height, from + end - row);
       const int64_t volume = plane / plan.size[2];
       const int64_t at[3] = {volume / plan.size[1], volume % plan.size[1], plane % plan.size[2]};
-      make_plane<In, Out, T>(plan, x, first_slice(plan, start[at[0]]), at, from, to, y + row * plan.size[4], T(scale));
+      write_plane<In, Out, T>(plan, x, first_slice(plan, start[at[0]]), at, from, to, y + row * plan.size[4], T(scale));
       row += to - from;
     }
 #if defined(__SSE2__)
@@ -104,8 +103,7 @@ Tensor select_subvolume(const Tensor& x, const Tensor& start, int64_t length, in
     dispatch_floating(dtype, [&](auto out) {
       using In = typename decltype(in)::type;
       using Out = typename decltype(out)::type;
-      make_rows(plan, static_cast<const In*>(x.const_data_ptr()), static_cast<const int64_t*>(begin.const_data_ptr()),
-                static_cast<Out*>(y.mutable_data_ptr()), scale);
+      write_rows(plan, data<In>(x), data<int64_t>(begin), mutable_data<Out>(y), scale);
     });
   });
   return y;

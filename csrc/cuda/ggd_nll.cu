@@ -6,6 +6,7 @@
 
 #include "cuda/launch.h"
 #include "ggd.h"
+#include "ggd_host.h"
 
 namespace hagan3d::ggd {
 namespace {
@@ -14,8 +15,7 @@ using torch::stable::contiguous;
 using torch::stable::empty_like;
 using torch::stable::new_empty;
 
-// Contiguous: e [groups, channels, spatial], a and lb [groups, spatial]; channels is 1 where each channel has its own
-// parameters. What is null is not read, or not written.
+// Arguments of a kernel, laid out as `Inputs`; null pointers are not read or written.
 template <typename T>
 struct Call {
   const T *e, *a, *lb, *weight, *grad;
@@ -26,9 +26,9 @@ struct Call {
   int64_t weight_repeats;  // channels of e per channel of the weight
 };
 
-// One thread takes N neighbouring voxels with all their channels. kPlain: neither weight nor grad is given.
+// One thread: N neighbouring voxels with all their channels. kPlain: neither weight nor grad is given.
 template <typename T, int N, bool kPlain>
-__device__ double take_voxels(const Call<T>& call, int64_t group, int64_t first, Math<T> factor) {
+__device__ double process_voxels(const Call<T>& call, int64_t group, int64_t first, Math<T> factor) {
   using M = Math<T>;
   const int64_t at_group = group * call.spatial + first;
   const Group<T, N> a = load<N>(call.a + at_group), lb = load<N>(call.lb + at_group);
@@ -75,36 +75,29 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) < 8 ? 3 : 1) nll_kernel(Ca
   const int64_t row = call.spatial / N;
   double total = 0;
   for (int64_t group = blockIdx.y; group < call.groups; group += gridDim.y)
-    for (int64_t i = own_place(); i < row; i += places())
-      total += take_voxels<T, N, kPlain>(call, group, i * N, factor);
+    for (int64_t i = grid_thread(); i < row; i += grid_threads())
+      total += process_voxels<T, N, kPlain>(call, group, i * N, factor);
   if (!call.partials) return;
   total = block_sum(total);
   if (threadIdx.x == 0) call.partials[blockIdx.y * gridDim.x + blockIdx.x] = total;
 }
 
-struct Inputs {
-  Tensor e, a, lb;
-  std::optional<Tensor> weight;
+template <typename T>
+Call<T> make_call(const Inputs& in) {
+  Call<T> call = {};
+  call.e = data<T>(in.e), call.a = data<T>(in.a), call.lb = data<T>(in.lb);
+  call.weight = in.weight ? data<T>(*in.weight) : nullptr;
+  call.groups = in.groups, call.channels = in.channels, call.spatial = in.spatial;
+  call.weight_repeats = in.weight_repeats;
+  return call;
+}
 
-  Inputs(const Tensor& error, const Tensor& log_scale, const Tensor& log_shape, const std::optional<Tensor>& mask)
-      : e(contiguous(error)),
-        a(contiguous(log_scale)),
-        lb(contiguous(log_shape)),
-        weight(mask ? std::optional<Tensor>(contiguous(*mask)) : std::nullopt) {}
+template <typename T>
+void write_to(const Gradients& grads, Call<T>& call) {
+  call.ge = mutable_data<T>(grads.e), call.ga = mutable_data<T>(grads.a), call.glb = mutable_data<T>(grads.lb);
+}
 
-  template <typename T>
-  Call<T> call() const {
-    Call<T> call = {};
-    call.e = data<T>(e), call.a = data<T>(a), call.lb = data<T>(lb);
-    call.weight = weight ? data<T>(*weight) : nullptr;
-    call.groups = a.size(0) * a.size(1), call.spatial = voxels(a);
-    call.channels = e.size(1) / std::max<int64_t>(1, a.size(1));
-    call.weight_repeats = weight ? e.size(1) / std::max<int64_t>(1, weight->size(1)) : 1;
-    return call;
-  }
-};
-
-// Results were allocated here and are aligned. Returns the number of blocks.
+// Outputs come from the allocator and are aligned; inputs are checked. Returns the number of blocks.
 template <typename T>
 unsigned launch(const Inputs& in, const std::optional<Tensor>& grad, const Call<T>& call, int64_t most,
                 cudaStream_t stream) {
@@ -130,64 +123,65 @@ Tensor ggd_nll(const Tensor& error, const Tensor& log_scale, const Tensor& log_s
   if (nll.numel() == 0) return nll;
   dispatch_floating(in.e.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    Call<T> call = in.call<T>();
+    Call<T> call = make_call<T>(in);
     call.nll = mutable_data<T>(nll);
     launch(in, std::nullopt, call, kMaxBlocks, current_stream(error));
   });
   return nll;
 }
 
-// `grad` has the shape of error, or none: then it is the gradient of every voxel, in the math type.
+// `grad` has the shape of error, or is a scalar in the math type: the gradient of every voxel.
 std::tuple<Tensor, Tensor, Tensor> ggd_nll_backward(const Tensor& grad, const Tensor& error, const Tensor& log_scale,
                                                     const Tensor& log_shape, const std::optional<Tensor>& weight) {
   const DeviceGuard guard(error.get_device_index());
   const Inputs in(error, log_scale, log_shape, weight);
   const Tensor g = contiguous(grad);
-  Tensor ge = empty_like(in.e), ga = empty_like(in.a), glb = empty_like(in.a);
-  if (ge.numel() == 0) return {ge, ga, glb};
+  const Gradients grads(in);
+  if (in.e.numel() == 0) return {grads.e, grads.a, grads.lb};
   dispatch_floating(in.e.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    Call<T> call = in.call<T>();
-    call.ge = mutable_data<T>(ge), call.ga = mutable_data<T>(ga), call.glb = mutable_data<T>(glb);
-    const bool one = g.dim() == 0;
-    if (one)
+    Call<T> call = make_call<T>(in);
+    write_to(grads, call);
+    const bool is_scalar = g.dim() == 0;
+    if (is_scalar)
       call.factor = data<Math<T>>(g);
     else
       call.grad = data<T>(g);
-    launch(in, one ? std::nullopt : std::optional<Tensor>(g), call, kMaxBlocks, current_stream(error));
+    launch(in, is_scalar ? std::nullopt : std::optional<Tensor>(g), call, kMaxBlocks, current_stream(error));
   });
-  return {ge, ga, glb};
+  return {grads.e, grads.a, grads.lb};
 }
 
-// The sum of weight x nll times `factor`, and its gradients where they are wanted.
+// The sum of weight x nll times `factor`, and its gradients if `with_gradients`.
 std::tuple<Tensor, Tensor, Tensor, Tensor> ggd_nll_mean(const Tensor& error, const Tensor& log_scale,
                                                         const Tensor& log_shape, const std::optional<Tensor>& weight,
                                                         const Tensor& factor, bool with_gradients) {
   const DeviceGuard guard(error.get_device_index());
   const Inputs in(error, log_scale, log_shape, weight);
-  const auto gradient_of = [&](const Tensor& x) { return with_gradients ? empty_like(x) : new_empty(x, {0}); };
-  Tensor mean = empty_like(factor), ge = gradient_of(in.e), ga = gradient_of(in.a), glb = gradient_of(in.a);
-  if (in.e.numel() == 0) return {torch::stable::zero_(mean), ge, ga, glb};
+  const Gradients grads(in, with_gradients);
+  Tensor mean = empty_like(factor);
+  if (in.e.numel() == 0) return {torch::stable::zero_(mean), grads.e, grads.a, grads.lb};
   Tensor partials = new_empty(in.e, {kMaxPartials}, ScalarType::Double);
   dispatch_floating(in.e.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    Call<T> call = in.call<T>();
+    Call<T> call = make_call<T>(in);
     call.factor = data<Math<T>>(factor), call.partials = mutable_data<double>(partials);
-    if (with_gradients) call.ge = mutable_data<T>(ge), call.ga = mutable_data<T>(ga), call.glb = mutable_data<T>(glb);
+    if (with_gradients) write_to(grads, call);
     const cudaStream_t stream = current_stream(error);
     const unsigned blocks = launch(in, std::nullopt, call, kMaxPartials, stream);
     sum_partials<<<1, kThreads, 0, stream>>>(call.partials, blocks, 1.0, call.factor, mutable_data<Math<T>>(mean));
     check_launch();
   });
-  return {mean, ge, ga, glb};
+  return {mean, grads.e, grads.a, grads.lb};
 }
 
-// The factor is read on the device: where it is 1, as where the mean is the loss itself, nothing else is touched.
+// The factor is read on the device, so the host does not wait. It is 1 if the mean itself is the loss: nothing to do.
 template <typename T>
 __global__ void scale_kernel(T* x, int64_t numel, const Math<T>* factor) {
   const Math<T> scale = *factor;
   if (scale == Math<T>(1)) return;
-  for (int64_t i = own_place(); i < numel; i += places()) x[i] = static_cast<T>(static_cast<Math<T>>(x[i]) * scale);
+  for (int64_t i = grid_thread(); i < numel; i += grid_threads())
+    x[i] = static_cast<T>(static_cast<Math<T>>(x[i]) * scale);
 }
 
 void ggd_scale(Tensor ge, Tensor ga, Tensor glb, const Tensor& factor) {

@@ -1,10 +1,11 @@
-// Standard deviation of the generalized Gaussian, its mean per sample, and the guide built from them, on CUDA.
+// Standard deviation of the generalized Gaussian, its mean per sample, and the uncertainty guide, on CUDA.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
 #include "cuda/launch.h"
 #include "ggd.h"
+#include "ggd_host.h"
 
 namespace hagan3d::ggd {
 namespace {
@@ -18,7 +19,7 @@ constexpr int kGroup = 4;
 template <typename T, int N>
 __global__ void sigma_kernel(const T* a, const T* lb, int64_t groups, bool log, T* out) {
   using M = Math<T>;
-  for (int64_t i = own_place(); i < groups; i += places()) {
+  for (int64_t i = grid_thread(); i < groups; i += grid_threads()) {
     const Group<T, N> in_a = load<N>(a + i * N), in_lb = load<N>(lb + i * N);
     Group<T, N> sigma;
 #pragma unroll
@@ -42,20 +43,20 @@ __device__ void write_parameter_gradients(Math<T> grad, T raw_a, T raw_lb, T* ga
 template <typename T>
 __global__ void sigma_backward_kernel(const T* grad, const T* a, const T* lb, int64_t numel, bool log, T* ga, T* glb) {
   using M = Math<T>;
-  for (int64_t i = own_place(); i < numel; i += places()) {
+  for (int64_t i = grid_thread(); i < numel; i += grid_threads()) {
     M g = static_cast<M>(grad[i]);
     if (!log) g *= math::exp(log_sigma(static_cast<M>(a[i]), static_cast<M>(lb[i])));
     write_parameter_gradients(g, a[i], lb[i], ga + i, glb + i);
   }
 }
 
-// Blocks (x, sample): each leaves the sum of sigma over its share of the sample.
+// Grid (x, sample): one partial sum of sigma per block.
 template <typename T>
 __global__ void sigma_sum_kernel(const T* a, const T* lb, int64_t per_sample, double* partials) {
   using M = Math<T>;
   const int64_t base = blockIdx.y * per_sample;
   double total = 0;
-  for (int64_t i = own_place(); i < per_sample; i += places())
+  for (int64_t i = grid_thread(); i < per_sample; i += grid_threads())
     total += math::exp(log_sigma(static_cast<M>(a[base + i]), static_cast<M>(lb[base + i])));
   total = block_sum(total);
   if (threadIdx.x == 0) partials[blockIdx.y * gridDim.x + blockIdx.x] = total;
@@ -77,7 +78,7 @@ __global__ void guide_kernel(Call<T> call) {
   using M = Math<T>;
   const M per_mean = 1 / call.mean[blockIdx.y];
   for (int64_t group = blockIdx.y * call.groups; group < (blockIdx.y + 1) * call.groups; ++group)
-    for (int64_t first = own_place() * N; first < call.spatial; first += places() * N) {
+    for (int64_t first = grid_thread() * N; first < call.spatial; first += grid_threads() * N) {
       const Group<T, N> a = load<N>(call.a + group * call.spatial + first);
       const Group<T, N> lb = load<N>(call.lb + group * call.spatial + first);
       M relative[N];
@@ -95,14 +96,14 @@ __global__ void guide_kernel(Call<T> call) {
     }
 }
 
-// Partial sums are those of -grad x value x sigma / mean^2, the gradient of the mean.
+// Partial sums: -grad x value x sigma / mean^2, the gradient of the mean
 template <typename T>
 __global__ void guide_backward_kernel(Call<T> call) {
   using M = Math<T>;
   const M per_mean = 1 / call.mean[blockIdx.y];
   double total = 0;
   for (int64_t group = blockIdx.y * call.groups; group < (blockIdx.y + 1) * call.groups; ++group)
-    for (int64_t first = own_place(); first < call.spatial; first += places()) {
+    for (int64_t first = grid_thread(); first < call.spatial; first += grid_threads()) {
       const int64_t at_group = group * call.spatial + first;
       const T a = call.a[at_group], lb = call.lb[at_group];
       const M relative = math::exp(log_sigma(static_cast<M>(a), static_cast<M>(lb))) * per_mean;
@@ -121,14 +122,9 @@ __global__ void guide_backward_kernel(Call<T> call) {
   if (threadIdx.x == 0) call.partials[blockIdx.y * gridDim.x + blockIdx.x] = total;
 }
 
-// A grid (x, samples) with at most kMaxPartials blocks for each sample
+// A grid (x, samples) with at most kMaxPartials blocks per sample
 dim3 grid_of_samples(int64_t items_per_sample, int64_t samples) {
   return dim3(blocks_for(items_per_sample, kMaxPartials), static_cast<unsigned>(samples));
-}
-
-Tensor new_per_sample(const Tensor& like) {
-  const bool wide = like.scalar_type() == ScalarType::Double;
-  return new_empty(like, {like.size(0)}, wide ? ScalarType::Double : ScalarType::Float);
 }
 
 Tensor ggd_sigma(const Tensor& log_scale, const Tensor& log_shape, bool log) {
@@ -189,10 +185,10 @@ Tensor ggd_sigma_mean(const Tensor& log_scale, const Tensor& log_shape) {
 }
 
 template <typename T>
-Call<T> make_call(const Tensor& value, const Tensor& a, const Tensor& lb, const Tensor& mean, double limit) {
+Call<T> make_call(const Inputs& in, const Tensor& mean, double limit) {
   Call<T> call = {};
-  call.value = data<T>(value), call.a = data<T>(a), call.lb = data<T>(lb), call.mean = data<Math<T>>(mean);
-  call.groups = a.size(1), call.channels = value.size(1) / a.size(1), call.spatial = voxels(a);
+  call.value = data<T>(in.e), call.a = data<T>(in.a), call.lb = data<T>(in.lb), call.mean = data<Math<T>>(mean);
+  call.groups = in.a.size(1), call.channels = in.channels, call.spatial = in.spatial;
   call.limit = static_cast<Math<T>>(limit);
   return call;
 }
@@ -200,14 +196,15 @@ Call<T> make_call(const Tensor& value, const Tensor& a, const Tensor& lb, const 
 Tensor ggd_guide(const Tensor& value, const Tensor& log_scale, const Tensor& log_shape, const Tensor& mean,
                  double limit) {
   const DeviceGuard guard(value.get_device_index());
-  const Tensor v = contiguous(value), a = contiguous(log_scale), lb = contiguous(log_shape), m = contiguous(mean);
+  const Inputs in(value, log_scale, log_shape);
+  const Tensor &v = in.e, m = contiguous(mean);
   Tensor guide = empty_like(v);
   if (guide.numel() == 0) return guide;
   dispatch_floating(v.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    Call<T> call = make_call<T>(v, a, lb, m, limit);
+    Call<T> call = make_call<T>(in, m, limit);
     call.guide = mutable_data<T>(guide);
-    if (groups_align(call.spatial, kGroup, v, a, lb))
+    if (groups_align(call.spatial, kGroup, v, in.a, in.lb))
       guide_kernel<T, kGroup>
           <<<grid_of_samples(call.spatial / kGroup, v.size(0)), kThreads, 0, current_stream(v)>>>(call);
     else
@@ -221,25 +218,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> ggd_guide_backward(const Tensor& grad
                                                               const Tensor& log_scale, const Tensor& log_shape,
                                                               const Tensor& mean, double limit) {
   const DeviceGuard guard(value.get_device_index());
-  const Tensor v = contiguous(value), a = contiguous(log_scale), lb = contiguous(log_shape), m = contiguous(mean);
-  const Tensor g = contiguous(grad);
-  Tensor gv = empty_like(v), ga = empty_like(a), glb = empty_like(a), gm = empty_like(m);
-  if (v.numel() == 0) return {gv, ga, glb, torch::stable::zero_(gm)};
-  const dim3 grid = grid_of_samples(voxels(a), a.size(0));
-  Tensor partials = new_empty(v, {a.size(0) * grid.x}, ScalarType::Double);
+  const Inputs in(value, log_scale, log_shape);
+  const Tensor &v = in.e, m = contiguous(mean), g = contiguous(grad);
+  const Gradients grads(in);
+  Tensor gm = empty_like(m);
+  if (v.numel() == 0) return {grads.e, grads.a, grads.lb, torch::stable::zero_(gm)};
+  const dim3 grid = grid_of_samples(in.spatial, v.size(0));
+  Tensor partials = new_empty(v, {v.size(0) * grid.x}, ScalarType::Double);
   dispatch_floating(v.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     using M = Math<T>;
-    Call<T> call = make_call<T>(v, a, lb, m, limit);
+    Call<T> call = make_call<T>(in, m, limit);
     call.grad = data<T>(g), call.partials = mutable_data<double>(partials);
-    call.gv = mutable_data<T>(gv), call.ga = mutable_data<T>(ga), call.glb = mutable_data<T>(glb);
+    call.gv = mutable_data<T>(grads.e), call.ga = mutable_data<T>(grads.a), call.glb = mutable_data<T>(grads.lb);
     const cudaStream_t stream = current_stream(v);
     guide_backward_kernel<<<grid, kThreads, 0, stream>>>(call);
     check_launch();
     sum_partials<M><<<grid.y, kThreads, 0, stream>>>(call.partials, grid.x, 1.0, nullptr, mutable_data<M>(gm));
     check_launch();
   });
-  return {gv, ga, glb, gm};
+  return {grads.e, grads.a, grads.lb, gm};
 }
 
 }  // namespace

@@ -1,14 +1,13 @@
-// What every kernel launch needs: the current stream, a grid for a grid-stride loop, grouped loads, sums over a block.
+// Shared by all kernels: current stream, grid of a grid-stride loop, vectorized loads and stores, block reduction.
 #pragma once
 
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 
-#include "dispatch.h"
+#include "tensor.h"
 
 namespace hagan3d {
 
@@ -16,7 +15,7 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int64_t kMaxBlocks = 1 << 16;
 constexpr int64_t kMaxRows = 65535;     // CUDA's limit for the second extent of a grid
-constexpr int64_t kMaxPartials = 2048;  // blocks of a kernel that leaves a partial sum each
+constexpr int64_t kMaxPartials = 2048;  // blocks of a kernel that writes one partial sum per block
 
 using torch::stable::accelerator::DeviceGuard;
 
@@ -27,10 +26,10 @@ inline cudaStream_t current_stream(const Tensor& x) {
 }
 
 inline unsigned blocks_for(int64_t items, int64_t most = kMaxBlocks) {
-  return static_cast<unsigned>(std::clamp<int64_t>((items + kThreads - 1) / kThreads, 1, most));
+  return static_cast<unsigned>(std::clamp<int64_t>(ceil_div(items, kThreads), 1, most));
 }
 
-// A grid (x, y) for `rows` of `items` each: y goes over rows, so that no thread divides to find its place.
+// A grid (x, y) for `rows` of `items` each: y runs over rows, which saves every thread an integer division.
 inline dim3 grid_for(int64_t items, int64_t rows, int64_t most) {
   const int64_t y = std::min(rows, std::min<int64_t>(most, kMaxRows));
   return dim3(blocks_for(items, most / y), static_cast<unsigned>(y));
@@ -41,23 +40,11 @@ inline void check_launch() {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA launch failed: ", cudaGetErrorString(error));
 }
 
-template <typename T>
-const T* data(const Tensor& x) {
-  return static_cast<const T*>(x.const_data_ptr());
-}
+// Index of this thread among those with the same blockIdx.y, and their number: start and step of a grid-stride loop
+__device__ inline int64_t grid_thread() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ inline int64_t grid_threads() { return int64_t(gridDim.x) * blockDim.x; }
 
-template <typename T>
-T* mutable_data(const Tensor& x) {
-  return static_cast<T*>(x.mutable_data_ptr());
-}
-
-inline int64_t voxels(const Tensor& x) { return x.size(2) * x.size(3) * x.size(4); }
-
-// This thread among those with the same blockIdx.y, and how many there are
-__device__ inline int64_t own_place() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
-__device__ inline int64_t places() { return int64_t(gridDim.x) * blockDim.x; }
-
-// N elements that move as one load or store
+// N elements, one vectorized load or store
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Group {
   T at[N];
@@ -73,7 +60,7 @@ __device__ void store(const Group<T, N>& group, T* to) {
   *reinterpret_cast<Group<T, N>*>(to) = group;
 }
 
-// Whether contiguous tensors, of `row` elements per row, can be read and written in groups of n.
+// Whether contiguous tensors, of `row` elements per row, allow vectorized access in groups of n.
 template <typename... Tensors>
 bool groups_align(int64_t row, int n, const Tensors&... tensors) {
   const auto aligned = [n](const Tensor& x) {
@@ -82,7 +69,7 @@ bool groups_align(int64_t row, int n, const Tensors&... tensors) {
   return row % n == 0 && (aligned(tensors) && ...);
 }
 
-// The sum of one value per thread of a block of kThreads, valid in thread 0; always in the same order.
+// The sum of one value per thread of a block of kThreads, valid in thread 0; the order of summation is fixed.
 __device__ inline double block_sum(double value) {
   __shared__ double warps[kWarps];
   for (int offset = 16; offset > 0; offset /= 2) value += __shfl_down_sync(0xffffffffu, value, offset);
@@ -95,7 +82,7 @@ __device__ inline double block_sum(double value) {
   return total;
 }
 
-// out[b] = factor (x *scale where it is given) x the sum of partials [samples, count], one block per sample
+// out[b] = factor (x *scale if not null) x the sum of partials [samples, count], one block per sample
 template <typename M>
 __global__ void sum_partials(const double* partials, int64_t count, double factor, const M* scale, M* out) {
   double total = 0;

@@ -1,5 +1,5 @@
-// Root-mean-square norm on CUDA. Channels first: a thread takes one voxel and its neighbours the next ones. Channels
-// last: a warp takes one voxel and its lanes the channels. Both read x again from the cache.
+// Root-mean-square norm on CUDA. Contiguous (channels first): one thread per voxel, neighbouring threads on
+// neighbouring voxels. Channels last: one warp per voxel, lanes over channels. The second read of x hits the cache.
 #include "rms_norm.h"
 
 #include <torch/csrc/stable/library.h>
@@ -14,7 +14,7 @@ namespace {
 using torch::stable::empty_like;
 using torch::stable::new_empty;
 
-constexpr int64_t kSumBlocks = 512;      // of the backward: each leaves its sums over voxels
+constexpr int64_t kSumBlocks = 512;      // of the backward pass, one partial sum over voxels each
 constexpr int kSharedBytes = 32 * 1024;  // for the sums of the warps of a block
 
 template <typename T>
@@ -38,7 +38,7 @@ __device__ M warp_sum(M value) {  // in every lane
 template <typename T>
 __global__ void forward_planes(Call<T> call) {
   using M = Math<T>;
-  for (int64_t i = own_place(); i < call.samples * call.spatial; i += places()) {
+  for (int64_t i = grid_thread(); i < call.samples * call.spatial; i += grid_threads()) {
     const int64_t base = i / call.spatial * call.channels * call.spatial + i % call.spatial;
     M squares = 0;
     for (int c = 0; c < call.channels; ++c) {
@@ -57,7 +57,7 @@ template <typename T>
 __global__ void forward_rows(Call<T> call) {
   using M = Math<T>;
   const int lane = threadIdx.x % 32;
-  for (int64_t i = own_place() / 32; i < call.samples * call.spatial; i += places() / 32) {
+  for (int64_t i = grid_thread() / 32; i < call.samples * call.spatial; i += grid_threads() / 32) {
     const T* x = call.x + i * call.channels;
     M squares = 0;
     for (int c = lane; c < call.channels; c += 32) squares += static_cast<M>(x[c]) * static_cast<M>(x[c]);
@@ -68,7 +68,7 @@ __global__ void forward_rows(Call<T> call) {
   }
 }
 
-// The sums of the warps of this block, [warps, 2, channels] in shared memory, to its place in call.sums.
+// Reduce the sums of the warps of this block, [warps, 2, channels] in shared memory, into call.sums.
 template <typename T>
 __device__ void write_sums(const Call<T>& call, const Math<T>* shared) {
   __syncthreads();
@@ -93,8 +93,8 @@ __global__ void backward_planes(Call<T> call) {
   M* own = reinterpret_cast<M*>(raw) + threadIdx.x / 32 * 2 * call.channels;
   zero_sums(own, 2 * call.channels);
   const int64_t total = call.samples * call.spatial;
-  // Whole warps take part in the sums, so that the loop runs over the first voxel of the block.
-  for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < total; first += places()) {
+  // Warp sums need all lanes: the loop bound depends on the first voxel of the block alone.
+  for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < total; first += grid_threads()) {
     const int64_t i = first + threadIdx.x;
     const bool inside = i < total;
     const int64_t base = inside ? i / call.spatial * call.channels * call.spatial + i % call.spatial : 0;
@@ -131,7 +131,7 @@ __global__ void backward_rows(Call<T> call) {
   M* own = reinterpret_cast<M*>(raw) + threadIdx.x / 32 * 2 * call.channels;
   zero_sums(own, 2 * call.channels);
   const int lane = threadIdx.x % 32;
-  for (int64_t i = own_place() / 32; i < call.samples * call.spatial; i += places() / 32) {
+  for (int64_t i = grid_thread() / 32; i < call.samples * call.spatial; i += grid_threads() / 32) {
     const T *x = call.x + i * call.channels, *grad = call.grad + i * call.channels;
     M squares = 0, dot = 0;
     for (int c = lane; c < call.channels; c += 32) squares += static_cast<M>(x[c]) * static_cast<M>(x[c]);
@@ -153,10 +153,10 @@ __global__ void backward_rows(Call<T> call) {
   write_sums(call, reinterpret_cast<M*>(raw));
 }
 
-// gw and gb [channels] from the sums of all blocks [blocks, 2, channels], in their order
+// gw and gb [channels] from the sums of all blocks [blocks, 2, channels], in fixed order
 template <typename M>
 __global__ void sum_blocks(const M* sums, int64_t blocks, int channels, M* gw, M* gb) {
-  for (int64_t i = own_place(); i < 2 * channels; i += places()) {
+  for (int64_t i = grid_thread(); i < 2 * channels; i += grid_threads()) {
     double total = 0;
     for (int64_t block = 0; block < blocks; ++block) total += sums[block * 2 * channels + i];
     (i < channels ? gw[i] : gb[i - channels]) = static_cast<M>(total);

@@ -1,4 +1,4 @@
-// Sub-volume selection on CUDA: neighbouring threads write neighbouring groups of voxels along W.
+// Sub-volume selection on CUDA: coalesced, vectorized writes along W.
 #include <torch/csrc/stable/library.h>
 
 #include <limits>
@@ -10,10 +10,9 @@ namespace hagan3d::subvolume {
 namespace {
 
 constexpr int kGroup = 4;
-constexpr int64_t kMaxPlanes = 65535;  // CUDA's limit for the second extent of a grid
 
-// Blocks (x, plane): each takes groups of N voxels of a row from the planes [H, W] of y, of which there are
-// `planes` = B C D, so that a thread divides by W alone. Loads are grouped too where `aligned`.
+// Grid (x, plane) over the B C D = `planes` planes [H, W] of y, so that a thread divides by W alone. A thread writes
+// groups of N voxels along W; loads are vectorized, too, if `aligned`.
 template <typename In, typename Out, typename T, int N>
 __global__ void select_kernel(Plan plan, const In* x, const int64_t* start, Out* y, T scale, int64_t planes,
                               bool aligned) {
@@ -43,7 +42,7 @@ __global__ void select_kernel(Plan plan, const In* x, const int64_t* start, Out*
   }
 }
 
-// Whether every group of N voxels of x that starts at a multiple of N along W can be loaded as one.
+// Whether every group of N voxels of x that starts at a multiple of N along W allows a vectorized load.
 template <typename In>
 bool loads_align(const Plan& plan, const In* x, int n) {
   bool aligned = plan.dim != 4 && plan.stride[4] == 1 && reinterpret_cast<uintptr_t>(x) % (sizeof(In) * n) == 0;
@@ -77,8 +76,7 @@ Tensor select_subvolume(const Tensor& x, const Tensor& start, int64_t length, in
     dispatch_floating(dtype, [&](auto out) {
       using In = typename decltype(in)::type;
       using Out = typename decltype(out)::type;
-      launch(plan, static_cast<const In*>(x.const_data_ptr()), static_cast<const int64_t*>(begin.const_data_ptr()),
-             static_cast<Out*>(y.mutable_data_ptr()), scale, current_stream(x));
+      launch(plan, data<In>(x), data<int64_t>(begin), mutable_data<Out>(y), scale, current_stream(x));
     });
   });
   return y;

@@ -1,4 +1,4 @@
-"""Pictures of volumes as a radiologist holds them: front and head up, the patient's left on the right."""
+"""Figures of volumes in radiological orientation: anterior and superior up, the patient's left on the right."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,21 +13,21 @@ from hagan3d.data.io.geometry import reorient, spacing_of
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-DISPLAY = "IPL"  # axes of a volume as it is displayed; a plane of each kind is across one of them, in this order
+DISPLAY = "IPL"  # axis codes for display; axial, coronal and sagittal planes are perpendicular to them in this order
 
-CELL = 160  # pixels of the longest side of a plane, at least
-MOST_CELL = 384  # pixels of the longest side, at most
+MIN_SIDE = 160  # pixels of the longest side of a plane
+MAX_SIDE = 384
 GAP = 6  # pixels between planes
-TEXT = 15  # pixels of a line of text, with the space round it 22
-LINE = 22
-GROUND, INK = 16, 235  # grey levels
+TEXT = 15  # pixels: font size
+LINE = 22  # pixels: height of a line of text
+BACKGROUND, FOREGROUND = 16, 235  # grey levels
 
 
 class MiddlePlanes:
-    """The middle slices of a volume that comes slab by slab; the sheets take it in place of the volume."""
+    """The middle slices of a volume that is processed slab by slab; a substitute for the volume in figures."""
 
     def __init__(self, shape: Sequence[int], affine: np.ndarray) -> None:
-        """Await a volume of `shape` [D, H, W] voxels, to be shown with `affine`, index (d, h, w) to RAS mm [4, 4]."""
+        """Prepare for a volume of `shape` [D, H, W] voxels with `affine`, index (d, h, w) to RAS mm [4, 4]."""
         self.shape = tuple(shape)
         self._cuts = {plane: _middle(self.shape, affine, plane) for plane in PLANES}
         self._slices = {
@@ -37,7 +37,7 @@ class MiddlePlanes:
         self._done = 0
 
     def add(self, slab: np.ndarray) -> None:
-        """Take the next slices along D."""
+        """Add the next slices along D."""
         first, self._done = self._done, self._done + len(slab)
         for plane, (across, index) in self._cuts.items():
             if across:
@@ -46,7 +46,7 @@ class MiddlePlanes:
                 self._slices[plane][0] = slab[index - first]
 
     def slice(self, plane: Plane) -> np.ndarray:
-        """Give the middle slice of a plane as a volume that is one voxel thick."""
+        """Return the middle slice of a plane as a volume of one voxel thickness."""
         return self._slices[plane]
 
 
@@ -61,10 +61,10 @@ def contact_sheet(
     """Write a PNG with the middle planes of each volume side by side and a caption below.
 
     Args:
-        volumes: Arrays or CPU tensors [D, H, W] in [-1, 1], or the `MiddlePlanes` of such.
-        affine: Index (d, h, w) to RAS mm, of all of them [4, 4] or of each [N, 4, 4].
-        captions: One per volume; too long ones are shortened in the middle.
-        path: Name of the .png; written whole or not at all.
+        volumes: Arrays or CPU tensors [D, H, W] in [-1, 1], or their `MiddlePlanes`.
+        affine: Index (d, h, w) to RAS mm, of all volumes [4, 4] or of each [N, 4, 4].
+        captions: One per volume; long ones are shortened in the middle.
+        path: Name of the .png; written atomically.
         planes: Planes, in order.
         columns: Volumes side by side.
     """
@@ -82,9 +82,9 @@ def comparison_sheet(
     """Write a PNG with one block per group, such as real and generated: volumes side by side, a row per plane.
 
     Args:
-        groups: Arrays or CPU tensors [D, H, W] in [-1, 1], or the `MiddlePlanes` of such, by the title of their block.
+        groups: Arrays or CPU tensors [D, H, W] in [-1, 1], or their `MiddlePlanes`, by the title of their block.
         affine: Index (d, h, w) to RAS mm [4, 4], of all of them.
-        path: Name of the .png; written whole or not at all.
+        path: Name of the .png; written atomically.
         planes: Planes, in order.
     """
     blocks = []
@@ -95,15 +95,15 @@ def comparison_sheet(
 
 
 def middle_plane(volume: Any, affine: np.ndarray, plane: Plane) -> tuple[np.ndarray, tuple[float, float]]:
-    """Cut the middle slice of a plane, turned for display.
+    """Return the middle slice of a plane, oriented for display.
 
     Args:
-        volume: Array or CPU tensor [D, H, W], or the `MiddlePlanes` of one.
+        volume: Array or CPU tensor [D, H, W], or its `MiddlePlanes`.
         affine: Index (d, h, w) to RAS mm [4, 4].
-        plane: axial (front up), coronal or sagittal (head up; front to the left).
+        plane: axial (anterior up), coronal or sagittal (superior up; anterior to the left).
 
     Returns:
-        The slice [rows, columns] and the millimetres from row to row and from column to column.
+        The slice [rows, columns] and the spacing of rows and columns, mm.
     """
     if isinstance(volume, MiddlePlanes):
         cut = volume.slice(plane)
@@ -118,7 +118,7 @@ def middle_plane(volume: Any, affine: np.ndarray, plane: Plane) -> tuple[np.ndar
 
 
 def _middle(shape: Sequence[int], affine: np.ndarray, plane: Plane) -> tuple[int, int]:
-    """Axis across a plane and index of its middle slice: the one behind the centre as it is displayed."""
+    """Return the axis perpendicular to a plane and the index of its middle slice, rounded up in display order."""
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(DISPLAY))
     axis = int(np.flatnonzero(turn[:, 0] == PLANES.index(plane))[0])
     side = shape[axis]
@@ -126,10 +126,10 @@ def _middle(shape: Sequence[int], affine: np.ndarray, plane: Plane) -> tuple[int
 
 
 def _plane(volume: Any, affine: np.ndarray, plane: Plane) -> Image.Image:
-    """Middle slice as a picture with square pixels; all planes of one volume have one scale."""
+    """Render a middle slice with square pixels; all planes of a volume have the same scale."""
     values, (down, across) = middle_plane(volume, affine, plane)
     extent = np.array(volume.shape) * spacing_of(affine)
-    longest = min(max(CELL, max(volume.shape)), MOST_CELL)
+    longest = min(max(MIN_SIDE, max(volume.shape)), MAX_SIDE)
     per_mm = longest / float(extent.max())
     grey = np.rint((np.clip(np.nan_to_num(values), -1, 1) + 1) * 127.5).astype(np.uint8)
     width = max(1, round(values.shape[1] * across * per_mm))
@@ -138,10 +138,10 @@ def _plane(volume: Any, affine: np.ndarray, plane: Plane) -> Image.Image:
 
 
 def _row(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
-    """Pictures side by side, centred on one line."""
+    """Arrange images in a row, vertically centred."""
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     height = max(picture.height for picture in pictures)
-    sheet, x = Image.new("L", (width, height), GROUND), 0
+    sheet, x = Image.new("L", (width, height), BACKGROUND), 0
     for picture in pictures:
         sheet.paste(picture, (x, (height - picture.height) // 2))
         x += picture.width + gap
@@ -149,9 +149,9 @@ def _row(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
 
 
 def _column(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
-    """Pictures below each other."""
+    """Arrange images in a column."""
     height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
-    sheet, y = Image.new("L", (max(picture.width for picture in pictures), height), GROUND), 0
+    sheet, y = Image.new("L", (max(picture.width for picture in pictures), height), BACKGROUND), 0
     for picture in pictures:
         sheet.paste(picture, (0, y))
         y += picture.height + gap
@@ -167,19 +167,19 @@ def _titled(picture: Image.Image, text: str) -> Image.Image:
 
 
 def _line(text: str, width: int) -> Image.Image:
-    """One line of text, shortened in the middle to fit."""
-    font, kept = ImageFont.load_default(TEXT), text
+    """Render one line of text, shortened in the middle to fit."""
+    font, shown = ImageFont.load_default(TEXT), text
     for half in range(len(text) // 2, -1, -1):
-        if font.getlength(kept) <= width:
+        if font.getlength(shown) <= width:
             break
-        kept = f"{text[:half]}...{text[len(text) - half :]}"
-    picture = Image.new("L", (width, LINE), GROUND)
-    ImageDraw.Draw(picture).text((2, 2), kept, fill=INK, font=font)
+        shown = f"{text[:half]}...{text[len(text) - half :]}"
+    picture = Image.new("L", (width, LINE), BACKGROUND)
+    ImageDraw.Draw(picture).text((2, 2), shown, fill=FOREGROUND, font=font)
     return picture
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    framed = Image.new("L", (picture.width + 2 * GAP, picture.height + 2 * GAP), GROUND)
+    framed = Image.new("L", (picture.width + 2 * GAP, picture.height + 2 * GAP), BACKGROUND)
     framed.paste(picture, (GAP, GAP))
-    with replacing(path) as beside:
-        framed.save(beside, format="PNG")
+    with replacing(path) as temporary:
+        framed.save(temporary, format="PNG")

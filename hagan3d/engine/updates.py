@@ -81,7 +81,7 @@ class Updates:
             iterate_spectral_norms(network)
         with only_trainable(self.networks, phase.updates + phase.records):
             with shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext():
-                for terms in (terms for part in batch.parts(count) for terms in self._groups(phase, part)):
+                for terms in (terms for part in batch.micro_batches(count) for terms in self._groups(phase, part)):
                     losses = [term.float() for name, term in terms.items() if name not in phase.measures]
                     scaler.scale(torch.stack(losses).sum() / count).backward()
                     for name, term in terms.items():

@@ -12,7 +12,8 @@ from hagan3d.checkpoint import Model, load
 from hagan3d.checkpoint.state_hash import generator_hash
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store.derived import write_with_generated
-from hagan3d.data.store.store import Record, Store
+from hagan3d.data.store.store import Store
+from hagan3d.data.store.write import Record
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import Sample, samples
 

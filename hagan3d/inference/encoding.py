@@ -101,13 +101,13 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
     Raises:
         InputError: If there is none, or some cannot be used: one line for each, before any is given.
     """
-    from hagan3d.data.io.volumes import Source, find_volumes, read_volume
-    from hagan3d.data.preprocess.standardize import standardize
+    from hagan3d.data.io.volumes import VolumeFile, find_volumes, read_volume
+    from hagan3d.data.preprocess.volume import preprocess_volume
 
     sources = find_volumes(path)
 
-    def read(source: Source) -> Input:
-        made = standardize(read_volume(source.path), description.grid_rule, description.intensity_rule)
+    def read(source: VolumeFile) -> Input:
+        made = preprocess_volume(read_volume(source.path), description.grid_rule, description.intensity_rule)
         x = made.x
         return Input(source.id, lambda start, depth: x[start : start + depth], len(x), made.affine, made.lo, made.hi)
 

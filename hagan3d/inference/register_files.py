@@ -11,7 +11,7 @@ from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pairs
 from hagan3d.data.io.geometry import resample_onto, spacing_of
 from hagan3d.data.preprocess.intensity import normalize
-from hagan3d.data.preprocess.standardize import standardize
+from hagan3d.data.preprocess.volume import preprocess_volume
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.inputs import all_readable
@@ -28,7 +28,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
     Raises:
         InputError: If the table is none, or some file cannot be used: one line for each, before any is given.
     """
-    from hagan3d.data.io.volumes import Source, read_volume
+    from hagan3d.data.io.volumes import VolumeFile, read_volume
     from hagan3d.data.preprocess.pairing import find_pairs
 
     if path.is_dir():
@@ -36,10 +36,10 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
     description = model.description
     rule = (description.source_domain or description).intensity_rule
 
-    def read(source: Source) -> SourceVolume:
-        assert source.partner is not None
-        fixed, moving = read_volume(source.path), read_volume(source.partner)
-        made = standardize(fixed, description.grid_rule, description.intensity_rule)
+    def read(source: VolumeFile) -> SourceVolume:
+        assert source.source is not None
+        fixed, moving = read_volume(source.path), read_volume(source.source)
+        made = preprocess_volume(fixed, description.grid_rule, description.intensity_rule)
         check_spacing(made.affine, model, fixed.name)
         lo, hi = rule.interval(moving.array)
         other = resample_onto(moving.array, moving.affine, made.affine, description.size)

@@ -13,7 +13,7 @@ from hagan3d.data.io.geometry import resample_onto, to_output_axes
 from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.preprocess.intensity import denormalize
-from hagan3d.data.preprocess.standardize import standardize
+from hagan3d.data.preprocess.volume import preprocess_volume
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
@@ -94,17 +94,17 @@ def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Ite
         InputError: If there is none, or some cannot be used or are in other units than the model was trained on: one
             line for each, before any is given.
     """
-    from hagan3d.data.io.volumes import Source, find_volumes, read_volume
+    from hagan3d.data.io.volumes import VolumeFile, find_volumes, read_volume
 
     domain = description.source_domain
     rule = (domain or description).intensity_rule
     found = find_volumes(path)
 
-    def read(source: Source) -> SourceVolume:
+    def read(source: VolumeFile) -> SourceVolume:
         volume = read_volume(source.path)
         if rule.kind == "window":
             check_units(volume.array, *rule.window, (domain or description).units, volume.name)
-        made = standardize(volume, description.grid_rule, rule)
+        made = preprocess_volume(volume, description.grid_rule, rule)
         interval = target_interval(description, made.lo, made.hi)
         home = (volume.array.shape, volume.affine)
         return SourceVolume(source.id, torch.from_numpy(made.x)[None], made.affine, interval, home)

@@ -43,20 +43,9 @@ class GenerationMethod(Method):
 
     def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> BatchSource:
         """Return the source of batches of ``batch_size`` volumes per rank."""
-        data = self.config.data
-        sampling = data.subvolume_sampling if isinstance(data, SubvolumeDataConfig) else "even"
-        return BatchSource(
-            store,
-            data.split,
-            window_depth(self.config),
-            batch_size,
-            self.train.seed,
-            data.augment,
-            sampling,
-            whole=self.settings.encodes,
-            rank=rank,
-            world=world_size,
-        )
+        place = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+        seed, whole = self.train.seed, self.settings.encodes
+        return BatchSource.from_config(store, self.config.data, seed=seed, whole=whole, **place)
 
     def zero_batch(self) -> Batch:
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""

@@ -86,21 +86,8 @@ class TranslationMethod(Method):
 
     def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> PairSource:
         """Return the source of batches of ``batch_size`` pairs per rank."""
-        data = self.config.data
-        return PairSource(
-            store,
-            data.split,
-            batch_size,
-            self.train.seed,
-            data.degrade,
-            data.augment,
-            data.paired,
-            data.fraction,
-            depth=0 if data.window == "whole" else data.depth,
-            anchored=data.window == "hierarchical",
-            rank=rank,
-            world=world_size,
-        )
+        place = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
+        return PairSource.from_config(store, self.config.data, seed=self.train.seed, **place)
 
     def zero_batch(self) -> PairBatch:
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
@@ -152,7 +139,7 @@ class TranslationPreview(Preview):
     def __init__(self, source: PairSource) -> None:
         """Take the pairs of the first steps."""
         steps = -(-COLUMNS // source.batch_size)
-        batches = [replace(source, depth=0, anchored=False).batch(step) for step in range(steps)]
+        batches = [replace(source, depth=0, with_low=False).batch(step) for step in range(steps)]
         self.sources = torch.cat([batch.source for batch in batches])[:COLUMNS]
         self.targets = torch.cat([batch.target for batch in batches])[:COLUMNS]
         self.depth = source.depth or source.store.size[0]

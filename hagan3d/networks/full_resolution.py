@@ -1,16 +1,17 @@
-"""Generators that never halve a volume (family FR): a row of convolutions, or one with skips across its middle."""
+"""Denoising generators at full resolution: plain convolutions (WGAN-VGG) or an encoder-decoder with skips (RED)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hagan3d.networks.layers import Conv3d, recomputed
+from hagan3d.networks.layers import Conv3d, checkpointed
 
 
 class FullResolution(nn.Module):
-    """Convolutions of kernel 3, each with ReLU but for the last: volumes to volumes of the same size.
+    """Convolutions of kernel 3 with ReLU, the last without: volumes to volumes of the same size, no downsampling.
 
-    With ``skips``, what the first convolutions made is added again behind the middle, the last first. No norm: a window
-    is translated as in its volume, but for one voxel per convolution at its faces.
+    With ``skips``, the outputs of the first half are added to those of the second half, last in first out. There is
+    no norm, so a tile is translated as in its volume, except within the receptive field (one voxel per convolution) of
+    its faces.
 
     Source: Yang et al., Low Dose CT Image Denoising Using a GAN with Wasserstein Distance and Perceptual Loss, IEEE TMI
     37(6), 2018 (8 convolutions); with skips: Ran et al., Denoising of 3D MRI using a Residual Encoder-Decoder
@@ -18,7 +19,7 @@ class FullResolution(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, width: int, depth: int, skips: bool) -> None:
-        """Build ``depth`` convolutions (an even number, with skips) of ``width`` channels."""
+        """Build ``depth`` convolutions of ``width`` channels; with ``skips``, an even number."""
         super().__init__()
         widths = [in_channels, *[width] * (depth - 1), out_channels]
         self.convs = nn.ModuleList(Conv3d(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
@@ -27,17 +28,16 @@ class FullResolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, D, H, W]``."""
-        return recomputed(self._run, x, self.checkpointing)
+        return checkpointed(self._convolved, x, on=self.checkpointing)
 
-    def _run(self, x: Tensor) -> Tensor:
-        kept: list[Tensor] = []
-        for number, conv in enumerate(self.convs):
+    def _convolved(self, x: Tensor) -> Tensor:
+        skips: list[Tensor] = []
+        half = len(self.convs) // 2
+        for number, conv in enumerate(self.convs[:-1]):
             x = conv(x)
-            if number == len(self.convs) - 1:
-                break
-            if self.skips and number < len(self.convs) // 2 - 1:
-                kept.append(x)
-            elif self.skips and number >= len(self.convs) // 2:
-                x = x + kept.pop()
+            if self.skips and number < half - 1:  # before the ReLU, as the sum below
+                skips.append(x)
+            elif self.skips and number >= half:
+                x = x + skips.pop()
             x = F.relu(x)
-        return x
+        return self.convs[-1](x)

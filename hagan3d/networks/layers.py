@@ -1,8 +1,7 @@
-"""Layers that several networks share: normalised convolutions with and without upsampling, spectral norm."""
+"""Layers that several networks share: convolution blocks, norms, upsampling, spectral norm, checkpoints."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,11 +13,45 @@ from hagan3d import ops
 from hagan3d.ops.conv import Triple
 
 GROUPS = 8  # of every GroupNorm
-Map = Callable[[Tensor], Tensor]
+SLOPE = 0.2  # of LeakyReLU at negative values, as in DCGAN
+LAST_SIDE = 4  # voxels: strided convolutions halve the sides until the longest, or shortest, is below twice this
+HALVING = (4, 2, 1)  # kernel, stride and padding that halve a side
+MIN_CHANNELS = 8
+MAX_MULTIPLIER = 8  # most channels of a translation network, in multiples of those of its first layer
+
+
+def num_halvings(side: int) -> int:
+    """Return how many times ``side`` is halved until it is below 8 voxels."""
+    return max(0, (side // LAST_SIDE).bit_length() - 1)
+
+
+def halving_kernel(sides: Sequence[int]) -> tuple[Any, Any, Any]:
+    """Return kernel, stride and padding that halve every side of 4 voxels or more and keep shorter ones."""
+    kernel, stride, padding = zip(*(HALVING if side >= LAST_SIDE else (1, 1, 0) for side in sides), strict=True)
+    return kernel, stride, padding
+
+
+def halved(side: int) -> int:
+    """Return a side after the convolution of `halving_kernel`."""
+    return side // 2 if side >= LAST_SIDE else side
+
+
+def widths_from(width: int, layers: int) -> list[int]:
+    """Return the channels of ``layers`` layers: ``width``, then doubled, at most 8 times ``width``."""
+    return [width * min(2**layer, MAX_MULTIPLIER) for layer in range(layers)]
+
+
+def widths_up_to(width: int, layers: int) -> list[int]:
+    """Return the channels of ``layers`` layers: doubled until the last has ``width``, at least 8."""
+    return [max(width >> (layers - 1 - layer), MIN_CHANNELS) for layer in range(layers)]
 
 
 class RMSNormReLU(nn.Module):
-    """Divide each voxel's channels by their root mean square, scale, shift, ReLU: no statistics over space."""
+    """RMS norm over the channels of each voxel, affine, then ReLU.
+
+    It has no statistics over space, so a window of a volume is normalised as the volume is. Source: Zhang and Sennrich,
+    Root Mean Square Layer Normalization, NeurIPS 2019, equation 4.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,7 +64,7 @@ class RMSNormReLU(nn.Module):
 
 
 class GroupNormReLU(nn.GroupNorm):
-    """GroupNorm, by default of 8 groups, then ReLU."""
+    """GroupNorm (8 groups by default), then ReLU. Source: Wu and He, Group Normalization, ECCV 2018."""
 
     def __init__(self, channels: int, groups: int = GROUPS) -> None:
         super().__init__(groups, channels)
@@ -42,102 +75,98 @@ class GroupNormReLU(nn.GroupNorm):
 
 
 def norm_relu(norm: str, channels: int) -> nn.Module:
-    """Return the normalisation and ReLU that ``norm`` (rms, group or instance: each channel by itself) names."""
-    if norm == "instance":
+    """Return normalisation and ReLU; ``norm`` is ``rms``, ``group`` or ``instance``."""
+    if norm == "instance":  # GroupNorm with one channel per group
         return GroupNormReLU(channels, groups=channels)
     return RMSNormReLU(channels) if norm == "rms" else GroupNormReLU(channels)
 
 
 class Conv3d(nn.Conv3d):
-    """3^3 convolution, zero padding 1, that can leave out the outermost slices of axis D."""
+    """3^3 convolution with zero padding 1; ``trim`` leaves out the outermost slices of axis D."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, trim: int = 0) -> Tensor:
-        """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) slices at each end of D are not made."""
-        if self.out_channels == 1 and x.device.type == "cpu" and not ops.can_be_minimal(x):  # the same sum, faster
+        """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) output slices are left out at each end of D."""
+        if self.out_channels == 1 and x.device.type == "cpu" and not ops.has_winograd(x):
+            # The same sum, as a transposed convolution: on a CPU PyTorch is slow for a single output channel.
             weight = self.weight.flip(2, 3, 4).transpose(0, 1)
             return ops.conv_transpose3d(x, weight, self.bias, padding=(1 + trim, 1, 1))
         return ops.conv3d(x, self.weight, self.bias, padding=(1 - trim, 1, 1))
 
 
 class UpConv3d(Conv3d):
-    """Nearest-neighbour upsampling by 2 and a 3^3 convolution, in one go or (``method="plain"``) one by one."""
+    """Nearest-neighbour upsampling by 2 and a 3^3 convolution, fused or (``upsample="plain"``) one after the other."""
 
     def __init__(self, in_channels: int, out_channels: int, upsample: str = "folded") -> None:
         super().__init__(in_channels, out_channels)
         self.method = "plain" if upsample == "plain" else "auto"
 
     def forward(self, x: Tensor, trim: int = 0) -> Tensor:
-        """Upsample and convolve ``[B, C, D, H, W]``; ``trim`` (0 to 2) slices at each end of D are not made."""
+        """Upsample and convolve ``[B, C, D, H, W]``; ``trim`` (0 to 2) output slices are left out at each end of D."""
         return ops.upsample_conv3d(x, self.weight, self.bias, trim=trim, method=self.method)
 
 
 class ConvBlock(nn.Module):
-    """Convolution (with upsampling before it, if so asked), normalisation, ReLU."""
+    """Convolution (after upsampling, with ``up``), normalisation, ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str, up: bool = False, upsample: str = "folded"):
         super().__init__()
-        self.up = up
         self.conv = UpConv3d(in_channels, out_channels, upsample) if up else Conv3d(in_channels, out_channels)
         self.norm = norm_relu(norm, out_channels)
 
-    def forward(self, x: Tensor, trim: int = 0) -> Tensor:
-        """Map ``[B, C, D, H, W]``; ``trim`` slices at each end of D are not made."""
-        return self.norm(self.conv(x, trim))
-
-    def link(self, trim: int = 0) -> tuple[Map, Map]:
-        """Give the two parts, for `run_chain`."""
-        return partial(self.conv, trim=trim), self.norm
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, D, H, W]``."""
+        return self.norm(self.conv(x))
 
 
 class StridedBlock(nn.Sequential):
-    """Convolution of kernel 4 and stride 2, GroupNorm, ReLU: half the side."""
+    """Convolution of kernel 4 and stride 2, GroupNorm, ReLU; halves every side."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "group") -> None:
         super().__init__(nn.Conv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels))
 
-    def link(self) -> tuple[Map, Map]:
-        """Give the two parts, for `run_chain`."""
-        return self[0], self[1]
+    @property
+    def conv(self) -> nn.Module:
+        """The convolution, named as that of `ConvBlock`."""
+        return self[0]
+
+    @property
+    def norm(self) -> nn.Module:
+        """The norm and ReLU."""
+        return self[1]
 
 
-def recomputed(run: Map, x: Tensor, recompute: bool) -> Tensor:
-    """Return ``run(x)``; with ``recompute``, the backward pass keeps ``x`` alone and computes the rest once more.
+def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, on: bool) -> Tensor:
+    """Return ``function(x, *args)``; with ``on``, store ``x`` alone and recompute the rest in the backward pass.
 
-    Where ``run`` ends with a convolution, the second computation ends before it: what lies before it is made again,
-    the convolution is not.
+    The recomputation stops at the last tensor that was saved: a ``function`` that ends with a convolution recomputes
+    what comes before the convolution, not the convolution itself.
+
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, 2016.
     """
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
-    return run(x)
+    if on and torch.is_grad_enabled():
+        # No random state to restore: dropout follows from seeds, and spectral norms change between steps alone.
+        return checkpoint(function, x, *args, use_reentrant=False, preserve_rng_state=False)
+    return function(x, *args)
 
 
-def run_chain(links: Iterable[tuple[Map, Map]], x: Tensor, recompute: bool) -> Tensor:
-    """Run convolutions, each with what its result goes through: norm and ReLU, a mask, a cut.
-
-    Args:
-        links: Pairs of a convolution and what comes after it.
-        x: What goes in.
-        recompute: Whether the backward pass keeps the results of the convolutions alone: one tensor per link, not two.
-    """
-    before: Map | None = None
-    for conv, after in links:
-        x = conv(x) if before is None else recomputed(partial(_both, before, conv), x, recompute)
-        before = after
-    return x if before is None else before(x)
+def leaky_relu_(x: Tensor) -> Tensor:
+    """LeakyReLU in place: its backward pass needs the output alone, so one tensor is stored and not two."""
+    return F.leaky_relu(x, SLOPE, inplace=True)
 
 
-def _both(first: Map, second: Map, x: Tensor) -> Tensor:
-    return second(first(x))
+def norm_conv(x: Tensor, norm: nn.Module, conv: nn.Module) -> Tensor:
+    """Normalise, then convolve: in this order a checkpoint stores the output of each convolution and nothing else."""
+    return conv(norm(x))
 
 
 class _Spectral(nn.Module):
     """Weight divided by an estimate of its largest singular value, W / (u^T W v).
 
-    ``u`` and ``v`` change in `iterate_spectral_norms` only, never in a forward pass: however often a pass is repeated
-    (real and generated, parts of a batch, checkpointing), the function is the same.
+    ``u`` and ``v`` change in `iterate_spectral_norms` only, never in a forward pass, so that repeated passes of a step
+    (real and fake, micro-batches, checkpointing) see the same function.
 
     Source: Miyato et al., Spectral Normalization for GANs, ICLR 2018, eq. 8 and algorithm 1.
     """
@@ -156,13 +185,13 @@ class _Spectral(nn.Module):
 
     @torch.no_grad()
     def iterate(self) -> None:
-        """One power iteration: v = W^T u, u = W v, each of length 1."""
+        """One power iteration: v = W^T u / |W^T u|, u = W v / |W v| (algorithm 1)."""
         matrix = self.weight.flatten(1)
         self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
         self.u.copy_(F.normalize(matrix @ self.v, dim=0))
 
     def normalized_weight(self) -> Tensor:
-        """Give the normalised weight; inside `shared_spectral_norms`, as one tensor that has its own gradient."""
+        """Return W / sigma(W) (eq. 8); inside `shared_spectral_norms` one leaf tensor with its own gradient."""
         if not self.is_shared:
             return self._normalized()
         if self._shared is None:
@@ -171,23 +200,23 @@ class _Spectral(nn.Module):
         return self._shared
 
     def share(self, is_shared: bool) -> None:
-        """Normalise once from now on, or no more; drops what was shared."""
+        """Switch sharing of the normalised weight on or off; drops the shared tensor."""
         self.is_shared, self._shared = is_shared, None
 
     def pass_gradient_on(self) -> None:
-        """Give the weight the gradient that the shared normalised weight has gathered."""
+        """Backpropagate the accumulated gradient of the shared normalised weight to the weight."""
         if self._shared is not None and self._shared.grad is not None:
             gradient, self._shared = self._shared.grad, None
             with torch.enable_grad():
                 self._normalized().backward(gradient)
 
     def _normalized(self) -> Tensor:
-        with torch.autocast(self.weight.device.type, enabled=False):
+        with torch.autocast(self.weight.device.type, enabled=False):  # sigma in float32: bf16 has 3 digits
             return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
 
 
 class StridedConv3d(nn.Conv3d):
-    """Convolution of any kernel and stride that keeps its input only where its weight learns."""
+    """Convolution of any kernel and stride that stores its input only if its weight needs a gradient."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int], **keywords: Any) -> None:
         d, h, w = kernel
@@ -198,7 +227,7 @@ class StridedConv3d(nn.Conv3d):
         return ops.conv3d(x, self.used_weight(), self.bias, cast(Triple, self.stride), cast(Triple, self.padding))
 
     def used_weight(self) -> Tensor:
-        """Give the kernel to convolve with."""
+        """Return the kernel to convolve with."""
         return self.weight
 
 
@@ -210,7 +239,7 @@ class SpectralConv3d(StridedConv3d, _Spectral):
         self.init_spectral()
 
     def used_weight(self) -> Tensor:
-        """Give the kernel divided by its largest singular value."""
+        """Return the kernel divided by its largest singular value."""
         return self.normalized_weight()
 
 
@@ -227,7 +256,7 @@ class SpectralLinear(nn.Linear, _Spectral):
 
 
 def iterate_spectral_norms(network: nn.Module) -> None:
-    """One power iteration in every layer with spectral norm; call it once per update of the network."""
+    """Run one power iteration in every layer with spectral norm; to be called once per update of the network."""
     for layer in _spectral_layers(network):
         layer.iterate()
 
@@ -236,9 +265,9 @@ def iterate_spectral_norms(network: nn.Module) -> None:
 def shared_spectral_norms(*networks: nn.Module) -> Iterator[None]:
     """Divide each weight by its spectral norm once inside this context, not in every forward pass.
 
-    All passes and their backward passes must lie inside, of however many parts; weights must not change. The passes
-    see one leaf tensor per layer, so that autograd keeps one copy, also of what is computed again or differentiated
-    twice. Its gradient goes to the weight at the end, through the one division: the same sum, in another order.
+    All forward and backward passes of an update, of every micro-batch, must lie inside; weights must not change. The
+    passes share one leaf tensor per layer, so autograd stores one copy, also under checkpointing and double backward.
+    At the end its gradient is backpropagated to the weight through the one division: the same sum, in another order.
     """
     layers = [layer for network in networks for layer in _spectral_layers(network)]
     for layer in layers:
@@ -258,10 +287,10 @@ def _spectral_layers(network: nn.Module) -> Iterator[_Spectral]:
 
 @torch.no_grad()
 def centre_filters(network: nn.Module) -> None:
-    """Take from every convolution's kernel its mean over the input channels, and set its bias to 0.
+    """Centre the kernel of every convolution over its input channels and set its bias to 0.
 
-    What ReLU gives has a positive mean, which is the same for every input: such a kernel does not see it. Without this
-    that mean outgrows, layer by layer, what tells two latents apart, and G starts out making one volume.
+    ReLU outputs have a positive mean that is the same for every latent; a centred kernel does not respond to it.
+    Otherwise this mean grows, layer by layer, past the differences between latents, and G starts out collapsed.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
@@ -271,11 +300,11 @@ def centre_filters(network: nn.Module) -> None:
 
 
 def minibatch_std(x: Tensor, group: int) -> Tensor:
-    """Append a channel that says how much volumes of a group differ, so that D sees when they are all alike.
+    """Append the minibatch standard deviation as a channel, by which D detects a lack of variety.
 
     Args:
         x: Feature maps ``[B, C, D, H, W]``.
-        group: Neighbours in the batch that are compared; the whole batch where it is no multiple of ``group``.
+        group: Group size; the whole batch is one group if its size is not a multiple.
 
     Returns:
         ``[B, C + 1, D, H, W]``: the standard deviation over the group, averaged over channels and voxels.

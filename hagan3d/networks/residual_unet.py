@@ -1,85 +1,92 @@
-"""The residual U-Net (family RU): what the stages of UP-GAN are made of."""
+"""The residual U-Net: generator of each stage of UP-GAN, segmentor of SegAN, network of hierarchical conditioning."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from hagan3d.networks.layers import Conv3d, ConvBlock, StridedConv3d, UpConv3d, norm_relu, recomputed
+from hagan3d.networks.layers import (
+    Conv3d,
+    ConvBlock,
+    StridedConv3d,
+    UpConv3d,
+    checkpointed,
+    norm_relu,
+    num_halvings,
+    widths_from,
+)
 
-MOST_WIDTHS = 8  # channels grow up to so many times those at full resolution
-LAST_SIDE = 4  # voxels of the shortest side after the last halving
-MOST_LEVELS = 5  # every side is a multiple of 2^5
+MAX_LEVELS = 5  # every side is a multiple of 2^5
 
 
 def num_levels(size: tuple[int, ...], levels: int | None) -> int:
-    """Return how often a U-Net halves volumes of ``size``: as set, else until the shortest side is 4, 5 at most."""
-    return levels or min(MOST_LEVELS, (min(size) // LAST_SIDE).bit_length() - 1)
+    """Return the number of levels: ``levels`` if set, else until the shortest side is below 8 voxels, at most 5."""
+    return levels or min(MAX_LEVELS, num_halvings(min(size)))
 
 
-def widths_of(width: int, levels: int) -> list[int]:
-    """Channels at full resolution and after each halving."""
-    return [width * min(2**level, MOST_WIDTHS) for level in range(levels + 1)]
-
-
-class Unit(nn.Module):
-    """Change the sides by a convolution, norm and ReLU; add what the way down had, then a residual of the same kind."""
+class ResidualUnit(nn.Module):
+    """Downsampling or upsampling convolution, norm, ReLU, skip connection (if any), then a residual convolution."""
 
     def __init__(self, conv: nn.Module, channels: int, norm: str) -> None:
-        """Begin with ``conv``, which gives so many ``channels``."""
+        """Build the unit around ``conv``, which changes the sides and has ``channels`` output channels."""
         super().__init__()
         self.conv, self.second = conv, Conv3d(channels, channels)
         self.norm, self.second_norm = norm_relu(norm, channels), norm_relu(norm, channels)
         self.recompute = False
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
-        """Map ``[B, C, D, H, W]``; ``skip`` has the shape of the result."""
+        """Map ``[B, C, D, H, W]``; ``skip`` has the shape of the output."""
         x = self.conv(x)
         y = self._activated(x, skip)
-        z = recomputed(lambda x: self.second(self._activated(x, skip)), x, True) if self.recompute else self.second(y)
+        # With recompute the second convolution gets an activation of its own, from inside a checkpoint: autograd then
+        # stores x and z, but not y, which the sum below does not need for its gradient.
+        z = checkpointed(self._second_conv, x, skip, on=True) if self.recompute else self.second(y)
         return y + self.second_norm(z)
+
+    def _second_conv(self, x: Tensor, skip: Tensor | None) -> Tensor:
+        return self.second(self._activated(x, skip))
 
     def _activated(self, x: Tensor, skip: Tensor | None) -> Tensor:
         return self.norm(x) if skip is None else self.norm(x) + skip
 
 
 class ResidualUNet(nn.Module):
-    """Volumes to volumes of the same size, one 1^3 convolution per head at the end.
+    """U-Net of residual units: volumes to volumes of the same size, one 1^3 convolution per output head.
 
-    Skips are added, not joined: at full resolution, where memory goes, that is one feature map less. With
-    ``checkpointing`` the backward pass keeps what goes between levels alone.
+    Skip connections are added, not concatenated: at full resolution, where most memory is, that is one feature map
+    less. With ``checkpointing`` only the feature maps between levels are stored for the backward pass.
 
     Source: He et al., Deep Residual Learning, CVPR 2016; Ronneberger et al., U-Net, MICCAI 2015.
     """
 
     def __init__(self, in_channels: int, heads: Sequence[int], *, width: int, levels: int, norm: str) -> None:
-        """Build it.
+        """Build the U-Net.
 
         Args:
-            in_channels: Of the source.
-            heads: Channels of each output.
+            in_channels: Channels of the input.
+            heads: Output channels of each head.
             width: Channels at full resolution.
             levels: Halvings; every side must be a multiple of 2^levels.
             norm: ``instance``, ``group`` or ``rms``.
         """
         super().__init__()
-        widths = widths_of(width, levels)
+        widths = widths_from(width, levels + 1)
         pairs = list(pairwise(widths))
         self.stem = ConvBlock(in_channels, width, norm)
         self.downs = nn.ModuleList(
-            Unit(StridedConv3d(fine, coarse, (3, 3, 3), stride=2, padding=1), coarse, norm) for fine, coarse in pairs
+            ResidualUnit(StridedConv3d(fine, coarse, (3, 3, 3), stride=2, padding=1), coarse, norm)
+            for fine, coarse in pairs
         )
-        self.ups = nn.ModuleList(Unit(UpConv3d(coarse, fine), fine, norm) for fine, coarse in reversed(pairs))
+        self.ups = nn.ModuleList(ResidualUnit(UpConv3d(coarse, fine), fine, norm) for fine, coarse in reversed(pairs))
         self.heads = nn.ModuleList(nn.Conv3d(width, channels, 1) for channels in heads)
         self.checkpointing = False
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map ``[B, C, D, H, W]`` to one ``[B, channels, D, H, W]`` per head."""
-        maps = [recomputed(self.stem, x, self.checkpointing)]
+        maps = [checkpointed(self.stem, x, on=self.checkpointing)]
         for down in self.downs:
-            maps.append(recomputed(down, maps[-1], self.checkpointing))
+            maps.append(checkpointed(down, maps[-1], on=self.checkpointing))
         x = maps.pop()
         for up in self.ups:
-            x = recomputed(partial(up, skip=maps.pop()), x, self.checkpointing)
+            x = checkpointed(up, x, maps.pop(), on=self.checkpointing)
         return [head(x) for head in self.heads]

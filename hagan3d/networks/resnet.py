@@ -1,13 +1,13 @@
-"""The ResNet generator (family RN): two halvings, residual blocks, two doublings; that of CycleGAN."""
+"""The ResNet generator of CycleGAN: two strided convolutions, residual blocks, two transposed convolutions."""
 
 from torch import Tensor, nn
 
-from hagan3d.networks.layers import norm_relu, recomputed
-from hagan3d.networks.strided_unet import Norm
+from hagan3d.networks.layers import checkpointed, norm_relu
+from hagan3d.networks.strided_unet import PlainNorm
 
 
 class ResidualBlock(nn.Module):
-    """Add to a feature map what two convolutions, each with a norm and a ReLU between them, make of it."""
+    """Residual block: x + norm(conv(ReLU(norm(conv(x))))), with reflection padding."""
 
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
@@ -15,7 +15,7 @@ class ResidualBlock(nn.Module):
             nn.Conv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
             norm_relu(norm, channels),
             nn.Conv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
-            Norm(norm, channels),
+            PlainNorm(norm, channels),  # no activation: the residual is added before the next one
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -24,16 +24,16 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    """Volumes to volumes of the same size in [-1, 1]; sides are multiples of 4.
+    """ResNet generator: volumes to volumes of the same size in [-1, 1]; sides are multiples of 4.
 
-    With ``checkpointing`` the backward pass keeps what goes between its blocks alone.
+    With ``checkpointing`` only the feature maps between blocks are stored for the backward pass.
 
     Source: Zhu et al., Unpaired Image-to-Image Translation using Cycle-Consistent Adversarial Networks, ICCV 2017,
     appendix 7.2; Johnson et al., Perceptual Losses for Real-Time Style Transfer, ECCV 2016.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, width: int, blocks: int, norm: str) -> None:
-        """Build it with ``width`` channels at full resolution (published: 64) and so many ``blocks`` (9)."""
+        """Build it with ``width`` channels at full resolution (published: 64) and ``blocks`` residual blocks (9)."""
         super().__init__()
         self.in_channels = in_channels
         first = nn.Conv3d(in_channels, width, 7, padding=3, padding_mode="reflect")
@@ -52,8 +52,8 @@ class ResNetGenerator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, D, H, W]``."""
         for part in self.parts:
-            x = recomputed(part, x, self.checkpointing)
-        return recomputed(self._finish, x, self.checkpointing)
+            x = checkpointed(part, x, on=self.checkpointing)
+        return checkpointed(self._output, x, on=self.checkpointing)
 
-    def _finish(self, x: Tensor) -> Tensor:
+    def _output(self, x: Tensor) -> Tensor:
         return self.last(x).tanh()

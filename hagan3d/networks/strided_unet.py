@@ -1,7 +1,6 @@
-"""The strided U-Net (family U): the generator of pix2pix and the blocks of MedGAN."""
+"""The U-Net of strided convolutions: the generator of pix2pix and of each block of MedGAN (CasNet)."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,17 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d import ops
-from hagan3d.networks.layers import StridedConv3d, norm_relu, recomputed
-from hagan3d.networks.residual_unet import widths_of
+from hagan3d.networks.layers import StridedConv3d, checkpointed, leaky_relu_, norm_relu, widths_from
 
-SLOPE = 0.2  # of LeakyReLU, on the way down
-DROPPED_LAYERS = 3  # innermost layers on the way up that have dropout
-RATE = 0.5
+DROPOUT_LAYERS = 3  # innermost layers of the decoder, which have dropout
+RATE = 0.5  # of dropout
 Seeds = Sequence[int] | None
 
 
-class Norm(nn.Module):
-    """Norm without activation: of each channel over the volume (instance), or of each voxel over its channels (rms)."""
+class PlainNorm(nn.Module):
+    """Norm without activation, for LeakyReLU or a residual to follow: instance norm, or RMS norm over channels."""
 
     def __init__(self, norm: str, channels: int) -> None:
         super().__init__()
@@ -36,55 +33,57 @@ class Norm(nn.Module):
 
 
 class StridedUNet(nn.Module):
-    """Volumes to volumes of the same size in [-1, 1]: convolutions of kernel 4 and stride 2 down, their mirror up.
+    """U-Net: volumes to volumes of the same size in [-1, 1], convolutions of kernel 4 and stride 2, transposed ones up.
 
-    Skips are joined. Norm everywhere but at full resolution; LeakyReLU down, ReLU up, tanh at the end. Its dropout, in
-    the three innermost layers up, follows from a seed per volume, so that any pass can be repeated.
+    Skip connections are concatenated. No norm in the first and last layer; LeakyReLU in the encoder, ReLU in the
+    decoder, tanh at the end. Dropout in the three innermost decoder layers is a function of a seed per volume, so that
+    a forward pass can be repeated exactly (checkpointing, resume).
 
     Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, section 6.1.1.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, width: int, levels: int, norm: str) -> None:
-        """Build it with so many halvings (``levels``), the first of which gives ``width`` channels."""
+        """Build a U-Net of ``levels`` halvings, the first of which has ``width`` output channels."""
         super().__init__()
-        widths = widths_of(width, levels - 1)
+        widths = widths_from(width, levels)
         ends = [in_channels, *widths]
         self.downs = nn.ModuleList(
             StridedConv3d(fine, coarse, (4, 4, 4), stride=2, padding=1) for fine, coarse in pairwise(ends)
         )
-        self.norms = nn.ModuleList(Norm(norm, channels) for channels in widths[1:])
-        joined = [widths[-1], *(2 * channels for channels in reversed(widths[:-1]))]
-        made = [*reversed(widths[:-1]), out_channels]
+        self.norms = nn.ModuleList(PlainNorm(norm, channels) for channels in widths[1:])
+        inputs = [widths[-1], *(2 * channels for channels in reversed(widths[:-1]))]  # doubled by the skip connections
+        outputs = [*reversed(widths[:-1]), out_channels]
         self.ups = nn.ModuleList(
-            nn.ConvTranspose3d(a, b, 4, stride=2, padding=1) for a, b in zip(joined, made, strict=True)
+            nn.ConvTranspose3d(a, b, 4, stride=2, padding=1) for a, b in zip(inputs, outputs, strict=True)
         )
-        self.up_norms = nn.ModuleList(norm_relu(norm, channels) for channels in made[:-1])
+        self.up_norms = nn.ModuleList(norm_relu(norm, channels) for channels in outputs[:-1])
         self.checkpointing = False
 
     def forward(self, x: Tensor, seeds: Seeds = None) -> Tensor:
-        """Map ``[B, C, D, H, W]``; with a seed per volume, its dropout drops."""
+        """Map ``[B, C, D, H, W]``; dropout is on if there is a seed per volume."""
         maps: list[Tensor] = []
         for level in range(len(self.downs)):
-            x = recomputed(partial(self._down, level), x, self.checkpointing)
+            x = checkpointed(self._down, x, level, on=self.checkpointing)
             maps.append(x)
-        maps.pop()
+        maps.pop()  # the innermost map is x itself, not a skip connection
         for level in range(len(self.up_norms)):
-            x = torch.cat([recomputed(partial(self._up, level, seeds), x, self.checkpointing), maps.pop()], dim=1)
+            x = torch.cat([checkpointed(self._up, x, level, seeds, on=self.checkpointing), maps.pop()], dim=1)
         return torch.tanh(self.ups[-1](x))
 
-    def _down(self, level: int, x: Tensor) -> Tensor:
+    def _down(self, x: Tensor, level: int) -> Tensor:
         x = self.downs[level](x)
-        return F.leaky_relu(self.norms[level - 1](x) if level else x, SLOPE, inplace=True)
+        return leaky_relu_(self.norms[level - 1](x) if level else x)
 
-    def _up(self, level: int, seeds: Seeds, x: Tensor) -> Tensor:
+    def _up(self, x: Tensor, level: int, seeds: Seeds) -> Tensor:
         x = self.up_norms[level](self.ups[level](x))
-        return x if seeds is None or level >= DROPPED_LAYERS else seeded_dropout(x, seeds, level)
+        return x if seeds is None or level >= DROPOUT_LAYERS else seeded_dropout(x, seeds, level)
 
 
 def seeded_dropout(x: Tensor, seeds: Sequence[int], layer: int) -> Tensor:
-    """Drop half of the values of each volume of ``x [B, ...]``, as ``seeds`` and ``layer`` say, and double the others.
+    """Apply dropout of rate 1/2 to ``x [B, ...]``; the mask of a volume is a function of its seed and ``layer``.
 
     Source: Srivastava et al., Dropout, JMLR 15, 2014.
     """
+    # numpy's generator and not torch's: the same mask on every device, and no random state to store.
     randoms = [np.random.default_rng([seed, layer]).random(x.shape[1:], np.float32) for seed in seeds]
     return x * torch.from_numpy((np.stack(randoms) >= RATE) / (1 - RATE)).to(x)

@@ -1,19 +1,19 @@
-"""The engine's own operators: each a validated function beside its plain-PyTorch reference.
+"""Custom operators: each a validated public function and a reference in plain PyTorch.
 
-A compiled kernel runs where one was built for the device of a tensor, the reference elsewhere; ``backend`` says which.
+A compiled kernel runs if one was built for the device of the tensor, otherwise the reference; ``backend`` names which.
 """
 
 from hagan3d.ops.conv import conv3d, conv_transpose3d
-from hagan3d.ops.extension import backend, can_be_minimal
+from hagan3d.ops.extension import backend
 from hagan3d.ops.ggd import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_nll, ggd_nll_reference, ggd_sigma
 from hagan3d.ops.group_norm import group_norm_relu, group_norm_relu_reference
 from hagan3d.ops.rms_norm import rms_norm, rms_norm_reference
 from hagan3d.ops.subvolume import missing_halo, select_subvolume, select_subvolume_reference, select_subvolumes
 from hagan3d.ops.upsample_conv import fold_weight, upsample_conv3d, upsample_conv3d_reference
+from hagan3d.ops.winograd.dispatch import has_winograd
 
 __all__ = [
     "backend",
-    "can_be_minimal",
     "conv3d",
     "conv_transpose3d",
     "fold_weight",
@@ -25,6 +25,7 @@ __all__ = [
     "ggd_sigma",
     "group_norm_relu",
     "group_norm_relu_reference",
+    "has_winograd",
     "missing_halo",
     "rms_norm",
     "rms_norm_reference",

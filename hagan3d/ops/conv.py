@@ -1,8 +1,8 @@
-"""Convolutions that keep for the backward pass no more than their gradients need.
+"""Convolutions that save for the backward pass only what their gradients need.
 
-PyTorch keeps the input of every convolution, also where the weight is frozen and only the gradient in the input is
-asked for, which is a convolution of the output's gradient with the weight. In a step where one network learns through
-frozen ones those inputs are half of what is kept.
+PyTorch saves the input of every convolution, even if the weight is frozen and only the gradient in the input is needed,
+which is a convolution of the output gradient with the weight. In a GAN step, where one network learns through frozen
+ones, those inputs are half of the saved activations.
 """
 
 from collections.abc import Callable
@@ -13,20 +13,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from hagan3d.ops.extension import can_be_minimal
-from hagan3d.ops.winograd.conv import conv3d_minimal
+from hagan3d.ops.winograd.conv import conv3d_winograd
+from hagan3d.ops.winograd.dispatch import SLOW_CONV_SIZE, is_frozen, use_winograd
 
 Triple = tuple[int, int, int]
 Fold = Callable[[Tensor], Tensor]
 _ONES: Triple = (1, 1, 1)
-# Values C x D x H of a single volume up to which PyTorch takes its slow kernels on a CPU.
-_SMALL = 20480
-# Where minimal filtering is faster on a CPU (measured in float32 by benchmarks/kernels.py): from so many channels on
-# both sides, if a slice has so many voxels per channel; to so few from so many; and instead of slow kernels, from so
-# many, if a volume has so many voxels per channel.
-_MINIMAL_CHANNELS, _MINIMAL_SLICE = 32, 4
-_NARROW, _MINIMAL_TO_NARROW = 4, 16
-_MINIMAL_SMALL, _MINIMAL_VOLUME = 8, 4
 
 
 def _same(weight: Tensor) -> Tensor:
@@ -41,22 +33,22 @@ def conv3d(
     padding: Triple = (0, 0, 0),
     fold: Fold = _same,
 ) -> Tensor:
-    """Convolve as `torch.nn.functional.conv3d`; with frozen ``weight`` and ``bias`` the input is not kept.
+    """3D convolution as `torch.nn.functional.conv3d`; with frozen ``weight`` and ``bias`` the input is not saved.
 
     Args:
         x: ``[B, C_in, D, H, W]``.
-        weight: ``[C_out, C_in, *kernel]``, or what ``fold`` makes that of.
+        weight: ``[C_out, C_in, *kernel]``, or a parameter that ``fold`` maps to it.
         bias: ``[C_out]`` or None.
         stride: Along D, H, W.
         padding: Zeros at both ends of D, H, W.
-        fold: Makes the kernel; of a frozen ``weight`` it is made again in the backward pass, not kept.
+        fold: Maps ``weight`` to the kernel. For a frozen ``weight`` the backward pass recomputes it; it is not saved.
 
     Returns:
-        ``[B, C_out, ...]``, of autocast's type where that is on. Any number of times differentiable.
+        ``[B, C_out, ...]``, under autocast in its dtype. Any number of times differentiable.
     """
-    if fold is _same and stride == _ONES and _is_better_minimal(x, weight, bias, padding):
-        return conv3d_minimal(x, weight, bias, padding[0])
-    return _either(x, weight, bias, fold, stride, padding, False)
+    if fold is _same and stride == _ONES and use_winograd(x, weight, bias, padding):
+        return conv3d_winograd(x, weight, bias, padding[0])
+    return _dispatch(x, weight, bias, fold, stride, padding, False)
 
 
 def conv_transpose3d(
@@ -67,14 +59,14 @@ def conv_transpose3d(
     padding: Triple = (0, 0, 0),
     fold: Fold = _same,
 ) -> Tensor:
-    """Convolve as `torch.nn.functional.conv_transpose3d`, kernel ``[C_in, C_out, *kernel]``; else as `conv3d`."""
-    return _either(x, weight, bias, fold, stride, padding, True)
+    """Transposed convolution, kernel ``[C_in, C_out, *kernel]``; otherwise as `conv3d`."""
+    return _dispatch(x, weight, bias, fold, stride, padding, True)
 
 
-def _either(
+def _dispatch(
     x: Tensor, weight: Tensor, bias: Tensor | None, fold: Fold, stride: Triple, padding: Triple, transposed: bool
 ) -> Tensor:
-    if not _is_frozen(x, weight, bias):
+    if not is_frozen(x, weight, bias):
         return _convolve(x, fold(weight), bias, stride, padding, transposed, (0, 0, 0))
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
@@ -91,54 +83,33 @@ def _convolve(
     transposed: bool,
     output_padding: Triple,
 ) -> Tensor:
-    turned = _is_better_turned(x, weight)
-    if turned:
+    swapped = _should_swap_axes(x, weight)
+    if swapped:
         x, weight = x.transpose(2, 4), weight.transpose(2, 4)
-        stride, padding, output_padding = _turned(stride), _turned(padding), _turned(output_padding)
+        stride, padding, output_padding = _swap(stride), _swap(padding), _swap(output_padding)
     if transposed:
         y = F.conv_transpose3d(x, weight, bias, stride, padding, output_padding)
     else:
         y = F.conv3d(x, weight, bias, stride, padding)
-    return y.transpose(2, 4).contiguous() if turned else y
+    return y.transpose(2, 4).contiguous() if swapped else y
 
 
-def _is_better_minimal(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Triple) -> bool:
-    """Say whether minimal filtering is faster; but for small single volumes alike for any number of slices."""
-    fits = x.ndim == 5 and weight.shape[1:] == (x.shape[1], 3, 3, 3) and x.dtype == weight.dtype
-    fits = fits and padding[0] <= 2 and padding[1:] == (1, 1) and x.shape[2] + 2 * padding[0] >= 3
-    fits = fits and (bias is None or (bias.shape == weight.shape[:1] and bias.dtype == x.dtype))
-    if not fits or not can_be_minimal(x):  # what fits nothing PyTorch refuses
-        return False
-    B, C, D, H, W = x.shape
-    few, many = sorted(weight.shape[:2])
-    has_many = few >= _MINIMAL_CHANNELS and many * _MINIMAL_SLICE <= H * W
-    gets_narrow = len(weight) <= _NARROW and C >= _MINIMAL_TO_NARROW
-    least = few if _is_frozen(x, weight, bias) else C  # of the two convolutions, if the gradient is one too
-    is_slow = B == 1 and least * D * H <= _SMALL and many * _MINIMAL_VOLUME <= D * H * W
-    return has_many or gets_narrow or (is_slow and few >= _MINIMAL_SMALL)
-
-
-def _is_better_turned(x: Tensor, weight: Tensor) -> bool:
-    """Say whether D and W should change places: PyTorch judges by C x D x H whether a CPU's fast kernels pay off."""
+def _should_swap_axes(x: Tensor, weight: Tensor) -> bool:
+    """Return whether to swap D and W: PyTorch selects oneDNN on CPU by C x D x H, which a flat volume falls below."""
     if x.device.type != "cpu" or len(x) > 1 or min(weight.shape[3:]) > 3:
         return False
     _, C, D, H, W = x.shape
-    return C * D * H <= _SMALL < C * W * H
+    return C * D * H <= SLOW_CONV_SIZE < C * W * H
 
 
-def _turned(triple: Triple) -> Triple:
+def _swap(triple: Triple) -> Triple:
     return triple[2], triple[1], triple[0]
 
 
-def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    learns = weight.requires_grad or (bias is not None and bias.requires_grad)
-    return torch.is_grad_enabled() and x.requires_grad and not learns
-
-
 class _Frozen(Function):
-    """A convolution that is a function of its input alone, and whose derivative is the mirrored convolution.
+    """Convolution with a frozen weight: a linear function of x, whose derivative is the transposed convolution.
 
-    It saves no tensor: a checkpoint around it would compute the convolution again only to save one.
+    It saves no tensor, so that activation checkpointing around it does not recompute the convolution.
     """
 
     @staticmethod
@@ -153,12 +124,12 @@ class _Frozen(Function):
         transposed: bool,
         output_padding: Triple,
     ) -> Tensor:
-        kernel, summand = fold(weight).to(x.dtype), None if bias is None else bias.to(x.dtype)
-        y = _convolve(x, kernel, summand, stride, padding, transposed, output_padding)
+        kernel, offset = fold(weight).to(x.dtype), None if bias is None else bias.to(x.dtype)
+        y = _convolve(x, kernel, offset, stride, padding, transposed, output_padding)
         ctx.weight, ctx.fold, ctx.options = weight, fold, (stride, padding, transposed)
-        ctx.rest = (0, 0, 0)
-        if not transposed:  # what the strides left over at the end of each axis
-            ctx.rest = tuple(
+        ctx.output_padding = (0, 0, 0)
+        if not transposed:  # input voxels at the end of each axis that the stride skips
+            ctx.output_padding = tuple(
                 x.shape[i + 2] - ((y.shape[i + 2] - 1) * stride[i] - 2 * padding[i] + kernel.shape[i + 2])
                 for i in range(3)
             )
@@ -168,5 +139,5 @@ class _Frozen(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         stride, padding, transposed = ctx.options
         with torch.autocast(grad.device.type, enabled=False):
-            x = _Frozen.apply(grad, ctx.weight, None, ctx.fold, stride, padding, not transposed, ctx.rest)
+            x = _Frozen.apply(grad, ctx.weight, None, ctx.fold, stride, padding, not transposed, ctx.output_padding)
         return x, None, None, None, None, None, None, None

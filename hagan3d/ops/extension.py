@@ -1,4 +1,4 @@
-"""The compiled libraries: loaded once, and what to say where they are missing."""
+"""Loading of the compiled libraries, and the reason if one is missing."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ _FOLDER = Path(__file__).parents[1]
 
 
 def _load(name: str) -> str:
-    """Load one library and say in a few words why it is missing, or nothing where it is there."""
+    """Load one library; return the reason if it is missing, else an empty string."""
     path = _FOLDER / name
     if not path.exists():
         return "not built"
@@ -32,18 +32,12 @@ LOADED = not _NO_CPU  # whether the schemas exist, so that autograd and fake ker
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Say whether compiled kernels exist for the device of a tensor."""
+    """Return whether compiled kernels exist for the device of ``x``."""
     return (x.device.type == "cpu" and not _NO_CPU) or (x.device.type == "cuda" and not _NO_CUDA)
 
 
-def can_be_minimal(x: Tensor) -> bool:
-    """Say whether there is minimal filtering for a tensor: on a CPU, without autocast, in float32 or float64."""
-    is_precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-    return x.device.type == "cpu" and is_precise and not _NO_CPU
-
-
 def backend() -> str:
-    """Say in one line what computes the operators of this process, for a run's log."""
+    """Describe in one line, for the log of a run, which implementation of the operators this process uses."""
     if _NO_CPU:
         return f"PyTorch references (compiled operators {_NO_CPU})"
     if _NO_CUDA == "no CUDA device":

@@ -1,8 +1,8 @@
-"""Generalized Gaussian density: negative log likelihood, standard deviation and attention guide, in a safe form.
+"""Generalized Gaussian density: negative log likelihood, standard deviation and uncertainty guide, numerically stable.
 
 The density of a residual e is b / (2 a Gamma(1/b)) exp(-(|e| / a)^b) with scale a and shape b. Networks predict ln a
-and ln b; both are bounded, |e| is smoothed and the exponent grows linearly where it is large, because a plain power
-gives NaN gradients at e = 0 and a hard clamp of the exponent reverses the gradient of the scale.
+and ln b; both are bounded, |e| is smoothed and the power grows linearly beyond a bound, because a plain power has
+NaN gradients at e = 0, and a hard clamp reverses the gradient of the scale.
 """
 
 import torch
@@ -38,12 +38,12 @@ def ggd_nll(
         error: Residuals ``[B, C, D, H, W]``, floating point; math is float32, or float64 for float64.
         log_scale: ln a, ``[B, C or 1, D, H, W]``.
         log_shape: ln b, ``[B, C or 1, D, H, W]``.
-        weight: Weights >= 0 or a mask ``[B, C or 1, D, H, W]``; no gradient reaches it.
-        reduction: ``mean`` for sum(weight nll) / sum(weight), 0 where that is 0 / 0; ``none`` for weight nll per voxel.
+        weight: Weights >= 0 or a mask ``[B, C or 1, D, H, W]``; not differentiated.
+        reduction: ``mean`` for sum(weight nll) / sum(weight), 0 if all weights are zero; ``none`` per voxel.
 
     Returns:
         A scalar in at least float32, or ``[B, C, D, H, W]`` in the common type of the residuals and parameters.
-        ``none`` is twice differentiable; ``mean`` refuses a second derivative where a kernel computes it.
+        ``none`` is twice differentiable; the second derivative of ``mean`` raises an error if a kernel computes it.
 
     Raises:
         ValueError: If the shapes disagree or the reduction is unknown.
@@ -51,7 +51,7 @@ def ggd_nll(
     Source: Upadhyay et al., Uncertainty-guided progressive GANs, MICCAI 2021, equation 4, with its exponent restored.
     """
     if reduction not in REDUCTIONS:
-        raise ValueError(f"want a reduction among {', '.join(REDUCTIONS)}, got {reduction}")
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction}")
     if weight is not None:
         _check_companion("weight", weight, error)
     error, log_scale, log_shape = _aligned(error, log_scale, log_shape)
@@ -70,7 +70,7 @@ def ggd_nll_reference(
     weight: Tensor | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """``ggd_nll`` in plain PyTorch, unchecked."""
+    """``ggd_nll`` in plain PyTorch, without argument checks."""
     reference = nll_reference if reduction == "none" else nll_mean_reference
     return reference(error, log_scale, log_shape, weight)
 
@@ -114,11 +114,11 @@ def ggd_guide(
         value: Predictions ``[B, C, D, H, W]``.
         log_scale: ln a, ``[B, C or 1, D, H, W]``.
         log_shape: ln b, ``[B, C or 1, D, H, W]``.
-        mean_sigma: Mean of sigma per sample ``[B]`` where it is that of a larger volume; else taken here.
+        mean_sigma: Mean of sigma per sample ``[B]``, e.g. of the whole volume if ``value`` is a window. None: computed.
         limit: Bound of the result.
 
     Returns:
-        The guide ``[B, C, D, H, W]``, in the common type of the prediction and parameters. Twice differentiable where
+        The guide ``[B, C, D, H, W]``, in the common type of the prediction and parameters. Twice differentiable if
         ``mean_sigma`` is given.
 
     Raises:
@@ -127,7 +127,7 @@ def ggd_guide(
     Source: Upadhyay et al., MICCAI 2021, section 2, with the mean of sigma in place of its sum.
     """
     if mean_sigma is not None and mean_sigma.shape != value.shape[:1]:
-        raise ValueError(f"want mean_sigma [{value.shape[0]}], got {tuple(mean_sigma.shape)}")
+        raise ValueError(f"expected mean_sigma [{value.shape[0]}], got {tuple(mean_sigma.shape)}")
     value, log_scale, log_shape = _aligned(value, log_scale, log_shape)
     mean = ggd_mean_sigma(log_scale, log_shape) if mean_sigma is None else mean_sigma
     if not has_kernels(value):
@@ -138,7 +138,7 @@ def ggd_guide(
 
 def _sigma(log_scale: Tensor, log_shape: Tensor, log: bool) -> Tensor:
     if log_scale.shape != log_shape.shape:
-        raise ValueError(f"want equal shapes, got {tuple(log_scale.shape)} and {tuple(log_shape.shape)}")
+        raise ValueError(f"expected equal shapes, got {tuple(log_scale.shape)} and {tuple(log_shape.shape)}")
     _, log_scale, log_shape = _aligned(log_scale, log_scale, log_shape)
     if has_kernels(log_scale):
         return torch.ops.hagan3d.ggd_sigma(log_scale, log_shape, log)
@@ -146,9 +146,9 @@ def _sigma(log_scale: Tensor, log_shape: Tensor, log: bool) -> Tensor:
 
 
 def _aligned(value: Tensor, log_scale: Tensor, log_shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Bring all to one type, and both parameters to the same number of channels: one, or those of the value."""
+    """Convert all to a common dtype, and both parameters to the same number of channels: 1, or those of the value."""
     if value.ndim != 5 or not value.is_floating_point():
-        raise ValueError(f"want floating values [B, C, D, H, W], got {value.dtype} {tuple(value.shape)}")
+        raise ValueError(f"expected floating point values [B, C, D, H, W], got {value.dtype} {tuple(value.shape)}")
     _check_companion("log_scale", log_scale, value)
     _check_companion("log_shape", log_shape, value)
     dtype = torch.promote_types(torch.promote_types(value.dtype, log_scale.dtype), log_shape.dtype)
@@ -159,4 +159,4 @@ def _aligned(value: Tensor, log_scale: Tensor, log_shape: Tensor) -> tuple[Tenso
 def _check_companion(name: str, tensor: Tensor, value: Tensor) -> None:
     shared = torch.Size((value.shape[0], 1, *value.shape[2:]))
     if tensor.shape not in (value.shape, shared):
-        raise ValueError(f"want {name} of shape {tuple(value.shape)} or {tuple(shared)}, got {tuple(tensor.shape)}")
+        raise ValueError(f"expected {name} of shape {tuple(value.shape)} or {tuple(shared)}, got {tuple(tensor.shape)}")

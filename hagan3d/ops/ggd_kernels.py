@@ -1,4 +1,4 @@
-"""Autograd and fake kernels of the compiled generalized Gaussian operators."""
+"""Autograd formulas and fake kernels of the compiled generalized Gaussian operators."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ _ops = torch.ops.hagan3d
 
 
 def nll_mean(error: Tensor, log_scale: Tensor, log_shape: Tensor, weight: Tensor | None) -> Tensor:
-    """Weighted mean of the likelihood, with its gradients made in the same pass where they are wanted and exact.
+    """Weighted mean of the negative log likelihood; its gradients come from the same pass, in float32 and float64.
 
-    Gradients of a mean are too small for float16 and would be rounded twice in bfloat16: there the backward
-    recomputes them from the inputs.
+    Gradients of a mean underflow in float16 and would be rounded twice in bfloat16: there the backward pass recomputes
+    them from the inputs.
     """
     wide = torch.promote_types(error.dtype, torch.float32)
     if weight is None:
@@ -38,7 +38,7 @@ def _setup_mean(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 def _mean_backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tuple[Tensor | None, ...]:
     if any(other is not None for other in others):
-        raise RuntimeError("ggd_nll has no second derivative with reduction='mean': use 'none' and take the mean")
+        raise RuntimeError("ggd_nll: reduction 'mean' has no second derivative; use 'none' and take the mean")
     if grad is None:
         return (None,) * 6
     if ctx.with_gradients:
@@ -50,7 +50,7 @@ def _mean_backward(ctx: Any, grad: Tensor | None, *others: Tensor | None) -> tup
 
 
 def _times(factor: Tensor, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Multiply the saved gradients: in place where this backward is the last that can see them."""
+    """Multiply the saved gradients by ``factor``: in place if the graph is not retained."""
     graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph
     if type(factor) is not Tensor or graph_is_kept():
         return tuple(factor * gradient for gradient in gradients)

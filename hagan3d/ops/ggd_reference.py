@@ -1,4 +1,4 @@
-"""The generalized Gaussian operators in plain PyTorch, unchecked: fallback and oracle of the compiled ones."""
+"""The generalized Gaussian operators in plain PyTorch, without argument checks: fallback and reference of the tests."""
 
 import math
 from typing import Any
@@ -13,14 +13,14 @@ MAX_POWER = 50.0
 
 
 def nll_reference(error: Tensor, log_scale: Tensor, log_shape: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Weighted likelihood per voxel; arguments as those of ``ggd_nll``, all of one type, which the result has."""
+    """Weighted negative log likelihood per voxel; arguments as in ``ggd_nll``, of one dtype, which the result has."""
     wide = torch.promote_types(error.dtype, torch.float32)
     w = torch.ones((), dtype=wide, device=error.device) if weight is None else weight.detach().to(wide)
     return (_nll(error.to(wide), log_scale.to(wide), log_shape.to(wide), w) * w).to(error.dtype)
 
 
 def nll_mean_reference(error: Tensor, log_scale: Tensor, log_shape: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Weighted mean of the likelihood, in at least float32; 0 where the weights, or voxels, are none."""
+    """Weighted mean of the negative log likelihood, in at least float32; 0 if empty or if all weights are zero."""
     wide = torch.promote_types(error.dtype, torch.float32)
     w = error.new_ones((), dtype=wide) if weight is None else weight.detach().to(wide)
     total = w.expand_as(error).sum()
@@ -49,7 +49,7 @@ def guide_reference(value: Tensor, log_scale: Tensor, log_shape: Tensor, mean: T
 
 
 class _OneSided(torch.autograd.Function):
-    """Clamp that stops only the gradients that would move a value further out."""
+    """Clamp with a one-sided gradient: blocked only if descent along it would move the value further out of bounds."""
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, low: float, high: float) -> Tensor:
@@ -80,7 +80,7 @@ def _nll(e: Tensor, raw_a: Tensor, raw_lb: Tensor, weight: Tensor) -> Tensor:
 
 
 def _passing_gradients(log_r: Tensor, raw_a: Tensor, raw_lb: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Say where the likelihood's gradient may reach the raw parameters: it would not move them further out."""
+    """Return where the gradient passes to the raw parameters: descent does not move them further out of bounds."""
     a, lb = raw_a.clamp(*LOG_SCALE_BOUNDS), raw_lb.clamp(*LOG_SHAPE_BOUNDS)
     b, x = lb.exp(), log_r - a
     q = (b * x).clamp(max=math.log(MAX_POWER)).exp()

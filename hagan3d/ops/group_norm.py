@@ -1,4 +1,4 @@
-"""Group norm and its ReLU, of which the backward pass needs the input alone."""
+"""Group normalization fused with ReLU; only the input is saved for the backward pass."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ from torch.nn import functional as F
 def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Normalise over space and the channels of each group, weight, shift, ReLU.
 
-    Keeps ``x`` for the backward pass and not the result, which is worked out again volume by volume there. Statistics
-    are in float32 where ``x`` has less, and stay so under autocast; the result has the type of ``x``.
+    Saves ``x`` but not the result, which the backward pass recomputes volume by volume. Statistics are in at least
+    float32, also under autocast; the result has the dtype of ``x``.
 
     Args:
         x: Feature maps ``[B, C, D, H, W]``.
         groups: Groups of channels; divides C.
-        weight: Factor per channel ``[C]``.
-        bias: Summand per channel ``[C]``.
+        weight: Scale per channel ``[C]``.
+        bias: Offset per channel ``[C]``.
         eps: Added to the variance.
 
     Returns:
-        ``[B, C, D, H, W]`` in the type of ``x``. Once differentiable; a second derivative is refused.
+        ``[B, C, D, H, W]`` in the dtype of ``x``. Once differentiable; a second derivative raises an error.
 
     Raises:
         ValueError: If the shapes disagree.
@@ -32,12 +32,12 @@ def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
     """
     if x.ndim != 5 or x.shape[1] % groups or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
-        raise ValueError(f"want x [B, C, D, H, W], weight [C], bias [C] and C a multiple of {groups}, got {shapes}")
+        raise ValueError(f"expected x [B, C, D, H, W], weight [C], bias [C], C a multiple of {groups}, got {shapes}")
     return _GroupNormReLU.apply(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
 
 
 def group_norm_relu_reference(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """``group_norm_relu`` as the two functions it stands for, unchecked."""
+    """``group_norm_relu`` as two PyTorch functions, without argument checks."""
     return F.relu(F.group_norm(x, groups, weight, bias, eps))
 
 
@@ -54,23 +54,23 @@ class _GroupNormReLU(Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, bias = ctx.saved_tensors
         groups, eps = ctx.options
-        asked = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+        needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
         dx, dweight, dbias = torch.empty_like(x), torch.zeros_like(weight), torch.zeros_like(bias)
         for b in range(len(x)):
             one = x[b : b + 1]
             y, mean, rstd = _normalized(one, groups, weight, bias, eps)
             inner = torch.ops.aten.threshold_backward(grad[b : b + 1], y, 0)
             del y
-            parts = torch.ops.aten.native_group_norm_backward(
-                inner, one, mean, rstd, weight, 1, one.shape[1], one[0, 0].numel(), groups, asked
+            grads = torch.ops.aten.native_group_norm_backward(
+                inner, one, mean, rstd, weight, 1, one.shape[1], one[0, 0].numel(), groups, needed
             )
-            for whole, part in zip((dx[b : b + 1], dweight, dbias), parts, strict=True):
-                if part is not None:
-                    whole.add_(part) if whole.ndim == 1 else whole.copy_(part)
+            for total, value in zip((dx[b : b + 1], dweight, dbias), grads, strict=True):
+                if value is not None:
+                    total.add_(value) if total.ndim == 1 else total.copy_(value)
         return dx, None, dweight, dbias, None
 
 
 def _normalized(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Group norm without ReLU, mean and reciprocal deviation of each group."""
+    """Group norm without ReLU, mean and reciprocal standard deviation of each group."""
     with torch.autocast(x.device.type, enabled=False):
         return torch.native_group_norm(x, weight, bias, len(x), x.shape[1], x[0, 0].numel(), groups, eps)

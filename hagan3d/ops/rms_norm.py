@@ -1,4 +1,4 @@
-"""Root-mean-square norm over the channels of each voxel, with its activation."""
+"""Root-mean-square normalization over the channels of each voxel, fused with its activation."""
 
 from functools import partial
 from typing import Any
@@ -13,19 +13,19 @@ ACTIVATIONS = ("none", "relu")
 
 
 def rms_norm(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", eps: float = 1e-6) -> Tensor:
-    """Scale each voxel to unit root mean square over its channels, then weight, shift and activate.
+    """Normalize each voxel by the root mean square of its channels, then scale, shift and activate.
 
-    Computed in float32 where ``x`` has less; no statistic leaves the voxel, so a window equals its slice of the volume.
+    Computed in at least float32. There are no statistics over space, so a window equals those slices of the volume.
 
     Args:
         x: Feature maps ``[B, C, D, H, W]``.
-        weight: Factor per channel ``[C]``.
-        bias: Summand per channel ``[C]``.
+        weight: Scale per channel ``[C]``.
+        bias: Offset per channel ``[C]``.
         activation: ``none`` or ``relu``.
         eps: Added to the mean square.
 
     Returns:
-        ``[B, C, D, H, W]`` in the type of ``x``. Twice differentiable.
+        ``[B, C, D, H, W]`` in the dtype of ``x``. Twice differentiable.
 
     Raises:
         ValueError: If the shapes disagree or the activation is unknown.
@@ -34,9 +34,9 @@ def rms_norm(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", 
     """
     if x.ndim != 5 or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
-        raise ValueError(f"want x [B, C, D, H, W], weight [C] and bias [C], got {shapes}")
+        raise ValueError(f"expected x [B, C, D, H, W], weight [C] and bias [C], got {shapes}")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"want an activation among {', '.join(ACTIVATIONS)}, got {activation}")
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation}")
     if not has_kernels(x):
         return rms_norm_reference(x, weight, bias, activation, eps)
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -44,7 +44,7 @@ def rms_norm(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", 
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", eps: float = 1e-6) -> Tensor:
-    """``rms_norm`` in plain PyTorch, unchecked."""
+    """``rms_norm`` in plain PyTorch, without argument checks."""
     wide = torch.promote_types(x.dtype, torch.float32)
     v = x.to(wide)
     channel = (1, -1, 1, 1, 1)

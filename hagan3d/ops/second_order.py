@@ -1,7 +1,7 @@
-"""Second derivatives of compiled operators, through their references.
+"""Second derivatives of compiled operators, by differentiating their references twice.
 
-An operator whose backward is a compiled operator itself needs a derivative of that one too, or a gradient penalty is
-wrong without a word. It is rare and need not be fast, so the reference is differentiated twice.
+If the backward of an operator is a compiled operator, that one needs a derivative, too: otherwise a gradient penalty is
+silently wrong. Second derivatives are rare and need not be fast.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ from torch import Tensor
 def backward_through_reference(
     reference: Callable[..., Tensor], inputs: Sequence[Tensor], grad: Tensor, cotangents: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """Differentiate the first derivative of ``reference`` with respect to its incoming gradient and its inputs.
+    """Differentiate the backward pass of ``reference`` in its incoming gradient and its inputs.
 
     Args:
-        reference: The function whose backward is differentiated.
+        reference: The function whose backward pass is differentiated.
         inputs: Its arguments, all floating point.
-        grad: The gradient of its result that the backward was given, or one that expands to it.
-        cotangents: Gradients of the backward's results, one per input, or None.
+        grad: The incoming gradient of the backward pass, or one that expands to it.
+        cotangents: Gradients of the results of the backward pass, one per input, or None.
 
     Returns:
         The gradients of ``grad`` and of each input. Any number of times differentiable.
@@ -38,5 +38,5 @@ def backward_through_reference(
 
 
 def _own_node(tensor: Tensor) -> Tensor:
-    """Give the same values a node of their own, for one tensor can be passed as two arguments."""
+    """Return the same values as a separate graph node, since one tensor can be passed as two arguments."""
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()

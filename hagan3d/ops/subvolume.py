@@ -25,9 +25,9 @@ def select_subvolume(
         x: Volumes or feature maps ``[B, C, D, H, W]``; floating point, or int16 with a floating ``dtype``.
         start: First slice of each window ``[B]``, int64, in slices of ``x``.
         depth: Slices per window, ``1 <= depth``, at most the axis.
-        axis: The axis that is cut: 0, 1 or 2 for D, H or W.
-        halo: Further slices on both sides. Slices outside the volume are zeros; ``missing_halo`` counts them.
-        dtype: Floating type of the result, that of ``x`` by default.
+        axis: Axis of the window: 0, 1 or 2 for D, H or W.
+        halo: Additional slices on both sides. Slices outside the volume are zeros; ``missing_halo`` counts them.
+        dtype: Floating point dtype of the result. Default: that of ``x``.
         scale: Factor of the result: int16 in [-32767, 32767] times 1 / 32767 is in [-1, 1].
 
     Returns:
@@ -41,7 +41,7 @@ def select_subvolume(
     _check_window(x, start, depth, axis, halo)
     dtype = x.dtype if dtype is None else dtype
     if not dtype.is_floating_point:
-        raise ValueError(f"want a floating dtype for the windows, got {dtype}")
+        raise ValueError(f"dtype must be floating point, got {dtype}")
     if has_kernels(x):
         return torch.ops.hagan3d.select_subvolume(x, start, depth + 2 * halo, axis, halo, False, dtype, scale)
     return select_subvolume_reference(x, start, depth, axis, halo, dtype=dtype, scale=scale)
@@ -57,7 +57,7 @@ def select_subvolume_reference(
     dtype: torch.dtype | None = None,
     scale: float = 1.0,
 ) -> Tensor:
-    """``select_subvolume`` in plain PyTorch, unchecked."""
+    """``select_subvolume`` in plain PyTorch, without argument checks."""
     length, dim = x.shape[2 + axis], 2 + axis
     slices = start[:, None] + torch.arange(-halo, depth + halo, device=x.device)  # [B, depth + 2 halo]
     shape = [x.shape[0], 1, 1, 1, 1]
@@ -79,34 +79,34 @@ def select_subvolumes(
     dtype: torch.dtype | None = None,
     scale: float = 1.0,
 ) -> list[Tensor]:
-    """Cut matching windows out of tensors of different stride, a volume and its feature maps for example.
+    """Cut matching windows out of tensors of different stride, e.g. a volume and its feature maps.
 
-    The first tensor is the finest: ``start``, ``depth``, ``dtype`` and ``scale`` are its own. Each other one has an
-    axis that is ``stride`` times shorter and is cut at ``start // stride`` with ``depth // stride`` slices.
+    The first tensor has stride 1; ``start``, ``depth``, ``dtype`` and ``scale`` refer to it. A tensor of stride s has
+    an axis s times shorter; its window starts at ``start // s`` and has ``depth // s`` slices.
 
     Args:
         xs: Tensors ``[B, C_i, D_i, H_i, W_i]``, at least one.
         start: First slice of each window ``[B]``, int64, in slices of ``xs[0]``; a multiple of every stride.
         depth: Slices per window of ``xs[0]``, a multiple of every stride.
-        axis: The axis that is cut: 0, 1 or 2 for D, H or W.
-        halo: Further slices on both sides, in slices of each tensor.
-        dtype: Floating type of the first window, that of ``xs[0]`` by default.
+        axis: Axis of the window: 0, 1 or 2 for D, H or W.
+        halo: Additional slices on both sides, in slices of each tensor.
+        dtype: Floating point dtype of the first window. Default: that of ``xs[0]``.
         scale: Factor of the first window.
 
     Returns:
-        One window per tensor, as ``select_subvolume`` gives it.
+        One window per tensor, as from ``select_subvolume``.
 
     Raises:
-        ValueError: If a length does not divide that of ``xs[0]``, or ``depth`` is no multiple of a stride.
+        ValueError: If a length does not divide that of ``xs[0]``, or ``depth`` is not a multiple of a stride.
     """
     if not xs or xs[0].ndim != 5:
-        raise ValueError("want at least one tensor, [B, C, D, H, W]")
+        raise ValueError("expected at least one tensor [B, C, D, H, W]")
     windows = [select_subvolume(xs[0], start, depth, axis, halo, dtype=dtype, scale=scale)]
     for x in xs[1:]:
         stride, rest = divmod(xs[0].shape[2 + axis], x.shape[2 + axis])
         if rest or stride == 0 or depth % stride:
             lengths = f"{xs[0].shape[2 + axis]} and {x.shape[2 + axis]}"
-            raise ValueError(f"want axes of which one divides the other and the depth, got {lengths}, depth {depth}")
+            raise ValueError(f"stride must be an integer that divides depth, got axes {lengths}, depth {depth}")
         coarse = torch.div(start, stride, rounding_mode="floor")
         windows.append(select_subvolume(x, coarse, depth // stride, axis, halo))
     return windows
@@ -117,8 +117,8 @@ def missing_halo(start: Tensor, depth: int, halo: int, length: int) -> Tensor:
 
     Args:
         start: First slice of each window ``[B]``, int64.
-        depth: Slices per window without its halo.
-        halo: Slices added on both sides.
+        depth: Slices per window without halo.
+        halo: Additional slices on both sides.
         length: Slices of the volume along the cut axis.
 
     Returns:
@@ -131,13 +131,13 @@ def missing_halo(start: Tensor, depth: int, halo: int, length: int) -> Tensor:
 
 def _check_window(x: Tensor, start: Tensor, depth: int, axis: int, halo: int) -> None:
     if x.ndim != 5 or start.shape != x.shape[:1]:
-        raise ValueError(f"want x [B, C, D, H, W] and start [B], got {tuple(x.shape)} and {tuple(start.shape)}")
+        raise ValueError(f"expected x [B, C, D, H, W] and start [B], got {tuple(x.shape)} and {tuple(start.shape)}")
     if start.dtype != torch.int64 or start.device != x.device:
-        raise ValueError(f"want start int64 on {x.device}, got {start.dtype} on {start.device}")
+        raise ValueError(f"expected start int64 on {x.device}, got {start.dtype} on {start.device}")
     if axis not in (0, 1, 2) or halo < 0:
-        raise ValueError(f"want axis 0, 1 or 2 and halo >= 0, got axis {axis} and halo {halo}")
+        raise ValueError(f"axis must be 0, 1 or 2 and halo >= 0, got axis {axis} and halo {halo}")
     if not 1 <= depth <= x.shape[2 + axis]:
-        raise ValueError(f"want 1 <= depth <= {x.shape[2 + axis]}, got {depth}")
+        raise ValueError(f"expected 1 <= depth <= {x.shape[2 + axis]}, got {depth}")
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""The up-convolution: nearest x2 upsampling and a 3^3 convolution in one, without the upsampled tensor.
+"""Up-convolution: nearest x2 upsampling and a 3^3 convolution fused, without storing the upsampled tensor.
 
-Along one axis, output voxels 2i and 2i + 1 see w0 x[i-1] + (w1 + w2) x[i] and (w0 + w1) x[i] + w2 x[i+1]: two taps of
-the small input instead of three of the large one, 8 multiply-adds per output voxel instead of 27.
+Along one axis, output voxels 2i and 2i + 1 are w0 x[i-1] + (w1 + w2) x[i] and (w0 + w1) x[i] + w2 x[i+1]: two taps on
+the small input instead of three on the upsampled one, 8 multiply-adds per output voxel instead of 27.
 """
 
 import torch
@@ -9,69 +9,67 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.ops.conv import conv3d, conv_transpose3d
-from hagan3d.ops.extension import can_be_minimal
 from hagan3d.ops.winograd.contraction import with_bias_gradient
-from hagan3d.ops.winograd.upsample import upsample_conv3d_minimal
+from hagan3d.ops.winograd.dispatch import UPSAMPLE, has_winograd, use_winograd
+from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
 
-METHODS = ("auto", "plain", "transposed", "parity", "minimal")
+METHODS = ("auto", "plain", "transposed", "parity", "winograd")
 
-# Measured on CPU in float32 by benchmarks/kernels.py. On so few voxels that folding costs more than it saves, the plain
-# pair is fastest, and minimal filtering on more: from so many input channels, or where a slice has so many numbers
-# (there the parities are a tenth faster for so few output channels, but want a copy of x with channels last). With so
-# many voxels and not too many channels that layout is faster for the others.
+# Thresholds measured on CPU in float32 by benchmarks/kernels.py. On few voxels, folding the weight costs more than it
+# saves: `plain`. For few output channels `parity` is faster than `transposed`. Both gain from channels-last layout on
+# many voxels with a moderate number of channels.
 _PARITY_CHANNELS = 4
 _PLAIN_VOXELS = 64
-_MINIMAL_VOXELS, _MINIMAL_CHANNELS, _MINIMAL_NUMBERS = 32, 64, 1 << 14
 _CHANNELS_LAST_VOXELS = 4096
 _CHANNELS_LAST_CHANNELS = 128
 
 
 def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0, method: str = "auto") -> Tensor:
-    """Upsample by nearest x2, convolve with a 3^3 kernel and padding 1, cut ``trim`` slices off each end of axis D.
+    """Nearest x2 upsampling, then a 3^3 convolution with padding 1; ``trim`` slices are cut off each end of D.
 
     Args:
         x: Feature maps ``[B, C_in, D, H, W]``.
         weight: Kernel ``[C_out, C_in, 3, 3, 3]``, folded in its own precision also under autocast.
         bias: ``[C_out]`` or None.
-        trim: 0, 1 or 2 output slices to leave out at both ends of D.
-        method: ``plain`` makes the upsampled tensor; ``transposed`` is one transposed convolution of 4^3 taps;
-            ``parity`` is a convolution of 2^3 taps with 8 C_out channels, interleaved; ``minimal`` needs 27 products
-            per voxel of x where these need 64, but more sums (on a CPU with compiled operators, without autocast, in
-            float32 or float64; elsewhere it is ``transposed``); ``auto`` is the fastest of these.
+        trim: 0, 1 or 2 output slices to omit at both ends of D.
+        method: ``plain`` stores the upsampled tensor; ``transposed`` is one transposed convolution with 4^3 taps;
+            ``parity`` is a convolution with 2^3 taps and 8 C_out channels, interleaved; ``winograd`` needs 27 products
+            per voxel of x, not 64, but more additions (if `has_winograd`; else ``transposed``); ``auto`` selects the
+            fastest.
 
     Returns:
         ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, contiguous or channels last. Any number of times
         differentiable.
 
     Raises:
-        ValueError: If the shapes disagree or ``method`` or ``trim`` is none of those named.
+        ValueError: If the shapes disagree or ``method`` or ``trim`` is invalid.
 
     Source: Shi et al., Real-time single image super-resolution with sub-pixel convolution, CVPR 2016, for the
-    interleaving; the folded taps follow from the two lines above.
+    interleaving; the folded taps follow from the formula at the top of this file.
     """
     _check(x, weight, bias, trim, method)
     if method == "auto":
         method = _fast_method(x, weight)
-        x = x if method == "minimal" else _fast_layout(x)
+        x = x if method == "winograd" else _fast_layout(x)
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity":
         return _by_parity(x, weight, bias, trim)
-    if method == "minimal" and can_be_minimal(x):
-        return upsample_conv3d_minimal(x, weight, bias, trim)
+    if method == "winograd" and has_winograd(x, UPSAMPLE):
+        return upsample_conv3d_winograd(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
 
 def upsample_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0) -> Tensor:
-    """``upsample_conv3d`` as the two steps it stands for, unchecked."""
+    """``upsample_conv3d`` as two PyTorch operations, without argument checks."""
     y = F.conv3d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
     return y[:, :, trim : y.shape[2] - trim]
 
 
 def fold_weight(weight: Tensor) -> Tensor:
-    """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into that of the transposed form ``[C_in, C_out, 4, 4, 4]``.
+    """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into that of the transposed convolution ``[C_in, C_out, 4, 4, 4]``.
 
-    One product with a constant matrix of zeros and ones, in the precision of the weight also under autocast.
+    One product with a constant 0/1 matrix, in the precision of the weight also under autocast.
     """
     c_out, c_in = weight.shape[:2]
     with torch.autocast(weight.device.type, enabled=False):
@@ -80,15 +78,15 @@ def fold_weight(weight: Tensor) -> Tensor:
 
 
 def _taps(weight: Tensor) -> Tensor:
-    """Which of the 27 taps each of the 64 folded ones sums: along an axis w2, w1 + w2, w0 + w1, w0."""
+    """Matrix ``[27, 64]`` from taps to folded taps; along one axis w2, w1 + w2, w0 + w1, w0."""
     axis = weight.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
     return torch.kron(torch.kron(axis, axis), axis)
 
 
 def fold_parities(weight: Tensor) -> Tensor:
-    """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into the eight of 2^3 taps ``[8 * C_out, C_in, 2, 2, 2]``.
+    """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into eight kernels with 2^3 taps, ``[8 * C_out, C_in, 2, 2, 2]``.
 
-    Parities come first, odd before even along each axis: between x[i-1] and x[i] lie output voxels 2i - 1 and 2i.
+    Ordered by parity, odd before even along each axis: output voxels 2i - 1 and 2i lie between x[i-1] and x[i].
     """
     for dim in (2, 3, 4):
         w0, w1, w2 = weight.unbind(dim)
@@ -116,14 +114,12 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
 
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:
-    voxels, (c_out, c_in) = x[:, 0].numel(), weight.shape[:2]
-    has_few = c_out <= _PARITY_CHANNELS
-    is_large = x[:1, :, :1].numel() >= _MINIMAL_NUMBERS or (c_in >= _MINIMAL_CHANNELS and not has_few)
-    if is_large and voxels > _MINIMAL_VOXELS and can_be_minimal(x):
-        return "minimal"
+    voxels = x[:, 0].numel()
+    if use_winograd(x, weight, upsample=True):
+        return "winograd"
     if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"
-    return "parity" if has_few else "transposed"
+    return "parity" if len(weight) <= _PARITY_CHANNELS else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:
@@ -136,10 +132,10 @@ def _fast_layout(x: Tensor) -> Tensor:
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, method: str) -> None:
     if x.ndim != 5 or weight.shape != (weight.shape[0], x.shape[1], 3, 3, 3):
         shapes = f"{tuple(x.shape)} and {tuple(weight.shape)}"
-        raise ValueError(f"want x [B, C_in, D, H, W] and weight [C_out, C_in, 3, 3, 3], got {shapes}")
+        raise ValueError(f"expected x [B, C_in, D, H, W] and weight [C_out, C_in, 3, 3, 3], got {shapes}")
     if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"want bias [{weight.shape[0]}], got {tuple(bias.shape)}")
+        raise ValueError(f"expected bias [{weight.shape[0]}], got {tuple(bias.shape)}")
     if trim not in (0, 1, 2) or 2 * x.shape[2] <= 2 * trim:
-        raise ValueError(f"want trim 0, 1 or 2 and less than D = {x.shape[2]}, got {trim}")
+        raise ValueError(f"trim must be 0, 1 or 2 and less than D = {x.shape[2]}, got {trim}")
     if method not in METHODS:
-        raise ValueError(f"want a method among {', '.join(METHODS)}, got {method}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method}")

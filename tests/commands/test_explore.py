@@ -1,4 +1,4 @@
-"""The door of exploration: a direction that is known is found and walked, files are whole, bad input is one line."""
+"""`hagan3d explore`: a known direction is recovered and walked, files are whole, bad input is one line."""
 
 import csv
 import json
@@ -85,10 +85,10 @@ def test_components_interpolation_and_truncation(phantom_run, phantom_store, tmp
 
 
 def test_label_maps_are_an_attribute_and_its_measure(phantom_run, phantom_store, tmp_path, monkeypatch):
-    from hagan3d.evaluation.exploration import instruments, segmentation
+    from hagan3d.evaluation.exploration import measurement, segmentation
 
     short = segmentation.UNetConfig(steps=2, batch_size=1)
-    monkeypatch.setattr(instruments, "train_unet", lambda *a, **k: segmentation.train_unet(*a, short, **k))
+    monkeypatch.setattr(measurement, "train_unet", lambda *a, **k: segmentation.train_unet(*a, short, **k))
     words = "--attribute label_2+3+8_ml --steps 2 --starts 1 --label-maps".split()
     assert (
         command(phantom_run, "--store", phantom_store, *words, phantom_store.parent / "labels", "--out", tmp_path) == 0
@@ -106,20 +106,20 @@ TABLE = "id,constant,partial\n" + "".join(f"phantom-{i:05d},3,{i if i != 4 else 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--attribute age", "no such attribute; .* has lung_volume_ml, emphysema_percent, .*thresholds give"),
+        ("--attribute age", "unknown attribute; .* has lung_volume_ml, emphysema_percent, .*thresholds give"),
         ("--attribute constant --table T", "constant is 3 for every volume"),
         ("--attribute partial --table T", "partial is missing for phantom-00004; .*--skip-missing"),
         ("--attribute partial --table NONE", "does not exist"),
-        ("--attribute lung_volume_ml --limit 20 --num 10", "--num: want at least 50"),
+        ("--attribute lung_volume_ml --limit 20 --num 10", "--num: must be at least 50"),
         ("--attribute fat_mm --source generated", "fat_mm cannot be measured on generated volumes"),
-        ("--attribute fat_mm --measure fat", "nothing measures that; known: lung_volume_ml"),
+        ("--attribute fat_mm --measure fat", "unknown measure; use one of lung_volume_ml"),
         ("--attribute fat_mm --label-maps T", "no label map for phantom"),
-        ("--attribute fat_mm --starts 0", "want at least one walk"),
-        ("--pca 40", "want 1 to 7 components"),
+        ("--attribute fat_mm --starts 0", "at least one walk is needed"),
+        ("--pca 40", "must be 1 to 7"),
         ("--between phantom-00001 nobody", "has no volume nobody"),
-        ("--truncations -1 1", "factors from 0 to 10"),
-        ("--pca 2 --attribute fat_mm", "want one of .* got --attribute and --pca"),
-        ("", "want one of .* got none"),
+        ("--truncations -1 1", "factors must be 0 to 10"),
+        ("--pca 2 --attribute fat_mm", "expected one of .* got --attribute and --pca"),
+        ("", "expected one of .* got none"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(phantom_run, phantom_store, tmp_path, capsys, words, message):
@@ -136,12 +136,12 @@ def test_a_generator_of_one_volume_has_no_directions(phantom_run, phantom_store,
     monkeypatch.setattr(exploration, "volume_at", lambda model, z, label=None: lungs_of([0, 0]))
     words = "--attribute lung_volume_ml --source generated --num 50 --out".split()
     assert command(phantom_run, "--store", phantom_store, *words, tmp_path / "out") == 2
-    assert re.search("lung_volume_ml is .* in all 50 generated volumes; train on", capsys.readouterr().err)
+    assert re.search("lung_volume_ml is .* in all 50 generated volumes; train longer", capsys.readouterr().err)
 
 
 def test_too_few_volumes_and_another_size(phantom_run, small_store, tmp_path, capsys):
     assert command(phantom_run, "--store", small_store, "--attribute", "age", "--out", tmp_path / "out") == 2
-    assert "age is known of 8 volumes, want at least 20" in capsys.readouterr().err
+    assert "age has values for 8 volumes; at least 20 are needed" in capsys.readouterr().err
     settings = PrepareConfig(size=(32, 32, 64), validation=0.0, workers=1)
     prepare([small_store.parent / "scan1.nii.gz"], tmp_path / "wide.h5", settings, progress=False)
     assert command(phantom_run, "--store", tmp_path / "wide.h5", "--pca", 1, "--out", tmp_path / "out") == 2

@@ -1,4 +1,4 @@
-"""The doors `prepare` and `phantoms`: what they say, where things are, and status 2 for bad input."""
+"""The commands `prepare` and `phantoms`: output, results, and status 2 for bad input."""
 
 import subprocess
 import sys
@@ -46,3 +46,11 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Captu
 def test_what_generation_needs_imports_without_the_readers():
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", WITHOUT], cwd=root, check=True)
+
+
+@pytest.mark.parametrize("command", ["prepare", "phantoms"])
+def test_help_needs_none_of_the_slow_libraries(command: str):
+    slow = {"torch", "numpy", "h5py", "scipy", "SimpleITK", "nibabel"}
+    code = f"import sys, hagan3d.{command} as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
+    code += f"assert not {slow} & set(sys.modules), {slow} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True, capture_output=True)

@@ -119,25 +119,25 @@ def one_slice_of_series(folder: Path) -> Path:
 
 FILES: list[tuple[str, Maker, str]] = [
     ("missing", lambda folder: folder / "gone.nii.gz", "does not exist"),
-    ("text", text_named("letter.txt"), "is no volume"),
-    ("text as nifti", text_named("letter.nii"), "is no NIfTI file"),
+    ("text", text_named("letter.txt"), "not a volume in a supported format; use "),
+    ("text as nifti", text_named("letter.nii"), "not a NIfTI file"),
     ("text as gzip", text_named("letter.nii.gz"), "letter.nii.gz"),
     ("text as nrrd", text_named("letter.nrrd"), "cannot be read"),
     ("text as mha", text_named("letter.mha"), "cannot be read"),
-    ("text as npy", text_named("letter.npy"), "is no NumPy file"),
+    ("text as npy", text_named("letter.npy"), "not a NumPy file"),
     ("truncated gz", truncated_gz, "truncated"),
     ("truncated nii", truncated_nii, "truncated"),
-    ("10^12 voxels, nifti", absurd_header, "promises 2000000000000 bytes"),
+    ("10^12 voxels, nifti", absurd_header, "declares 2000000000000 bytes"),
     ("10^12 voxels, nrrd", absurd_nrrd, "MB of memory"),
     ("10^12 voxels, npy", absurd_npy, "truncated"),
-    ("NaN", with_nan, "2 of 120 voxels are NaN or infinite; replace them by --fill"),
+    ("NaN", with_nan, "2 of 120 voxels are NaN or infinite; replace them with --fill"),
     ("constant", nifti_of(np.full((4, 4, 4), 7, np.int16)), "every voxel is 7"),
-    ("4D", nifti_of(smooth((4, 4, 4, 3))), "is 4D (4 x 4 x 4 x 3)"),
+    ("4D", nifti_of(smooth((4, 4, 4, 3))), "got 4D (4 x 4 x 4 x 3)"),
     ("2D", nifti_of(smooth((8, 8))), "one slice"),
     ("one slice", nifti_of(smooth((8, 8, 1))), "one slice"),
     ("colours", colours, "3 values per voxel"),
-    ("colours, nifti", rgb_nifti, "has colours"),
-    ("flat affine", flat_space, "places voxels nowhere"),
+    ("colours, nifti", rgb_nifti, "got colours"),
+    ("flat affine", flat_space, "singular affine"),
     ("pickle", pickled_npy, "Python objects, which are never loaded"),
     ("one DICOM file", one_slice_of_series, "give the folder of the series"),
 ]
@@ -192,8 +192,8 @@ def twice(folder: Path) -> None:
 
 
 SERIES: list[tuple[str, Callable[[Path], None], str]] = [
-    ("missing slice", gap, "has missing slices (1), the first after -35.00 mm, 2.50 mm apart"),
-    ("two missing", two_gaps, "has missing slices (2)"),
+    ("missing slice", gap, "missing slices (1), the first after -35.00 mm, slice gap 2.50 mm"),
+    ("two missing", two_gaps, "missing slices (2)"),
     (
         "unequal",
         lambda f: write_series(f, smooth((4, 4, 5)), heights=[0, 2, 4.7, 7]),
@@ -204,11 +204,11 @@ SERIES: list[tuple[str, Callable[[Path], None], str]] = [
         lambda f: write_series(f, smooth((5, 4, 5)), cosines={2: (0, 1, 0, 0, 0, 1)}),
         "mixed orientations: 1 of 5",
     ),
-    ("tilt", lambda f: write_series(f, smooth((4, 4, 5)), shear=0.5), "gantry tilt: slices are shifted"),
+    ("tilt", lambda f: write_series(f, smooth((4, 4, 5)), shear=0.5), "gantry tilt: the stack deviates"),
     ("two series", two_series, "holds 2 DICOM series (3 x CT thorax 101; 2 x CT thorax 202)"),
-    ("twice", twice, "at the place of another"),
-    ("one slice", lambda f: write_series(f, smooth((1, 4, 5))), "has one slice only"),
-    ("colours", coloured, "has colours"),
+    ("twice", twice, "1 slices at a repeated position"),
+    ("one slice", lambda f: write_series(f, smooth((1, 4, 5))), "got one slice"),
+    ("colours", coloured, "got colours"),
     ("sizes", sizes, "different sizes"),
     ("no place", placeless, "without position"),
     ("truncated pixels", cut_off, "cannot be read"),
@@ -241,5 +241,5 @@ def test_negative_and_zero_spacing_of_a_metaimage_are_refused(tmp_path: Path):
 
 def test_too_little_memory_is_said_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = nifti_of(smooth((32, 32, 32)))(tmp_path)
-    monkeypatch.setattr("hagan3d.data.io.free_memory.available_bytes", lambda: 100_000)
+    monkeypatch.setattr("hagan3d.data.io.checks.available_bytes", lambda: 100_000)
     assert "32 x 32 x 32 voxels need about 1 MB of memory" in complaint(lambda: read_volume(path))

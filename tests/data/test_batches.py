@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.config import AugmentConfig
-from hagan3d.data.batches.steps import drawn
+from hagan3d.config import AugmentConfig, DataConfig
+from hagan3d.data.batches.steps import sample_index
 from hagan3d.data.batches.subvolumes import BatchSource, choose_start
 from hagan3d.data.store.store import Store
 
@@ -39,7 +39,7 @@ def test_windows_for_comparison_lie_where_they_say():
 
 
 def test_published_windows_are_one_for_the_batch(source):
-    batches = [dataclasses.replace(source, windows="published").batch(step) for step in range(8)]
+    batches = [dataclasses.replace(source, sampling="published").batch(step) for step in range(8)]
     assert all(len(set(batch.start.tolist())) == 1 for batch in batches)
     assert any(batch.start[0] % 4 for batch in batches)
     assert torch.equal(batches[0].window[1, 0], whole(batches[0])[1, batches[0].start[1] :][:8])
@@ -91,21 +91,21 @@ def test_phases_and_names_draw_other_numbers(source):
 
 
 def test_every_volume_once_a_pass_in_another_order_each(source):
-    order = [drawn(source.store.indices("train"), source.seed, position) for position in range(16)]
+    order = [sample_index(source.store.indices("train"), source.seed, position) for position in range(16)]
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
     assert order[:8] != order[8:]
 
 
 def test_two_processes_share_the_batch_of_one(source):
     whole = dataclasses.replace(source, batch_size=4).batch(3)
-    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world=2).batch(3) for rank in (0, 1)]
+    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world_size=2).batch(3) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.window for half in halves]), whole.window)
     assert torch.equal(torch.cat([half.normal("z", 4) for half in halves]), whole.normal("z", 4))
 
 
 def test_parts_make_the_batch(source):
     batch = dataclasses.replace(source, batch_size=4).batch(0)
-    parts = list(batch.parts(2))
+    parts = list(batch.micro_batches(2))
     assert torch.equal(torch.cat([part.window for part in parts]), batch.window)
     assert torch.equal(torch.cat([part.normal("z", 4) for part in parts]), batch.normal("z", 4))
 
@@ -126,7 +126,7 @@ def test_no_more_than_two_slabs_are_read_before_they_are_asked_for(source, monke
 def test_a_part_has_the_slabs_of_its_rows(source):
     for config in (AugmentConfig(), AugmentConfig(brightness=0.2)):
         batch = dataclasses.replace(source, batch_size=4, augment=config).batch(0)
-        parts = [torch.cat(list(part.slabs()), 2)[:, 0] for part in batch.parts(2)]
+        parts = [torch.cat(list(part.slabs()), 2)[:, 0] for part in batch.micro_batches(2)]
         assert torch.equal(torch.cat(parts), whole(batch))
 
 
@@ -143,3 +143,12 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_asked_for(source, m
     monkeypatch.setattr(Store, "window", lambda self, i, start, depth: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(source.batches(0, 3))
+
+
+def test_a_source_of_a_config_is_the_one_written_out(small_store):
+    data = DataConfig(size=(32, 32, 32), subvolume_depth=8, sampling="uniform", augment=AugmentConfig(noise=0.1))
+    made = BatchSource.from_config(Store(small_store), data, batch_size=2, seed=5, whole=False, rank=1, world_size=2)
+    expected = BatchSource(
+        made.store, "train", 8, 2, 5, AugmentConfig(noise=0.1), sampling="uniform", whole=False, rank=1, world_size=2
+    )
+    assert made == expected

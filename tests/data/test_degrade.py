@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hagan3d.config import DegradeConfig
-from hagan3d.data.batches.degrade import Physics, degrade, sampled
+from hagan3d.data.batches.degrade import Physics, degrade, sampling_mask
 from hagan3d.errors import InputError
 
 KINDS = ("undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices")
@@ -50,7 +50,7 @@ def test_a_seed_names_an_acquisition(volume, kind):
 def test_just_as_many_lines_are_kept_as_the_acceleration_says(mask, points, acceleration):
     shape = (48, 32, 24)
     config = DegradeConfig(kind="undersample", mask=mask, acceleration=acceleration)
-    kept = sampled(shape, config, np.random.default_rng(3))
+    kept = sampling_mask(shape, config, np.random.default_rng(3))
     assert kept.size == points and kept.sum() == round(points / acceleration)
     assert kept[len(kept) // 2, 16, 0]  # frequency 0
 
@@ -63,7 +63,7 @@ def test_an_undersampled_volume_has_no_signal_on_lines_that_were_left_out():
     for frequency in range(1, 16):
         wave = (0.3 * torch.cos(2 * np.pi * frequency * h)).expand(8, 32)[:, :, None].expand(8, 32, 8).contiguous()
         seen.append(float(degrade(wave, config, 5).std() / wave.std()))
-    kept = sampled((8, 32, 8), config, np.random.default_rng(5))[0, :, 0]
+    kept = sampling_mask((8, 32, 8), config, np.random.default_rng(5))[0, :, 0]
     expected = [(int(kept[16 + f]) + int(kept[16 - f])) / 2 for f in range(1, 16)]
     for share, want in zip(seen, expected, strict=True):
         assert (share < 1e-5) == (want == 0) and share == pytest.approx(1, abs=1e-4) or want != 1

@@ -137,7 +137,7 @@ def test_orientations_are_checked():
         check_orientation(code)
     assert len(codes) == 48
     for code in ("RAR", "ras", "RA", "XYZ"):
-        with pytest.raises(InputError, match="want three letters"):
+        with pytest.raises(InputError, match="must be three letters"):
             check_orientation(code)
 
 

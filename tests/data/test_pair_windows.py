@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
-from hagan3d.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ CHANGES = [{}, {"augment": AugmentConfig(flip_axes=("D", "W"))}]
 @pytest.mark.parametrize("change", CHANGES)
 def test_source_target_and_mask_are_cut_at_one_place(store, change):
     whole = PairSource(store, "train", 2, 5, **change)
-    windows = dataclasses.replace(whole, depth=8, anchored=True)
+    windows = dataclasses.replace(whole, depth=8, with_low=True)
     for step in range(4):
         one, other = windows.batch(step), whole.batch(step)
         assert other.start is None and other.low_source is None
@@ -62,15 +60,13 @@ def test_simulated_sources_are_cut_after_the_simulation(small_store):
 
 
 def test_only_the_window_is_read(store, monkeypatch):
-    read, plain = [], Store._read
-    monkeypatch.setattr(
-        Store, "_read", lambda self, name, i, at, **kw: read.append((name, at)) or plain(self, name, i, at, **kw)
-    )
-    batch = PairSource(store, "train", 1, 0, depth=8, anchored=True).batch(0)
+    read, plain = [], Store._values
+    monkeypatch.setattr(Store, "_values", lambda self, name, i, at: read.append((name, at)) or plain(self, name, i, at))
+    batch = PairSource(store, "train", 1, 0, depth=8, with_low=True).batch(0)
     start = int(batch.start[0])
     cut = slice(start, start + 8)
     assert sorted(read, key=str) == sorted(
-        [("high", cut), ("source_voxels", cut), ("mask", cut), ("low", slice(None)), ("low_source", slice(None))],
+        [("high", cut), ("source_high", cut), ("mask", cut), ("low", slice(None)), ("source_low", slice(None))],
         key=str,
     )
 
@@ -84,16 +80,7 @@ def test_every_slice_is_seen_about_equally_often(store):
 
 
 def test_parts_make_the_batch(store):
-    batch = PairSource(store, "train", 2, 0, depth=8, anchored=True).batch(0)
-    parts = list(batch.parts(2))
+    batch = PairSource(store, "train", 2, 0, depth=8, with_low=True).batch(0)
+    parts = list(batch.micro_batches(2))
     for name in ("source", "target", "mask", "start", "low_source", "low_target"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
-
-
-def test_a_store_without_low_resolution_sources_says_so(store, tmp_path):
-    path = tmp_path / "old.h5"
-    path.write_bytes(store.path.read_bytes())
-    with h5py.File(path, "a") as file:
-        del file["low_source"]
-    with pytest.raises(InputError, match="prepare it again"):
-        PairSource(Store(path), "train", 1, 0, depth=8, anchored=True).batch(0)

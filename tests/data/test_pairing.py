@@ -127,9 +127,9 @@ def test_domains_are_drawn_from_each_side_and_never_paired(folders, tmp_path):
             ]
             assert [store.domains[i] for i in found] == ["source", "target"]
             assert store.subjects[found[0]] != store.subjects[found[1]]
-    with pytest.raises(InputError, match="two domains to translate between"):
+    with pytest.raises(InputError, match="two unpaired domains; train"):
         BatchSource(store, "train", 8, 4, 0)
-    with pytest.raises(InputError, match="two domains without pairs; set data.paired false"):
+    with pytest.raises(InputError, match="two unpaired domains; use --data.paired false"):
         PairSource(store, "train", 4, 0)
 
 
@@ -155,7 +155,7 @@ def refused(capsys, out: Path, *words: str) -> str:
 def test_a_missing_partner_is_named(folders, tmp_path, capsys):
     (folders[0] / "p2.nii.gz").unlink()
     error = refused(capsys, tmp_path / "s.h5", "--pairs", *map(str, folders))
-    assert f"{folders[0]}: has no partner for p2" in error
+    assert f"{folders[0]}: no file matches p2" in error
 
 
 @pytest.mark.parametrize(
@@ -182,18 +182,18 @@ def test_grids_apart_and_masks_of_another_shape_are_refused(write, tmp_path, cap
     write("m.nii.gz", np.ones((34, 34, 20), np.uint8) * np.arange(20, dtype=np.uint8), affine)
     table = tmp_path / "p.csv"
     table.write_text("id,source,target\na,s.nii.gz,t.nii.gz")
-    assert "do not overlap, so they are no pair" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
+    assert "does not overlap with that of its target" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
     table.write_text("id,source,target,mask\na,t.nii.gz,t.nii.gz,m.nii.gz")
-    assert "m.nii.gz: is on another grid" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
+    assert "m.nii.gz: must have the shape and affine" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
 
 
 def test_a_domain_of_one_volume_is_refused(folders, tmp_path, capsys):
     for k in range(1, 4):
         (folders[0] / f"p{k}.nii.gz").unlink()
     error = refused(capsys, tmp_path / "s.h5", "--domains", *map(str, folders))
-    assert "the source domain has one volume only" in error
+    assert "the source domain must have at least 2 volumes" in error
     both = ("--domains", *map(str, folders), "--input", str(folders[0]))
-    assert "want one of --input, --pairs and --domains" in refused(capsys, tmp_path / "s.h5", *both)
+    assert "--input, --pairs, --domains: use exactly one of them" in refused(capsys, tmp_path / "s.h5", *both)
 
 
 def test_dicom_series_of_two_patients_are_no_pair(series, tmp_path, capsys):
@@ -203,7 +203,7 @@ def test_dicom_series_of_two_patients_are_no_pair(series, tmp_path, capsys):
             rewrite(file, PatientID=patient)
     (tmp_path / "p.csv").write_text("id,source,target\na,s,t")
     error = refused(capsys, tmp_path / "x.h5", "--pairs", str(tmp_path / "p.csv"))
-    assert "is of patient 'anna', but its target" in error and "bert" in error
+    assert "PatientID is 'anna', but that of its target" in error and "bert" in error
 
 
 def test_pet_and_ct_of_a_patient_become_a_pair(test_data, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.config import AugmentConfig, DegradeConfig
+from hagan3d.config import AugmentConfig, DataConfig, DegradeConfig
 from hagan3d.data.batches.degrade import degrade
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.store.store import Store
@@ -40,14 +40,14 @@ def test_batches_are_a_function_of_the_step(store, source):
 
 def test_two_processes_share_the_batch_of_one(source):
     whole = dataclasses.replace(source, batch_size=4).batch(3)
-    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world=2).batch(3) for rank in (0, 1)]
+    halves = [dataclasses.replace(source, batch_size=2, rank=rank, world_size=2).batch(3) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.source for half in halves]), whole.source)
     assert np.array_equal(np.concatenate([half.uniform("u", 4) for half in halves]), whole.uniform("u", 4))
 
 
 def test_parts_make_the_batch(source):
     batch = dataclasses.replace(source, batch_size=4).batch(0)
-    parts = list(batch.parts(2))
+    parts = list(batch.micro_batches(2))
     for name in ("source", "target"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
     assert [part.samples for part in parts] == [(0, 1), (2, 3)]
@@ -70,7 +70,7 @@ def test_evaluation_sees_one_acquisition_and_training_another_each_time(store, s
 
 def test_a_target_is_changed_before_it_is_spoilt(store):
     change = AugmentConfig(flip_axes=("W",), rotate_deg=10)
-    pair = Pairs(store, MOTION).pair(1, key=5, change=change, change_key=9)
+    pair = Pairs(store, MOTION).pair(1, degrade_seed=5, augmentation=change, augmentation_seed=9)
     assert not torch.equal(pair.target[0], store.volume(1))
     assert torch.equal(pair.source[0], degrade(pair.target[0], MOTION, 5))
 
@@ -116,3 +116,9 @@ def test_every_volume_once_a_pass(store):
     source = PairSource(store, "train", 4, 0, DegradeConfig(kind="gibbs"))
     seen = [index_of(store, volume[0]) for step in (0, 1) for volume in source.batch(step).target]
     assert sorted(seen) == list(range(8)) and np.unique(seen).size == 8
+
+
+def test_a_source_of_a_config_is_the_one_written_out(store):
+    data = DataConfig(size=(32, 32, 32), window="hierarchical", subvolume_depth=8, degrade=MOTION, fraction=0.5)
+    made = PairSource.from_config(store, data, batch_size=2, seed=5, rank=1, world_size=2)
+    assert made == PairSource(store, "train", 2, 5, MOTION, fraction=0.5, depth=8, with_low=True, rank=1, world_size=2)

@@ -43,7 +43,7 @@ def files_in(folder: Path) -> list[str]:
 def test_a_store_holds_volumes_low_resolution_and_records(scans: Path, tmp_path: Path):
     store = run(scans, tmp_path / "a.h5", subject=r"(s\d)_")
     assert store.ids == ["s0_0", "s0_1", "s1_2", "s1_3", "s2_4", "s2_5"] and store.subjects[::2] == ["s0", "s1", "s2"]
-    assert store.sources[0] == "s0_0.nii.gz" and len(set(store.hashes)) == 6 and store.labels.tolist() == [-1] * 6
+    assert store.files[0] == "s0_0.nii.gz" and len(set(store.hashes)) == 6 and store.labels.tolist() == [-1] * 6
     volume = store.volume(3)
     assert volume.shape == (32, 32, 32) and volume.abs().max() <= 1 and volume.dtype.is_floating_point
     assert (store.window(3, 8, 4) == volume[8:12]).all()
@@ -121,7 +121,7 @@ def test_a_finished_store_is_left_alone_and_never_overwritten(scans: Path, tmp_p
 KILLED = """
 import os, signal
 from pathlib import Path
-import hagan3d.data.preprocess.pipeline, hagan3d.data.store.store
+import hagan3d.data.preprocess.pipeline, hagan3d.data.store.write
 from tests.data.test_prepare import CONFIG
 
 calls = 0
@@ -143,9 +143,9 @@ hagan3d.data.preprocess.pipeline.prepare({scans!r}, {output!r}, CONFIG, progress
     ("module", "name", "call"),
     [
         ("hagan3d.data.preprocess.pipeline", "check_file", 3),
-        ("hagan3d.data.preprocess.pipeline", "make_part", 3),
-        ("hagan3d.data.store.store", "area_average", 3),
-        ("hagan3d.data.store.store", "_write_records", 1),
+        ("hagan3d.data.preprocess.pipeline", "write_cache_file", 3),
+        ("hagan3d.data.store.write", "area_average", 3),
+        ("hagan3d.data.store.write", "_write_records", 1),
     ],
 )
 def test_after_a_kill_the_same_call_ends_with_the_same_bytes(
@@ -160,10 +160,10 @@ def test_after_a_kill_the_same_call_ends_with_the_same_bytes(
     done = []
     import hagan3d.data.preprocess.pipeline as module_under_test
 
-    original = module_under_test.make_part
-    monkeypatch.setattr(module_under_test, "make_part", lambda task: (done.append(task), original(task)))
+    original = module_under_test.write_cache_file
+    monkeypatch.setattr(module_under_test, "write_cache_file", lambda task: (done.append(task), original(task)))
     run(scans, output)
-    assert len(done) == {"check_file": 6, "make_part": 4}.get(name, 0)  # what was done before is not done again
+    assert len(done) == {"check_file": 6, "write_cache_file": 4}.get(name, 0)  # what was done before is not done again
     assert output.read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert files_in(tmp_path / "out") == ["whole.h5", "whole.png"]
 
@@ -200,7 +200,7 @@ def test_a_missing_shard_another_preparation_and_a_copy_are_said(scans: Path, tm
         Store(folder)
     shards(scans, tmp_path / "other", (2,), trim=True)
     (folder / "shard-002-of-003.h5").write_bytes((tmp_path / "other" / "shard-002-of-003.h5").read_bytes())
-    with pytest.raises(InputError, match="were prepared with other trim"):
+    with pytest.raises(InputError, match="were prepared with different trim"):
         Store(folder)
     (folder / "shard-002-of-003.h5").unlink()
     shards(scans, folder, (2,))
@@ -212,13 +212,13 @@ def test_a_missing_shard_another_preparation_and_a_copy_are_said(scans: Path, tm
 @pytest.mark.parametrize(
     ("changes", "output", "reason"),
     [
-        ({"orientation": "RAX"}, "a.h5", "want three letters"),
-        ({"shard": "4/3"}, "a", "want k/n"),
-        ({"shard": "1/3"}, "a.h5", "want a folder for the shards"),
+        ({"orientation": "RAX"}, "a.h5", "must be three letters"),
+        ({"shard": "4/3"}, "a", "must be k/n"),
+        ({"shard": "1/3"}, "a.h5", "must be a folder with --shard"),
         ({}, "a", "ends in .h5"),
         ({"shard": "7/7"}, "a", "there are 6 volumes only"),
         ({"labels": "gone.csv"}, "a.h5", "does not exist"),
-        ({"subject": "("}, "a.h5", "no regular expression"),
+        ({"subject": "("}, "a.h5", "must be a regular expression"),
         ({"intensity": "percentiles", "percentiles": (50.0, 50.0)}, "a.h5", "percentiles"),
         ({"spacing": (1.0, 0.0, 1.0)}, "a.h5", "spacing"),
         ({"size": (32, 32, 40)}, "a.h5", "multiple of 32"),
@@ -238,7 +238,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hagan3d.data.preprocess.resample.np.savez", full)
+    monkeypatch.setattr("hagan3d.data.preprocess.cache.np.savez", full)
     with pytest.raises(InputError, match="the disk is full"):
         run(scans, tmp_path / "a.h5")
     monkeypatch.undo()
@@ -301,7 +301,7 @@ def test_a_z_score_looks_inside_the_masks(scans: Path, tmp_path: Path):
     write_nifti(tmp_path / "masks" / "s1_2_mask.nii.gz", np.eye(9)[None].repeat(3, 0), np.eye(4))
     with pytest.raises(InputError, match=r"s1_2.nii.gz, which has changed"):
         run(scans, tmp_path / "a.h5", **masks)
-    with pytest.raises(InputError, match="is on another grid"):
+    with pytest.raises(InputError, match="must have the shape and affine"):
         run(scans, tmp_path / "b.h5", **masks)
     (tmp_path / "masks" / "s1_2_mask.nii.gz").unlink()
     with pytest.raises(InputError, match="has 0 masks for s1_2"):

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from hagan3d.data.store.description import DataDescription
-from hagan3d.data.store.store import FORMAT, SCALE, Record, Store, write_store
+from hagan3d.data.store.format import FORMAT, SCALE
+from hagan3d.data.store.store import Store
+from hagan3d.data.store.write import Record, write_store
 from hagan3d.errors import InputError
 
 SETTINGS = {
@@ -38,9 +40,9 @@ def path(tmp_path: Path) -> Path:
             affine=np.diag([3.0, 2, 1 + i, 1]),
             lo=-1024.0,
             hi=600.0,
-            source=f"v{i}.nii",
+            file=f"v{i}.nii",
             hash=f"hash{i}",
-            numbers={"age": 40.0 + i},
+            columns={"age": 40.0 + i},
         )
         for i in range(4)
     ]
@@ -70,10 +72,10 @@ def test_a_window_is_whole_chunks(path: Path):
 def test_an_empty_split_and_an_impossible_window_are_refused(path: Path):
     with pytest.raises(InputError, match=r"no volume for test \(it has 2 train, 2 validation, 0 test\)"):
         Store(path).indices("test")
-    with pytest.raises(InputError, match="want train, validation, test or all"):
+    with pytest.raises(InputError, match="must be train, validation, test or all"):
         Store(path).indices("val")
     for start, depth in ((-4, 8), (28, 8)):
-        with pytest.raises(ValueError, match="want 0 <= start"):
+        with pytest.raises(ValueError, match="expected 0 <= start"):
             Store(path).window(0, start, depth)
 
 
@@ -82,7 +84,7 @@ def test_the_description_survives_json_and_holds_medians_of_the_training_set(pat
     assert DataDescription.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     assert made.voxel_spacing == (3.0, 2.0, 1.5) and (made.lo, made.hi, made.units) == (-1024, 600, "HU")
     assert made.class_names == ("a", "b") and made.source == "a.h5" and made.volumes == 4
-    with pytest.raises(InputError, match="want the fields"):
+    with pytest.raises(InputError, match="must have the fields"):
         DataDescription.from_dict({**made.to_dict(), "surprise": 1})
 
 
@@ -117,13 +119,13 @@ def test_what_is_no_store_is_said(path: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
-    for name, reason in (("gone.h5", "does not exist"), ("text.h5", "cannot be read as a store"),
-                         ("cut.h5", "cannot be read as a store"), ("empty", "holds no .h5 file"),
-                         ("other.h5", "is no store of this version")):  # fmt: skip
+    for name, reason in (("gone.h5", "does not exist"), ("text.h5", "not a store, or damaged"),
+                         ("cut.h5", "not a store, or damaged"), ("empty", "holds no .h5 file"),
+                         ("other.h5", "must have the format")):  # fmt: skip
         with pytest.raises(InputError, match=reason) as caught:
             Store(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
-    assert FORMAT.endswith("1")
+    assert FORMAT.endswith("2")
 
 
 def test_content_that_comes_twice_is_refused(path: Path):
@@ -131,3 +133,11 @@ def test_content_that_comes_twice_is_refused(path: Path):
         file["hash"][1] = "hash0"
     with pytest.raises(InputError, match="same content twice"):
         Store(path)
+
+
+def test_a_store_of_an_older_format_is_refused_in_one_line(path: Path):
+    with h5py.File(path, "a") as file:
+        file.attrs["format"] = "hagan3d store 1"
+    with pytest.raises(InputError, match="got 'hagan3d store 1'; prepare it again") as caught:
+        Store(path)
+    assert "\n" not in str(caught.value)

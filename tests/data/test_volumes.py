@@ -64,7 +64,7 @@ def test_the_affine_is_in_mm_whatever_the_unit_of_the_header(tmp_path: Path, uni
 def test_a_link_to_nothing_is_named(tmp_path: Path, nifti: Callable[..., Path]):
     (tmp_path / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
     (link,) = find_volumes([tmp_path])
-    with pytest.raises(InputError, match=r"gone\.nii\.gz: is a link to what is not there"):
+    with pytest.raises(InputError, match=r"gone\.nii\.gz: broken symbolic link"):
         read_volume(link.path)
 
 
@@ -219,7 +219,7 @@ def test_real_dicom_and_nrrd_of_one_volume_agree(test_data: Path):
 def test_real_big_endian_and_oblique_files(test_data: Path):
     assert read_volume(test_data / "odd" / "anatomical_bigendian_i2.nii").array.max() == 30393
     for name in ("example4d_oblique.nii.gz", "example_nifti2.nii.gz", "functional_4d_sclslope.nii"):
-        with pytest.raises(InputError, match="is 4D"):
+        with pytest.raises(InputError, match="got 4D"):
             read_volume(test_data / "odd" / name)
     oblique = read_volume(test_data / "brain_paired_raw_ms" / "patient20_study2_T1W.nii.gz")
     image = nibabel.load(test_data / "brain_paired_raw_ms" / "patient20_study2_T1W.nii.gz")

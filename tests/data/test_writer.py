@@ -118,14 +118,14 @@ def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, name: str, c
 
 
 def test_too_few_or_too_many_slices_are_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="want 6 slices, got 4"):  # noqa: SIM117
+    with pytest.raises(ValueError, match="expected 6 slices, got 4"):  # noqa: SIM117
         with volume_writer(tmp_path / "a.nii", SIZE, stored_affine("SAR"), "RAS") as add:
             add(voxels("hu")[:4])
     with pytest.raises(ValueError, match="up to slice 8"):  # noqa: SIM117
         with volume_writer(tmp_path / "a.nii", SIZE, stored_affine("SAR"), "RAS") as add:
             add(voxels("hu")[:4])
             add(voxels("hu")[:4])
-    with pytest.raises(InputError, match="a.png: want a name that ends in"):
+    with pytest.raises(InputError, match="a.png: the name of a volume file must end in .nii, .nii.gz, .h5"):
         volume_writer(tmp_path / "a.png", SIZE, np.eye(4), "RAS").__enter__()
     assert not list(tmp_path.iterdir())
 

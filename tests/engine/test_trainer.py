@@ -102,7 +102,8 @@ def test_without_fresh_fakes_g_learns_from_the_fakes_that_d_classified(small_sto
     trainer.updates.run(d, dataclasses.replace(batch, phase="d", state=trainer.state))
     assert changed_networks(before, weights(trainer.networks)) == {"d_h", "d_l"}
     pairs = [
-        hagan.generate(trainer.networks, micro_batch) for micro_batch in dataclasses.replace(batch, phase="d").parts(2)
+        hagan.generate(trainer.networks, micro_batch)
+        for micro_batch in dataclasses.replace(batch, phase="d").micro_batches(2)
     ]
     got = gradients(trainer, "g", batch)
     assert len(passes) == 4

@@ -1,5 +1,6 @@
 """The memorisation audit: copies are flagged, new volumes are not, and its statistics are those of the papers."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import mannwhitneyu, norm
 
+from benchmarks.audit_sanity import CASES, check
 from hagan3d.evaluation.features.extractors import random_extractor
-from hagan3d.evaluation.memorisation.audit import SIDE, member_flagged, mirrored_distances, shifted_distances
+from hagan3d.evaluation.memorisation.audit import SIDE, mirrored_distances, shifted_distances
 from hagan3d.evaluation.memorisation.membership import auc, logits, membership, true_positives
 from hagan3d.evaluation.memorisation.nearest import (
     Distances,
@@ -21,7 +23,6 @@ from hagan3d.evaluation.memorisation.nearest import (
     split_subjects,
     twin_ratios,
 )
-from hagan3d.evaluation.memorisation.sanity import CASES, check
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,14 @@ def checked():
 
 def test_copies_of_training_volumes_are_flagged_and_others_are_not(checked):
     for name, spaces in checked.items():
-        flagged = {space: found["flagged"] for space, found in spaces.items()}
+        flagged = {space: found.flagged for space, found in spaces.items()}
         assert any(flagged.values()) == CASES[name][1], (name, flagged)
-    assert "twins" in checked["copies of 8 training"]["voxels"]["flagged"]
+    assert "twins" in checked["copies of 8 training"]["voxels"].flagged
 
 
 def test_blurred_volumes_look_copied_until_the_question_is_swapped(checked):
-    found = checked["blurred real volumes"]["voxels"]["data_copying"]
-    assert found["z"] < -2 < found["excess_z"]
+    found = checked["blurred real volumes"]["voxels"].data_copying
+    assert found.z < -2 < found.excess_z
 
 
 def test_a_shifted_and_mirrored_volume_has_no_distance():
@@ -103,7 +104,7 @@ def test_c_t_is_the_rank_score_in_one_cell_and_is_low_for_copies_in_several():
     train, few, many = (random.standard_normal((n, 3)) for n in (60, 15, 60))
     copied = train + 0.01 * random.standard_normal(train.shape)
     d = points(copied, train, few)
-    assert copying_score(d).value == pytest.approx(rank_z(d.made_train.min(axis=1), d.held_train.min(axis=1)))
+    assert copying_score(d).value == pytest.approx(rank_z(d.generated_train.min(axis=1), d.held_train.min(axis=1)))
     for made, low in ((copied, True), (random.standard_normal((60, 3)), False)):
         score = copying_score(points(made, train, many))
         assert (score.value / score.error < -3) == low
@@ -147,7 +148,7 @@ def test_known_members_are_found_and_the_control_finds_nothing():
     for raised, flagged in ((0.0, False), (2.0, True)):
         rows = membership(members + [0, raised], others, np.arange(90) // 2, rounds=50)
         for row in rows:
-            assert row["control_auc"] == pytest.approx(0.5, abs=0.04)
-        assert member_flagged({**rows[1], "untrained_auc": 0.5}) == flagged
-        assert not member_flagged({**rows[0], "untrained_auc": 0.5})
-        assert not member_flagged({**rows[1], "untrained_auc": 0.9})
+            assert row.control_auc == pytest.approx(0.5, abs=0.04)
+        assert dataclasses.replace(rows[1], untrained_auc=0.5).flagged == flagged
+        assert not dataclasses.replace(rows[0], untrained_auc=0.5).flagged
+        assert not dataclasses.replace(rows[1], untrained_auc=0.9).flagged

@@ -29,15 +29,15 @@ def sets(offset):
 
 def test_classes_that_are_made_as_asked_are_named():
     found = class_scores(*sets(20.0), rounds=5)
-    assert found["classes"] == 3
-    assert found["generated"]["accuracy"]["value"] == 1
-    assert found["generated"]["inception_score"]["value"] > 2.2
+    assert found.num_classes == 3
+    assert found.sets["generated"].accuracy.value == 1
+    assert found.sets["generated"].inception_score.value > 2.2
 
 
 def test_generated_volumes_of_no_class_have_a_score_and_no_accuracy():
     features, labels = sets(20.0)
     found = class_scores(features, {**labels, "generated": None}, rounds=5)
-    assert "accuracy" not in found["generated"] and found["generated"]["inception_score"]["value"] > 2.2
+    assert found.sets["generated"].accuracy is None and found.sets["generated"].inception_score.value > 2.2
 
 
 @pytest.mark.parametrize("known", [np.full(60, -1), np.zeros(60, dtype=int), None])

@@ -108,7 +108,7 @@ def test_label_maps_come_to_the_grid_with_their_volume(labelled):
 
     store, folder = labelled
     maps = read_label_maps(store, folder, range(len(store)))
-    assert maps.known == (2,)
+    assert maps.labels == (2,)
     for index in (0, 5):
         true = nibabel.load(folder / f"{store.ids[index]}.nii.gz").get_fdata().astype(bool).sum() / 1000
         assert maps.measured(index, Measure("label_2_ml", (2,))) == pytest.approx(true, rel=1e-3)
@@ -138,8 +138,8 @@ def test_a_volume_without_a_label_map_is_named(labelled, tmp_path):
         read_label_maps(store, tmp_path, range(3))
     empty = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4))
     nibabel.save(empty, tmp_path / "ball00.nii.gz")
-    assert read_label_maps(store, tmp_path, [0, 1]).known == (2,)  # a volume may have nothing of what others have
-    with pytest.raises(InputError, match="all empty"):
+    assert read_label_maps(store, tmp_path, [0, 1]).labels == (2,)  # a volume may have nothing of what others have
+    with pytest.raises(InputError, match="are empty"):
         read_label_maps(store, tmp_path, [0])
     with pytest.raises(InputError, match=r"ball00.*whole numbers"):
         read_label_maps(store, folder.parent / "images", [0])

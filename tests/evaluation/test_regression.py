@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from hagan3d.evaluation.exploration.regression import Method, correlation, cross_validate, fit, resampled, ridge
+from hagan3d.evaluation.exploration.regression import (
+    RegressionMethod,
+    correlation,
+    cross_validate,
+    fit,
+    resampled,
+    ridge,
+)
 
 
 def linear(n=200, d=6, noise=1.0, seed=0):
@@ -33,7 +40,7 @@ def test_a_subject_is_never_on_both_sides():
 
     random = np.random.default_rng(0)
     x, y = np.repeat(random.standard_normal((60, 4)), 2, axis=0), np.repeat(random.standard_normal(60), 2)
-    nearest = Method("nearest", KNeighborsRegressor(1))
+    nearest = RegressionMethod("nearest", KNeighborsRegressor(1))
     assert cross_validate(x, y, np.arange(120), nearest, rounds=20).r2.value > 0.5
     assert cross_validate(x, y, np.repeat(np.arange(60), 2), nearest, rounds=20).r2.value < 0
 
@@ -59,7 +66,7 @@ def test_a_constant_correlates_with_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda x, y, g: (x, y[1:], g), "want x"),
+        (lambda x, y, g: (x, y[1:], g), "expected x"),
         (lambda x, y, g: (x, np.where(g == 3, np.nan, y), g), "finite"),
         (lambda x, y, g: (x, y, g % 3), "at least 4 subjects"),
     ],

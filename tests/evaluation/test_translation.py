@@ -19,7 +19,7 @@ from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.translation.measure import folds_of, voxel_errors
+from hagan3d.evaluation.translation.pairs import calibration_folds, voxel_errors
 from hagan3d.methods.upgan.networks import CascadeNetworks
 
 NOISE = DegradeConfig(kind="noise", noise=0.1)
@@ -78,7 +78,7 @@ def run(tmp_path_factory, store):
 
 
 def test_scales_come_from_other_subjects(store):
-    folds = folds_of(store, Pairs(store, NOISE))
+    folds = calibration_folds(store, Pairs(store, NOISE))
     assert folds.held_out == store.indices("validation").tolist()
     for i, fitted in folds.fitted_on.items():
         assert fitted and store.subjects[i] not in {store.subjects[j] for j in fitted}
@@ -86,11 +86,11 @@ def test_scales_come_from_other_subjects(store):
 
 def test_test_volumes_are_scaled_on_validation_ones(store, monkeypatch):
     monkeypatch.setattr(store, "splits", ["test", "validation"] * 5)
-    folds = folds_of(store, Pairs(store, NOISE))
+    folds = calibration_folds(store, Pairs(store, NOISE))
     assert folds.held_out == list(range(0, 10, 2)) and set(folds.fitted_on.values()) == {tuple(range(1, 10, 2))}
     monkeypatch.setattr(store, "splits", ["train"] * 10)
     with pytest.raises(InputError, match="has no held-out volumes"):
-        folds_of(store, Pairs(store, NOISE))
+        calibration_folds(store, Pairs(store, NOISE))
 
 
 def test_a_run_is_measured_and_its_uncertainty_scaled(run, store, tmp_path, capsys):

@@ -60,23 +60,23 @@ def test_planes_see_a_turned_volume():
 def test_half_the_deviation_is_a_variety_of_one_half():
     x = volumes(20)
     rows = v.variety(summary(x * 0.5), summary(x))
-    assert [row["voxels"] for row in rows] == [32, 16, 8, 4]
-    assert [row["ratio"] for row in rows] == pytest.approx([0.5] * 4, rel=1e-4)
-    assert v.variety(summary(x[:1].repeat(20, axis=0)), summary(x))[0]["ratio"] == pytest.approx(0, abs=1e-6)
+    assert [row.voxels for row in rows] == [32, 16, 8, 4]
+    assert [row.ratio for row in rows] == pytest.approx([0.5] * 4, rel=1e-4)
+    assert v.variety(summary(x[:1].repeat(20, axis=0)), summary(x))[0].ratio == pytest.approx(0, abs=1e-6)
 
 
 def test_the_error_of_variety_is_what_repetition_shows():
     rows = [v.variety(summary(volumes(10, 2 * i)), summary(volumes(10, 2 * i + 1)))[3] for i in range(12)]
-    seen = np.std([row["ratio"] for row in rows])
-    assert np.mean([row["error"] for row in rows]) == pytest.approx(seen, rel=0.8)
+    seen = np.std([row.ratio for row in rows])
+    assert np.mean([row.error for row in rows]) == pytest.approx(seen, rel=0.8)
 
 
 def test_seams_at_window_borders_are_seen():
     x = volumes(6)
     stepped = x + 0.5 * (np.arange(32) >= 16)[None, :, None, None]
-    assert v.seams(summary(x), summary(volumes(6, 1)), 16)["ratio"]["value"] == pytest.approx(1, abs=0.03)
-    found = v.seams(summary(stepped), summary(x), 16)["ratio"]
-    assert found["low"] > 1.2
+    assert v.seams(summary(x), summary(volumes(6, 1)), 16).ratio.value == pytest.approx(1, abs=0.03)
+    found = v.seams(summary(stepped), summary(x), 16).ratio
+    assert found.low > 1.2
     assert v.seams(summary(x), summary(x), 32) is None
 
 
@@ -85,16 +85,16 @@ def test_a_slice_that_is_never_covered_is_named():
     lacking = x.copy()
     lacking[:, 5] = -1
     found = v.coverage(summary(lacking), summary(x))
-    assert (found["worst"], found["worst_share"]) == (5, 0)
-    assert v.coverage(summary(x), summary(x))["share"] == 1
+    assert (found.worst, found.worst_share) == (5, 0)
+    assert v.coverage(summary(x), summary(x)).share == 1
 
 
 def test_a_volume_is_like_itself_and_unlike_others():
     x = volumes(4)
     np.testing.assert_allclose(similarity(x, x), 1, atol=1e-5)
     assert similarity(x[:2], x[2:]).max() < 0.5
-    found = v.diversity(summary(x[:1].repeat(4, axis=0), pairs=True), summary(x, pairs=True))
-    assert found["generated"]["value"] > 0.99 > found["real"]["value"]
+    same, real = (v.pair_similarity(summary(y, pairs=True)) for y in (x[:1].repeat(4, axis=0), x))
+    assert same.estimate.value > 0.99 > real.estimate.value
 
 
 @pytest.mark.parametrize(("side", "window", "scales"), [(32, 7, 3), (64, 7, 4), (128, 7, 5), (256, 11, 5)])

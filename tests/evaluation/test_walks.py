@@ -5,33 +5,33 @@ import pytest
 from PIL import Image
 
 from hagan3d.evaluation.exploration.strips import RED, Tile, planes_of, write_gif, write_strip
-from hagan3d.evaluation.exploration.walks import Frame, judge
+from hagan3d.evaluation.exploration.walks import WalkFrame, score_walks
 
 
 def frames(measured):
     """Walks from two starts, with what was intended 0, 1, 2, ..."""
     return [
-        Frame(name, step, float(step), float(step), value, "")
+        WalkFrame(name, step, float(step), float(step), value, "")
         for name, row in zip("ab", measured, strict=True)
         for step, value in enumerate(row)
     ]
 
 
 def test_a_walk_that_does_as_intended_is_perfect():
-    found = judge(frames([[5.0, 7.0, 9.0], [5.0, 7.0, 9.0]]))
+    found = score_walks(frames([[5.0, 7.0, 9.0], [5.0, 7.0, 9.0]]))
     assert found.correlation.value == pytest.approx(1) and found.monotone == 1 and found.slope == pytest.approx(2)
 
 
 def test_one_step_back_is_not_monotone():
-    found = judge(frames([[0.0, 1.0, 2.0, 3.0], [0.0, 2.0, 1.0, 3.0]]))
+    found = score_walks(frames([[0.0, 1.0, 2.0, 3.0], [0.0, 2.0, 1.0, 3.0]]))
     assert found.monotone == 0.5 and found.correlation.value == pytest.approx(0.9)
 
 
 def test_what_stands_still_does_not_follow():
-    found = judge(frames([[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]))
+    found = score_walks(frames([[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]))
     assert (found.correlation.value, found.monotone, found.slope) == (0, 0, 0)
     with pytest.raises(ValueError, match="measured"):
-        judge([Frame("a", 0, 0.0, None, 1.0, "")])
+        score_walks([WalkFrame("a", 0, 0.0, None, 1.0, "")])
 
 
 def test_what_was_counted_is_red_and_the_rest_is_grey():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hagan3d.checkpoint.build import make_networks
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import cli, evaluate, train, translate
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import DegradeConfig
 from hagan3d.config.serialization import from_dict
 from hagan3d.data.batches.pairs import Pairs, PairSource
@@ -59,7 +59,7 @@ def test_each_step_has_its_misalignments_and_the_same_again(store):
     assert torch.equal(one.misalignment, again.misalignment) and not torch.equal(one.misalignment, two.misalignment)
     assert one.misalignment[:, :3].abs().max() <= 25 and one.misalignment[:, 3:6].abs().max() <= 8
     assert not one.misalignment[:, 6:].any()
-    parts = list(one.parts(2))
+    parts = list(one.micro_batches(2))
     assert torch.equal(torch.cat([part.misalignment for part in parts]), one.misalignment)
 
 

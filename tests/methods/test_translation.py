@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
+from hagan3d.checkpoint.build import make_networks
 
 from hagan3d.checkpoint import files
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import (
     CascadeConfig,
     Config,

@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from hagan3d.checkpoint.build import make_networks
+from hagan3d.methods.hierarchical import window_losses
+from tests.recipes.test_translation import PAIRED, assert_equal, make_batch, make_config, make_updates, run, weights
 
 from hagan3d import cli, train, translate
 from hagan3d.checkpoint import files
-from hagan3d.checkpoint.build import make_networks
 from hagan3d.config import CascadeConfig, DataConfig, DegradeConfig
 from hagan3d.data.batches.pairs import PairBatch, PairSource
 from hagan3d.data.store.store import Store
@@ -16,9 +18,7 @@ from hagan3d.engine.step_memory import count_step
 from hagan3d.engine.trainer import Trainer
 from hagan3d.inference.windowed_translation import Translator
 from hagan3d.methods.cache import Kept
-from hagan3d.methods.hierarchical import window_losses
 from hagan3d.methods.registry import make_recipe
-from tests.recipes.test_translation import PAIRED, assert_equal, make_batch, make_config, make_updates, run, weights
 
 CPU = torch.device("cpu")
 

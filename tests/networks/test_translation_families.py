@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hagan3d.methods.cyclegan.networks import ImagePool
-from hagan3d.networks.critic import GlobalCritic, PatchCritic
+from hagan3d.networks.discriminators import GlobalDiscriminator, PatchDiscriminator
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.resnet import ResNetGenerator
@@ -34,12 +34,12 @@ def test_levels_follow_the_shortest_side(size, levels):
 @pytest.mark.parametrize(("layers", "width"), [(1, 16), (2, 34), (3, 70)])
 def test_a_logit_has_the_published_receptive_field(layers, width):
     side = 96
-    critic = PatchCritic(1, width=2, layers=layers)
+    discriminator = PatchDiscriminator(1, width=2, layers=layers)
     x = torch.randn(1, 1, side, 16 * 2, 16 * 2, requires_grad=True)
     y = x
-    for conv in critic.convs:  # without norms, whose statistics reach everywhere
+    for conv in discriminator.convs:  # without norms, whose statistics reach everywhere
         y = conv(y)
-    logits = critic.logits(y)
+    logits = discriminator.logits(y)
     logits[0, 0, logits.shape[2] // 2].sum().backward()
     affected = x.grad.abs().sum((0, 1, 3, 4)).nonzero()
     assert int(affected.max() - affected.min()) + 1 == width
@@ -64,9 +64,9 @@ def test_the_image_pool_returns_earlier_volumes_with_probability_one_half():
     torch.testing.assert_close(pool.exchange(volumes[0], [4], [[0.2, 0.9]]), volumes[3], atol=1e-4, rtol=0)
 
 
-def test_a_global_critic_has_one_logit_per_volume_that_sees_all_voxels():
+def test_a_global_discriminator_has_one_logit_per_volume_that_sees_all_voxels():
     x = torch.randn(3, 1, 32, 64, 32, requires_grad=True)
-    logits = GlobalCritic(1, (32, 64, 32), width=4)(x)
+    logits = GlobalDiscriminator(1, (32, 64, 32), width=4)(x)
     assert logits.shape == (3,)
     logits[1].backward()
     assert (x.grad[1] != 0).float().mean() > 0.99 and (x.grad[::2] == 0).all()

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from hagan3d.methods.hagan.generator import halos_of
 from hagan3d.methods.registry import make_networks
 from hagan3d.networks.layers import Conv3d
 from tests.helpers import make_config
@@ -89,9 +88,3 @@ def test_a_convolution_to_one_channel_equals_conv3d():
     for trim in (0, 1):
         expected = nn.functional.conv3d(x, conv.weight, conv.bias, padding=(1 - trim, 1, 1))
         torch.testing.assert_close(conv(x, trim), expected)
-
-
-def test_halos_grow_by_the_receptive_field_of_each_layer():
-    assert halos_of([2, 2]) == [1, 1, 0]
-    assert halos_of([2, 1, 2, 1]) == [2, 2, 1, 1, 0]
-    assert halos_of([1, 1, 1]) == [3, 2, 1, 0]

@@ -1,12 +1,12 @@
-"""Convolutions with frozen weights and by minimal filtering: the same values and gradients, and no input kept."""
+"""Convolutions with frozen weights and Winograd convolutions: the same values and gradients, and no input saved."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hagan3d.ops import can_be_minimal, conv3d, conv_minimal, conv_transpose3d
-from hagan3d.ops.winograd.conv import conv3d_minimal
+from hagan3d.ops import conv3d, conv_transpose3d, has_winograd
+from hagan3d.ops.winograd import conv as winograd_conv
 from hagan3d.ops.winograd.taps import fold_taps, unfold_taps
 
 CASES = [
@@ -39,7 +39,7 @@ def test_frozen_weights_change_neither_values_nor_gradients(device, ours, theirs
 @pytest.mark.parametrize("shape", [(1, 16, 32, 32, 32), (1, 64, 9, 8, 8), (1, 16, 8, 40, 40), (1, 16, 40, 40, 8)])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, frozen):
-    if not can_be_minimal(torch.empty(0)):
+    if not has_winograd(torch.empty(0)):
         pytest.skip("the compiled operators were not built")
     torch.manual_seed(0)
     x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape[1], shape[1], 3, 3, 3)
@@ -54,52 +54,52 @@ def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, frozen):
 
 
 @pytest.fixture
-def minimal():
-    """Minimal filtering itself, whatever would be fastest."""
-    if not can_be_minimal(torch.empty(0)):
+def winograd():
+    """The Winograd convolution itself, whichever would be faster."""
+    if not has_winograd(torch.empty(0)):
         pytest.skip("the compiled operators were not built")
-    return conv3d_minimal
+    return winograd_conv.conv3d_winograd
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2])
 @pytest.mark.parametrize("size", [(3, 1, 1), (4, 6, 8), (7, 5, 3)])
 @pytest.mark.parametrize("slab_bytes", [1, 20_000, 1 << 22])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_minimal_filtering_is_the_convolution(minimal, monkeypatch, threads, slab_bytes, size, padding):
-    monkeypatch.setattr(conv_minimal, "_SLAB_BYTES", slab_bytes)
+def test_winograd_is_the_convolution(winograd, monkeypatch, threads, slab_bytes, size, padding):
+    monkeypatch.setattr(winograd_conv, "_SLAB_BYTES", slab_bytes)
     torch.manual_seed(0)
     shapes = (2, 3, *size), (5, 3, 3, 3, 3), (5,)
     leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    y = minimal(*leaves, padding)
+    y = winograd(*leaves, padding)
     expected = F.conv3d(*leaves, padding=(padding, 1, 1))
     found = torch.autograd.grad(y.square().sum(), leaves)
     torch.set_num_threads(before)
     torch.testing.assert_close((y, *found), (expected, *torch.autograd.grad(expected.square().sum(), leaves)))
 
 
-def test_minimal_filtering_has_any_derivative(minimal):
+def test_winograd_has_any_derivative(winograd):
     torch.manual_seed(0)
     leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((1, 2, 3, 2, 2), (2, 2, 3, 3, 3))]
-    torch.autograd.gradcheck(lambda x, w: minimal(x, w, None, 1), leaves, fast_mode=True)
-    torch.autograd.gradgradcheck(lambda x, w: minimal(x, w, None, 1).tanh(), leaves, fast_mode=True)
+    torch.autograd.gradcheck(lambda x, w: winograd(x, w, None, 1), leaves, fast_mode=True)
+    torch.autograd.gradgradcheck(lambda x, w: winograd(x, w, None, 1).tanh(), leaves, fast_mode=True)
 
 
 @pytest.mark.parametrize("channels", [(64, 40), (13, 1), (7, 19)])
-def test_minimal_filtering_is_as_exact_as_the_library(minimal, channels):
+def test_winograd_is_as_exact_as_the_library(winograd, channels):
     torch.manual_seed(0)
     c_in, c_out = channels
     x, weight = torch.randn(1, c_in, 6, 20, 21), torch.randn(c_out, c_in, 3, 3, 3) / (27 * c_in) ** 0.5
     exact = F.conv3d(x.double(), weight.double(), None, 1, 1)
     errors = [
-        (y - exact).square().mean().sqrt() for y in (minimal(x, weight, None, 1), F.conv3d(x, weight, None, 1, 1))
+        (y - exact).square().mean().sqrt() for y in (winograd(x, weight, None, 1), F.conv3d(x, weight, None, 1, 1))
     ]
     assert errors[0] < 3 * errors[1] + 1e-7
 
 
 @pytest.mark.parametrize("channels", [(1, 1), (5, 13), (32, 32)])
-def test_taps_are_folded_and_unfolded(minimal, channels):
+def test_taps_are_folded_and_unfolded(winograd, channels):
     torch.manual_seed(0)
     weight, taps = torch.randn(*channels, 3, 3, 3), torch.randn(9, 27)
     folded = fold_taps(weight, taps)

@@ -194,12 +194,12 @@ def test_sigma_and_guide_are_twice_differentiable(device):
 def test_rejects_wrong_shapes():
     e = torch.zeros(1, 2, 3, 3, 3)
     for bad in ((e[0], e, e), (e, e[:, :, :2], e), (e, e, e[..., :1]), (e, e, e, e[..., :1]), (e.int(), e, e)):
-        with pytest.raises(ValueError, match="want"):
+        with pytest.raises(ValueError, match="must be|expected"):
             ggd_nll(*bad)
     for call in (
         lambda: ggd_nll(e, e, e, reduction="sum"),
         lambda: ggd_sigma(e, e[:, :1]),
         lambda: ggd_guide(e, e, e, e),
     ):
-        with pytest.raises(ValueError, match="want"):
+        with pytest.raises(ValueError, match="must be|expected"):
             call()

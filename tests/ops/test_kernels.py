@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hagan3d
 from hagan3d import ops
-from hagan3d.ops.winograd.conv import conv3d_minimal
-from hagan3d.ops.winograd.upsample import upsample_conv3d_minimal
+from hagan3d.ops.winograd.conv import conv3d_winograd
+from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
 
 FOLDER = Path(hagan3d.__file__).parent
 NAMES = (
@@ -28,12 +28,12 @@ NAMES = (
     "rms_norm_backward",
 )
 CPU_NAMES = (
-    "upsample_minimal",
-    "upsample_minimal_x",
-    "upsample_minimal_products",
-    "upsample_minimal_both",
-    "conv_minimal",
-    "conv_minimal_products",
+    "winograd_upsample",
+    "winograd_upsample_x",
+    "winograd_upsample_weight",
+    "winograd_upsample_both",
+    "winograd_conv",
+    "winograd_conv_weight",
     "fold_taps",
     "unfold_taps",
 )
@@ -86,36 +86,38 @@ def samples(device):
     }
 
 
-def minimal_samples():
-    """Arguments for the operators of minimal filtering, which have no derivative of their own."""
+def winograd_samples():
+    """Arguments for the Winograd operators, which have no derivative of their own."""
     x, y, folded = ((0.5 * torch.randn(shape)) for shape in ((2, 3, 2, 3, 4), (2, 2, 4, 6, 8), (27 * 2, 3)))
     fine, filters = 0.5 * torch.randn(2, 3, 4, 6, 8), 0.5 * torch.randn(48 * 2, 3)
     return {
-        "upsample_minimal": (x, folded, None, 0, 1000),
-        "upsample_minimal_x": (y, folded, 0, 1000),
-        "upsample_minimal_products": (y, x, 0, 1000),
-        "upsample_minimal_both": (y, x, folded, 0, 1000),
-        "conv_minimal": (fine, filters, None, 1, 1000),
-        "conv_minimal_products": (y, fine, 1, 1000),
+        "winograd_upsample": (x, folded, None, 0, 1000),
+        "winograd_upsample_x": (y, folded, 0, 1000),
+        "winograd_upsample_weight": (y, x, 0, 1000),
+        "winograd_upsample_both": (y, x, folded, 0, 1000),
+        "winograd_conv": (fine, filters, None, 1, 1000),
+        "winograd_conv_weight": (y, fine, 1, 1000),
         "fold_taps": (torch.randn(5, 13, 3, 3, 3), torch.randn(9, 27)),
         "unfold_taps": (torch.randn(9 * 5, 13), torch.randn(9, 27)),
     }
 
 
 @pytest.mark.parametrize("name", CPU_NAMES)
-def test_opcheck_of_minimal_filtering(name):
+def test_opcheck_of_winograd(name):
     skip_unless_built("_C.so")
     checks = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
-    torch.library.opcheck(getattr(torch.ops.hagan3d, name).default, minimal_samples()[name], test_utils=checks)
+    torch.library.opcheck(getattr(torch.ops.hagan3d, name).default, winograd_samples()[name], test_utils=checks)
 
 
 @pytest.mark.parametrize("name", CPU_NAMES[:-2])
-def test_operations_of_minimal_filtering_are_counted(name):
+def test_operations_of_winograd_are_counted(name):
     skip_unless_built("_C.so")
     with FlopCounterMode(display=False) as counter:
-        getattr(torch.ops.hagan3d, name)(*minimal_samples()[name])
-    products = 2 if name == "upsample_minimal_both" else 1
-    each = 2 * 48 * (2 * 3 * 8) if name.startswith("conv") else 27 * (2 * 2 * 3 * 4)  # 48 for 4 voxels, 27 for 8
+        getattr(torch.ops.hagan3d, name)(*winograd_samples()[name])
+    products = 2 if name == "winograd_upsample_both" else 1
+    each = (
+        2 * 48 * (2 * 3 * 8) if name.startswith("winograd_conv") else 27 * (2 * 2 * 3 * 4)
+    )  # 48 for 4 voxels, 27 for 8
     assert counter.get_total_flops() == products * 2 * (2 * 3) * each
 
 
@@ -123,7 +125,7 @@ def test_operations_of_trimmed_slices_are_counted():
     skip_unless_built("_C.so")
     grad, folded = torch.zeros(2, 2, 2, 6, 8), torch.zeros(27 * 2, 3)  # of two slices, two are cut off
     with FlopCounterMode(display=False) as counter:
-        torch.ops.hagan3d.upsample_minimal_x(grad, folded, 1, 1000)
+        torch.ops.hagan3d.winograd_upsample_x(grad, folded, 1, 1000)
     assert counter.get_total_flops() == 2 * 27 * (2 * 3) * (2 * 2 * 3 * 4)
 
 
@@ -153,13 +155,13 @@ def test_compile_passes_through_without_a_graph_break(device):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("minimal", [partial(upsample_conv3d_minimal, trim=0), partial(conv3d_minimal, padding=1)])
-def test_compile_passes_through_minimal_filtering(minimal):
+@pytest.mark.parametrize("winograd", [partial(upsample_conv3d_winograd, trim=0), partial(conv3d_winograd, padding=1)])
+def test_compile_passes_through_winograd(winograd):
     skip_unless_built("_C.so")
     x, weight, bias = (voxels(*shape, device="cpu") for shape in ((1, 3, 2, 2, 2), (8, 3, 3, 3, 3), (8,)))
 
     def function(x, weight, bias):
-        return minimal(x, weight, bias).square().sum()
+        return winograd(x, weight, bias).square().sum()
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     inputs = (x, weight, bias)

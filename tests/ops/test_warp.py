@@ -52,5 +52,5 @@ def test_gradients_reach_numbers_and_volumes():
 
 
 def test_other_counts_of_numbers_are_rejected():
-    with pytest.raises(ValueError, match="6 or 12"):
+    with pytest.raises(ValueError, match=r"\[B, 6\] or \[B, 12\]"):
         affine_matrix(torch.zeros(1, 7))

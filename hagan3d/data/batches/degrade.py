@@ -1,7 +1,7 @@
-"""Simulated acquisitions: a volume as an undersampled, moved, noisy, low-dose or thick-sliced scan would have it.
+"""Simulated acquisitions: undersampled k-space, motion, noise, Gibbs ringing, low dose, thick slices, misalignment.
 
-A pure function of volume, settings and seed. Magnitude images are taken as real and positive with background at -1, so
-that their k-space is the Fourier transform of (x + 1) / 2.
+A pure function of volume, settings and seed. Magnitude images are treated as real and non-negative with background at
+-1, so that k-space is the Fourier transform of (x + 1) / 2.
 """
 
 import math
@@ -19,14 +19,15 @@ from torch.nn import functional as F
 from hagan3d.config import DegradeConfig
 from hagan3d.ops.warp import affine_matrix, inverse_matrix, warp
 
-WATER_PER_MM = 0.019  # linear attenuation at about 70 keV
-MOST_ATTENUATION = 8.0  # of a ray: fewer photons than e^-8 are not counted apart
-GAUSSIAN_WIDTH = 0.18  # of the sides of k-space: standard deviation of the density of sampled points
+WATER_PER_MM = 0.019  # linear attenuation coefficient of water at about 70 keV
+MAX_ATTENUATION = 8.0  # of a ray: a photon fraction below e^-8 is treated as e^-8
+GAUSSIAN_WIDTH = 0.18  # standard deviation of the sampling density, as a fraction of the sides of k-space
+DENSITY_SLOPE = 1.6  # of the linear sampling density 1 - 1.6 r, r up to 0.5 along an axis
 
 
 @dataclass(frozen=True)
 class Physics:
-    """What a simulation must know of a volume besides its voxels."""
+    """Units and spacing of a volume, for simulations that depend on them."""
 
     lo: float = -1024.0
     """Value of x = -1 in file units."""
@@ -36,29 +37,29 @@ class Physics:
     """Millimetres along D, H, W."""
 
 
-PLAIN = Physics()
+DEFAULT_PHYSICS = Physics()
 
 
-def degrade(volume: Tensor, config: DegradeConfig, seed: int, physics: Physics = PLAIN) -> Tensor:
-    """Spoil a volume as an acquisition would; equal arguments give equal results.
+def degrade(volume: Tensor, config: DegradeConfig, seed: int, physics: Physics = DEFAULT_PHYSICS) -> Tensor:
+    """Simulate an acquisition of a volume; equal arguments give equal results.
 
     Args:
         volume: Volume ``[D, H, W]`` in [-1, 1], on the CPU.
-        config: What is done, and how much.
-        seed: From 0 up.
+        config: Kind and strength of the degradation.
+        seed: Random seed, at least 0.
         physics: Units and spacing, for `low-dose` and `misalign`.
 
     Returns:
-        The spoilt volume ``[D, H, W]``, float32 in [-1, 1].
+        The degraded volume ``[D, H, W]``, float32 in [-1, 1].
     """
     random = np.random.default_rng(seed)
     x = volume.numpy().astype(np.float32)
-    made = _KINDS[config.kind](x, config, random, physics)
-    return torch.from_numpy(np.ascontiguousarray(made, dtype=np.float32)).clamp_(-1, 1)
+    degraded = _KINDS[config.kind](x, config, random, physics)
+    return torch.from_numpy(np.ascontiguousarray(degraded, dtype=np.float32)).clamp_(-1, 1)
 
 
 def misalignment(config: DegradeConfig, seed: int) -> Tensor:
-    """Return the 12 numbers (`hagan3d.ops.warp`) that bring a misaligned volume back; ``seed`` as for `degrade`."""
+    """Return the 12 affine parameters (`hagan3d.ops.warp`) that register the result of `degrade` with this seed."""
     return _misalignment(config, np.random.default_rng(seed))
 
 
@@ -72,29 +73,31 @@ def _misalign(x: np.ndarray, config: DegradeConfig, random: np.random.Generator,
     return warp(torch.from_numpy(x)[None, None], inverse_matrix(back), physics.spacing)[0, 0].numpy()
 
 
-def sampled(shape: tuple[int, ...], config: DegradeConfig, random: np.random.Generator) -> np.ndarray:
-    """Choose the k-space points that an undersampled acquisition keeps, bool ``[D, H, 1]`` or ``[1, H, 1]``.
+def sampling_mask(shape: tuple[int, ...], config: DegradeConfig, random: np.random.Generator) -> np.ndarray:
+    """Return the k-space sampling mask of an undersampled acquisition, bool ``[D, H, 1]`` or ``[1, H, 1]``.
 
-    Frequency 0 stands in the middle. Just as many points are kept as the acceleration says: those at the centre, and
-    others drawn without replacement, the more likely the nearer (cartesian: as 1 - r, gaussian: as a Gaussian of r).
+    Frequency 0 is in the middle. A fraction 1 / R of the points is sampled (R: acceleration factor): the fully sampled
+    centre, and others without replacement at a density that falls with the radius r (cartesian: linearly; gaussian: as
+    a Gaussian of r).
     """
     sides = (1, shape[1]) if config.mask == "cartesian" else shape[:2]
-    at = [np.arange(side) - side // 2 for side in sides]
-    radius = np.hypot(*np.meshgrid(*(a / max(1, side) for a, side in zip(at, sides, strict=True)), indexing="ij"))
-    density = np.exp(-((radius / GAUSSIAN_WIDTH) ** 2) / 2) if config.mask == "gaussian" else 1 - 1.6 * radius
+    frequencies = [np.arange(side) - side // 2 for side in sides]
+    scaled = (f / max(1, side) for f, side in zip(frequencies, sides, strict=True))
+    radius = np.hypot(*np.meshgrid(*scaled, indexing="ij"))
+    density = np.exp(-((radius / GAUSSIAN_WIDTH) ** 2) / 2) if config.mask == "gaussian" else 1 - DENSITY_SLOPE * radius
     count = max(1, round(radius.size / config.acceleration))
     nearest = np.argsort(radius, axis=None, kind="stable")
-    always, others = np.split(nearest, [min(count, max(1, round(config.centre * radius.size)))])
+    centre, others = np.split(nearest, [min(count, max(1, round(config.centre * radius.size)))])
     weights = density.ravel()[others]
-    kept = np.zeros(radius.size, bool)
-    kept[always] = True
-    if count > always.size:
-        kept[random.choice(others, count - always.size, replace=False, p=weights / weights.sum())] = True
-    return kept.reshape(*sides, 1)
+    mask = np.zeros(radius.size, bool)
+    mask[centre] = True
+    if count > centre.size:
+        mask[random.choice(others, count - centre.size, replace=False, p=weights / weights.sum())] = True
+    return mask.reshape(*sides, 1)
 
 
 def _k_space(x: np.ndarray) -> np.ndarray:
-    """Fourier transform of a magnitude image, frequency 0 in the middle."""
+    """Return the Fourier transform of a magnitude image, frequency 0 in the middle."""
     return scipy.fft.fftshift(scipy.fft.fftn((x + 1) / 2))
 
 
@@ -107,34 +110,34 @@ def _none(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, phy
 
 
 def _undersample(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, physics: Physics) -> np.ndarray:
-    return _magnitude(_k_space(x) * sampled(x.shape, config, random))
+    return _magnitude(_k_space(x) * sampling_mask(x.shape, config, random))
 
 
 def _motion(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, physics: Physics) -> np.ndarray:
-    """Gather k-space plane by plane along H; the head moves between planes, and rests while the central ones come."""
+    """Rigid motion during k-space acquisition, plane by plane along H; no motion during the central planes."""
     lines = x.shape[1]
-    rest = max(2, round(config.centre * lines))
-    middle = np.abs(np.arange(lines) - lines // 2) < rest
+    still = max(2, round(config.centre * lines))
+    middle = np.abs(np.arange(lines) - lines // 2) < still
     changes = np.sort(random.choice(np.arange(1, lines), config.moves, replace=False))
     pose = np.searchsorted(changes, np.arange(lines), side="right")
     k = _k_space(x)
     for number in np.unique(pose[~middle]):
-        here = (pose == number) & ~middle
+        planes = (pose == number) & ~middle
         angles = random.uniform(-config.rotate_deg, config.rotate_deg, 3)
         shift = random.uniform(-config.shift, config.shift, 3) * x.shape
-        k[:, here] = _k_space(_moved(x, angles, shift))[:, here]
+        k[:, planes] = _k_space(_moved(x, angles, shift))[:, planes]
     return _magnitude(k)
 
 
 def _moved(x: np.ndarray, angles: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Turn a volume about its centre (degrees) and shift it (voxels); its faces are repeated outwards."""
+    """Rotate a volume about its centre (degrees) and translate it (voxels); border padding."""
     matrix = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     centre = (np.array(x.shape) - 1) / 2
     return affine_transform(x, matrix, centre - matrix @ (centre + shift), order=1, mode="nearest")
 
 
 def _noise(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, physics: Physics) -> np.ndarray:
-    """Rician: magnitude of a signal with Gaussian noise in both its channels."""
+    """Rician noise: magnitude of a signal with Gaussian noise in the real and the imaginary channel."""
     from monai.transforms import RandRicianNoise
 
     rician = RandRicianNoise(prob=1.0, mean=0.0, std=config.noise, sample_std=False)
@@ -149,32 +152,33 @@ def _gibbs(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, ph
 
 
 def _low_dose(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, physics: Physics) -> np.ndarray:
-    """Noise of fewer photons: its variance grows as exp(attenuation) along a voxel's rays, its spectrum as |f|.
+    """Low-dose CT noise: variance proportional to exp(attenuation) of the rays, power spectrum proportional to |f|.
 
-    Photons are Poisson, so a ray of attenuation p has log counts of variance exp(p) / dose; filtered backprojection
-    averages over the rays (here those along H and W) and weighs frequencies by the ramp, here with a Hann window.
+    Photon counts are Poisson, so that the log counts of a ray of attenuation p have the variance exp(p) / dose.
+    Filtered backprojection averages over the rays (here those along H and W) and applies the ramp filter, here with a
+    Hann window.
     """
     half = (physics.hi - physics.lo) / 2
     per_voxel = np.clip(((x + 1) * half + physics.lo + 1000) / 1000, 0, None) * WATER_PER_MM
-    rays = [np.clip(per_voxel.sum(a, keepdims=True) * physics.spacing[a], 0, MOST_ATTENUATION) for a in (1, 2)]
+    rays = [np.clip(per_voxel.sum(a, keepdims=True) * physics.spacing[a], 0, MAX_ATTENUATION) for a in (1, 2)]
     variance = np.broadcast_to((np.exp(rays[0]) + np.exp(rays[1])) / 2, x.shape)
     local = np.sqrt(variance / variance.mean())
-    added = config.noise_hu * math.sqrt(1 / config.dose - 1) * local * _ramp_noise(x.shape, random)
-    return x + (added / half).astype(np.float32)
+    noise = config.noise_hu * math.sqrt(1 / config.dose - 1) * local * _ramp_noise(x.shape, random)
+    return x + (noise / half).astype(np.float32)
 
 
 def _ramp_noise(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Noise of variance 1, independent between slices, whose amplitude in a slice is |f| up to a Hann window."""
+    """Sample noise of variance 1 per slice, with the power spectrum |f| times a Hann window."""
     rows, columns = scipy.fft.fftfreq(shape[1])[:, None], scipy.fft.fftfreq(shape[2])[None]
     f = np.hypot(rows, columns)
-    shape_of_spectrum = np.sqrt(f) * np.cos(np.pi * np.clip(f, 0, 0.5)) ** 2
+    amplitude = np.sqrt(f) * np.cos(np.pi * np.clip(f, 0, 0.5)) ** 2
     white = scipy.fft.fft2(random.standard_normal(shape))
-    noise = scipy.fft.ifft2(white * shape_of_spectrum).real
-    return noise / math.sqrt((shape_of_spectrum**2).mean())
+    noise = scipy.fft.ifft2(white * amplitude).real
+    return noise / math.sqrt((amplitude**2).mean())
 
 
 def _thick_slices(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, physics: Physics) -> np.ndarray:
-    """Means of neighbouring slices along D, interpolated back to the thin ones."""
+    """Average neighbouring slices along D and interpolate back to thin slices."""
     depth, thick = x.shape[0], config.thickness
     filled = np.pad(x, ((0, -depth % thick), (0, 0), (0, 0)), mode="edge")
     means = torch.from_numpy(filled.reshape(-1, thick, *x.shape[1:]).mean(1))

@@ -1,4 +1,4 @@
-"""Pairs for translation: which sources and targets a step sees, as a function of (seed, step, sample) alone."""
+"""Batches of sources and targets for translation, whole or as windows; sources may be simulated acquisitions."""
 
 import hashlib
 import math
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import AugmentConfig, DegradeConfig
+from hagan3d.config import AugmentConfig, DegradeConfig, PairDataConfig
 from hagan3d.data.batches.degrade import Physics, degrade, misalignment
-from hagan3d.data.batches.steps import StepBatch, StepSource, drawn, pinned
+from hagan3d.data.batches.steps import StepBatch, StepSource, pinned, sample_index
 from hagan3d.data.batches.subvolumes import choose_start, uniform_of
 from hagan3d.data.batches.transforms import augment
 from hagan3d.data.io.geometry import spacing_of
@@ -25,52 +25,49 @@ from hagan3d.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch(StepBatch):
-    """What one update of a translation sees: sources, targets, and the source of its random numbers.
-
-    Volumes are whole, or windows along D: source, target and mask at the same place.
-    """
+    """Sources and targets of one step: whole volumes, or windows along D with a common start."""
 
     source: Tensor
-    """Volumes to translate ``[B, Cs, D, H, W]`` in [-1, 1]."""
+    """Source volumes ``[B, Cs, D, H, W]`` in [-1, 1]."""
     target: Tensor
-    """What they shall become ``[B, Ct, D, H, W]`` in [-1, 1]; in unpaired training, volumes of other subjects."""
+    """Target volumes ``[B, Ct, D, H, W]`` in [-1, 1]; in unpaired training, of other subjects."""
     mask: Tensor | None = None
-    """``[B, 1, D, H, W]``, 1 where the likelihood and metrics look; None: everywhere."""
+    """``[B, 1, D, H, W]``, 1 in the region of the likelihood and the metrics; None: everywhere."""
     misalignment: Tensor | None = None
-    """Numbers that bring misaligned sources back ``[B, 12]``, see `hagan3d.ops.warp`; None: none was."""
+    """Ground-truth affine parameters that register the sources ``[B, 12]`` (`hagan3d.ops.warp`), or None."""
     start: Tensor | None = None
-    """Of windows: the first slice of each ``[B]``, int64."""
+    """First slice of each window ``[B]``, int64; None for whole volumes."""
     low_source: Tensor | None = None
-    """Beside windows that are anchored: the whole sources at low resolution ``[B, Cs, d, h, w]``."""
+    """For hierarchical conditioning of windows: whole sources at low resolution ``[B, Cs, d, h, w]``."""
     low_target: Tensor | None = None
-    """And the whole targets ``[B, Ct, d, h, w]``."""
+    """Whole targets at low resolution ``[B, Ct, d, h, w]``."""
 
     @property
     def device(self) -> torch.device:
-        """Where its volumes are."""
+        """Device of its tensors."""
         return self.source.device
 
-    def parts(self, count: int) -> Generator[Self]:
-        """Cut the batch into ``count`` parts of equal size."""
+    def micro_batches(self, count: int) -> Generator[Self]:
+        """Split the batch into ``count`` micro-batches of equal size."""
         size = len(self) // count
         for first in range(0, len(self), size):
             rows = slice(first, first + size)
-            yield replace(self._changed(lambda x, rows=rows: x[rows]), samples=self.samples[rows])  # type: ignore[misc]
+            yield replace(self._map(lambda x, rows=rows: x[rows]), samples=self.samples[rows])  # type: ignore[misc]
 
     def to(self, device: torch.device) -> Self:
         """Move all tensors to a device."""
-        return self._changed(lambda x: pinned(x, device).to(device, non_blocking=True))
+        return self._map(lambda x: pinned(x, device).to(device, non_blocking=True))
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Change every tensor."""
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Apply a function to every tensor."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed: dict[str, Any] = {name: change(x) for name, x in values.items() if isinstance(x, Tensor)}
-        return replace(self, **changed)
+        mapped: dict[str, Any] = {name: function(x) for name, x in values.items() if isinstance(x, Tensor)}
+        return replace(self, **mapped)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One source, its target and its mask: whole, or a window of them."""
+    """One source with its target and mask: whole, or a window."""
 
     source: Tensor
     """``[Cs, D, H, W]`` in [-1, 1]."""
@@ -79,12 +76,12 @@ class Pair:
     mask: Tensor | None = None
     """``[1, D, H, W]`` of 0 and 1."""
     low_source: Tensor | None = None
-    """Beside a window: the whole source at low resolution ``[Cs, d, h, w]``."""
+    """Of a window: the whole source at low resolution ``[Cs, d, h, w]``."""
     low_target: Tensor | None = None
-    """The whole target ``[Ct, d, h, w]``."""
+    """Of a window: the whole target at low resolution ``[Ct, d, h, w]``."""
 
-    def cut(self, start: int, depth: int, factor: int) -> "Pair":
-        """Cut a window of a whole pair, and average the whole over ``factor``^3 voxels beside it."""
+    def window(self, start: int, depth: int, factor: int) -> "Pair":
+        """Select a window of a whole pair, and compute the low-resolution volumes (mean over ``factor``^3 voxels)."""
         slices = slice(start, start + depth)
         low_source, low_target = (F.avg_pool3d(x, factor) for x in (self.source, self.target))
         mask = None if self.mask is None else self.mask[:, slices]
@@ -93,83 +90,97 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """The pairs of a store: those it holds, or volumes and what a simulated acquisition makes of them."""
+    """The pairs of a store, or its volumes as targets of simulated acquisitions."""
 
     store: Store
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
 
     def __post_init__(self) -> None:
-        """Raise InputError unless the store has what is asked for."""
+        """Raise InputError unless the store has the pairs, domains or volumes that `degrade` needs."""
         path, active = self.store.path, self.degrade.active
         registers = self.degrade.kind == "misalign"
         if active and ((self.store.has_sources and not registers) or self.store.has_domains):
-            raise InputError(f"{path}: holds sources of its own; set data.degrade.kind none, or give a store without")
+            raise InputError(
+                f"{path}: holds sources of its own; use --data.degrade.kind none, or a store of single volumes"
+            )
         if not active and not self.store.has_sources and not self.store.has_domains:
             raise InputError(
                 f"{path}: holds no pairs; make some with `hagan3d prepare --pairs` (--domains: unpaired), "
-                "or set data.degrade.kind to simulate sources"
+                "or simulate sources with --data.degrade.kind"
             )
 
     def indices(self, split: str, domain: str = "target", fraction: float = 1.0, seed: int = 0) -> np.ndarray:
-        """Indices of volumes of a split that are of a domain, or of a part of its subjects.
+        """Return the indices of the volumes of a domain in a split, optionally of a fraction of the subjects.
 
         Args:
             split: "train", "validation", "test" or "all".
-            domain: "source" or "target"; without unpaired domains both are all volumes.
-            fraction: Of the subjects, at least one; those of a smaller fraction are among those of a larger one.
-            seed: Chooses the subjects.
+            domain: "source" or "target"; in a store without unpaired domains, both are all volumes.
+            fraction: Fraction of the subjects, at least one; a smaller fraction is a subset of a larger one.
+            seed: Random seed of the subjects.
         """
-        found = self.store.indices(split)
+        chosen = self.store.indices(split)
         if self.store.has_domains:
-            found = np.array([i for i in found if self.store.domains[i] == domain], dtype=np.int64)
-            if not found.size:
+            chosen = np.array([i for i in chosen if self.store.domains[i] == domain], dtype=np.int64)
+            if not chosen.size:
                 raise InputError(f"{self.store.path}: no volume of the {domain} domain for {split}")
         if fraction == 1:
-            return found
-        subjects = sorted({self.store.subjects[i] for i in found}, key=lambda name: _rank(seed, name))
-        chosen = set(subjects[: math.ceil(fraction * len(subjects) - 1e-9)])
-        return np.array([i for i in found if self.store.subjects[i] in chosen], dtype=np.int64)
+            return chosen
+        subjects = sorted({self.store.subjects[i] for i in chosen}, key=lambda name: _subject_hash(seed, name))
+        included = set(subjects[: math.ceil(fraction * len(subjects) - 1e-9)])
+        return np.array([i for i in chosen if self.store.subjects[i] in included], dtype=np.int64)
 
-    def pair(self, i: int, key: int | None = None, change: AugmentConfig | None = None, change_key: int = 0) -> Pair:
+    def pair(
+        self,
+        i: int,
+        degrade_seed: int | None = None,
+        augmentation: AugmentConfig | None = None,
+        augmentation_seed: int = 0,
+    ) -> Pair:
         """Read a pair.
 
         Args:
             i: Index of the volume.
-            key: Seed of a simulated acquisition. Default: follows from the volume's id, so that it is always the same.
-            change: Random changes of source and target alike.
-            change_key: Seed of those changes.
+            degrade_seed: Seed of the simulated acquisition. Default: a hash of the volume's id, so that evaluation
+                always uses the same acquisition.
+            augmentation: Joint augmentation of source, target and mask.
+            augmentation_seed: Its seed.
         """
-        store, change = self.store, change or AugmentConfig()
+        store, augmentation = self.store, augmentation or AugmentConfig()
         target, mask = store.volume(i), store.mask(i) if store.has_masks else None
         if self.degrade.active:
-            own = [store.source(i)] if store.has_sources else []  # of pairs that shall be misaligned
-            stacked = augment(_stacked([target, *own, mask]), change, change_key)
-            target, origin, mask = stacked[0], stacked[len(own)], stacked[1 + len(own) :]
-            source = degrade(origin, self.degrade, self._seed(i, key), self._physics(i))
+            # augmented first, then degraded: the acquisition sees an augmented patient
+            moving = [store.source(i)] if store.has_sources else []  # of pairs that are misaligned for registration
+            stacked = augment(_stack_channels([target, *moving, mask]), augmentation, augmentation_seed)
+            target, origin, mask = stacked[0], stacked[len(moving)], stacked[1 + len(moving) :]
+            source = degrade(origin, self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))
         else:
-            stacked = augment(_stacked([target, store.source(i), mask]), change, change_key)
+            stacked = augment(_stack_channels([target, store.source(i), mask]), augmentation, augmentation_seed)
             source, mask = stacked[1], stacked[2:]
-            target = augment(target, change, change_key, labels=True) if store.has_label_maps else stacked[0]
+            # label maps move with their volumes but are never interpolated
+            is_label_map = store.has_label_maps
+            target = augment(target, augmentation, augmentation_seed, labels=True) if is_label_map else stacked[0]
         sources = torch.stack([source, target]) if self.degrade.kind == "misalign" else source[None]
         return Pair(sources, target[None], (mask > 0).float() if len(mask) else None)
 
-    def misalignment(self, i: int, key: int | None = None) -> Tensor | None:
-        """Return the numbers ``[12]`` that bring the source of `pair` back; None where it was not misaligned."""
-        return misalignment(self.degrade, self._seed(i, key)) if self.degrade.kind == "misalign" else None
+    def misalignment(self, i: int, degrade_seed: int | None = None) -> Tensor | None:
+        """Return the affine parameters ``[12]`` that register the source of `pair`; None without misalignment."""
+        if self.degrade.kind != "misalign":
+            return None
+        return misalignment(self.degrade, self._degrade_seed(i, degrade_seed))
 
-    def _seed(self, i: int, key: int | None) -> int:
-        return zlib.crc32(self.store.ids[i].encode()) if key is None else key
+    def _degrade_seed(self, i: int, seed: int | None) -> int:
+        return zlib.crc32(self.store.ids[i].encode()) if seed is None else seed
 
-    def window(self, i: int, start: int, depth: int, anchored: bool) -> Pair:
-        """Read ``depth`` slices of a pair of the store and no more; if ``anchored``, and the low-resolution whole."""
+    def window(self, i: int, start: int, depth: int, with_low: bool) -> Pair:
+        """Read only ``depth`` slices of a pair of the store; ``with_low``: also the low-resolution volumes."""
         store = self.store
         mask = (store.mask(i, start, depth) > 0).float()[None] if store.has_masks else None
-        lows = (store.low_source(i)[None], store.low(i)[None]) if anchored else (None, None)
-        return Pair(store.source(i, start, depth)[None], store.window(i, start, depth)[None], mask, *lows)
+        low = (store.low_source(i)[None], store.low(i)[None]) if with_low else (None, None)
+        return Pair(store.source(i, start, depth)[None], store.window(i, start, depth)[None], mask, *low)
 
-    def volume(self, i: int, change: AugmentConfig, change_key: int) -> Tensor:
-        """Read a volume of either domain ``[1, D, H, W]``, changed."""
-        return augment(self.store.volume(i), change, change_key)[None]
+    def volume(self, i: int, augmentation: AugmentConfig, seed: int) -> Tensor:
+        """Read a volume of either domain ``[1, D, H, W]``, augmented."""
+        return augment(self.store.volume(i), augmentation, seed)[None]
 
     def _physics(self, i: int) -> Physics:
         d, h, w = (float(side) for side in spacing_of(self.store.affines[i]))
@@ -178,34 +189,66 @@ class Pairs:
 
 @dataclass(frozen=True)
 class PairSource(StepSource[PairBatch]):
-    """Pairs of one split of a store, step by step."""
+    """Batches of pairs of one split of a store."""
 
     store: Store
     split: str
     batch_size: int
-    """Pairs per step and process."""
+    """Pairs per step and rank."""
     seed: int
     degrade: DegradeConfig = field(default_factory=DegradeConfig)
+    """Simulated acquisition of the sources."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """The same for source and target; before a simulated acquisition."""
+    """Joint augmentation of source and target, before the simulated acquisition."""
     paired: bool = True
     """Whether source and target are of one subject."""
     fraction: float = 1.0
-    """Of the subjects of the split."""
+    """Fraction of the subjects of the split."""
     depth: int = 0
-    """Slices of the windows that pairs are cut to, every slice about equally often; 0: pairs are whole."""
-    anchored: bool = False
-    """Whether the whole goes with them at low resolution."""
+    """Slices per window, sampled so that all slices are seen about equally often; 0: whole pairs."""
+    with_low: bool = False
+    """Whether windows come with the whole volumes at low resolution (hierarchical conditioning)."""
     rank: int = 0
-    world: int = 1
-    """Processes that share a global batch."""
+    world_size: int = 1
+    """World size: number of ranks that share a global batch."""
+
+    @classmethod
+    def from_config(
+        cls, store: Store, data: PairDataConfig, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> Self:
+        """Return the source of a run.
+
+        Args:
+            store: The pairs or volumes.
+            data: Data settings of the run.
+            batch_size: Pairs per step and rank.
+            seed: Seed of the run.
+            rank: This rank.
+            world_size: Number of ranks that share a global batch.
+        """
+        return cls(
+            store=store,
+            split=data.split,
+            batch_size=batch_size,
+            seed=seed,
+            degrade=data.degrade,
+            augment=data.augment,
+            paired=data.paired,
+            fraction=data.fraction,
+            depth=0 if data.window == "whole" else data.depth,
+            with_low=data.window == "hierarchical",
+            rank=rank,
+            world_size=world_size,
+        )
 
     def __post_init__(self) -> None:
-        """Raise InputError unless the store has what is asked for."""
+        """Raise InputError unless the store fits paired or unpaired training."""
         if self.paired and self.store.has_domains:
-            raise InputError(f"{self.store.path}: holds two domains without pairs; set data.paired false")
+            raise InputError(
+                f"{self.store.path}: holds two domains without pairs; prepare pairs with `hagan3d prepare --pairs`"
+            )
         if not self.paired and len({self.store.subjects[i] for i in (*self._sources, *self._targets)}) < 2:
-            raise InputError(f"{self.store.path}: unpaired training wants at least two subjects in {self.split}")
+            raise InputError(f"{self.store.path}: unpaired training needs at least two subjects in {self.split}")
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -224,77 +267,85 @@ class PairSource(StepSource[PairBatch]):
         """Read the batch of one step, on the CPU."""
         first = self.rank * self.batch_size
         samples = tuple(range(first, first + self.batch_size))
-        found = [self._pair(step, sample) for sample in samples]
+        pairs = [self._pair(step, sample) for sample in samples]
         starts = [self._start(step, sample) for sample in samples] if self.depth else []
         return PairBatch(
-            source=torch.stack([pair.source for pair in found]),
-            target=torch.stack([pair.target for pair in found]),
-            mask=_stacked_or_none([pair.mask for pair in found]),
+            source=torch.stack([pair.source for pair in pairs]),
+            target=torch.stack([pair.target for pair in pairs]),
+            mask=_stack_or_none([pair.mask for pair in pairs]),
             start=torch.tensor(starts) if starts else None,
-            low_source=_stacked_or_none([pair.low_source for pair in found]) if self.anchored else None,
-            low_target=_stacked_or_none([pair.low_target for pair in found]) if self.anchored else None,
+            low_source=_stack_or_none([pair.low_source for pair in pairs]) if self.with_low else None,
+            low_target=_stack_or_none([pair.low_target for pair in pairs]) if self.with_low else None,
             samples=samples,
-            misalignment=_stacked_or_none([self._misalignment(step, sample) for sample in samples]),
+            misalignment=_stack_or_none([self._misalignment(step, sample) for sample in samples]),
             seed=self.seed,
             step=step,
         )
 
+    def _position(self, step: int, sample: int) -> int:
+        """Return the position of a sample in the sequence of shuffled epochs."""
+        return step * self.world_size * self.batch_size + sample
+
+    def _degrade_seed(self, step: int, sample: int) -> int | None:
+        """Return the seed of a simulated acquisition; None: the fixed one of the volume."""
+        return None if self.degrade.fixed else self._seed_of("degrade", step, sample)
+
     def _misalignment(self, step: int, sample: int) -> Tensor | None:
-        i = drawn(self._sources, self.seed, step * self.world * self.batch_size + sample)
-        return self.pairs.misalignment(i, None if self.degrade.fixed else self._key(step, sample, "degrade"))
+        i = sample_index(self._sources, self.seed, self._position(step, sample))
+        return self.pairs.misalignment(i, self._degrade_seed(step, sample))
 
     def _pair(self, step: int, sample: int) -> Pair:
-        position = step * self.world * self.batch_size + sample
-        i = drawn(self._sources, self.seed, position)
-        key = None if self.degrade.fixed else self._key(step, sample, "degrade")
+        position, augment_seed = self._position(step, sample), self._seed_of("augment", step, sample)
+        i = sample_index(self._sources, self.seed, position)
         if self.paired and self.depth:
-            return self._window(i, step, sample, key)
+            return self._window(i, step, sample)
         if self.paired:
-            return self.pairs.pair(i, key, self.augment, self._key(step, sample, "augment"))
-        j, other = self._another(i, position), self._key(step, sample, "augment target")
-        target = self.pairs.volume(j, self.augment, other)
+            return self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed)
+        j = self._unpaired_target(i, position)
+        target = self.pairs.volume(j, self.augment, self._seed_of("augment target", step, sample))
         if self.store.has_domains:
-            return Pair(self.pairs.volume(i, self.augment, self._key(step, sample, "augment")), target)
-        return replace(self.pairs.pair(i, key, self.augment, self._key(step, sample, "augment")), target=target)
+            return Pair(self.pairs.volume(i, self.augment, augment_seed), target)
+        return replace(self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed), target=target)
 
-    def _window(self, i: int, step: int, sample: int, key: int | None) -> Pair:
-        """Cut a pair; what simulates or changes a whole volume needs the whole, else a window of the store is read."""
+    def _window(self, i: int, step: int, sample: int) -> Pair:
         start = self._start(step, sample)
         if not self.degrade.active and not self.augment.active:
-            return self.pairs.window(i, start, self.depth, self.anchored)
-        whole = self.pairs.pair(i, key, self.augment, self._key(step, sample, "augment"))
-        return whole.cut(start, self.depth, self.store.factor)
+            return self.pairs.window(i, start, self.depth, self.with_low)
+        # simulation and augmentation act on whole volumes
+        augment_seed = self._seed_of("augment", step, sample)
+        whole = self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed)
+        return whole.window(start, self.depth, self.store.factor)
 
     def _start(self, step: int, sample: int) -> int:
-        """First slice of the window of one sample."""
+        """Return the first slice of the window of one sample."""
         return choose_start(uniform_of(self.seed, step, sample), self.store.size[0], self.depth, self.store.factor)
 
-    def _another(self, i: int, position: int) -> int:
-        """Draw a target that is not of the subject of volume ``i``."""
+    def _unpaired_target(self, i: int, position: int) -> int:
+        """Sample a target of another subject than that of volume ``i``."""
         subject = self.store.subjects[i]
         others = np.array([j for j in self._targets if self.store.subjects[j] != subject], dtype=np.int64)
-        if not others.size:  # a domain with the same subject alone
+        if not others.size:  # the only subject of the target domain is the same
             raise InputError(f"{self.store.path}: no target of another subject than {subject} in {self.split}")
-        return drawn(others, self.seed, position, "target")
+        return sample_index(others, self.seed, position, "target")
 
-    def _key(self, step: int, sample: int, name: str) -> int:
-        """Seed of one random change of one sample."""
+    def _seed_of(self, name: str, step: int, sample: int) -> int:
+        """Return the seed of one random operation on one sample."""
         words = [self.seed, step, sample, zlib.crc32(name.encode())]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def _stacked(volumes: list[Tensor | None]) -> Tensor:
-    """Put volumes ``[D, H, W]``, and perhaps a mask of 0 and 1 as -1 and 1, side by side ``[C, D, H, W]``."""
+def _stack_channels(volumes: list[Tensor | None]) -> Tensor:
+    """Stack volumes ``[D, H, W]`` to ``[C, D, H, W]``; the last, a mask of 0 and 1 or None, becomes -1 and 1."""
     present = [volume for volume in volumes[:-1] if volume is not None]
     mask = volumes[-1]
     return torch.stack([*present, *([] if mask is None else [mask * 2 - 1])])
 
 
-def _stacked_or_none(volumes: list[Tensor | None]) -> Tensor | None:
-    """Stack what each sample has, or none has."""
+def _stack_or_none(volumes: list[Tensor | None]) -> Tensor | None:
+    """Stack the tensors of all samples; None if the samples have none."""
     present = [volume for volume in volumes if volume is not None]
     return torch.stack(present) if present else None
 
 
-def _rank(seed: int, subject: str) -> str:
+def _subject_hash(seed: int, subject: str) -> str:
     return hashlib.sha256(f"{seed}:fraction:{subject}".encode()).hexdigest()

@@ -1,4 +1,7 @@
-"""What batches of every kind share: random numbers that follow from their place in the run, and reading ahead."""
+"""Base classes of batches and their sources: counter-based random numbers, shuffling and prefetching.
+
+All randomness is a function of (seed, step, sample), so that a resumed run needs no saved random state.
+"""
 
 import queue
 import threading
@@ -16,62 +19,62 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatch(ABC):
-    """The place of a batch in its run, and the random numbers that follow from it."""
+    """A batch with its position in the run, which determines its random numbers."""
 
     samples: tuple[int, ...]
-    """Number of each sample in the global batch of the step."""
+    """Index of each sample in the global batch of the step."""
     seed: int
     step: int
     phase: str = ""
-    """Name of the phase that sees the batch; part of its random numbers."""
+    """Name of the phase that processes the batch; part of the random seed."""
     state: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that the recipe steers."""
+    """Adaptive state of the method, such as an augmentation probability."""
 
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """Device of its tensors."""
 
     @abstractmethod
-    def parts(self, count: int) -> Generator[Self]:
-        """Cut the batch into ``count`` parts of equal size."""
+    def micro_batches(self, count: int) -> Generator[Self]:
+        """Split the batch into ``count`` micro-batches of equal size."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Self:
-        """Move it to a device."""
+        """Move the batch to a device."""
 
     def __len__(self) -> int:
-        """Return the volumes in the batch."""
+        """Return the number of volumes in the batch."""
         return len(self.samples)
 
     def normal(self, name: str, count: int) -> Tensor:
-        """Draw ``[B, count]`` standard normal numbers; the same for the same (seed, step, sample, phase, name)."""
+        """Sample ``[B, count]`` standard normal values, a function of (seed, step, sample, phase, name)."""
         rows = [generator.standard_normal(count, dtype=np.float32) for generator in self._generators(name)]
         return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def uniform(self, name: str, count: int) -> np.ndarray:
-        """Draw ``[B, count]`` numbers uniform in [0, 1), as `normal`, for the host."""
+        """Sample ``[B, count]`` values uniform in [0, 1), as in `normal`, as an array on the host."""
         return np.stack([generator.random(count, dtype=np.float32) for generator in self._generators(name)])
 
     def _generators(self, name: str) -> list[np.random.Generator]:
-        """One generator per sample."""
+        """Return one generator per sample."""
         key = zlib.crc32(f"{self.phase}/{name}".encode())
         return [np.random.default_rng([self.seed, self.step, sample, key]) for sample in self.samples]
 
 
-Made = TypeVar("Made", bound=StepBatch)
+BatchT = TypeVar("BatchT", bound=StepBatch)
 
 
-class StepSource(ABC, Generic[Made]):
-    """Batches of consecutive steps."""
+class StepSource(ABC, Generic[BatchT]):
+    """A source of one batch per step, read ahead by one."""
 
     @abstractmethod
-    def batch(self, step: int) -> Made:
+    def batch(self, step: int) -> BatchT:
         """Read the batch of one step, on the CPU."""
 
-    def batches(self, first: int, last: int) -> Generator[Made]:
-        """Give the batches of steps ``first`` to ``last - 1``; one thread reads ahead."""
-        ready: queue.Queue[Made | BaseException] = queue.Queue(maxsize=1)
+    def batches(self, first: int, last: int) -> Generator[BatchT]:
+        """Yield the batches of steps ``first`` to ``last - 1``; a thread prefetches the next one."""
+        ready: queue.Queue[BatchT | BaseException] = queue.Queue(maxsize=1)
         stopped = threading.Event()
         reader = threading.Thread(target=self._read_ahead, args=(first, last, ready, stopped), daemon=True)
         reader.start()
@@ -86,14 +89,14 @@ class StepSource(ABC, Generic[Made]):
             reader.join()
 
     def _read_ahead(
-        self, first: int, last: int, ready: queue.Queue[Made | BaseException], stopped: threading.Event
+        self, first: int, last: int, ready: queue.Queue[BatchT | BaseException], stopped: threading.Event
     ) -> None:
         for step in range(first, last):
             try:
-                item: Made | BaseException = self.batch(step)
-            except BaseException as error:  # noqa: BLE001 - it is raised where the batch is asked for
+                item: BatchT | BaseException = self.batch(step)
+            except BaseException as error:  # noqa: BLE001 - raised again in `batches`
                 item = error
-            while not stopped.is_set():
+            while not stopped.is_set():  # a timeout, so that a consumer that stopped early ends the thread
                 try:
                     ready.put(item, timeout=0.1)
                     break
@@ -104,17 +107,17 @@ class StepSource(ABC, Generic[Made]):
 
 
 @lru_cache(maxsize=4)
-def order(seed: int, epoch: int, count: int, name: str = "order") -> np.ndarray:
-    """Order of ``count`` volumes in one pass over them."""
+def shuffled(seed: int, epoch: int, count: int, name: str = "order") -> np.ndarray:
+    """Return the permutation of ``count`` volumes in one epoch."""
     return np.random.default_rng([seed, epoch, zlib.crc32(name.encode())]).permutation(count)
 
 
-def drawn(indices: np.ndarray, seed: int, position: int, name: str = "order") -> int:
-    """Return the volume at a position of the endless sequence of shuffled passes over ``indices``."""
-    epoch, place = divmod(position, len(indices))
-    return int(indices[order(seed, epoch, len(indices), name)[place]])
+def sample_index(indices: np.ndarray, seed: int, position: int, name: str = "order") -> int:
+    """Return the volume at a position of the infinite sequence of shuffled epochs over ``indices``."""
+    epoch, offset = divmod(position, len(indices))
+    return int(indices[shuffled(seed, epoch, len(indices), name)[offset]])
 
 
 def pinned(x: Tensor, device: torch.device) -> Tensor:
-    """Put a tensor where a GPU can copy it from while it computes."""
+    """Copy a CPU tensor to pinned memory if the device is a GPU, so that its transfer is asynchronous."""
     return x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x

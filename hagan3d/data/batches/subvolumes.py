@@ -1,4 +1,4 @@
-"""Batches: which volumes, windows and random numbers a step sees, as a function of (seed, step, sample) alone."""
+"""Batches of volumes for HA-GAN: sub-volumes, low-resolution volumes and, slab by slab, whole volumes."""
 
 import zlib
 from collections.abc import Generator
@@ -11,52 +11,52 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import AugmentConfig
-from hagan3d.data.batches.steps import StepBatch, StepSource, drawn, pinned
+from hagan3d.config import AugmentConfig, DataConfig, SubvolumeDataConfig
+from hagan3d.data.batches.steps import StepBatch, StepSource, pinned, sample_index
 from hagan3d.data.batches.transforms import augment
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
-TILED = 0.75  # of the windows lie on the disjoint tiling of the volume, the others anywhere
+TILED_FRACTION = 0.75  # of the windows are tiles of the volume, the others have any start
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(StepBatch):
-    """What one update sees: real volumes, the windows cut out of them, and the source of its random numbers."""
+    """Real volumes of one step with a sub-volume of each."""
 
     window: Tensor
     """Real sub-volumes ``[B, 1, depth, H, W]`` in [-1, 1], each at its own start."""
     low: Tensor
-    """The same volumes at low resolution ``[B, 1, d, h, w]``."""
+    """The whole volumes at low resolution ``[B, 1, d, h, w]``."""
     start: Tensor
-    """First slice of each window ``[B]``, int64, in voxels."""
+    """First slice of each sub-volume ``[B]``, int64, in voxels."""
     label: Tensor
-    """Class of each volume ``[B]``, int64; -1: unknown."""
-    volumes: "StoredVolumes | HeldVolumes | None"
-    """The whole volumes, to be had slab by slab; None where no phase needs them."""
+    """Class of each volume ``[B]``, int64; -1 if unknown."""
+    volumes: "VolumesInStore | VolumesInMemory | None"
+    """The whole volumes, read slab by slab; None if no phase needs them."""
 
     @property
     def device(self) -> torch.device:
-        """Where its windows are."""
+        """Device of its tensors."""
         return self.window.device
 
     def slabs(self) -> Generator[Tensor]:
-        """Give the disjoint sub-volumes ``[B, 1, depth, H, W]`` of the whole volumes; the last may be thinner.
+        """Yield the whole volumes as disjoint sub-volumes ``[B, 1, depth, H, W]``; the last may be thinner.
 
-        One slab is read ahead; no more than two are in memory, unless the volumes were augmented.
+        One slab is prefetched; at most two are in memory, unless the volumes were augmented.
         """
         assert self.volumes is not None
         device, depth, length = self.window.device, self.window.shape[2], self.volumes.length
         with ThreadPoolExecutor(1) as reader:
-            coming = [reader.submit(self.volumes.slab, 0, min(depth, length))]
+            prefetched = [reader.submit(self.volumes.slab, 0, min(depth, length))]
             for first in range(depth, length + depth, depth):
-                slab = coming.pop().result()
+                slab = prefetched.pop().result()
                 if first < length:
-                    coming.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
+                    prefetched.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
                 yield pinned(slab, device)[:, None].to(device, non_blocking=True)
 
-    def parts(self, count: int) -> Generator[Self]:
-        """Cut the batch into ``count`` parts of equal size."""
+    def micro_batches(self, count: int) -> Generator[Self]:
+        """Split the batch into ``count`` micro-batches of equal size."""
         size = len(self) // count
         for first in range(0, len(self), size):
             rows = slice(first, first + size)
@@ -71,7 +71,7 @@ class Batch(StepBatch):
             )
 
     def to(self, device: torch.device) -> Self:
-        """Move all but the whole volumes to a device."""
+        """Move all tensors to a device, except the whole volumes."""
 
         def moved(x: Tensor) -> Tensor:
             return pinned(x, device).to(device, non_blocking=True)
@@ -82,20 +82,20 @@ class Batch(StepBatch):
 
 
 @dataclass(frozen=True)
-class StoredVolumes:
-    """Whole volumes that stay in their store."""
+class VolumesInStore:
+    """Whole volumes that are read from the store on demand."""
 
     store: Store
     indices: tuple[int, ...]
 
     @property
     def length(self) -> int:
-        """Slices of a volume."""
+        """Number of slices of a volume."""
         return self.store.size[0]
 
-    def rows(self, rows: slice) -> "StoredVolumes":
-        """Give some of the volumes."""
-        return StoredVolumes(self.store, self.indices[rows])
+    def rows(self, rows: slice) -> "VolumesInStore":
+        """Select volumes of the batch."""
+        return VolumesInStore(self.store, self.indices[rows])
 
     def slab(self, first: int, stop: int) -> Tensor:
         """Read slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
@@ -103,59 +103,98 @@ class StoredVolumes:
 
 
 @dataclass(frozen=True)
-class HeldVolumes:
-    """Whole volumes in memory: those that were augmented."""
+class VolumesInMemory:
+    """Whole volumes in memory, as augmentation needs them."""
 
     x: Tensor
     """``[B, D, H, W]`` in [-1, 1], on the CPU."""
 
     @property
     def length(self) -> int:
-        """Slices of a volume."""
+        """Number of slices of a volume."""
         return self.x.shape[1]
 
-    def rows(self, rows: slice) -> "HeldVolumes":
-        """Give some of the volumes."""
-        return HeldVolumes(self.x[rows])
+    def rows(self, rows: slice) -> "VolumesInMemory":
+        """Select volumes of the batch."""
+        return VolumesInMemory(self.x[rows])
 
     def slab(self, first: int, stop: int) -> Tensor:
-        """Give slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
+        """Return slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
         return self.x[:, first:stop]
 
 
 @dataclass(frozen=True)
 class BatchSource(StepSource[Batch]):
-    """Real volumes of one split of a store, step by step."""
+    """Batches of real volumes of one split of a store."""
 
     store: Store
     split: str
     depth: int
+    """Slices per sub-volume."""
     batch_size: int
-    """Volumes per step and process."""
+    """Volumes per step and rank."""
     seed: int
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    windows: str = "even"
-    """Where sub-volumes are cut: even, uniform, fixed or published, as DataConfig has it."""
+    """Augmentation of the whole volume, before the sub-volume is selected."""
+    sampling: str = "even"
+    """Sampling of sub-volumes: even, uniform, fixed or published, see `choose_start`."""
     whole: bool = True
-    """Whether batches carry the whole volumes."""
+    """Whether batches have the whole volumes."""
     rank: int = 0
-    world: int = 1
-    """Processes that share a global batch."""
+    world_size: int = 1
+    """World size: number of ranks that share a global batch."""
+
+    @classmethod
+    def from_config(
+        cls,
+        store: Store,
+        data: DataConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        whole: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Self:
+        """Return the source of a run.
+
+        Args:
+            store: The volumes.
+            data: Data settings of the run.
+            batch_size: Volumes per step and rank.
+            seed: Seed of the run.
+            whole: Whether batches have the whole volumes.
+            rank: This rank.
+            world_size: Number of ranks that share a global batch.
+        """
+        cut = data if isinstance(data, SubvolumeDataConfig) else None
+        return cls(
+            store=store,
+            split=data.split,
+            depth=cut.depth if cut else data.size[0],
+            batch_size=batch_size,
+            seed=seed,
+            augment=data.augment,
+            sampling=cut.subvolume_sampling if cut else "even",
+            whole=whole,
+            rank=rank,
+            world_size=world_size,
+        )
 
     def __post_init__(self) -> None:
-        """Raise InputError if the store mixes two domains."""
+        """Raise InputError for a store of two domains."""
         if self.store.has_domains:
             raise InputError(
-                f"{self.store.path}: holds two domains to translate between; train with --recipe cyclegan, or prepare "
-                "a store of one domain by --input"
+                f"{self.store.path}: holds two unpaired domains; train an unpaired translation method on it, or "
+                "prepare a store of one domain with --input"
             )
 
     def batch(self, step: int) -> Batch:
         """Read the batch of one step, on the CPU."""
         first = self.rank * self.batch_size
         samples = tuple(range(first, first + self.batch_size))
-        available, before = self.store.indices(self.split), step * self.world * self.batch_size
-        indices = [drawn(available, self.seed, before + sample) for sample in samples]
+        available, before = self.store.indices(self.split), step * self.world_size * self.batch_size
+        indices = [sample_index(available, self.seed, before + sample) for sample in samples]
         starts = [self._start(step, sample) for sample in samples]
         windows, lows, augmented = zip(
             *(
@@ -176,17 +215,17 @@ class BatchSource(StepSource[Batch]):
         )
 
     def _start(self, step: int, sample: int) -> int:
-        sample = 0 if self.windows == "published" else sample
+        sample = 0 if self.sampling == "published" else sample  # the published code selects one start per batch
         return choose_start(
-            uniform_of(self.seed, step, sample), self.store.size[0], self.depth, self.store.factor, self.windows
+            uniform_of(self.seed, step, sample), self.store.size[0], self.depth, self.store.factor, self.sampling
         )
 
-    def _whole(self, indices: list[int], augmented: tuple[Tensor | None, ...]) -> StoredVolumes | HeldVolumes:
-        held = [volume for volume in augmented if volume is not None]
-        return HeldVolumes(torch.stack(held)) if held else StoredVolumes(self.store, tuple(indices))
+    def _whole(self, indices: list[int], augmented: tuple[Tensor | None, ...]) -> VolumesInStore | VolumesInMemory:
+        in_memory = [volume for volume in augmented if volume is not None]
+        return VolumesInMemory(torch.stack(in_memory)) if in_memory else VolumesInStore(self.store, tuple(indices))
 
     def _read(self, index: int, start: int, step: int, sample: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Window, low-resolution volume and, where it was augmented, the whole volume of one sample."""
+        """Read the sub-volume, the low-resolution volume and, if augmented, the whole volume of one sample."""
         if not self.augment.active:
             return self.store.window(index, start, self.depth), self.store.low(index), None
         key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
@@ -195,29 +234,31 @@ class BatchSource(StepSource[Batch]):
 
 
 def uniform_of(seed: int, step: int, sample: int) -> np.ndarray:
-    """Draw the two numbers that `choose_start` wants of one sample."""
+    """Sample the two uniform values of `choose_start` for one sample."""
     return np.random.default_rng([seed, step, sample, zlib.crc32(b"start")]).random(2)
 
 
-def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int, windows: str = "even") -> int:
-    """Choose the first slice of a window; by default so that every slice is seen about equally often.
+def choose_start(uniform: np.ndarray, length: int, depth: int, stride: int, sampling: str = "even") -> int:
+    """Choose the first slice of a window; by default such that all slices are sampled about equally often.
 
-    Three windows in four lie on the disjoint tiling of the volume, which covers all slices alike; the others start at
-    any multiple of the stride, so that what lies across two tiles is seen too.
+    With ``even``, 75 % of the windows are tiles of the disjoint tiling of the volume, which covers all slices equally;
+    the others start at any multiple of the stride, so that windows across tile borders are sampled too.
 
     Args:
-        uniform: Two numbers, uniform in [0, 1).
+        uniform: Two values, uniform in [0, 1).
         length: Slices of the volume.
-        depth: Slices of a window.
-        stride: Every start is a multiple of it, that is, a whole slice of the feature map A; not if ``published``.
-        windows: ``even``, as said; ``uniform``, at any multiple of the stride; ``fixed``, in the middle; ``published``,
-            at any slice.
+        depth: Slices of the window.
+        stride: Starts are multiples of it, that is, whole slices of the feature map A (except with ``published``).
+        sampling: ``even``; ``uniform``: any multiple of the stride; ``fixed``: the middle; ``published``: any slice.
+
+    Returns:
+        First slice, 0 to ``length - depth``.
     """
-    if windows == "fixed":
+    if sampling == "fixed":
         return (length - depth) // 2 // stride * stride
-    if windows == "published":
+    if sampling == "published":
         return int(uniform[1] * (length - depth + 1))
     tiles = -(-length // depth)
-    if windows == "even" and uniform[0] < TILED:
+    if sampling == "even" and uniform[0] < TILED_FRACTION:
         return min(int(uniform[1] * tiles) * depth, length - depth)
     return stride * int(uniform[1] * ((length - depth) // stride + 1))

@@ -1,4 +1,4 @@
-"""Random changes of real volumes, by MONAI's transforms: a pure function of volume, settings and seed."""
+"""Augmentation of real volumes with MONAI transforms: a pure function of volume, settings and seed."""
 
 from collections.abc import Callable
 from math import radians
@@ -15,32 +15,33 @@ AXES = ("D", "H", "W")
 
 
 def augment(volume: Tensor, config: AugmentConfig, seed: int, labels: bool = False) -> Tensor:
-    """Change a volume at random; equal arguments give equal results.
+    """Augment a volume; equal arguments give equal results.
 
     Args:
-        volume: Volume [D, H, W], or several on one grid [C, D, H, W] that change alike, in [-1, 1], on the CPU.
-        config: Which changes, and how large.
-        seed: From 0 up; MONAI takes it modulo 2^32.
-        labels: Whether it is a label map: it moves as other volumes do, nearest voxels are taken, and no value changes.
+        volume: Volume [D, H, W], or several on one grid [C, D, H, W] augmented jointly, in [-1, 1], on the CPU.
+        config: Transforms and their ranges.
+        seed: Random seed, at least 0; MONAI takes it modulo 2^32.
+        labels: Whether it is a label map: the same spatial transforms, nearest-neighbour, and no intensity transforms.
 
     Returns:
-        The changed volume, or volumes, in [-1, 1]; what comes in from outside the volume repeats its faces.
+        The augmented volume, or volumes, in [-1, 1]; border padding.
     """
     if not config.active:
         return volume
-    changes = _changes(config, tuple(volume.shape[-3:]), labels)
-    changes.set_random_state(seed=seed % 2**32)
-    return changes(volume if volume.ndim == 4 else volume[None]).as_subclass(Tensor).reshape(volume.shape).clamp(-1, 1)
+    transform = _transform(config, tuple(volume.shape[-3:]), labels)
+    transform.set_random_state(seed=seed % 2**32)
+    augmented = transform(volume if volume.ndim == 4 else volume[None])
+    return augmented.as_subclass(Tensor).reshape(volume.shape).clamp(-1, 1)
 
 
-def _changes(config: AugmentConfig, shape: tuple[int, ...], labels: bool) -> "Compose":
-    """MONAI's transforms for these settings."""
-    from monai import transforms as mt  # seconds to import, and only training with augmentation needs it
+def _transform(config: AugmentConfig, shape: tuple[int, ...], labels: bool) -> "Compose":
+    """Return the MONAI transforms of the settings."""
+    from monai import transforms as mt  # slow to import, and needed only with augmentation
 
-    made: list[Callable[[Tensor], Tensor]] = []
-    made += [mt.RandFlip(prob=0.5, spatial_axis=AXES.index(axis)) for axis in config.flip_axes]
+    transforms: list[Callable[[Tensor], Tensor]] = []
+    transforms += [mt.RandFlip(prob=0.5, spatial_axis=AXES.index(axis)) for axis in config.flip_axes]
     if config.rotate_deg or config.scale or config.shift:
-        made.append(
+        transforms.append(
             mt.RandAffine(
                 prob=1.0,
                 rotate_range=[radians(config.rotate_deg)] * 3,
@@ -50,12 +51,12 @@ def _changes(config: AugmentConfig, shape: tuple[int, ...], labels: bool) -> "Co
                 padding_mode="border",
             )
         )
-    if labels:  # what comes now changes values; the seeds of what came do not depend on it
-        return mt.Compose(made)
+    if labels:  # without intensity transforms; the seeds of the spatial ones do not depend on them
+        return mt.Compose(transforms)
     if config.contrast:
-        made.append(mt.RandScaleIntensity(factors=config.contrast, prob=1.0))
+        transforms.append(mt.RandScaleIntensity(factors=config.contrast, prob=1.0))
     if config.brightness:
-        made.append(mt.RandShiftIntensity(offsets=config.brightness, prob=1.0))
+        transforms.append(mt.RandShiftIntensity(offsets=config.brightness, prob=1.0))
     if config.noise:
-        made.append(mt.RandGaussianNoise(prob=1.0, std=config.noise))
-    return mt.Compose(made)
+        transforms.append(mt.RandGaussianNoise(prob=1.0, std=config.noise))
+    return mt.Compose(transforms)

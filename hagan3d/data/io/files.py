@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their name, flushed, then renamed."""
+"""Atomic file writes: to a temporary name, flushed to disk, then renamed."""
 
 import errno
 import os
@@ -14,50 +14,50 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path` to write to; rename it to `path` once the body has ended without an error.
+    """Yield a temporary path in the same folder; rename it to `path` when the body ends without an error.
 
-    The folder is made if need be. After an error nothing is left behind, and what was at `path` stays as it was.
+    The folder is created if needed. After an error the temporary file is removed, and an existing `path` is unchanged.
 
     Raises:
-        InputError: If the disk is full or the place cannot be written to.
+        InputError: If the disk is full or the folder cannot be written to.
     """
     with readable_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".part.{path.name}")
+        temporary = path.with_name(f".part.{path.name}")  # same file system: a rename is atomic
         try:
-            yield beside
-            _flush(beside)
-            os.replace(beside, path)
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
             _flush(path.parent)
         finally:
             with suppress(OSError):
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def readable_write_errors(path: Path) -> Iterator[None]:
-    """Turn "disk full" and "not allowed" into an InputError that names `path`; other errors pass."""
+    """Turn "disk full" and "permission denied" into an InputError that names `path`; other errors propagate."""
     try:
         yield
     except OSError as error:
-        # h5py puts the number into the text only
+        # h5py gives the errno only in the message
         if error.errno in NO_SPACE or any(f"errno = {number}," in str(error) for number in NO_SPACE):
-            raise InputError(f"{path}: the disk is full; make room or choose another place") from error
+            raise InputError(f"{path}: the disk is full; free some space or use another folder") from error
         if error.errno in NO_ACCESS:
-            raise InputError(f"{path}: no permission to write here; choose another place") from error
+            raise InputError(f"{path}: no permission to write here; use another folder") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise InputError(f"{path}: a file stands where a folder is needed; choose another place") from error
+            raise InputError(f"{path}: a file has the name of a folder that is needed; use another folder") from error
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all."""
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write `text` to `path` atomically, UTF-8."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

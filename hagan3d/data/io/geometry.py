@@ -1,7 +1,7 @@
-"""Geometry: from a file's voxel grid to the grid of a store and back, with one interpolation at most.
+"""Geometry: resampling from the voxel grid of a file to the grid of a store and back, with at most one interpolation.
 
-A target grid is the file's grid with axes swapped or mirrored, another step and another first voxel along each axis,
-so one interpolation per axis with its own weights is all it takes. An oblique volume stays oblique: its affine says so.
+A target grid is the grid of the file with axes permuted or flipped, another step and another first voxel along each
+axis, so that resampling is separable: one 1D interpolation per axis. An oblique volume stays oblique, in its affine.
 """
 
 import math
@@ -18,39 +18,42 @@ from hagan3d.errors import InputError
 Axis = Literal["axial", "coronal", "sagittal"]
 Fit = Literal["resize", "crop-pad"]
 
-ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}  # the anatomical axis that runs across the slices
-PARALLEL = 0.05  # voxels that axes may drift apart over a volume and still be taken as parallel
-BLANK_LEVEL = 0.1  # of the range from the 0.5th to the 99.5th percentile: voxels below are background
-BLANK_SHARE = 1e-3  # a slice with a smaller share of foreground is blank
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM and ITK use LPS coordinates, NIfTI and this package RAS
+ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}  # the anatomical axis perpendicular to the slices
+PARALLEL_VOXELS = 0.05  # largest drift over a volume of axes that are treated as parallel
+FOREGROUND_LEVEL = 0.1  # threshold, as a fraction of the range from the 0.5th to the 99.5th percentile
+FOREGROUND_FRACTION = 1e-3  # a slice with a smaller fraction of foreground voxels is blank
+INSIDE_TOLERANCE = 1e-6  # voxels: rounding at the outer faces of a volume
+OVERLAP_POINTS = 17  # per axis
 
 
 @dataclass(frozen=True)
 class GridRule:
-    """How the grid of a stored volume follows from that of a file."""
+    """The target grid of resampling, given relative to the grid of a file."""
 
     size: Size
     """Voxels D, H, W."""
     orientation: str
-    """Three letters, as nibabel has them."""
+    """Three-letter axis codes as in nibabel, such as RAS."""
     axis: Axis
-    """Slices that D runs across."""
+    """Slice plane perpendicular to D."""
     spacing: tuple[float, float, float] | None
-    """Millimetres along D, H, W; None: the file's own, or whatever fills `size`."""
+    """Millimetres along D, H, W; None: that of the file (crop-pad), or the one that fits `size` (resize)."""
     fit: Fit
     trim: bool
-    """Cut off blank slices first."""
+    """Whether to crop blank slices first."""
 
 
 def check_orientation(code: str) -> None:
     """Raise InputError unless `code` names each anatomical axis once, such as RAS or PSR."""
     if len(code) != 3 or any(sum(letter in pair for letter in code) != 1 for pair in ACROSS.values()):
         raise InputError(
-            f"orientation {code!r}: want three letters, one each of R/L, A/P and S/I, such as RAS, LPS or PSR"
+            f"orientation: must be three letters, one each of R/L, A/P and S/I, such as RAS, LPS or PSR, got {code!r}"
         )
 
 
 def stored_code(orientation: str, axis: Axis) -> str:
-    """Orientation of a stored array [D, H, W]: first the axis across the slices, then the others in reverse order.
+    """Return the axis codes of a stored array [D, H, W]: the slice axis first, then the others in reverse order.
 
     RAS is stored as SAR for axial, ASR for coronal and RSA for sagittal sub-volumes.
     """
@@ -59,59 +62,59 @@ def stored_code(orientation: str, axis: Axis) -> str:
 
 
 def reorient(array: np.ndarray, affine: np.ndarray, code: str) -> tuple[np.ndarray, np.ndarray]:
-    """Swap and mirror axes so that they run as `code` says; the affine follows, no voxel changes its place in mm.
+    """Permute and flip axes to the orientation `code`; the affine follows, so that no voxel moves in mm.
 
     Args:
         array: Volume with three axes of any lengths.
         affine: Voxel index to RAS mm [4, 4].
-        code: Three letters, e.g. RAS.
+        code: Three-letter axis codes, e.g. RAS.
     """
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt(code))
-    return apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape)
+    permutation = ornt_transform(io_orientation(affine), axcodes2ornt(code))
+    return apply_orientation(array, permutation), affine @ inv_ornt_aff(permutation, array.shape)
 
 
 def to_output_axes(array: np.ndarray, affine: np.ndarray, orientation: str) -> tuple[np.ndarray, np.ndarray]:
-    """Bring a stored volume into the voxel order of `orientation` for writing (RAS: axes x, y, z).
+    """Reorient a stored volume to `orientation` for writing (RAS: axes x, y, z).
 
     Args:
         array: Stored volume [D, H, W]; sides may differ.
         affine: Its affine [4, 4].
-        orientation: Three letters.
+        orientation: Three-letter axis codes.
 
     Returns:
-        The volume in that order, contiguous, and its affine.
+        The reoriented volume, contiguous, and its affine.
     """
-    turned, turned_affine = reorient(array, affine, orientation)
-    return np.ascontiguousarray(turned), turned_affine
+    reoriented, new_affine = reorient(array, affine, orientation)
+    return np.ascontiguousarray(reoriented), new_affine
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
-    """Millimetres per voxel along each axis [3]."""
+    """Return the voxel spacing along each axis [3], mm."""
     return np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def to_grid(
     array: np.ndarray, affine: np.ndarray, rule: GridRule, nearest: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bring a volume as read to the grid of a store.
+    """Resample a volume as read onto the grid of a store.
 
     Args:
         array: Voxels in file units, three axes of any lengths.
         affine: Voxel index to RAS mm [4, 4].
-        rule: The wanted grid.
-        nearest: Take the value of the nearest voxel, for label maps; 0 then stands beyond the file.
+        rule: The target grid.
+        nearest: Nearest-neighbour interpolation, for label maps; outside the file the value is 0.
 
     Returns:
-        Voxels [D, H, W], float32, and their affine. Where the grid reaches beyond the file, the smallest value stands.
+        Voxels [D, H, W], float32, and their affine. Outside the file, voxels have its smallest value.
     """
     array, affine = reorient(array, affine, stored_code(rule.orientation, rule.axis))
-    begin, end = _content(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
+    begin, end = _foreground_box(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
     box = np.ascontiguousarray(array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))])
     first, step = _placement(box.shape, spacing_of(affine), rule)
     background = 0.0 if nearest else float(box.min())
     for axis in range(3):
-        index, weights, outside = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis], nearest)
-        box = _along(box, axis, index, weights, outside, background)
+        taps = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis], nearest)
+        box = _resample_axis(box, axis, taps, background)
     shift = np.eye(4)
     shift[:3, :3] = np.diag(step)
     shift[:3, 3] = begin + first
@@ -121,59 +124,64 @@ def to_grid(
 def resample_onto(
     array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size: Size, nearest: bool = False
 ) -> np.ndarray:
-    """Bring a volume to a grid that another volume already has, with one interpolation.
+    """Resample a volume onto the grid of another volume, with one interpolation.
 
-    Where both grids have parallel axes this is what `to_grid` does; else the volume is smoothed along the axes that get
-    coarser, as much as there, and interpolated linearly.
+    If both grids have parallel axes, resampling is separable as in `to_grid`; otherwise the volume is smoothed with a
+    Gaussian along the axes that get coarser and interpolated linearly.
 
     Args:
         array: Voxels in file units, three axes of any lengths.
         affine: Voxel index to RAS mm [4, 4].
-        grid: Index (d, h, w) of the wanted grid to RAS mm [4, 4].
-        size: Voxels D, H, W of the wanted grid.
-        nearest: Take the value of the nearest voxel, for label maps; 0 then stands beyond the volume.
+        grid: Index (d, h, w) of the target grid to RAS mm [4, 4].
+        size: Voxels D, H, W of the target grid.
+        nearest: Nearest-neighbour interpolation, for label maps; outside the volume the value is 0.
 
     Returns:
-        Voxels [D, H, W], float32. Where the grid reaches beyond the volume, its smallest value stands.
+        Voxels [D, H, W], float32. Outside the volume, voxels have its smallest value.
     """
-    turn = ornt_transform(io_orientation(affine), io_orientation(grid))
-    box, affine = apply_orientation(array, turn), affine @ inv_ornt_aff(turn, array.shape)
-    way = np.linalg.solve(affine, grid)  # index of the grid to index of the box
-    step, first, background = np.diag(way)[:3], way[:3, 3], 0.0 if nearest else float(array.min())
-    if np.abs(way[:3, :3] - np.diag(step)).max() * max(size) > PARALLEL:
-        return _turned(box, way, size, background, nearest)
+    permutation = ornt_transform(io_orientation(affine), io_orientation(grid))
+    box, affine = apply_orientation(array, permutation), affine @ inv_ornt_aff(permutation, array.shape)
+    transform = np.linalg.solve(affine, grid)  # index of the grid to index of the box
+    step, first, background = np.diag(transform)[:3], transform[:3, 3], 0.0 if nearest else float(array.min())
+    if np.abs(transform[:3, :3] - np.diag(step)).max() * max(size) > PARALLEL_VOXELS:
+        return _resample_oblique(box, transform, size, background, nearest)
     box = np.ascontiguousarray(box)
     for axis in range(3):
-        box = _along(box, axis, *_taps(box.shape[axis], size[axis], first[axis], step[axis], nearest), background)
+        taps = _taps(box.shape[axis], size[axis], first[axis], step[axis], nearest)
+        box = _resample_axis(box, axis, taps, background)
     return np.ascontiguousarray(box, dtype=np.float32)
 
 
-def _turned(box: np.ndarray, way: np.ndarray, size: Size, background: float, nearest: bool) -> np.ndarray:
-    """Interpolate where the axes of two grids are not parallel; the triangle of variance step^2 / 6 goes before."""
+def _resample_oblique(
+    box: np.ndarray, transform: np.ndarray, size: Size, background: float, nearest: bool
+) -> np.ndarray:
+    """Resample between grids whose axes are not parallel."""
     from scipy.ndimage import affine_transform, gaussian_filter  # nothing else here needs it
 
-    step = np.linalg.norm(way[:3, :3], axis=1)
-    widths = np.sqrt(np.clip(step**2 - 1, 0, None) / 6)
-    smooth = box.astype(np.float32) if nearest else gaussian_filter(box.astype(np.float32), widths, mode="nearest")
-    made = affine_transform(smooth, way[:3, :3], way[:3, 3], size, order=0 if nearest else 1, mode="nearest")
+    step = np.linalg.norm(transform[:3, :3], axis=1)
+    # A triangle filter of half-width `step` has the variance step^2 / 6; linear interpolation contributes 1 / 6 of it.
+    sigmas = np.sqrt(np.clip(step**2 - 1, 0, None) / 6)
+    smooth = box.astype(np.float32) if nearest else gaussian_filter(box.astype(np.float32), sigmas, mode="nearest")
+    order = 0 if nearest else 1
+    resampled = affine_transform(smooth, transform[:3, :3], transform[:3, 3], size, order=order, mode="nearest")
     inside = np.ones(size, bool)
     for axis, length in enumerate(box.shape):
         d, h, w = (np.arange(side) for side in size)
-        row = way[axis]
+        row = transform[axis]
         at = row[0] * d[:, None, None] + row[1] * h[:, None] + row[2] * w + row[3]
-        inside &= (at >= -0.5 - 1e-6) & (at <= length - 0.5 + 1e-6)
-    return np.where(inside, made, np.float32(background))
+        inside &= (at >= -0.5 - INSIDE_TOLERANCE) & (at <= length - 0.5 + INSIDE_TOLERANCE)
+    return np.where(inside, resampled, np.float32(background))
 
 
 def overlap(shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray, size: tuple[int, ...]) -> float:
-    """Fraction of a grid (affine ``other``, ``size`` voxels) that lies within a volume, from 17^3 points of it."""
-    corners = np.meshgrid(*(np.linspace(0, side - 1, 17) for side in size), indexing="ij")
-    at = apply_affine(np.linalg.solve(affine, other), np.stack(corners, -1).reshape(-1, 3))
+    """Return the fraction of a grid (affine ``other``, ``size`` voxels) inside a volume, estimated from 17^3 points."""
+    points = np.meshgrid(*(np.linspace(0, side - 1, OVERLAP_POINTS) for side in size), indexing="ij")
+    at = apply_affine(np.linalg.solve(affine, other), np.stack(points, -1).reshape(-1, 3))
     return float(((at >= -0.5) & (at <= np.array(shape) - 0.5)).all(1).mean())
 
 
 def _placement(shape: tuple[int, ...], spacing: np.ndarray, rule: GridRule) -> tuple[np.ndarray, np.ndarray]:
-    """First voxel centre and step of the target grid, in voxels of the source; both grids share their centre."""
+    """Return first voxel centre and step of the target grid, in source voxels; both grids share their centre."""
     size, source = np.array(rule.size), np.array(shape)
     if rule.fit == "resize":
         step = source / size
@@ -185,16 +193,16 @@ def _placement(shape: tuple[int, ...], spacing: np.ndarray, rule: GridRule) -> t
 def _taps(
     source: int, target: int, first: float, step: float, nearest: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Source voxels that each target voxel is made of [target, taps], their weights, and which targets lie outside.
+    """Return the source indices of each target voxel [target, taps], their weights, and which targets lie outside.
 
-    Linear interpolation; where the grid gets coarser the triangle widens with the step, which removes what the coarser
-    grid cannot hold (antialiasing). ``nearest``: one source voxel each.
+    Linear interpolation; for a step above 1 the triangle filter widens with the step, against aliasing. ``nearest``:
+    one tap of weight 1.
     """
     centre = first + step * np.arange(target)  # [target], in source voxels
-    outside = (centre < -0.5 - 1e-6) | (centre > source - 0.5 + 1e-6)
+    outside = (centre < -0.5 - INSIDE_TOLERANCE) | (centre > source - 0.5 + INSIDE_TOLERANCE)
     inside, reach = np.clip(centre, 0, source - 1), max(step, 1.0)
     if nearest:
-        return np.floor(inside + 0.5 - 1e-6).astype(int)[:, None], np.ones((target, 1), np.float32), outside
+        return np.floor(inside + 0.5 - INSIDE_TOLERANCE).astype(int)[:, None], np.ones((target, 1), np.float32), outside
     index = np.floor(inside - reach).astype(int)[:, None] + 1 + np.arange(math.ceil(2 * reach))
     weights = np.clip(1 - np.abs(inside[:, None] - index) / reach, 0, None)
     weights[(index < 0) | (index >= source)] = 0
@@ -202,38 +210,40 @@ def _taps(
     return np.clip(index, 0, source - 1), weights, outside
 
 
-def _along(
-    box: np.ndarray, axis: int, index: np.ndarray, weights: np.ndarray, outside: np.ndarray, background: float
+def _resample_axis(
+    box: np.ndarray, axis: int, taps: tuple[np.ndarray, np.ndarray, np.ndarray], background: float
 ) -> np.ndarray:
-    """Apply the weights along one axis, tap by tap: no matrix product, whose threads would fight over the cores."""
+    """Interpolate along one axis with the result of `_taps`."""
+    index, weights, outside = taps
     shape = [-1 if other == axis else 1 for other in range(3)]
-    made = np.zeros([len(index) if other == axis else side for other, side in enumerate(box.shape)], np.float32)
+    resampled = np.zeros([len(index) if other == axis else side for other, side in enumerate(box.shape)], np.float32)
+    # Tap by tap, not as a matrix product: the threads of a BLAS would compete with the worker processes for the cores.
     for tap in range(index.shape[1]):
         if weights[:, tap].any():
-            made += np.take(box, index[:, tap], axis) * weights[:, tap].reshape(shape)
+            resampled += np.take(box, index[:, tap], axis) * weights[:, tap].reshape(shape)
     if outside.any():
-        np.moveaxis(made, axis, 0)[outside] = background
-    return made
+        np.moveaxis(resampled, axis, 0)[outside] = background
+    return resampled
 
 
-def _content(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and past-the-last slice along each axis that shows more than background."""
+def _foreground_box(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first and the past-the-last slice with foreground along each axis."""
     low, high = np.percentile(array, (0.5, 99.5))
-    foreground = array > low + BLANK_LEVEL * (high - low)
+    foreground = array > low + FOREGROUND_LEVEL * (high - low)
     begin, end = np.zeros(3, int), np.array(array.shape)
     for axis in range(3):
-        share = foreground.mean(axis=tuple(other for other in range(3) if other != axis))
-        shown = np.flatnonzero(share > BLANK_SHARE)
-        if shown.size:
-            begin[axis], end[axis] = shown[0], shown[-1] + 1
+        fraction = foreground.mean(axis=tuple(other for other in range(3) if other != axis))
+        used = np.flatnonzero(fraction > FOREGROUND_FRACTION)
+        if used.size:
+            begin[axis], end[axis] = used[0], used[-1] + 1
     return begin, end
 
 
 def typical_affine(affines: np.ndarray, size: Size) -> np.ndarray:
-    """One affine for many volumes [N, 4, 4] of one orientation: median spacing and centre, mean direction."""
+    """Return one affine for volumes [N, 4, 4] of one orientation: median spacing and centre, mean directions."""
     spacing = np.median([spacing_of(affine) for affine in affines], axis=0)
     mean = np.mean([affine[:3, :3] / spacing_of(affine) for affine in affines], axis=0)
-    left, _, right = np.linalg.svd(mean)
+    left, _, right = np.linalg.svd(mean)  # left @ right: the orthogonal matrix nearest to the mean
     middle = (np.array(size) - 1) / 2
     centre = np.median([apply_affine(affine, middle) for affine in affines], axis=0)
     typical = np.eye(4)
@@ -243,6 +253,6 @@ def typical_affine(affines: np.ndarray, size: Size) -> np.ndarray:
 
 
 def angle_deg(a: np.ndarray, b: np.ndarray) -> float:
-    """Angle between two vectors, degrees."""
+    """Return the angle between two vectors, degrees."""
     cosine = float(np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
     return math.degrees(math.acos(min(1.0, max(-1.0, cosine))))

@@ -1,25 +1,26 @@
-"""Volumes on disk: find them, and read one in its own units and geometry."""
+"""Volumes on disk: list them, and read one with its units and geometry."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from hagan3d.data.io.checks import check_affine, check_voxels
+from hagan3d.data.io.registry import find_reader, is_slice, stem_of, supported_formats, volume_suffixes
 from hagan3d.errors import InputError
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-DICOM_MAGIC = b"DICM"  # at byte 128
+LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One volume as its file has it."""
+    """One volume as stored in its file."""
 
     array: np.ndarray
-    """Voxels [D, H, W], float32, in the units of the file (HU for CT); axes in the file's order."""
+    """Voxels [D, H, W], float32, in the units of the file (HU for CT); axes in the order of the file."""
     affine: np.ndarray
     """Voxel index (d, h, w) to RAS mm [4, 4], float64."""
     name: str
@@ -27,172 +28,143 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a volume is, before it is read."""
+class VolumeFile:
+    """Path and metadata of a volume that was listed and not read yet; of a pair, of the target."""
 
     path: Path
-    """A file, or a folder with the slices of one DICOM series."""
+    """A file, or a folder with the slices of one series."""
     id: str
-    """Unique among the sources found together: the name without its ending, with folders before it if need be."""
-    partner: Path | None = None
-    """Of a pair: the volume that is translated into this one."""
+    """Unique in its list: the file name without its ending, preceded by folder names where needed."""
+    source: Path | None = None
+    """Of a pair: the source volume."""
     mask: Path | None = None
-    """Of a pair: above 0 where the likelihood and metrics look; on the grid of this volume."""
+    """Of a pair: above 0 in the region of the likelihood and the metrics; on the grid of this volume."""
     subject: str | None = None
-    """Whom it is of, where that is known before any table of labels."""
+    """Subject id from the pairs table or the file name; None: the labels CSV decides."""
     domain: str = ""
-    """source or target, where volumes of two domains are not paired."""
+    """source or target in a list of two unpaired domains."""
 
     @property
     def files(self) -> list[Path]:
-        """All files and folders of series that it is read from."""
-        return [path for path in (self.path, self.partner, self.mask) if path is not None]
+        """All files and folders it is read from."""
+        return [path for path in (self.path, self.source, self.mask) if path is not None]
 
 
-def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[Source]:
-    """List the volumes in folders (searched all the way down), text files that list paths, and single files.
+def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[VolumeFile]:
+    """List the volumes in folders (recursively), text files that list paths, and single files.
 
-    A folder of DICOM slices is one volume. In a text file each line is a path, relative to that file; lines that are
-    empty or begin with # are passed over.
+    A folder of slices is one volume. Each line of a text file is a path relative to that file; empty lines and lines
+    that begin with # are ignored.
 
     Returns:
-        Sources with unique ids, sorted by id.
+        Volumes with unique ids, sorted by id.
 
     Raises:
-        InputError: If a path does not exist, or nothing is found.
+        InputError: If a path does not exist, or there is no volume.
     """
     given = [Path(inputs)] if isinstance(inputs, Path | str) else [Path(item) for item in inputs]
-    paths = {found.resolve(): found for item in given for found in _expand(item)}
+    paths = {path.resolve(): path for item in given for path in _expand(item)}
     if not paths:
         names = ", ".join(str(item) for item in given) or "the input"
-        raise InputError(f"{names}: no volume found; want {', '.join(SUFFIXES)} or folders of DICOM slices")
-    return sorted(_with_ids(list(paths.values())), key=lambda source: source.id)
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is a DICOM slice, by its ending or by its first bytes."""
-    if path.name.lower().endswith(DICOM_SUFFIXES):
-        return True
-    if path.name.upper() == "DICOMDIR" or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == DICOM_MAGIC
-
-
-def stem_of(path: Path) -> str:
-    """Name of a volume without its ending; a folder keeps its whole name."""
-    lower = path.name.lower()
-    ending = next((end for end in sorted(SUFFIXES + DICOM_SUFFIXES, key=len, reverse=True) if lower.endswith(end)), "")
-    return path.name[: len(path.name) - len(ending)] if ending and not path.is_dir() else path.name
+        raise InputError(f"{names}: no volume found; supported are {supported_formats()}")
+    return sorted(_with_ids(list(paths.values())), key=lambda file: file.id)
 
 
 def read_volume(path: Path, fill: float | None = None) -> Volume:
-    """Read a volume with its affine and in the units of its file, and make sure that it can be used.
+    """Read a volume with its affine, in the units of its file, and check that it is usable.
 
     Args:
-        path: A .nii, .nii.gz, .nrrd, .mha, .mhd or .npy file, a DICOM file of many frames, or the folder of a series.
-        fill: Value that replaces NaN and infinite voxels; None: they are an error.
+        path: A file or folder of any format in the table (`hagan3d.data.io.registry`).
+        fill: Replaces NaN and infinite voxels; None: they are an error.
 
     Raises:
-        InputError: With file, reason and remedy, whatever is wrong with the file.
+        InputError: With path, reason and remedy, whatever is wrong with the file.
     """
-    from hagan3d.data.io.readers import reader_of  # the readers' libraries are not needed for generation
-
     path = Path(path)
+    array, affine = read_voxels(path)
+    with _naming(path):
+        check_affine(affine)
+        return Volume(check_voxels(array, fill), np.asarray(affine, dtype=np.float64), str(path))
+
+
+def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume or label map without the checks of `read_volume`.
+
+    Returns:
+        Voxels [D, H, W], float32, in file units, and the affine from index (d, h, w) to RAS mm [4, 4].
+
+    Raises:
+        InputError: With path and reason, if it does not exist or cannot be read.
+    """
     if not path.exists():
-        raise InputError(f"{path}: {'is a link to what is not there' if path.is_symlink() else 'does not exist'}")
+        raise InputError(f"{path}: {'broken symbolic link' if path.is_symlink() else 'does not exist'}")
+    with _naming(path):
+        return find_reader(path).read(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the path before the message of an InputError, and turn a lack of memory into one."""
     try:
-        array, affine = reader_of(path)(path)
-        _check_affine(affine)
-        return Volume(_checked(array, fill), np.asarray(affine, dtype=np.float64), str(path))
+        yield
     except InputError as error:
         message = str(error)
         raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from error
     except MemoryError as error:
-        raise InputError(f"{path}: too little memory to read it; use fewer --workers or a machine with more") from error
+        raise InputError(f"{path}: out of memory; use fewer --workers or a machine with more memory") from error
 
 
 def _expand(path: Path) -> list[Path]:
-    """Volumes that one input stands for."""
+    """Return the volumes that one input stands for."""
     if not path.exists():
         raise InputError(f"{path}: does not exist")
     if path.is_dir():
         return _in_folder(path)
-    if path.suffix.lower() in (".txt", ".lst", ".list"):
+    if path.suffix.lower() in LIST_SUFFIXES:
         return _in_list(path)
     return [path]
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    """Volume files and folders of DICOM slices, at any depth, in order; hidden files are passed over.
+    """Return volume files and folders of slices at any depth, sorted; hidden files are ignored.
 
-    A link to what is not there counts as a file: who reads it says so.
+    A broken symbolic link is listed like a file, so that reading it reports the link.
     """
-    files = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    volumes = [file for file in files if not file.is_dir() and file.name.lower().endswith(SUFFIXES)]
-    if any(is_dicom(file) for file in files if file.is_file() and file not in volumes):
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    suffixes = volume_suffixes()
+    volumes = [entry for entry in entries if not entry.is_dir() and entry.name.lower().endswith(suffixes)]
+    if any(is_slice(entry) for entry in entries if entry.is_file() and entry not in volumes):
         volumes.append(folder)
-    return volumes + [found for entry in files if entry.is_dir() for found in _in_folder(entry)]
+    return volumes + [path for entry in entries if entry.is_dir() for path in _in_folder(entry)]
 
 
 def _in_list(path: Path) -> list[Path]:
-    """Volumes named in a text file."""
+    """Return the volumes named in a text file."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text file that lists paths") from error
+        raise InputError(f"{path}: not a UTF-8 text file; use one path per line") from error
     named = [path.parent / line for line in lines if line and not line.startswith("#")]
     missing = [str(item) for item in named if not item.exists()]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{path}: lists {missing[0]}{more}, which does not exist")
-    return [found for item in named for found in (_in_folder(item) if item.is_dir() else [item])]
+    return [volume for item in named for volume in (_in_folder(item) if item.is_dir() else [item])]
 
 
-def _with_ids(paths: list[Path]) -> list[Source]:
-    """Name every path by its stem, with as many folders before it as make all names differ."""
-    parts = {path: (*path.resolve().parent.parts[1:], stem_of(path)) for path in paths}
-    sources = [Source(path, parts[path][-1]) for path in paths]
-    for depth in range(2, max(len(names) for names in parts.values()) + 1):
-        counts = Counter(source.id for source in sources)
-        sources = [
-            replace(source, id="_".join(parts[source.path][-depth:])) if counts[source.id] > 1 else source
-            for source in sources
+def _with_ids(paths: list[Path]) -> list[VolumeFile]:
+    """Name every path by its stem, preceded by as many folder names as make all names differ."""
+    components = {path: (*path.resolve().parent.parts[1:], stem_of(path)) for path in paths}
+    files = [VolumeFile(path, components[path][-1]) for path in paths]
+    for depth in range(2, max(len(names) for names in components.values()) + 1):
+        counts = Counter(file.id for file in files)
+        files = [
+            replace(file, id="_".join(components[file.path][-depth:])) if counts[file.id] > 1 else file
+            for file in files
         ]
-    counts = Counter(source.id for source in sources)
-    twins = [source for source in sources if counts[source.id] > 1]
-    if twins:
-        raise InputError(
-            f"{twins[0].path} and {twins[1].path}: have one name, {twins[0].id!r}; rename one or leave it out"
-        )
-    return sources
-
-
-def _check_affine(affine: np.ndarray) -> None:
-    """Raise InputError unless an affine places voxels in space."""
-    matrix = affine[:3, :3]
-    spacing = np.linalg.norm(matrix, axis=0)
-    if not np.isfinite(affine).all() or not (spacing > 0).all() or abs(np.linalg.det(matrix / spacing)) < 1e-3:
-        shown = ", ".join(f"{value:g}" for value in spacing)
-        raise InputError(
-            f"its header places voxels nowhere (spacing {shown} mm, or axes that fall together); repair the header"
-        )
-
-
-def _checked(array: np.ndarray, fill: float | None) -> np.ndarray:
-    """Raise InputError for voxels that no model can learn from; fill where asked to."""
-    if min(array.shape) < 2:
-        raise InputError(f"has one slice only ({_times(array.shape)} voxels); want a volume")
-    broken = ~np.isfinite(array)
-    count = int(broken.sum())
-    if count and fill is None:
-        raise InputError(f"{count} of {array.size} voxels are NaN or infinite; replace them by --fill VALUE")
-    if count:
-        array = np.where(broken, np.float32(fill), array)
-    if array.min() == array.max():
-        raise InputError(f"every voxel is {array.flat[0]:g}; leave it out (--skip_bad true)")
-    return array
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(side) for side in shape)
+    counts = Counter(file.id for file in files)
+    duplicates = [file for file in files if counts[file.id] > 1]
+    if duplicates:
+        first, second = duplicates[:2]
+        raise InputError(f"{first.path} and {second.path}: both have the id {first.id!r}; rename one or leave it out")
+    return files

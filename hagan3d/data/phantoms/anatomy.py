@@ -1,4 +1,4 @@
-"""A chest, painted organ by organ: body wall, lungs, abdomen, heart, great vessels, airway and lung vessels."""
+"""Anatomy of the chest, organ by organ: body wall, lungs, abdomen, heart, great vessels, airway, lung vessels."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,12 @@ LABEL_NAMES = ("air", "body", "right lung", "left lung", "airway", "bone", "hear
 
 FAT, MUSCLE, BLOOD, LIVER, FLUID, DESTROYED = -100.0, 52.0, 42.0, 60.0, 12.0, -982.0
 TEXTURE = 18.0  # HU
-FAINT = 0.12  # share of a voxel: vessels that fill less are not drawn
+FAINT = 0.12  # voxel fraction below which vessels are not painted
 
 
 @dataclass
 class Scene:
-    """A canvas, the patient on it, and the surfaces that several organs refer to (signed distances in mm)."""
+    """A canvas with a patient and the surfaces that several organs share (signed distances in mm)."""
 
     canvas: Canvas
     patient: Patient
@@ -33,9 +33,9 @@ class Scene:
     cage: np.ndarray
     """Inner face of the ribs."""
     around: np.ndarray
-    """Where on the cage: 0 at the spine, 1 at the breastbone [1, H, W]."""
+    """Angular position on the rib cage: 0 at the spine, 1 at the sternum [1, H, W]."""
     wobble: np.ndarray
-    """Smooth random field, so that no surface is a perfect one."""
+    """Smooth random field that perturbs the surfaces."""
 
 
 def make_scene(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Scene:
@@ -58,21 +58,21 @@ def make_scene(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> Sc
 
 
 def _blend(a: np.ndarray, b: np.ndarray, soft: float) -> np.ndarray:
-    """Signed distance of two shapes together, the notch between them filled over `soft` mm."""
+    """Return the signed distance of a smooth union of two shapes, blended over `soft` mm."""
     near = np.maximum(soft - np.abs(a - b), 0) / soft
     return np.minimum(a, b) - near * near * (soft / 4)
 
 
 def _rounded(x: np.ndarray, y: np.ndarray, wide: np.ndarray, deep: np.ndarray, power: float) -> np.ndarray:
-    """Distance along rays from the axis to a rounded box |x/wide|^p + |y/deep|^p = 1, negative inside."""
+    """Return the radial distance to the superellipse |x/wide|^p + |y/deep|^p = 1, negative inside."""
     across = np.abs(x) ** np.float32(power) / wide ** np.float32(power)
     along = np.abs(y) ** np.float32(power) / deep ** np.float32(power)
-    share = (across + along) ** np.float32(1 / power)  # of the way from the axis to the surface
-    return np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(share, 1e-3))
+    ratio = (across + along) ** np.float32(1 / power)  # of the radius to that of the surface
+    return np.sqrt(x * x + y * y) * (1 - 1 / np.maximum(ratio, 1e-3))
 
 
 def paint_body(scene: Scene) -> None:
-    """Skin, fat, muscle with fat between its layers, breasts, and the table underneath."""
+    """Paint skin, fat, muscle with intermuscular fat, breasts, and the scanner table."""
     canvas, patient = scene.canvas, scene.patient
     table = -scene.patient.cage[1] - 24 - patient.muscle - patient.fat
     bent = table + (scene.x / 42) ** 2 - scene.y  # distance above the top of the table
@@ -92,7 +92,7 @@ def paint_body(scene: Scene) -> None:
 
 
 def _shape_breasts(scene: Scene) -> list[tuple[Box, np.ndarray]]:
-    """Let the skin bulge over the breasts; returns box and signed distance of the gland inside each."""
+    """Add breasts to the skin surface; return box and signed distance of each mammary gland."""
     canvas, patient, gland = scene.canvas, scene.patient, []
     size = 34 + 0.9 * patient.fat
     front = patient.cage[1] + patient.muscle + patient.fat + patient.middle[0]
@@ -106,7 +106,7 @@ def _shape_breasts(scene: Scene) -> list[tuple[Box, np.ndarray]]:
 
 
 def diaphragm(scene: Scene) -> np.ndarray:
-    """Height of the diaphragm [1, H, W], mm: a dome on either side, the right one higher."""
+    """Return the height of the diaphragm [1, H, W], mm: two domes, the right one higher."""
     patient, (width, depth) = scene.patient, scene.patient.cage
     heights = []
     for side, lower in ((1, 0.0), (-1, 11.0)):
@@ -118,11 +118,11 @@ def diaphragm(scene: Scene) -> np.ndarray:
 
 
 def paint_lungs(scene: Scene, solid: np.ndarray) -> np.ndarray:
-    """Fill the cage with fat and lungs.
+    """Paint mediastinal fat and lungs inside the rib cage.
 
     Args:
         scene: The patient.
-        solid: Signed distance to what lies between the lungs.
+        solid: Signed distance to the mediastinum and the spine (`solid_middle`).
 
     Returns:
         Signed distance to the lungs.
@@ -133,7 +133,7 @@ def paint_lungs(scene: Scene, solid: np.ndarray) -> np.ndarray:
     above = common(scene.cage, patient.apex - 16 - z + 8 * scene.wobble)
     canvas.paint(above, 22 + 40 * np.clip(scene.wobble, -1, 0.6))
     tip = ((np.abs(x) - 0.40 * width) / (0.34 * width)) ** 2 + ((y + 14) / (0.55 * depth)) ** 2
-    top = (z - patient.apex) + 26 * np.minimum(tip, 9)  # above the tips
+    top = (z - patient.apex) + 26 * np.minimum(tip, 9)  # above the apices
     floor = (diaphragm(scene) - z) * 0.8 + 1.2 * scene.wobble
     upper = 1 / (1 + np.exp(-(z - 62) / 9))
     front = 1 / (1 + np.exp(-(y - 30) / 9))
@@ -151,7 +151,7 @@ def paint_lungs(scene: Scene, solid: np.ndarray) -> np.ndarray:
 
 
 def paint_emphysema(scene: Scene, lungs: np.ndarray) -> None:
-    """Destroy blobs of lung, mostly at the top: below -950 HU, of about the share the patient has lost."""
+    """Paint emphysema: random regions, mostly apical, below -950 HU, of about the fraction `patient.emphysema`."""
     canvas, patient = scene.canvas, scene.patient
     shape = canvas.hu.shape
     coarse, fine = smooth_field(scene.rng, shape, (11, 10, 11)), smooth_field(scene.rng, shape, (26, 24, 26))
@@ -159,14 +159,14 @@ def paint_emphysema(scene: Scene, lungs: np.ndarray) -> None:
     free = lungs < -2
     if patient.emphysema > 0 and free.any():
         level = np.quantile(field[free], 1 - patient.emphysema)
-        depth = np.clip((field - level) * 3.0 + 0.5, 0, 1)  # a soft rim
+        depth = np.clip((field - level) * 3.0 + 0.5, 0, 1)  # soft edge
         cover = depth * np.clip(0.5 - (lungs + 2) / canvas.edge, 0, 1)
         canvas.hu += cover * (DESTROYED - canvas.hu)
     canvas.labels[(lungs < 0) & (canvas.hu < -950)] = EMPHYSEMA
 
 
 def paint_abdomen(scene: Scene) -> None:
-    """Liver, spleen and stomach below the diaphragm."""
+    """Paint liver, spleen and stomach below the diaphragm."""
     canvas, patient, (width, depth) = scene.canvas, scene.patient, scene.patient.cage
     x, y = scene.x, scene.y
     under = (scene.z - diaphragm(scene) + 4) * 0.8 + 1.2 * scene.wobble
@@ -184,14 +184,14 @@ def paint_abdomen(scene: Scene) -> None:
 
 
 def spine_line(scene: Scene, z: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-    """Middle of the vertebral bodies (y, x) at heights z, mm, in the patient's own frame."""
+    """Return the centre line of the vertebral bodies (y, x) at heights z, mm, in patient coordinates."""
     patient = scene.patient
     y = -0.72 * patient.cage[1] - patient.spine_bow * (1 - (np.asarray(z) / 150) ** 2) + 6
     return y, patient.spine_side * np.sin(np.asarray(z) / 60)
 
 
 def heart_shape(scene: Scene) -> np.ndarray:
-    """Signed distance to the heart: a long ellipsoid to the left and down, and the right atrium."""
+    """Return the signed distance to the heart: an ellipsoid for the ventricles, and the two atria."""
     patient = scene.patient
     big, turn = patient.heart, patient.heart_turn
     x, y, z = scene.x + 31, scene.y - 22, scene.z - patient.dome - 20 * big
@@ -211,12 +211,12 @@ def heart_shape(scene: Scene) -> np.ndarray:
 
 
 def _ball(x: np.ndarray, y: np.ndarray, z: np.ndarray, radii: tuple[float, float, float]) -> np.ndarray:
-    """Signed distance, near its surface, of an ellipsoid round the origin."""
+    """Return the signed distance (near the surface) of an ellipsoid around the origin."""
     return (np.sqrt((x / radii[0]) ** 2 + (y / radii[1]) ** 2 + (z / radii[2]) ** 2) - 1) * np.float32(min(radii))
 
 
 def great_vessels(scene: Scene) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Points (z, y, x) and radii of the aorta, its branches, the pulmonary arteries and the caval vein."""
+    """Return points (z, y, x) and radii of the aorta, its branches, the pulmonary arteries and the venae cavae."""
     patient = scene.patient
     oy, ox = patient.middle
     r, arch = patient.aorta, patient.carina + 26
@@ -250,7 +250,7 @@ def great_vessels(scene: Scene) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def paint_vessels_and_heart(scene: Scene, heart: np.ndarray) -> None:
-    """Heart and great vessels, with the blood a little darker than muscle."""
+    """Paint heart and great vessels; blood is slightly darker than muscle."""
     canvas = scene.canvas
     canvas.paint(heart, 50.0, HEART)
     canvas.paint(heart + 9, BLOOD - 4)
@@ -259,7 +259,7 @@ def paint_vessels_and_heart(scene: Scene, heart: np.ndarray) -> None:
 
 
 def solid_middle(scene: Scene, heart: np.ndarray) -> np.ndarray:
-    """Signed distance to all that keeps the lungs apart: heart, great vessels and spine."""
+    """Return the signed distance to the structures between the lungs: heart, great vessels and spine."""
     solid = heart.copy()
     for points, radii in great_vessels(scene)[:1] + great_vessels(scene)[4:8]:
         for a, b, radius, radius_b in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
@@ -272,7 +272,7 @@ def solid_middle(scene: Scene, heart: np.ndarray) -> np.ndarray:
 
 
 def paint_airway(scene: Scene) -> None:
-    """Windpipe, main bronchi and the first branches; the gullet behind."""
+    """Paint trachea, main bronchi, lobar bronchi and oesophagus."""
     canvas, patient = scene.canvas, scene.patient
     carina, (oy, ox) = patient.carina, patient.middle
     spine_y, _ = spine_line(scene, 60.0)
@@ -302,7 +302,7 @@ def paint_airway(scene: Scene) -> None:
 
 
 def paint_lung_vessels(scene: Scene, lungs: np.ndarray) -> None:
-    """Arteries and veins that branch from the roots of the lungs to their rims."""
+    """Paint arteries and veins as branching trees from the hila to the periphery of the lungs."""
     patient, (width, depth) = scene.patient, scene.patient.cage
     oy, ox = patient.middle
     root_z = patient.carina - 30
@@ -324,7 +324,7 @@ def paint_lung_vessels(scene: Scene, lungs: np.ndarray) -> None:
 def _grow(
     scene: Scene, lungs: np.ndarray, start: np.ndarray, aim: np.ndarray, length: float, radius: float, more: int
 ) -> None:
-    """Paint a branch from `start` along `aim` (z, y, x) and let it part in two, `more` times."""
+    """Paint a branch from `start` along `aim` (z, y, x) that bifurcates recursively, `more` times."""
     rng = scene.rng
     bend = rng.normal(0, 0.16, 3)
     end = start + (aim + bend) * length

@@ -1,4 +1,4 @@
-"""A canvas in patient coordinates: shapes are painted by signed distance, with edges as soft as a voxel is wide."""
+"""A canvas in patient coordinates: shapes are rendered from signed distances with antialiased edges."""
 
 from collections.abc import Sequence
 
@@ -43,9 +43,9 @@ class Canvas:
         Args:
             distance: Signed distance to its surface in mm, negative inside; shape of the box, or broadcast to it.
             value: HU, one or per voxel of the box.
-            label: Label of what is more than half inside; None: labels stay.
+            label: Label of voxels more than half inside; None: labels are unchanged.
             box: Part of the canvas.
-            strength: Share of a voxel that the shape can fill at most, for shapes thinner than a voxel.
+            strength: Largest voxel fraction of the shape, for shapes thinner than a voxel.
         """
         cover = np.clip(0.5 - distance / self.edge, 0, 1) * np.float32(strength)
         hu = self.hu[box]
@@ -54,13 +54,13 @@ class Canvas:
             self.labels[box][np.broadcast_to(cover > 0.5, hu.shape)] = label
 
     def rod_strength(self, radius: float) -> float:
-        """Strength that keeps the volume of a rod right, however thin: that of its soft edge is divided out."""
+        """Return the strength that preserves the volume of a thin rod, by compensating for its soft edge."""
         if radius >= self.edge / 2:
             return radius**2 / (radius**2 + self.edge**2 / 12)
         return 3 * radius**2 * self.edge / (radius + self.edge / 2) ** 3
 
     def box_round(self, low: Point, high: Point) -> Box:
-        """Part of the canvas between two corners (z, y, x), mm, and one voxel more."""
+        """Return the part of the canvas between two corners (z, y, x), mm, plus a margin of one voxel."""
         begins = [
             int(np.searchsorted(axis, corner - step))
             for axis, corner, step in zip(self.axes, low, self.spacing, strict=True)
@@ -72,11 +72,11 @@ class Canvas:
         return slice(begins[0], ends[0]), slice(begins[1], ends[1]), slice(begins[2], ends[2])
 
     def inside(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Coordinates z, y, x of a part of the canvas."""
+        """Return the coordinates z, y, x of a part of the canvas."""
         return self.z[box[0]], self.y[:, box[1]], self.x[:, :, box[2]]
 
     def ellipsoid(self, centre: Sequence[float], radii: Sequence[float]) -> tuple[Box, np.ndarray]:
-        """Box and signed distance (near the surface) of an ellipsoid, both given as (z, y, x)."""
+        """Return box and signed distance (near the surface) of an ellipsoid; arguments are (z, y, x)."""
         low, high = np.subtract(centre, radii), np.add(centre, radii)
         box = self.box_round(low, high)
         z, y, x = self.inside(box)
@@ -86,7 +86,7 @@ class Canvas:
         return box, (np.sqrt(scaled) - 1) * np.float32(min(radii))
 
     def capsule(self, a: np.ndarray, b: np.ndarray, radius: float, radius_b: float) -> tuple[Box, np.ndarray]:
-        """Box and signed distance of a rod from `a` to `b` (z, y, x) whose radius goes from one value to another."""
+        """Return box and signed distance of a rod from `a` to `b` (z, y, x) of linearly varying radius."""
         wide = max(radius, radius_b) + self.edge
         box = self.box_round(np.minimum(a, b) - wide, np.maximum(a, b) + wide)
         z, y, x = self.inside(box)
@@ -105,10 +105,10 @@ class Canvas:
 
 
 def smooth_field(rng: np.random.Generator, shape: Sequence[int], cells: Sequence[int]) -> np.ndarray:
-    """Smooth random field of about unit deviation: values on a coarse lattice, the same for any shape, interpolated.
+    """Sample a smooth random field of about unit deviation: lattice noise, interpolated; independent of the shape.
 
     Args:
-        rng: Source of the lattice.
+        rng: Random generator of the lattice.
         shape: Voxels [D, H, W] of the field.
         cells: Lattice cells along each axis.
     """
@@ -117,13 +117,15 @@ def smooth_field(rng: np.random.Generator, shape: Sequence[int], cells: Sequence
         place = (np.arange(n) + 0.5) / n * count
         left = np.minimum(place.astype(int), count - 1)
         t = (place - left).astype(np.float32)
-        t = (t * t * (3 - 2 * t)).reshape([-1 if other == axis else 1 for other in range(3)])  # no kink at the lattice
+        t = (t * t * (3 - 2 * t)).reshape(
+            [-1 if other == axis else 1 for other in range(3)]
+        )  # smoothstep: no kinks at the lattice
         field = np.take(field, left, axis) * (1 - t) + np.take(field, left + 1, axis) * t
-    return field * np.float32(1.6)  # interpolation takes some of the deviation
+    return field * np.float32(1.6)  # interpolation reduces the deviation
 
 
 def union(*distances: np.ndarray) -> np.ndarray:
-    """Signed distance of shapes taken together."""
+    """Return the signed distance of the union of shapes."""
     joined = distances[0]
     for distance in distances[1:]:
         joined = np.minimum(joined, distance)
@@ -131,7 +133,7 @@ def union(*distances: np.ndarray) -> np.ndarray:
 
 
 def common(*distances: np.ndarray) -> np.ndarray:
-    """Signed distance of what shapes have in common."""
+    """Return the signed distance of the intersection of shapes."""
     joined = distances[0]
     for distance in distances[1:]:
         joined = np.maximum(joined, distance)

@@ -1,4 +1,4 @@
-"""One made-up patient: the numbers that a phantom's anatomy follows from."""
+"""A synthetic patient: the parameters of a phantom's anatomy."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,17 @@ import numpy as np
 
 SEVERITIES = 5
 EMPHYSEMA = ((0.0, 0.01), (0.03, 0.07), (0.10, 0.16), (0.20, 0.28), (0.34, 0.46))
-"""Share of the lungs below -950 HU, lowest and highest, by severity."""
+"""Fraction of the lungs below -950 HU, lowest and highest, by severity."""
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Sizes in mm unless said otherwise; x to the right, y to the front, z to the head, 0 in the middle."""
+    """Sizes in mm unless stated otherwise; x to the right, y to the front, z to the head, 0 in the middle."""
 
     severity: int
-    """Of emphysema, 0 to 4."""
+    """Grade of emphysema, 0 to 4."""
     emphysema: float
-    """Share of the lungs that is destroyed."""
+    """Fraction of the lungs destroyed by emphysema."""
     female: bool
     cage: tuple[float, float]
     """Half width and half depth of the rib cage."""
@@ -27,46 +27,46 @@ class Patient:
     muscle: float
     """Thickness of muscle outside the ribs."""
     apex: float
-    """Height of the lungs' tips."""
+    """Height of the lung apices."""
     dome: float
     """Height of the right diaphragm."""
     dome_depth: float
-    """How far the diaphragm falls from its top to the wall."""
+    """Descent of the diaphragm from its dome to the chest wall."""
     heart: float
-    """Size of the heart relative to the usual."""
+    """Size of the heart relative to the average."""
     heart_turn: float
-    """Turn of its long axis, radians."""
+    """Rotation of the long axis of the heart, radians."""
     spine_bow: float
-    """How far the spine bows back (kyphosis)."""
+    """Posterior displacement of the spine (kyphosis)."""
     spine_side: float
-    """How far it bows to the side (scoliosis)."""
+    """Lateral displacement of the spine (scoliosis)."""
     pitch: float
-    """From one vertebra, or rib, to the next."""
+    """Distance between vertebrae, and between ribs."""
     rib_drop: float
-    """How far a rib falls from back to front."""
+    """Descent of a rib from back to front."""
     phase: float
-    """Where the first vertebra is, share of the pitch."""
+    """Offset of the first vertebra, fraction of the pitch."""
     bone: float
-    """Density of bone relative to the usual."""
+    """Density of bone relative to the average."""
     carina: float
-    """Height where the windpipe parts."""
+    """Height of the bifurcation of the trachea."""
     aorta: float
     """Radius of the aorta."""
     parenchyma: float
     """HU of healthy lung."""
     gas: bool
-    """Whether the stomach holds gas."""
+    """Whether there is gas in the stomach."""
     noise: float
     """Standard deviation of the scanner's noise at 5 mm voxels, HU."""
 
 
-def draw_patient(rng: np.random.Generator, severity: int | None) -> Patient:
-    """Draw a patient; `severity` None draws that too."""
+def sample_patient(rng: np.random.Generator, severity: int | None) -> Patient:
+    """Sample a patient; with `severity` None, also the grade of emphysema."""
     stage = int(rng.integers(SEVERITIES)) if severity is None else severity
     female = bool(rng.random() < 0.5)
     height = float(np.clip(rng.normal(0.96 if female else 1.03, 0.04), 0.86, 1.14))
     build = float(np.clip(rng.normal(1.0, 0.045), 0.9, 1.11))
-    inflated = stage / (SEVERITIES - 1)  # emphysema blows lungs up and flattens the diaphragm
+    inflated = stage / (SEVERITIES - 1)  # emphysema inflates the lungs and flattens the diaphragm
     low, high = EMPHYSEMA[stage]
     return Patient(
         severity=stage,

@@ -1,4 +1,4 @@
-"""The bones of a phantom: spine, ribs, breastbone, collar bones and shoulder blades."""
+"""The skeleton of a phantom: spine, ribs, sternum, clavicles, scapulae and humeral heads."""
 
 import numpy as np
 
@@ -6,31 +6,31 @@ from hagan3d.data.phantoms.anatomy import BONE, MUSCLE, Scene, spine_line
 from hagan3d.data.phantoms.canvas import WHOLE, Box, common, union
 
 CARTILAGE = 95.0
-SHELL = 2.2  # mm of compact bone round the spongy inside
+SHELL = 2.2  # mm of cortical bone around trabecular bone
 
 
 def paint_skeleton(scene: Scene) -> None:
     """Paint every bone."""
     _paint_spine(scene)
     _paint_ribs(scene)
-    _paint_breastbone(scene)
+    _paint_sternum(scene)
     _paint_shoulders(scene)
 
 
-def _bone(scene: Scene, distance: np.ndarray, spongy: float, compact: float, box: Box = WHOLE) -> None:
-    """Compact bone outside, spongy bone inside."""
+def _bone(scene: Scene, distance: np.ndarray, trabecular: float, cortical: float, box: Box = WHOLE) -> None:
+    """Paint cortical bone outside and trabecular bone inside."""
     density = scene.patient.bone
-    scene.canvas.paint(distance, compact * density, BONE, box)
-    scene.canvas.paint(distance + SHELL, spongy * density, None, box)
+    scene.canvas.paint(distance, cortical * density, BONE, box)
+    scene.canvas.paint(distance + SHELL, trabecular * density, None, box)
 
 
 def _to_nearest(height: np.ndarray, pitch: float) -> np.ndarray:
-    """Distance to the nearest multiple of the pitch, mm."""
+    """Return the distance to the nearest multiple of the pitch, mm."""
     return np.abs(height - pitch * np.round(height / pitch))
 
 
 def _paint_spine(scene: Scene) -> None:
-    """Vertebral bodies with discs between them, arches round the canal, spinous and transverse processes."""
+    """Paint vertebral bodies, discs, arches around the canal, spinous and transverse processes."""
     canvas, patient = scene.canvas, scene.patient
     oy, ox = patient.middle
     box = canvas.box_round((-1e3, -1e3, ox - 45), (1e3, -0.4 * patient.cage[1] + oy, ox + 45))
@@ -57,7 +57,7 @@ def _paint_spine(scene: Scene) -> None:
 
 
 def _paint_ribs(scene: Scene) -> None:
-    """Ribs on the cage, falling from the spine to the front, where they end in cartilage that rises again."""
+    """Paint ribs, which descend from the spine to the front, and ascending costal cartilage."""
     canvas, patient = scene.canvas, scene.patient
     t = scene.around
     fall = patient.rib_drop * (np.clip(t / 0.78, 0, 1) ** 1.25 - 0.55 * np.clip((t - 0.78) / 0.22, 0, 1))
@@ -71,8 +71,8 @@ def _paint_ribs(scene: Scene) -> None:
     canvas.paint(common(rib, here, (0.80 - t) * 200), CARTILAGE)
 
 
-def _paint_breastbone(scene: Scene) -> None:
-    """Manubrium and body of the breastbone, a flat plate that leans back towards the neck."""
+def _paint_sternum(scene: Scene) -> None:
+    """Paint manubrium and body of the sternum, a plate inclined towards the neck."""
     patient = scene.patient
     up = np.clip((scene.z + 20) / 145, 0, 1.3)
     face = scene.y + 2 - patient.cage[1] * (1 - 0.34 * up**2) - 4
@@ -82,7 +82,7 @@ def _paint_breastbone(scene: Scene) -> None:
 
 
 def _paint_shoulders(scene: Scene) -> None:
-    """Collar bones, shoulder blades and the heads of the upper arms."""
+    """Paint clavicles, scapulae and humeral heads."""
     canvas, patient, (width, depth) = scene.canvas, scene.patient, scene.patient.cage
     oy, ox = patient.middle
     blade = common(

@@ -1,4 +1,4 @@
-"""Phantoms: made-up chest CTs in Hounsfield units whose anatomy is known, for demos, tests and ground truth."""
+"""Phantoms: synthetic chest CTs in Hounsfield units with known anatomy, for demos, tests and ground truth."""
 
 import csv
 import io
@@ -12,49 +12,49 @@ from hagan3d.data.io.geometry import to_output_axes
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.phantoms import anatomy
 from hagan3d.data.phantoms.canvas import Canvas, smooth_field
-from hagan3d.data.phantoms.patient import SEVERITIES, Patient, draw_patient
+from hagan3d.data.phantoms.patient import SEVERITIES, Patient, sample_patient
 from hagan3d.data.phantoms.skeleton import paint_skeleton
 from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
 
 EXTENT = (320.0, 288.0, 384.0)  # mm along D (head), H (front), W (right): the stored axes of axial volumes in RAS
-FINEST = 64  # voxels of the longest side up to which every voxel is the mean of 2^3 samples
+MAX_SUPERSAMPLED = 64  # voxels of the longest side up to which every voxel is the mean of 2^3 samples
 SIDE_STEP = 8
-REFERENCE_VOXEL = 135.0  # mm^3: the voxel that a patient's noise is given for
+REFERENCE_VOXEL = 135.0  # mm^3: voxel volume to which `Patient.noise` refers
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A made-up chest CT and what is true of it."""
+    """A synthetic chest CT with its ground truth."""
 
     hu: np.ndarray
     """Voxels [D, H, W] in HU, float32; D to the head, H to the front, W to the right."""
     labels: np.ndarray
-    """Label of each voxel, uint8 [D, H, W]; `anatomy.LABEL_NAMES` are their meanings."""
+    """Label map, uint8 [D, H, W]; `anatomy.LABEL_NAMES` names the labels."""
     attributes: dict[str, float]
-    """Volumes and shares that were true before noise."""
+    """Ground-truth volumes and fractions, without noise."""
     severity: int
-    """Of emphysema, 0 to 4."""
+    """Grade of emphysema, 0 to 4."""
     affine: np.ndarray
     """Index (d, h, w) to RAS mm [4, 4]."""
 
 
 def make_phantom(seed: int, size: tuple[int, int, int] = (64, 64, 64), severity: int | None = None) -> Phantom:
-    """Make the chest CT of a made-up patient; the seed is the patient, at whatever size.
+    """Make the chest CT of a synthetic patient; the seed determines the patient, independently of the size.
 
     Args:
-        seed: From 0 up.
+        seed: Random seed, at least 0.
         size: Voxels D, H, W, multiples of 8.
-        severity: Emphysema, 0 (none) to 4; None: drawn.
+        severity: Grade of emphysema, 0 (none) to 4; None: sampled.
 
     Raises:
-        InputError: If a side is no multiple of 8.
+        InputError: If a side is not a multiple of 8.
     """
     if any(side < SIDE_STEP or side % SIDE_STEP for side in size):
-        raise InputError(f"phantom of size {list(size)}: want sides that are multiples of {SIDE_STEP}")
+        raise InputError(f"size: must be multiples of {SIDE_STEP}, got {list(size)}")
     rng = np.random.default_rng([seed, 1])
-    patient = draw_patient(rng, severity)
-    samples = 2 if max(size) <= FINEST else 1
+    patient = sample_patient(rng, severity)
+    samples = 2 if max(size) <= MAX_SUPERSAMPLED else 1
     canvas = Canvas(EXTENT, [side * samples for side in size])
     _paint(canvas, patient, rng)
     attributes = _attributes(canvas, patient)
@@ -77,17 +77,17 @@ def write_phantoms(
 
     Args:
         out: Folder; volumes go to volumes/, label maps to labels/.
-        num: How many; severities go round.
+        num: Number of phantoms; they cycle through the severities.
         size: Voxels D, H, W.
-        seed: Of the first patient; the others follow it.
-        workers: Processes.
-        progress: Whether to show a bar on stderr.
+        seed: Seed of the first patient; the next ones have seed + 1, ...
+        workers: Number of processes.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
         The folder.
     """
     if num < 1 or seed < 0:
-        raise InputError(f"want at least 1 phantom and a seed from 0 up, got {num} and {seed}")
+        raise InputError(f"--num, --seed: must be at least 1 and at least 0, got {num} and {seed}")
     out = Path(out)
     tasks = [(out, seed + index, size, index % SEVERITIES) for index in range(num)]
     rows = list(map_files(_write_one, tasks, workers, "Phantoms", progress))
@@ -100,7 +100,7 @@ def write_phantoms(
 
 
 def _write_one(task: tuple[Path, int, tuple[int, int, int], int]) -> dict[str, float | str]:
-    """Write one phantom and its label map; returns its line of the table."""
+    """Write one phantom and its label map; return its row of the table."""
     out, seed, size, severity = task
     phantom, name = make_phantom(seed, size, severity), f"phantom-{seed:05d}"
     for folder, array in (("volumes", phantom.hu), ("labels", phantom.labels)):
@@ -109,7 +109,7 @@ def _write_one(task: tuple[Path, int, tuple[int, int, int], int]) -> dict[str, f
 
 
 def _paint(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
-    """Paint everything, outside first."""
+    """Paint all organs, from the outside in."""
     scene = anatomy.make_scene(canvas, patient, rng)
     heart = anatomy.heart_shape(scene)
     anatomy.paint_body(scene)
@@ -123,7 +123,7 @@ def _paint(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
 
 
 def _attributes(canvas: Canvas, patient: Patient) -> dict[str, float]:
-    """What is true of the patient, from labels before noise."""
+    """Compute the ground truth of a patient from the label map."""
     millilitres = float(np.prod(canvas.spacing)) / 1000
     counts = np.bincount(canvas.labels.ravel(), minlength=len(anatomy.LABEL_NAMES)) * millilitres
     lungs = sum(counts[label] for label in (anatomy.RIGHT_LUNG, anatomy.LEFT_LUNG, anatomy.EMPHYSEMA))
@@ -139,7 +139,7 @@ def _attributes(canvas: Canvas, patient: Patient) -> dict[str, float]:
 
 
 def _noise(rng: np.random.Generator, patient: Patient, hu: np.ndarray) -> np.ndarray:
-    """Scanner noise: grain whose strength falls with the voxel's size, and broad bands of it."""
+    """Sample scanner noise: a fine-grained part, stronger for smaller voxels, and a low-frequency part."""
     voxel = float(np.prod(np.array(EXTENT) / np.array(hu.shape)))
     deviation = patient.noise * min((REFERENCE_VOXEL / voxel) ** 0.25, 3.0)
     grain = rng.standard_normal(hu.shape, dtype=np.float32)
@@ -149,13 +149,13 @@ def _noise(rng: np.random.Generator, patient: Patient, hu: np.ndarray) -> np.nda
 
 
 def _blocks(array: np.ndarray, samples: int) -> np.ndarray:
-    """View [D, s, H, s, W, s] of an array."""
+    """Return a view [D, s, H, s, W, s] of an array."""
     d, h, w = (side // samples for side in array.shape)
     return array.reshape(d, samples, h, samples, w, samples)
 
 
 def _majority(labels: np.ndarray, samples: int) -> np.ndarray:
-    """The label that most samples of a voxel have."""
+    """Return the most frequent label of the samples of each voxel."""
     if samples == 1:
         return labels
     votes = [_blocks(labels == label, samples).sum(axis=(1, 3, 5)) for label in range(len(anatomy.LABEL_NAMES))]
@@ -163,7 +163,7 @@ def _majority(labels: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _affine(size: tuple[int, int, int]) -> np.ndarray:
-    """Index (d, h, w) to RAS mm; the middle of the volume is 0."""
+    """Return the affine from index (d, h, w) to RAS mm, origin in the centre of the volume."""
     spacing = np.array(EXTENT) / np.array(size)
     affine = np.zeros((4, 4))
     for axis, row in enumerate((2, 1, 0)):  # D is z, H is y, W is x

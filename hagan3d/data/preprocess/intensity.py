@@ -1,4 +1,4 @@
-"""Intensities: from the units of a file to [-1, 1] and back, always by a straight line."""
+"""Intensities: linear scaling from the units of a file to [-1, 1] and back."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -7,17 +7,17 @@ import numpy as np
 
 from hagan3d.errors import InputError
 
-if TYPE_CHECKING:  # the processes that read files need no torch
+if TYPE_CHECKING:  # worker processes that read files must not import torch
     from torch import Tensor
 
 Values = TypeVar("Values", np.ndarray, "Tensor")
 Kind = Literal["window", "percentiles", "z-score", "labels"]
 
-DEVIATIONS = 3.0  # of a z-score, on either side of the mean
+Z_SCORE_LIMIT = 3.0  # standard deviations on either side of the mean that become [-1, 1]
 
 
 def normalize(values: Values, lo: float, hi: float) -> Values:
-    """Map [lo, hi] (file units) to [-1, 1]; what lies outside is clipped."""
+    """Map [lo, hi] (file units) to [-1, 1]; values outside are clipped."""
     return ((values - lo) * (2.0 / (hi - lo)) - 1.0).clip(-1.0, 1.0)
 
 
@@ -28,23 +28,23 @@ def denormalize(x: Values, lo: float, hi: float) -> Values:
 
 @dataclass(frozen=True)
 class IntensityRule:
-    """How the interval [lo, hi] of a volume is found."""
+    """How the interval [lo, hi] of a volume, which becomes [-1, 1], is determined."""
 
     kind: Kind
     window: tuple[float, float]
     """File units; for `window`. For `labels`: 0 and the largest label."""
     percentiles: tuple[float, float]
-    """Per cent; for `percentiles`."""
+    """Lower and upper percentile; for `percentiles`."""
 
     def interval(self, values: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
-        """Find (lo, hi) in file units.
+        """Determine (lo, hi) in file units.
 
         Args:
             values: Voxels of one volume, any shape, finite.
             mask: Voxels that count for a z-score, same shape. Default: those above the mean of all.
 
         Raises:
-            InputError: If the interval is empty, or labels are none. The caller adds the file's name.
+            InputError: If the interval is empty or a label is invalid. The caller adds the name of the file.
         """
         if self.kind == "labels":
             _check_labels(values, self.window[1])
@@ -56,26 +56,28 @@ class IntensityRule:
             if not lo < hi:
                 raise InputError(
                     f"percentiles {self.percentiles[0]:g} and {self.percentiles[1]:g} are both {lo:g} (mostly "
-                    "background?); use --trim true, wider percentiles, or an intensity window"
+                    "background?); use --trim true, wider percentiles, or --intensity window"
                 )
             return lo, hi
         return _z_score_interval(values, mask)
 
 
 def _check_labels(values: np.ndarray, largest: float) -> None:
-    """Raise InputError unless all voxels are whole numbers from 0 to the largest label."""
-    odd = values[(values != np.rint(values)) | (values < 0) | (values > largest)]
-    if odd.size:
+    """Raise InputError unless all voxels are integers from 0 to the largest label."""
+    invalid = values[(values != np.rint(values)) | (values < 0) | (values > largest)]
+    if invalid.size:
         raise InputError(
-            f"holds {odd.flat[0]:g}, which is no label from 0 to {largest:g}; give --window 0 K with the largest label "
-            "K, or another --intensity if this is no label map"
+            f"labels must be integers from 0 to {largest:g}, got {invalid.flat[0]:g}; use --window 0 K, K the "
+            "largest label, or another --intensity if this is not a label map"
         )
 
 
 def _z_score_interval(values: np.ndarray, mask: np.ndarray | None) -> tuple[float, float]:
-    """Mean -+ 3 standard deviations of the voxels inside the mask."""
+    """Return mean -+ 3 standard deviations of the voxels inside the mask."""
     inside = values[values > values.mean(dtype=np.float64)] if mask is None else values[mask]
     mean, deviation = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
     if not deviation > 0:
-        raise InputError(f"all voxels inside the mask are {mean:g}: no deviation to scale by; use an intensity window")
-    return mean - DEVIATIONS * deviation, mean + DEVIATIONS * deviation
+        raise InputError(
+            f"all voxels inside the mask are {mean:g}, the standard deviation is 0; use --intensity window"
+        )
+    return mean - Z_SCORE_LIMIT * deviation, mean + Z_SCORE_LIMIT * deviation

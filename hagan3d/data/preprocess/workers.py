@@ -1,4 +1,4 @@
-"""Work on many files at once in processes that end with their parent, with a progress bar."""
+"""A process pool with a progress bar, whose workers end with their parent."""
 
 import multiprocessing
 import os
@@ -15,46 +15,46 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hagan3d.errors import InputError
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+Item = TypeVar("Item")
+Output = TypeVar("Output")
 
 
 def map_files(
-    work: Callable[[Task], Result], tasks: list[Task], workers: int, title: str, progress: bool
-) -> Iterator[Result]:
-    """Yield `work(task)` in the order of the tasks.
+    work: Callable[[Item], Output], items: list[Item], workers: int, title: str, progress: bool
+) -> Iterator[Output]:
+    """Yield `work(item)` in the order of the items, computed in up to ``workers`` processes.
 
     Raises:
-        InputError: If a process was killed, which is what happens when memory runs out.
+        InputError: If a process was killed, most often by the operating system when memory runs out.
     """
-    with _bar(title, len(tasks), progress and bool(tasks)) as advance:
-        if workers == 1 or len(tasks) < 2:
-            for task in tasks:
-                yield work(task)
+    with _bar(title, len(items), progress and bool(items)) as advance:
+        if workers == 1 or len(items) < 2:
+            for item in items:
+                yield work(item)
                 advance()
             return
-        yield from _in_processes(work, tasks, workers, advance)
+        yield from _in_processes(work, items, workers, advance)
 
 
 def _in_processes(
-    work: Callable[[Task], Result], tasks: list[Task], workers: int, advance: Callable[[], None]
-) -> Iterator[Result]:
-    context = multiprocessing.get_context("spawn")  # a fork of a process that has threads may hang
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_end_with_parent)
+    work: Callable[[Item], Output], items: list[Item], workers: int, advance: Callable[[], None]
+) -> Iterator[Output]:
+    context = multiprocessing.get_context("spawn")  # forking a process with threads may deadlock
+    pool = ProcessPoolExecutor(min(workers, len(items)), mp_context=context, initializer=_end_with_parent)
     try:
-        for result in pool.map(work, tasks):
+        for result in pool.map(work, items):
             yield result
             advance()
     except BrokenProcessPool as error:
         raise InputError(
-            "a worker was killed, most likely for want of memory; run again with fewer --workers"
+            "a worker was killed, most likely out of memory; run the same command with fewer --workers"
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
-    """Leave when the parent is gone, even if it was killed and could not say so."""
+    """Exit when the parent has ended, even if it was killed and could not stop its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Stores made from a store: some of its volumes, or all of them and generated ones."""
+"""Stores derived from a store: a subset of its volumes, or all of them with generated volumes added."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from hagan3d.data.preprocess.resample import SCALE
-from hagan3d.data.store.store import Record, Store, write_store
+from hagan3d.data.store.format import to_int16
+from hagan3d.data.store.store import Store
+from hagan3d.data.store.write import Record, write_store
 from hagan3d.errors import InputError
 
 
 def record_of(store: Store, i: int) -> Record:
-    """Return what a store knows of volume ``i``."""
+    """Return the record of volume ``i``."""
     return Record(
         id=store.ids[i],
         subject=store.subjects[i],
@@ -22,94 +23,91 @@ def record_of(store: Store, i: int) -> Record:
         affine=store.affines[i],
         lo=float(store.lo[i]),
         hi=float(store.hi[i]),
-        source=store.sources[i],
+        file=store.files[i],
         hash=store.hashes[i],
-        numbers={name: float(values[i]) for name, values in store.columns.items()},
+        columns={name: float(values[i]) for name, values in store.columns.items()},
         generated=bool(store.generated[i]),
     )
 
 
-def whole_numbers(x: np.ndarray) -> np.ndarray:
-    """Turn voxels in [-1, 1] into the int16 that a store keeps."""
-    return np.rint(x * np.float32(SCALE)).astype(np.int16)
-
-
 def training_fraction(store: Store, fraction: float, seed: int = 0) -> np.ndarray:
-    """Choose a fraction of the training subjects, class by class; held-out volumes all stay.
+    """Sample a fraction of the training subjects, stratified by class; all held-out volumes are included.
 
-    A smaller fraction of the same seed is part of a larger one. A subject's class is that of its first volume; of every
-    class at least one subject stays.
+    With the same seed, a smaller fraction is a subset of a larger one. The class of a subject is that of its first
+    volume; at least one subject of every class is sampled.
 
     Args:
         store: The store.
-        fraction: Of the training subjects, above 0, at most 1.
-        seed: Of the choice.
+        fraction: Fraction of the training subjects, above 0, at most 1.
+        seed: Random seed of the sample.
 
     Returns:
-        Indices of the chosen training volumes and of all held-out ones, in the order of the store, int64.
+        Indices of the sampled training volumes and of all held-out ones, in the order of the store, int64.
 
     Raises:
-        InputError: If the fraction is none, or the store has no training volumes.
+        InputError: If the fraction is out of range, or the store has no training volumes.
     """
     if not 0 < fraction <= 1:
-        raise InputError(f"fraction {fraction:g}: want above 0, at most 1")
+        raise InputError(f"fraction: must be above 0, at most 1, got {fraction:g}")
     first_label: dict[str, int] = {}
     for i in store.indices("train"):
         first_label.setdefault(store.subjects[i], int(store.labels[i]))
-    kept: set[str] = set()
+    chosen: set[str] = set()
     for label in sorted(set(first_label.values())):
-        own = sorted(subject for subject, of in first_label.items() if of == label)
-        order = np.random.default_rng([seed, label + 1]).permutation(len(own))
-        kept |= {own[j] for j in order[: max(1, round(fraction * len(own)))]}
-    is_kept = [split != "train" or who in kept for split, who in zip(store.splits, store.subjects, strict=True)]
-    return np.flatnonzero(is_kept)
+        of_class = sorted(subject for subject, own_label in first_label.items() if own_label == label)
+        order = np.random.default_rng([seed, label + 1]).permutation(len(of_class))
+        chosen |= {of_class[j] for j in order[: max(1, round(fraction * len(of_class)))]}
+    included = [
+        split != "train" or subject in chosen for split, subject in zip(store.splits, store.subjects, strict=True)
+    ]
+    return np.flatnonzero(included)
 
 
-def write_part(path: Path, store: Store, indices: Sequence[int] | np.ndarray) -> Store:
-    """Write a store of some volumes of another, with their splits; whole or not at all.
+def write_subset(path: Path, store: Store, indices: Sequence[int] | np.ndarray) -> Store:
+    """Write a subset of the volumes of a store, with their splits, as a new store; atomically.
 
     Raises:
-        InputError: If the other holds pairs, or the place cannot be written to.
+        InputError: If the store holds pairs, masks or two domains, or the folder cannot be written to.
     """
-    _refuse_pairs(store)
+    _check_plain(store)
     records = [record_of(store, int(i)) for i in indices]
-    write_store(path, _settings(store), records, lambda n: whole_numbers(store.volume(int(indices[n])).numpy()))
+    write_store(path, _settings(store), records, lambda n: to_int16(store.volume(int(indices[n])).numpy()))
     return Store(path)
 
 
 def write_with_generated(
-    path: Path, store: Store, made: Sequence[Record], voxels: Callable[[int], np.ndarray], origin: dict[str, Any]
+    path: Path, store: Store, generated: Sequence[Record], voxels: Callable[[int], np.ndarray], origin: dict[str, Any]
 ) -> Store:
-    """Write a store of all volumes of another and of generated ones, whole or not at all.
+    """Write a store of all volumes of another store and of generated volumes, atomically.
 
     Args:
         path: The .h5 file.
         store: The other store.
-        made: A record per generated volume; its split becomes ``train`` and it is marked as generated.
-        voxels: Gives the i-th generated volume ``[D, H, W]`` in [-1, 1]; asked once for each, in order.
-        origin: What the generated volumes follow from, plain JSON types.
+        generated: A record per generated volume; its split becomes ``train`` and it is marked as generated.
+        voxels: Returns the i-th generated volume ``[D, H, W]`` in [-1, 1]; called once for each, in order.
+        origin: Provenance of the generated volumes (model, seeds), plain JSON types.
 
     Raises:
-        InputError: If the other holds pairs, or the place cannot be written to.
+        InputError: If the store holds pairs, masks or two domains, or the folder cannot be written to.
     """
-    _refuse_pairs(store)
+    _check_plain(store)
     count = len(store)
     records = [record_of(store, i) for i in range(count)]
-    records += [replace(record, split="train", generated=True) for record in made]
+    records += [replace(record, split="train", generated=True) for record in generated]
     settings = _settings(store)
     settings["generated"] = [*settings.get("generated", []), origin]
 
     def read(i: int) -> np.ndarray:
-        return whole_numbers(store.volume(i).numpy() if i < count else voxels(i - count))
+        return to_int16(store.volume(i).numpy() if i < count else voxels(i - count))
 
     write_store(path, settings, records, read, store.left_out)
     return Store(path)
 
 
-def _refuse_pairs(store: Store) -> None:
-    """Raise InputError for a store whose volumes are more than voxels: nothing must be lost on the way."""
+def _check_plain(store: Store) -> None:
+    """Raise InputError for a store with sources, masks or domains, which a record does not carry over."""
     if store.has_sources or store.has_domains or store.has_masks:
-        raise InputError(f"{store.path}: holds pairs, masks or two domains; want a store of volumes alone")
+        raise InputError(f"{store.path}: holds pairs, masks or two domains; use a store of single volumes")
 
 
 def _settings(store: Store) -> dict[str, Any]:

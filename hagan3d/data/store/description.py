@@ -1,4 +1,4 @@
-"""What a model must remember of its data: enough to write volumes in their units and place, and to encode new ones."""
+"""Dataset metadata stored with a checkpoint: grid, spacing, intensity range and class names."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -13,52 +13,52 @@ from hagan3d.errors import InputError
 
 @dataclass(frozen=True)
 class Domain:
-    """Intensities of the sources of a translation."""
+    """Intensities of the source domain of a translation."""
 
     intensity: Kind
-    """How the interval [lo, hi] of each source was found."""
+    """How the intensity interval [lo, hi] of each source was determined."""
     lo: float
-    """Value of x = -1 in file units; the median where sources have their own."""
+    """Value of x = -1 in file units; the median if sources have individual intervals."""
     hi: float
-    """Value of x = 1 in file units; the median where sources have their own."""
+    """Value of x = 1 in file units; the median if sources have individual intervals."""
     units: str = ""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """Per cent, for `intensity: percentiles`."""
+    """Lower and upper percentile, for `intensity: percentiles`."""
 
     @property
     def intensity_rule(self) -> IntensityRule:
-        """How the interval of a new file is found."""
+        """How the intensity interval of a new file is determined."""
         return IntensityRule(self.intensity, (self.lo, self.hi), self.percentiles)
 
 
 @dataclass(frozen=True)
 class DataDescription:
-    """The data a model was trained on, in plain values."""
+    """Metadata of the data set that a model was trained on, in plain values."""
 
     size: Size
     """Voxels D, H, W of a stored volume."""
     orientation: str
-    """Voxel order of files that are written, three letters."""
+    """Orientation of written files, three-letter axis codes."""
     axis: Axis
-    """Slices that D runs across."""
+    """Slice plane perpendicular to D."""
     affine: tuple[tuple[float, ...], ...]
-    """Index (d, h, w) of a stored voxel to RAS mm, 4 x 4, of a typical training volume."""
+    """Index (d, h, w) of a stored voxel to RAS mm, 4 x 4: the mean geometry of the training volumes."""
     intensity: Kind
-    """How the interval [lo, hi] of each volume was found; x = 2 (v - lo) / (hi - lo) - 1, clipped to [-1, 1]."""
+    """How the interval [lo, hi] of each volume was determined; x = 2 (v - lo) / (hi - lo) - 1, clipped to [-1, 1]."""
     lo: float
-    """Value of x = -1 in file units; the median where volumes have their own."""
+    """Value of x = -1 in file units; the median if volumes have individual intervals."""
     hi: float
-    """Value of x = 1 in file units; the median where volumes have their own."""
+    """Value of x = 1 in file units; the median if volumes have individual intervals."""
     units: str = ""
-    """Of the intensities; empty: arbitrary."""
+    """Unit of the intensities; empty: arbitrary."""
     percentiles: tuple[float, float] = (0.5, 99.5)
-    """Per cent, for `intensity: percentiles`."""
+    """Lower and upper percentile, for `intensity: percentiles`."""
     spacing: tuple[float, float, float] | None = None
-    """Spacing asked for when the store was made, mm along D, H, W."""
+    """Spacing requested from `prepare`, mm along D, H, W; None: not set."""
     fit: Fit = "resize"
-    """How volumes were brought to `size`."""
+    """How volumes were resampled to `size`."""
     trim: bool = False
-    """Whether blank slices were cut off first."""
+    """Whether blank slices were cropped first."""
     class_names: tuple[str, ...] = ()
     """Names of the classes, in the order of their indices."""
     source: str = ""
@@ -66,7 +66,7 @@ class DataDescription:
     volumes: int = 0
     """Volumes in the store."""
     source_domain: Domain | None = None
-    """Intensities of sources, where pairs or two domains were prepared; None: those of the volumes."""
+    """Intensities of sources in pairs or two domains; None: those of the volumes."""
 
     @property
     def affine_array(self) -> np.ndarray:
@@ -81,16 +81,16 @@ class DataDescription:
 
     @property
     def grid_rule(self) -> GridRule:
-        """How a new file is brought to the grid of this model."""
+        """The target grid of a new file."""
         return GridRule(self.size, self.orientation, self.axis, self.spacing, self.fit, self.trim)
 
     @property
     def intensity_rule(self) -> IntensityRule:
-        """How the interval of a new file is found."""
+        """How the intensity interval of a new file is determined."""
         return IntensityRule(self.intensity, (self.lo, self.hi), self.percentiles)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types only."""
+        """Return the fields as plain JSON types."""
         return {key: _lists(value) for key, value in asdict(self).items()}
 
     @classmethod
@@ -104,13 +104,13 @@ class DataDescription:
         required = {"size", "orientation", "axis", "affine", "intensity", "lo", "hi"}
         if not isinstance(values, dict) or not required <= set(values) <= known:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise InputError(f"data description: want the fields {sorted(known)}, got {got}")
+            raise InputError(f"data description: must have the fields {sorted(known)}, got {got}")
         plain = {key: _tuples(value) for key, value in values.items() if key != "source_domain"}
         domain = values.get("source_domain")
         if domain is None:
             return cls(**plain)
         if not isinstance(domain, dict) or not set(domain) <= {field.name for field in fields(Domain)}:
-            raise InputError(f"data description: want the fields of a domain, got {domain}")
+            raise InputError(f"data description: source_domain must have the fields of a domain, got {domain}")
         return cls(**plain, source_domain=Domain(**{key: _tuples(value) for key, value in domain.items()}))
 
 

@@ -1,1 +1,1 @@
-"""Directions in latent space: found, walked along, measured."""
+"""Directions in latent space: fitted, walked along, measured."""

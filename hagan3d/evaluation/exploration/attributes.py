@@ -1,4 +1,4 @@
-"""Attributes of real volumes: a column of the store or of a table, or measured on label maps or on the volumes."""
+"""Attributes of real volumes: columns of the store or of a table, or measures of label maps or of the volumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.preprocess.labels import match_rows, read_labels, some
+from hagan3d.data.preprocess.metadata import abbreviate, match_rows, read_labels
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.measures import (
@@ -23,25 +23,25 @@ from hagan3d.evaluation.exploration.measures import (
 )
 from hagan3d.evaluation.exploration.segmentation import LabelMaps
 
-LEAST = 20  # volumes with a value that a direction is looked for in
+LEAST = 20  # minimum number of volumes with a value
 UNITS = {"_ml": "ml", "_percent": "%", "_mm": "mm"}
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A number known of each of some volumes of a store."""
+    """A numeric attribute of volumes of a store."""
 
     name: str
     values: np.ndarray
     """``[N]``."""
     indices: np.ndarray
-    """Of those volumes in the store ``[N]``."""
+    """Indices of the volumes in the store ``[N]``."""
     origin: str
-    """Where the values are from."""
+    """Source of the values."""
 
     @property
     def unit(self) -> str:
-        """Unit as the name tells it: _ml, _percent or _mm; else empty."""
+        """Unit by the suffix of the name: _ml, _percent or _mm; else empty."""
         return next((unit for ending, unit in UNITS.items() if self.name.endswith(ending)), "")
 
 
@@ -55,19 +55,19 @@ def find_attribute(
     measured: Callable[[Measure], np.ndarray] | None = None,
     skip_missing: bool = False,
 ) -> Attribute:
-    """Find the values of an attribute: in the table, else the store, else on label maps, else on the volumes.
+    """Return the values of an attribute: from the table, or else the store, the label maps, or the volumes.
 
     Args:
         store: The store.
-        name: Of a numeric column, or of a measure such as label_1_ml or, in CT, lung_volume_ml.
-        indices: Volumes that it is wanted for ``[N]``.
+        name: Name of a numeric column, or of a measure such as label_1_ml or, in CT, lung_volume_ml.
+        indices: Indices of the volumes ``[N]``.
         table: CSV with ids and numeric columns.
         maps: Label maps of those volumes.
         measured: Measures those volumes by thresholds.
-        skip_missing: Whether volumes without a value are left out; else they are an error.
+        skip_missing: Whether to skip volumes without a value; else they are an error.
 
     Raises:
-        InputError: If there is no such attribute, it is missing for some volumes, constant, or known of too few.
+        InputError: If the attribute is unknown, constant, missing for some volumes, or available for too few.
     """
     columns, origin = dict(store.columns), f"{store.path}"
     if table is not None:
@@ -80,21 +80,21 @@ def find_attribute(
     elif measure is not None and measured is not None:
         values, origin = measured(measure), "thresholds in the volumes"
     else:
-        raise InputError(f"--attribute {name}: no such attribute; {_offered(columns, store, maps, origin)}")
-    return _usable(Attribute(name, values, indices, origin), store, skip_missing)
+        raise InputError(f"--attribute {name}: unknown attribute; {_offered(columns, store, maps, origin)}")
+    return _checked(Attribute(name, values, indices, origin), store, skip_missing)
 
 
 def measure_of(name: str, store: Store, maps: LabelMaps | None) -> Measure | None:
-    """Return the measure of that name, None where the store offers none."""
+    """Return the measure of a name, None where the store offers none of that name."""
     if maps is not None:
-        return label_measure(name, maps.known)
+        return label_measure(name, maps.labels)
     return next((measure for measure in ct_measures(store) if measure.name == name), None)
 
 
 def ct_measures(store: Store) -> tuple[Measure, ...]:
-    """Return what `ChestCT` can measure in the intensity window of a store.
+    """Return the measures of `ChestCT` that the intensity window of a store allows.
 
-    Nothing unless it holds Hounsfield units from emphysema to the body's wall, and bone where it reaches so far.
+    None unless the window is in Hounsfield units and includes emphysema and the body; bone only if it is included too.
     """
     lowest, highest = float(store.lo.max()), float(store.hi.min())
     if store.settings["units"] != "HU" or lowest >= EMPHYSEMA_BELOW or highest <= BODY_ABOVE:
@@ -103,37 +103,43 @@ def ct_measures(store: Store) -> tuple[Measure, ...]:
 
 
 def _columns_of(table: Path, store: Store) -> dict[str, np.ndarray]:
-    """Numeric columns of a table, a value for each volume of the store."""
+    """Numeric columns of a table, one value for each volume of the store."""
     labels = read_labels(table, "class")
     rows, _, _ = match_rows(labels, store.ids)
     if not rows:
-        raise InputError(f"{table}: holds no id of {store.path}, whose first are {some(store.ids)}")
+        raise InputError(f"{table}: has no id of {store.path}; expected ids such as {abbreviate(store.ids)}")
     return {
-        name: np.array([rows[i].numbers[name] if i in rows else math.nan for i in store.ids]) for name in labels.columns
+        name: np.array([rows[i].columns[name] if i in rows else math.nan for i in store.ids]) for name in labels.columns
     }
 
 
-def _usable(found: Attribute, store: Store, skip_missing: bool) -> Attribute:
-    known = np.isfinite(found.values)
-    if not known.all() and not skip_missing:
-        missing = [store.ids[i] for i in found.indices[~known]]
+def _checked(attribute: Attribute, store: Store, skip_missing: bool) -> Attribute:
+    finite = np.isfinite(attribute.values)
+    if not finite.all() and not skip_missing:
+        missing = [store.ids[i] for i in attribute.indices[~finite]]
         raise InputError(
-            f"{found.origin}: {found.name} is missing for {some(missing)}; "
-            "fill it in, or leave them out by --skip-missing"
+            f"{attribute.origin}: {attribute.name} is missing for {abbreviate(missing)}; "
+            "add the values, or use --skip-missing"
         )
-    values, indices = found.values[known], found.indices[known]
+    values, indices = attribute.values[finite], attribute.indices[finite]
     if len(values) < LEAST:
-        raise InputError(f"{found.origin}: {found.name} is known of {len(values)} volumes, want at least {LEAST}")
+        raise InputError(
+            f"{attribute.origin}: {attribute.name} has values for {len(values)} volumes; at least {LEAST} are needed"
+        )
     if np.ptp(values) == 0:
-        raise InputError(f"{found.origin}: {found.name} is {values[0]:g} for every volume; want one that varies")
-    return Attribute(found.name, values, indices, found.origin)
+        raise InputError(
+            f"{attribute.origin}: {attribute.name} is {values[0]:g} for every volume; use an attribute that varies"
+        )
+    return Attribute(attribute.name, values, indices, attribute.origin)
 
 
 def _offered(columns: dict[str, np.ndarray], store: Store, maps: LabelMaps | None, origin: str) -> str:
-    """Say which attributes there are."""
-    have = [f"{origin} has {', '.join(columns)}" if columns else f"{origin} has no numeric column (--table, CSV, may)"]
+    """List the available attributes."""
+    offers = [
+        f"{origin} has {', '.join(columns)}" if columns else f"{origin} has no numeric column (add a CSV with --table)"
+    ]
     if maps is not None:
-        have.append(f"label maps give {', '.join(f'label_{label}_ml' for label in maps.known)} and label_N_percent")
+        offers.append(f"label maps give {', '.join(f'label_{label}_ml' for label in maps.labels)} and label_N_percent")
     elif measures := ct_measures(store):
-        have.append(f"thresholds give {', '.join(measure.name for measure in measures)}")
-    return "; ".join(have)
+        offers.append(f"thresholds give {', '.join(measure.name for measure in measures)}")
+    return "; ".join(offers)

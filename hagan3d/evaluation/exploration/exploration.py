@@ -1,4 +1,4 @@
-"""Exploring a latent space: along an attribute, along principal components, between two volumes, towards the mean."""
+"""Latent space exploration: attribute directions, principal components, interpolation, truncation."""
 
 from __future__ import annotations
 
@@ -7,51 +7,67 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hagan3d.checkpoint import Model
 from hagan3d.data.io.files import replacing, write_text
-from hagan3d.data.preprocess.labels import some
+from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.directions import (
     Direction,
-    Found,
     Scale,
     attribute_direction,
     between,
     principal_directions,
 )
-from hagan3d.evaluation.exploration.instruments import Instrument, Progress, ReadBack, instrument_for, silent
-from hagan3d.evaluation.exploration.walks import Frame, Start, Stop, judge, volume_at, walk
-from hagan3d.evaluation.features.extractors import has_encoders
+from hagan3d.evaluation.exploration.measurement import Measurement, ReadBack, measurement_for
+from hagan3d.evaluation.exploration.results import (
+    AttributeExploration,
+    ComponentExploration,
+    Exploration,
+    Interpolation,
+    TruncationExploration,
+)
+from hagan3d.evaluation.exploration.walks import (
+    WalkFrame,
+    WalkScore,
+    WalkStart,
+    WalkStop,
+    score_walks,
+    volume_at,
+    walk,
+)
+from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import WALKS, ExploreConfig
-from hagan3d.inference.encoding import Input, inputs_of_store, latents
+from hagan3d.inference.encoding import Input, has_encoder, inputs_of_store, latents
 from hagan3d.inference.generation import latent
 
-FIRST_SEED = 1_000_000  # of the latents that a direction is learned from; walks begin at seeds 0, 1, ...
+ExplorationT = TypeVar("ExplorationT", bound=Exploration)
+
+FIRST_SEED = 1_000_000  # of the samples that a direction is fitted on; walks start at seeds 0, 1, ...
 
 
 @dataclass(frozen=True)
-class Volumes:
-    """The real volumes that are used, as indices in their store."""
+class RealIndices:
+    """Indices of real volumes in their store."""
 
     train: np.ndarray
     held_out: np.ndarray
 
     @property
     def all(self) -> np.ndarray:
-        """Both."""
+        """Training and held-out volumes."""
         return np.concatenate([self.train, self.held_out])
 
 
-def volumes_of(model: Model, store: Store, limit: int) -> Volumes:
-    """Choose real volumes, at random where there are more than ``limit``; the same ones every time.
+def select_volumes(model: Model, store: Store, limit: int) -> RealIndices:
+    """Select real volumes, a random subset if there are more than ``limit``; deterministic.
 
     Raises:
-        InputError: If the store has another size than the model.
+        InputError: If the sizes of store and model differ.
     """
     if store.size != model.description.size:
         raise InputError(
@@ -59,142 +75,148 @@ def volumes_of(model: Model, store: Store, limit: int) -> Volumes:
         )
     real = np.random.default_rng(0).permutation(store.indices("all", generated=False))[:limit]
     held_out = np.isin(np.array(store.splits)[real], ("validation", "test"))
-    return Volumes(np.sort(real[~held_out]), np.sort(real[held_out]))
+    return RealIndices(np.sort(real[~held_out]), np.sort(real[held_out]))
 
 
 def explore_attribute(
-    model: Model, store: Store, name: str, out: Path, config: ExploreConfig, progress: Progress = silent
-) -> dict[str, Any]:
-    """Find the direction of an attribute, walk along it, and measure whether the attribute moves.
+    model: Model, store: Store, name: str, out: Path, config: ExploreConfig, progress: ProgressCallback = no_progress
+) -> AttributeExploration:
+    """Fit the direction of an attribute, walk along it, and measure whether the attribute changes.
 
-    Leaves `explore.json` (what is returned), `direction.npz` and what `walk` leaves.
+    Writes `explore.json` (the returned results), `direction.npz` and the files of `walk`.
 
     Args:
-        model: The model, with G, and with its encoders unless all latents are of the prior.
+        model: The model, with G, and with its encoders unless all latents are samples of the prior.
         store: Real volumes.
-        name: Of the attribute.
-        out: The folder.
+        name: Name of the attribute.
+        out: Output folder.
         config: Settings.
-        progress: Shows bars.
+        progress: Shows progress.
 
     Raises:
-        InputError: If the attribute is unfit, the model has no encoders where it needs them, or sizes differ.
+        InputError: If the attribute is unsuitable, the model lacks encoders where they are needed, or sizes differ.
     """
     if config.source == "encoded" or config.encoded_starts:
         _need_encoders(model)
-    used = volumes_of(model, store, config.limit)
-    tool = instrument_for(store, used.train, used.held_out, name, config, progress)
-    z, y, groups, scale = _population(model, store, tool, config, progress)
-    known = model.networks.prior_covariance().double().cpu().numpy() if config.source == "generated" else None
-    found = attribute_direction(z, scale.score(y), groups, covariance=known)
-    reader = tool.reader or ReadBack(model, found.direction, scale)
+    used = select_volumes(model, store, config.limit)
+    measurement = measurement_for(store, used.train, used.held_out, name, config, progress)
+    z, y, groups, scale = _population(model, store, measurement, config, progress)
+    covariance = model.networks.prior_covariance().double().cpu().numpy() if config.source == "generated" else None
+    direction = attribute_direction(z, scale.score(y), groups, covariance=covariance)
     starts = _starts(model, store, used, config)
-    walks = [(start, _stops(start, found.direction, config, scale)) for start in starts]
     frames = walk(
         model,
-        walks,
+        [(start, _stops(start, direction.direction, config, scale)) for start in starts],
         out,
         title=f"{name}, {config.source} latents, step {model.step}",
-        caption=_captions(tool.attribute.unit, float(scale.value(0.0))),
-        reader=reader,
-        progress=lambda items: progress(items, "walk", len(walks) * config.steps),
+        caption=_captions(measurement.attribute.unit, float(scale.value(0.0))),
+        reader=measurement.reader or ReadBack(model, direction.direction, scale),
+        progress=progress,
     )
-    summary = {
-        **_origin(model, store, config),
-        "attribute": {"name": name, "unit": tool.attribute.unit, "from": tool.attribute.origin},
-        "regression": _regression(found, len(y)),
-        "length": length_of(model, z),
-        "range": {key: _span(values, config.span) for key, values in (("walked", y), ("real", tool.attribute.values))},
-        "measure": tool.summary() if tool.reader else {"name": "read back by the encoder: no independent check"},
-        "walk": _judged(frames, starts),
-    }
-    with replacing(out / "direction.npz") as beside, beside.open("wb") as file:
-        np.savez(file, **dataclasses.asdict(found.direction), values=scale.values, scores=scale.scores)
-    return _written(summary, out)
+    _write_direction(direction.direction, scale, out / "direction.npz")
+    results = AttributeExploration(
+        origin=_origin(model, store, config),
+        measurement=measurement,
+        direction=direction,
+        volumes=len(y),
+        length=length_of(model, z),
+        walked=_ends(y, config.span),
+        real=_ends(measurement.attribute.values, config.span),
+        scores=_walk_scores(frames, starts),
+    )
+    return _write(results, out)
+
+
+def _write_direction(direction: Direction, scale: Scale, path: Path) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **dataclasses.asdict(direction), values=scale.values, scores=scale.scores)
 
 
 def _population(
-    model: Model, store: Store, tool: Instrument, config: ExploreConfig, progress: Progress
+    model: Model, store: Store, measurement: Measurement, config: ExploreConfig, progress: ProgressCallback
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Scale]:
-    """Latents ``[N, latent_dim]``, the attribute of each, subjects, and the scale of that population."""
+    """Latents ``[N, latent_dim]``, their attribute, subjects, and the scale of that population."""
     if config.source == "encoded":
-        training = np.array([store.splits[i] == "train" for i in tool.attribute.indices])
-        chosen = training if training.sum() >= len(training) // 2 else np.ones(len(training), bool)
-        indices, y = tool.attribute.indices[chosen], tool.attribute.values[chosen]
+        training = np.array([store.splits[i] == "train" for i in measurement.attribute.indices])
+        selected = training if training.sum() >= len(training) // 2 else np.ones(len(training), bool)
+        indices, y = measurement.attribute.indices[selected], measurement.attribute.values[selected]
         encoded = encode_volumes(model, store, indices, progress)
         z = np.stack([encoded[store.ids[i]][1] for i in indices])
         return z, y, np.array(store.subjects)[indices], Scale.of(y)
-    if tool.reader is None:
+    if measurement.reader is None:
         raise InputError(
-            f"--source generated: {tool.attribute.name} cannot be measured on generated volumes; "
-            "give --measure (and --label-maps), or take --source encoded"
+            f"--source generated: {measurement.attribute.name} cannot be measured on generated volumes; "
+            "add --measure (and --label-maps), or use --source encoded"
         )
-    drawn = seed_starts(model, config.num, first=FIRST_SEED)
+    sampled = seed_starts(model, config.num, first=FIRST_SEED)
     y = np.array(
         [
-            tool.reader.read(volume_at(model, start.z, start.label), start.interval, start.affine)[0]
-            for start in progress(drawn, "generate, measure", len(drawn))
+            measurement.reader.read(volume_at(model, start.z, start.label), start.interval, start.affine)[0]
+            for start in track(sampled, "generate, measure", len(sampled), progress)
         ]
     )
     if np.ptp(y) == 0:
-        raise InputError(f"{model.path}: {tool.attribute.name} is {y[0]:g} in all {len(y)} generated volumes; train on")
-    return np.stack([start.z for start in drawn]), y, np.arange(len(y)), Scale.of(y)
+        raise InputError(
+            f"{model.path}: {measurement.attribute.name} is {y[0]:g} in all {len(y)} generated volumes; train longer"
+        )
+    return np.stack([start.z for start in sampled]), y, np.arange(len(y)), Scale.of(y)
 
 
 def encode_volumes(
-    model: Model, store: Store, indices: np.ndarray, progress: Progress = silent
+    model: Model, store: Store, indices: np.ndarray, progress: ProgressCallback = no_progress
 ) -> dict[str, tuple[Input, np.ndarray]]:
-    """Encode some volumes of a store: by id, the volume and its latent ``[latent_dim]``."""
-    wanted = {store.ids[i] for i in indices}
+    """Encode volumes of a store; returns the volume and its latent ``[latent_dim]`` by id."""
+    ids = {store.ids[i] for i in indices}
     _, inputs = inputs_of_store(store.path, model.description, "all")
-    chosen = progress((item for item in inputs if item.id in wanted), "encode", len(wanted))
-    return {done.input.id: (done.input, done.z) for done in latents(model, chosen)}
+    selected = track((item for item in inputs if item.id in ids), "encode", len(ids), progress)
+    return {item.input.id: (item.input, item.z) for item in latents(model, selected)}
 
 
-def _starts(model: Model, store: Store, used: Volumes, config: ExploreConfig) -> list[Start]:
-    """Held-out volumes, encoded, and seeds."""
+def _starts(model: Model, store: Store, used: RealIndices, config: ExploreConfig) -> list[WalkStart]:
+    """Starts at encoded held-out volumes and at seeds."""
     pool = used.held_out if len(used.held_out) else used.train
-    drawn = np.random.default_rng(1).permutation(pool)[: config.encoded_starts]
-    encoded = encode_volumes(model, store, np.sort(drawn)) if len(drawn) else {}
+    sampled = np.random.default_rng(1).permutation(pool)[: config.encoded_starts]
+    encoded = encode_volumes(model, store, np.sort(sampled)) if len(sampled) else {}
     return [*(_start_of(model, item, z) for item, z in encoded.values()), *seed_starts(model, config.seed_starts)]
 
 
-def _start_of(model: Model, item: Input, z: np.ndarray) -> Start:
+def _start_of(model: Model, item: Input, z: np.ndarray) -> WalkStart:
     label = max(item.label, 0) if model.num_classes else None
-    return Start(item.id, z, label, item.affine, (item.lo, item.hi))
+    return WalkStart(item.id, z, label, item.affine, (item.lo, item.hi))
 
 
-def seed_starts(model: Model, count: int, truncation: float = 1.0, first: int = 0) -> list[Start]:
-    """Latents of seeds first, first + 1, ..., in the typical place and units; classes in turn, where there are any."""
-    made, described = [], model.description
+def seed_starts(model: Model, count: int, truncation: float = 1.0, first: int = 0) -> list[WalkStart]:
+    """Return starts at seeds first, first + 1, ..., with the typical geometry and units; classes in turn, if any."""
+    starts, described = [], model.description
     for seed in range(first, first + count):
         label = seed % model.num_classes if model.num_classes else None
         z = latent(model, seed, label, truncation)
-        made.append(Start(f"seed-{seed}", z, label, described.affine_array, (described.lo, described.hi)))
-    return made
+        starts.append(WalkStart(f"seed-{seed}", z, label, described.affine_array, (described.lo, described.hi)))
+    return starts
 
 
-def _stops(start: Start, direction: Direction, config: ExploreConfig, scale: Scale | None = None) -> list[Stop]:
-    """Walk from one end of the span to the other; targets are the same whatever the start."""
+def _stops(start: WalkStart, direction: Direction, config: ExploreConfig, scale: Scale | None = None) -> list[WalkStop]:
+    """Stops from one end of the span to the other; the targets do not depend on the start."""
     positions = np.linspace(-config.span, config.span, config.steps)
     return [
-        Stop(direction.move(start.z, t), float(t), None if scale is None else float(scale.value(t))) for t in positions
+        WalkStop(direction.move(start.z, t), float(t), None if scale is None else float(scale.value(t)))
+        for t in positions
     ]
 
 
 def explore_components(
-    model: Model, store: Store, num: int, out: Path, config: ExploreConfig, progress: Progress = silent
-) -> dict[str, Any]:
-    """Walk along the directions in which encoded latents vary most, each into a folder `component-K`.
+    model: Model, store: Store, num: int, out: Path, config: ExploreConfig, progress: ProgressCallback = no_progress
+) -> ComponentExploration:
+    """Walk along the principal components of encoded latents, each into a folder `component-K`.
 
     Raises:
         InputError: If the model has no encoders, or there are too few volumes.
     """
     _need_encoders(model)
-    used = volumes_of(model, store, config.limit)
+    used = select_volumes(model, store, config.limit)
     if not 1 <= num < min(len(used.train), model.networks.latent_dim):
         most = min(len(used.train), model.networks.latent_dim) - 1
-        raise InputError(f"--pca {num}: want 1 to {most} components (training volumes and numbers of a latent, less 1)")
+        raise InputError(f"--pca {num}: must be 1 to {most} (below the number of training volumes and latent_dim)")
     z = np.stack([row for _, row in encode_volumes(model, store, used.train, progress).values()])
     directions, shares = principal_directions(z, num)
     starts = _starts(model, store, used, config)
@@ -205,40 +227,48 @@ def explore_components(
             out / f"component-{number}",
             title=f"component {number}: {share:.1%} of the variance of encoded latents",
             caption=lambda stop, value: [f"{stop.position:+.2g} sd"],
-            progress=lambda items, n=number: progress(items, f"component {n}", len(starts) * config.steps),  # type: ignore[misc]
+            task=f"component {number}",
+            progress=progress,
         )
-    shared = {"components": [float(share) for share in shares], "volumes": len(z)}
-    return _written({**_origin(model, store, config), "pca": shared}, out)
+    explained = [float(share) for share in shares]
+    return _write(ComponentExploration(_origin(model, store, config), explained, len(z)), out)
 
 
 def explore_between(
-    model: Model, store: Store, ids: Sequence[str], out: Path, config: ExploreConfig, progress: Progress = silent
-) -> dict[str, Any]:
-    """Walk from one volume of a store to another, encoded.
+    model: Model,
+    store: Store,
+    ids: Sequence[str],
+    out: Path,
+    config: ExploreConfig,
+    progress: ProgressCallback = no_progress,
+) -> Interpolation:
+    """Interpolate between two encoded volumes of a store.
 
     Raises:
-        InputError: If the model has no encoders, or the store no such volume.
+        InputError: If the model has no encoders, or the store lacks a volume.
     """
     _need_encoders(model)
-    volumes_of(model, store, config.limit)
+    select_volumes(model, store, config.limit)
     missing = [name for name in ids if name not in store.ids]
     if missing:
-        raise InputError(f"--between: {store.path} has no volume {', '.join(missing)}; its first are {some(store.ids)}")
+        raise InputError(
+            f"--between: {store.path} has no volume {', '.join(missing)}; use ids such as {abbreviate(store.ids)}"
+        )
     encoded = encode_volumes(model, store, np.array([store.ids.index(name) for name in ids]))
     (first, a), (_, b) = (encoded[name] for name in ids)
     start = dataclasses.replace(_start_of(model, first, a), name=f"{ids[0]}_to_{ids[1]}")
     middle = latent(model, 0, start.label, truncation=0.0)
     shares = np.linspace(0, 1, config.steps)
-    stops = [Stop(between(a, b, float(share), middle), float(share)) for share in shares]
+    stops = [WalkStop(between(a, b, float(share), middle), float(share)) for share in shares]
     walk(
         model,
         [(start, stops)],
         out,
         title=f"from {ids[0]} to {ids[1]}",
         caption=lambda stop, value: [f"{stop.position:.0%} of the way"],
-        progress=lambda items: progress(items, "walk", config.steps),
+        progress=progress,
     )
-    return _written({**_origin(model, store, config), "between": list(ids)}, out)
+    return _write(Interpolation(_origin(model, store, config), list(ids)), out)
 
 
 def explore_truncations(
@@ -247,12 +277,12 @@ def explore_truncations(
     factors: Sequence[float] | float,
     out: Path,
     config: ExploreConfig,
-    progress: Progress = silent,
-) -> dict[str, Any]:
-    """Make the same seeds with z's distance from its mean times each factor, and say how different they are then.
+    progress: ProgressCallback = no_progress,
+) -> TruncationExploration:
+    """Generate the same seeds at several truncation factors, and measure how much the volumes differ between seeds.
 
-    A generator whose first layer is followed by a norm (`norm: rms`) takes little notice of the length of z, so that
-    factors near 1 change little there.
+    A normalization after the first layer (`norm: rms`) makes the generator nearly invariant to the norm of z, so that
+    factors near 1 have little effect.
 
     Raises:
         InputError: If there are no seeds, or a factor is out of range.
@@ -260,11 +290,11 @@ def explore_truncations(
     factors = [factors] if isinstance(factors, float | int) else list(factors)
     seeds = WALKS if config.seeds is None else config.seeds
     if not seeds or not factors or not all(0 <= factor <= 10 for factor in factors):
-        raise InputError(f"--truncations: want factors from 0 to 10 and --seeds of 1 or more, got {factors}")
+        raise InputError(f"--truncations: factors must be 0 to 10 and --seeds at least 1, got {factors}")
     starts = seed_starts(model, seeds)
     scaled = [[start.z for start in seed_starts(model, seeds, factor)] for factor in factors]
     walks = [
-        (start, [Stop(z[i], factor) for z, factor in zip(scaled, factors, strict=True)])
+        (start, [WalkStop(z[i], factor) for z, factor in zip(scaled, factors, strict=True)])
         for i, start in enumerate(starts)
     ]
     walk(
@@ -273,41 +303,41 @@ def explore_truncations(
         out,
         title=f"truncation, step {model.step}",
         caption=lambda stop, value: [f"truncation {stop.position:g}"],
-        progress=lambda items: progress(items, "walk", len(walks) * len(factors)),
+        progress=progress,
     )
     spread = {
         f"{factor:g}": _spread(model, [stops[i] for _, stops in walks], starts) for i, factor in enumerate(factors)
     }
-    return _written({**_origin(model, store, config), "mean_difference": spread}, out)
+    return _write(TruncationExploration(_origin(model, store, config), spread), out)
 
 
-def _spread(model: Model, stops: Sequence[Stop], starts: Sequence[Start]) -> float:
-    """Mean absolute difference of voxels from their mean over seeds, where -1 to 1 is 2."""
+def _spread(model: Model, stops: Sequence[WalkStop], starts: Sequence[WalkStart]) -> float:
+    """Mean absolute deviation of voxels from their mean over seeds, in units of the [-1, 1] range."""
     volumes = np.stack([volume_at(model, stop.z, start.label) for stop, start in zip(stops, starts, strict=True)])
     return float(np.abs(volumes - volumes.mean(axis=0)).mean())
 
 
-def _captions(unit: str, middle: float) -> Callable[[Stop, float | None], list[str]]:
-    """Say where a stop is, what it was meant to be and what it is; amounts also as a percentage of the middle one."""
+def _captions(unit: str, middle: float) -> Callable[[WalkStop, float | None], list[str]]:
+    """Captions: position, intended and measured value; volumes also as a percentage of the median."""
 
     def line(word: str, value: float) -> str:
         digits = 0 if abs(middle) >= 100 else 1 if abs(middle) >= 10 else 2
         share = f", {100 * value / middle:.0f} %" if unit == "ml" and middle > 0 else ""
         return f"{word} {value:.{digits}f} {unit}{share}"
 
-    def caption(stop: Stop, value: float | None) -> list[str]:
-        found = [f"{stop.position:+.2g} sd"]
+    def caption(stop: WalkStop, value: float | None) -> list[str]:
+        lines = [f"{stop.position:+.2g} sd"]
         if stop.intended is not None:
-            found.append(line("intended", stop.intended))
-        return found if value is None else [*found, line("measured", value)]
+            lines.append(line("intended", stop.intended))
+        return lines if value is None else [*lines, line("measured", value)]
 
     return caption
 
 
 def _need_encoders(model: Model) -> None:
-    if not has_encoders(model):
+    if not has_encoder(model):
         raise InputError(
-            f"{model.path}: trained without encoders (train.encoder false); take --source generated --starts 0"
+            f"{model.path}: trained without encoders (train.encoder false); use --source generated --starts 0"
         )
 
 
@@ -319,43 +349,33 @@ def _origin(model: Model, store: Store, config: ExploreConfig) -> dict[str, Any]
     }
 
 
-def _regression(found: Found, count: int) -> dict[str, Any]:
-    made = {"volumes": count, "of": "normal scores of the attribute on latents, ridge, nested cross-validation"}
-    for key, estimate in (
-        ("r2", found.regression.r2),
-        ("correlation", found.regression.correlation),
-        ("cosine_of_halves", found.agreement),
-    ):
-        made[key] = dataclasses.asdict(estimate)  # type: ignore[assignment]
-    return made
-
-
 def length_of(model: Model, z: np.ndarray) -> float:
-    """Root mean square length of latents ``[N, latent_dim]``, where that of the model's prior is 1.
+    """Return the root mean square norm of latents ``[N, latent_dim]`` relative to that of the prior.
 
-    Far from 1, encoded latents lie where G never saw any in its adversarial training: a direction learned from them
-    says little of the volumes of the prior, and the other way round.
+    Far from 1, encoded latents are outside the distribution of adversarial training: directions fitted on them do not
+    transfer to samples of the prior, and vice versa.
     """
     return float(np.sqrt(np.mean(z.astype(np.float64) ** 2) / model.networks.prior_mean_square()))
 
 
-def _span(values: np.ndarray, span: float) -> list[float]:
-    """Values at either end of a walk, in some population."""
-    return [float(value) for value in Scale.of(values).value(np.array([-span, span]))]
+def _ends(values: np.ndarray, span: float) -> tuple[float, float]:
+    """Values at both ends of a walk, in a population."""
+    low, high = Scale.of(values).value(np.array([-span, span]))
+    return float(low), float(high)
 
 
-def _judged(frames: Sequence[Frame], starts: Sequence[Start]) -> dict[str, Any]:
-    """Judge all walks, and those from encoded volumes and from seeds apart."""
+def _walk_scores(frames: Sequence[WalkFrame], starts: Sequence[WalkStart]) -> dict[str, WalkScore]:
+    """Scores of all walks, and separately of those from encoded volumes and from seeds."""
     seeds = {start.name for start in starts if start.name.startswith("seed-")}
-    parts = {
+    groups = {
         "all": list(frames),
         "encoded": [frame for frame in frames if frame.start not in seeds],
         "seeds": [frame for frame in frames if frame.start in seeds],
     }
-    kept = {name: part for name, part in parts.items() if part and (name == "all" or len(part) < len(frames))}
-    return {name: dataclasses.asdict(judge(part)) for name, part in kept.items()}
+    used = {name: group for name, group in groups.items() if group and (name == "all" or len(group) < len(frames))}
+    return {name: score_walks(group) for name, group in used.items()}
 
 
-def _written(summary: dict[str, Any], out: Path) -> dict[str, Any]:
-    write_text(out / "explore.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    return summary
+def _write(results: ExplorationT, out: Path) -> ExplorationT:
+    write_text(out / "explore.json", json.dumps(results.to_dict(), indent=1, allow_nan=False) + "\n")
+    return results

@@ -1,4 +1,4 @@
-"""Regression with nested cross-validation, and what the result is worth: intervals from resampled subjects."""
+"""Regression with nested cross-validation, and confidence intervals by bootstrap over subjects."""
 
 from __future__ import annotations
 
@@ -8,72 +8,65 @@ from typing import Any
 
 import numpy as np
 
+from hagan3d.evaluation.metrics.estimate import Estimate
+
 STRENGTHS = tuple(float(value) for value in np.logspace(-4, 6, 11))
-"""Penalties of a ridge regression, per standardised feature, among which inner folds choose."""
+"""Regularisation strengths of ridge regression (standardized features) for the inner folds."""
 INNER_FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to regress: an estimator of scikit-learn, and the settings that inner folds choose from."""
+class RegressionMethod:
+    """A regression method: an estimator of scikit-learn and its hyperparameter grid."""
 
     name: str
     estimator: Any
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Values by name of the setting, as `GridSearchCV` takes them; empty: nothing to choose."""
+    """Values by name of the hyperparameter, as for `GridSearchCV`; empty: none."""
 
 
 @dataclass(frozen=True)
 class Regression:
-    """What was predicted of every volume by a model that had seen nothing of its subject."""
+    """Out-of-fold predictions; no model was fitted on the subject that it predicts."""
 
     predicted: np.ndarray
-    """Out-of-fold predictions ``[N]``, in the units of the target."""
+    """Predictions ``[N]``, in the units of the target."""
     r2: Estimate
-    """1 - squared errors / squared deviations from the mean; below 0: worse than the mean."""
+    """Coefficient of determination; below 0: worse than the mean."""
     correlation: Estimate
     models: tuple[Any, ...]
     """The fitted model of each fold."""
 
 
-def ridge() -> Method:
-    """Ridge regression on standardised features, its strength chosen by inner folds."""
+def ridge() -> RegressionMethod:
+    """Return ridge regression on standardized features, its strength selected by the inner folds."""
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return Method("ridge", make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": STRENGTHS})
+    return RegressionMethod("ridge", make_pipeline(StandardScaler(), Ridge()), {"ridge__alpha": STRENGTHS})
 
 
 def cross_validate(
     x: np.ndarray,
     y: np.ndarray,
     groups: Sequence[Any] | np.ndarray,
-    method: Method | None = None,
+    method: RegressionMethod | None = None,
     *,
     folds: int = 5,
     seed: int = 0,
     rounds: int = 1000,
 ) -> Regression:
-    """Predict every volume from the others, settings chosen without it too.
+    """Predict every volume by nested cross-validation: hyperparameters are selected on the training folds.
 
     Args:
         x: Features ``[N, d]``.
         y: Target ``[N]``.
-        groups: Subject of each volume ``[N]``; all volumes of one are in one fold, outer and inner.
-        method: How to regress. Default: ridge.
+        groups: Subject of each volume ``[N]``; folds, outer and inner, do not split subjects.
+        method: Regression method. Default: ridge.
         folds: Outer folds; fewer if there are fewer subjects.
-        seed: Of the folds and of resampling.
-        rounds: Resamplings of subjects behind the intervals.
+        seed: Seed of the folds and of the bootstrap.
+        rounds: Bootstrap resamplings of subjects.
 
     Raises:
         ValueError: If the lengths differ, a value is not finite, or there are fewer than 4 subjects.
@@ -90,9 +83,14 @@ def cross_validate(
 
 
 def fit(
-    x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, method: Method | None = None, *, seed: int = 0
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: Sequence[Any] | np.ndarray,
+    method: RegressionMethod | None = None,
+    *,
+    seed: int = 0,
 ) -> Any:
-    """Fit a model on all of ``x [N, d]`` and ``y [N]``, its settings chosen by folds that keep subjects whole.
+    """Fit a model on all of ``x [N, d]`` and ``y [N]``, its hyperparameters selected by subject-wise folds.
 
     Raises:
         ValueError: As `cross_validate` does.
@@ -111,7 +109,7 @@ def fit(
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's correlation of two rows of numbers ``[N]``; 0 where one is constant."""
+    """Return the Pearson correlation of two arrays ``[N]``; 0 where one is constant."""
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale > 0 else 0.0
@@ -125,19 +123,19 @@ def resampled(
     rounds: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """Give a statistic of two rows ``[N]`` with its 95 % percentile interval over resampled groups.
+    """Return a statistic of two arrays ``[N]`` with its 95 % percentile interval, by cluster bootstrap over groups.
 
-    Source: the cluster bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8.
+    Source: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8.
     """
     _, which = np.unique(np.asarray(groups), return_inverse=True)
     members = [np.flatnonzero(which == group) for group in range(which.max() + 1)]
     random = np.random.default_rng(seed)
     values = []
     for _ in range(rounds):
-        drawn = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
-        values.append(statistic(a[drawn], b[drawn]))
+        sample = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+        values.append(statistic(a[sample], b[sample]))
     low, high = np.quantile(values, (0.025, 0.975))
-    return Estimate(statistic(a, b), float(low), float(high))
+    return Estimate(statistic(a, b), float(np.std(values)), float(low), float(high))
 
 
 def _r2(y: np.ndarray, predicted: np.ndarray) -> float:
@@ -154,12 +152,12 @@ def _folds(groups: np.ndarray, folds: int, seed: int) -> Any:
 def _checked(
     x: np.ndarray, y: np.ndarray, groups: Sequence[Any] | np.ndarray, least: int = 4
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Refuse what cannot be regressed; return x and y in float64, as small penalties need it, and the groups."""
+    """Check the inputs; return x and y in float64 (needed for small penalties) and the groups."""
     names = np.asarray(groups)
     if x.ndim != 2 or y.shape != (len(x),) or names.shape != (len(x),):
-        raise ValueError(f"want x [N, d], y [N] and groups [N], got {x.shape}, {y.shape} and {names.shape}")
+        raise ValueError(f"expected x [N, d], y [N] and groups [N], got {x.shape}, {y.shape} and {names.shape}")
     if not np.isfinite(x).all() or not np.isfinite(y).all():
-        raise ValueError("want finite features and targets")
+        raise ValueError("features and targets must be finite")
     if len(np.unique(names)) < least:
-        raise ValueError(f"want at least {least} subjects, got {len(np.unique(names))}")
+        raise ValueError(f"expected at least {least} subjects, got {len(np.unique(names))}")
     return x.astype(np.float64), y.astype(np.float64), names

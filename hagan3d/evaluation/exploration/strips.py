@@ -1,4 +1,4 @@
-"""Pictures of walks: a row of slices per start, what was segmented in red, a caption under each; and a moving one."""
+"""Pictures of walks: strips of slices with segmented voxels in red and captions, and an animated GIF."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from hagan3d.data.pictures import Plane, middle_plane
 CELL = 176  # pixels of the longest side of a volume
 GAP, LINE, TEXT = 6, 16, 12  # pixels
 GROUND, INK, RED = (16, 16, 16), (235, 235, 235), (230, 40, 40)
-INSIDE, RIM = 0.18, 0.85  # how much of the red shows
-MILLISECONDS = 350  # per picture of the moving one
+INSIDE, RIM = 0.18, 0.85  # opacity of the red inside a mask and on its boundary
+MILLISECONDS = 350  # per frame of the GIF
 PLANES: tuple[Plane, ...] = ("coronal", "axial")
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One volume as it is shown."""
+    """One volume of a picture."""
 
     planes: Image.Image
     caption: tuple[str, ...]
-    """Lines."""
+    """Lines of text."""
 
 
 def planes_of(x: np.ndarray, affine: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
-    """Show the middle coronal and axial plane of a volume, one above the other.
+    """Draw the middle coronal and axial plane of a volume, one above the other.
 
     Args:
         x: Volume ``[D, H, W]`` in [-1, 1].
         affine: Index (d, h, w) to RAS mm ``[4, 4]``.
-        mask: What to paint red ``[D, H, W]``, bool.
+        mask: Voxels to mark red ``[D, H, W]``, bool.
     """
     per_mm = CELL / float((np.array(x.shape) * spacing_of(affine)).max())
     return _column([_plane(x, affine, mask, plane, per_mm) for plane in PLANES], GAP // 2)
@@ -58,28 +58,30 @@ def _plane(x: np.ndarray, affine: np.ndarray, mask: np.ndarray | None, plane: Pl
 
 
 def write_strip(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path) -> None:
-    """Write a PNG with a title, and a row of tiles per start below the start's name."""
+    """Write a PNG with a title and one row of tiles per start."""
     _save(_sheet(rows, title), path)
 
 
 def write_gif(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path) -> None:
-    """Write an animated GIF that walks there and back, all starts side by side; rows must have equally many tiles."""
+    """Write an animated GIF, forwards and backwards, all starts side by side; rows must have equal lengths."""
     steps = len(rows[0][1])
-    there = [_frame(rows, title, step) for step in range(steps)]
-    pictures = [*there, *there[-2:0:-1]]
-    with replacing(path) as beside:
-        pictures[0].save(beside, format="GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0)
+    forwards = [_frame(rows, title, step) for step in range(steps)]
+    pictures = [*forwards, *forwards[-2:0:-1]]
+    with replacing(path) as temporary:
+        pictures[0].save(
+            temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=MILLISECONDS, loop=0
+        )
 
 
 def _sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:
     pictures = [(name, [_captioned(tile) for tile in tiles]) for name, tiles in rows]
     width = max(tile.width for _, row in pictures for tile in row)
-    blocks = [_column([_text(name), _row([_widened(tile, width) for tile in row])], 0) for name, row in pictures]
+    blocks = [_column([_text(name), _row([_padded(tile, width) for tile in row])], 0) for name, row in pictures]
     return _column([_text(title), *blocks], GAP)
 
 
 def _frame(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, step: int) -> Image.Image:
-    """All starts at one step, in grey levels and red, few enough colours for a GIF."""
+    """All starts at one step, quantized to few colours for a GIF."""
     shown = [_column([_text(name, CELL), _captioned(tiles[step])], 0) for name, tiles in rows]
     picture = _column([_text(title), _row(shown)], GAP)
     return picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -89,15 +91,15 @@ def _captioned(tile: Tile) -> Image.Image:
     return _column([tile.planes, *(_text(line) for line in tile.caption)], 0)
 
 
-def _widened(picture: Image.Image, width: int) -> Image.Image:
-    """Add ground on the right."""
+def _padded(picture: Image.Image, width: int) -> Image.Image:
+    """Pad with background on the right."""
     sheet = Image.new("RGB", (width, picture.height), GROUND)
     sheet.paste(picture, (0, 0))
     return sheet
 
 
 def _text(line: str, width: int = 0) -> Image.Image:
-    """A line of text, cut to a width if one is given."""
+    """A line of text, truncated to a width in pixels."""
     font = ImageFont.load_default(TEXT)
     while width and len(line) > 4 and font.getlength(line) > width:
         line = f"{line[:-3].rstrip('.')}..."[: len(line) - 1]
@@ -107,7 +109,7 @@ def _text(line: str, width: int = 0) -> Image.Image:
 
 
 def _row(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures side by side, their tops on one line."""
+    """Pictures side by side, aligned at the top."""
     width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1)
     sheet, x = Image.new("RGB", (width, max(picture.height for picture in pictures)), GROUND), 0
     for picture in pictures:
@@ -117,7 +119,7 @@ def _row(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def _column(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
-    """Pictures below each other."""
+    """Pictures in a column."""
     height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
     sheet, y = Image.new("RGB", (max(picture.width for picture in pictures), height), GROUND), 0
     for picture in pictures:
@@ -129,5 +131,5 @@ def _column(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
 def _save(picture: Image.Image, path: Path) -> None:
     framed = Image.new("RGB", (picture.width + 2 * GAP, picture.height + 2 * GAP), GROUND)
     framed.paste(picture, (GAP, GAP))
-    with replacing(path) as beside:
-        framed.save(beside, format="PNG")
+    with replacing(path) as temporary:
+        framed.save(temporary, format="PNG")

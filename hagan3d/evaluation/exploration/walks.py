@@ -1,8 +1,8 @@
-"""Walks through latent space: latents to volumes on disk, measured on the way, and shown."""
+"""Latent walks: volumes on disk, measured, and shown as pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,41 +11,43 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import Model
-from hagan3d.evaluation.exploration.measures import Calibration, Measure, Segmenter
-from hagan3d.evaluation.exploration.regression import Estimate, correlation, resampled
+from hagan3d.evaluation.exploration.measures import LinearCalibration, Measure, Segmenter
+from hagan3d.evaluation.exploration.regression import correlation, resampled
 from hagan3d.evaluation.exploration.strips import Tile, planes_of, write_gif, write_strip
+from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.inference.generation import volume_slabs, write_csv, write_slabs
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where a walk begins, and the place and the units of the volumes it makes."""
+class WalkStart:
+    """The start of a walk, and the geometry and units of its volumes."""
 
     name: str
     z: np.ndarray
     """Latent ``[latent_dim]``."""
     label: int | None
-    """Class index; None in a model without classes."""
+    """Class index; None for an unconditional model."""
     affine: np.ndarray
     """Index (d, h, w) to RAS mm ``[4, 4]``."""
     interval: tuple[float, float]
-    """File units of -1 and 1."""
+    """Intensities of -1 and 1, in file units."""
 
 
 @dataclass(frozen=True)
-class Stop:
+class WalkStop:
     """One latent of a walk."""
 
     z: np.ndarray
     position: float
-    """Standard deviations, share of the way, or factor."""
+    """Standard deviations, interpolation fraction, or truncation factor."""
     intended: float | None = None
-    """Value of the attribute that was aimed at."""
+    """Target value of the attribute."""
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What became of a stop."""
+class WalkFrame:
+    """A generated volume of a walk."""
 
     start: str
     step: int
@@ -56,29 +58,29 @@ class Frame:
 
 
 class Reader(Protocol):
-    """What measures a volume."""
+    """Measures an attribute of a volume."""
 
     def read(self, x: np.ndarray, interval: tuple[float, float], affine: np.ndarray) -> tuple[float, np.ndarray | None]:
-        """Give the value of a volume ``[D, H, W]`` in [-1, 1], and the voxels that were counted, bool."""
+        """Return the value of a volume ``[D, H, W]`` in [-1, 1], and the mask of the measured voxels."""
         ...
 
 
 @dataclass(frozen=True)
 class SegmenterReader:
-    """Measures by a segmenter, calibrated on real volumes."""
+    """Measures by segmentation, calibrated on real volumes."""
 
     segmenter: Segmenter
     measure: Measure
-    calibration: Calibration
+    calibration: LinearCalibration
 
     def read(self, x: np.ndarray, interval: tuple[float, float], affine: np.ndarray) -> tuple[float, np.ndarray | None]:
-        """Segment, count, calibrate."""
+        """Segment, measure, calibrate."""
         labels = self.segmenter(x, interval, affine)
         return self.calibration(self.measure(labels, affine)), np.isin(labels, self.measure.labels)
 
 
 def volume_at(model: Model, z: np.ndarray, label: int | None = None) -> np.ndarray:
-    """Make the volume of a latent ``[latent_dim]``: ``[D, H, W]`` in [-1, 1], in memory."""
+    """Generate the volume of a latent ``[latent_dim]``: ``[D, H, W]`` in [-1, 1]."""
     index = None if label is None else torch.tensor([label], device=model.device)
     latent = torch.from_numpy(np.asarray(z, np.float32))[None].to(model.device)
     return np.concatenate(list(volume_slabs(model, latent, index)))
@@ -86,36 +88,38 @@ def volume_at(model: Model, z: np.ndarray, label: int | None = None) -> np.ndarr
 
 def walk(
     model: Model,
-    walks: Sequence[tuple[Start, Sequence[Stop]]],
+    walks: Sequence[tuple[WalkStart, Sequence[WalkStop]]],
     out: Path,
     *,
     title: str,
-    caption: Callable[[Stop, float | None], Sequence[str]],
+    caption: Callable[[WalkStop, float | None], Sequence[str]],
     reader: Reader | None = None,
-    progress: Callable[[Iterable[tuple[Start, int, Stop]]], Iterable[tuple[Start, int, Stop]]] = lambda items: items,
-) -> list[Frame]:
-    """Make every stop of some walks: volumes, table, strip and moving picture in a folder.
+    task: str = "walk",
+    progress: ProgressCallback = no_progress,
+) -> list[WalkFrame]:
+    """Generate every volume of some walks: NIfTI files, table, strip and animated GIF in a folder.
 
     One volume is in memory at a time.
 
     Args:
-        model: The model; of its networks G is enough.
-        walks: Starts and their stops, as many of each.
+        model: The model, with G.
+        walks: Starts and their stops, equally many for each.
         out: Folder for `volumes/START_STEP.nii.gz`, `walk.csv`, `strip.png` and `walk.gif`.
-        title: First line of the pictures.
-        caption: Lines below a stop, given what was measured.
+        title: Title of the pictures.
+        caption: Caption lines of a stop, given the measured value.
         reader: Measures each volume.
-        progress: Wraps the iteration, to show a bar.
+        task: Name of the task for progress.
+        progress: Shows progress.
     """
     todo = [(start, step, stop) for start, stops in walks for step, stop in enumerate(stops)]
-    frames: list[Frame] = []
+    frames: list[WalkFrame] = []
     rows: dict[str, list[Tile]] = {start.name: [] for start, _ in walks}
-    for start, step, stop in progress(todo):
+    for start, step, stop in track(todo, task, len(todo), progress):
         x = volume_at(model, stop.z, start.label)
         value, mask = reader.read(x, start.interval, start.affine) if reader else (None, None)
         path = out / "volumes" / f"{start.name.replace('/', '_')}_{step}.nii.gz"
         write_slabs([x], model.description, path, affine=start.affine, interval=start.interval)
-        frames.append(Frame(start.name, step, stop.position, stop.intended, value, path.name))
+        frames.append(WalkFrame(start.name, step, stop.position, stop.intended, value, path.name))
         rows[start.name].append(Tile(planes_of(x, start.affine, mask), tuple(caption(stop, value))))
     _write_table(frames, out / "walk.csv")
     write_strip(list(rows.items()), title, out / "strip.png")
@@ -123,7 +127,7 @@ def walk(
     return frames
 
 
-def _write_table(frames: Sequence[Frame], path: Path) -> None:
+def _write_table(frames: Sequence[WalkFrame], path: Path) -> None:
     rows = [
         [
             f.start,
@@ -138,29 +142,29 @@ def _write_table(frames: Sequence[Frame], path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether an attribute moved as intended."""
+class WalkScore:
+    """Whether a measured attribute follows its intended values."""
 
     correlation: Estimate
-    """Of intended and measured over all stops; the interval is over starts."""
+    """Correlation of intended and measured values over all stops; interval by bootstrap over starts."""
     monotone: float
-    """Share of the walks on which every step measured more than the one before."""
+    """Share of the walks along which the measured value increases at every step."""
     slope: float
-    """Measured change per intended change; 1 is exact."""
+    """Regression slope of measured on intended values; 1: exact."""
 
 
-def judge(frames: Sequence[Frame]) -> Verdict:
-    """Compare what was measured with what was intended.
+def score_walks(frames: Sequence[WalkFrame]) -> WalkScore:
+    """Compare measured with intended values.
 
     Raises:
-        ValueError: If frames have no such values.
+        ValueError: If frames lack these values.
     """
     if any(frame.intended is None or frame.measured is None for frame in frames):
-        raise ValueError("want frames with intended and measured values")
+        raise ValueError("expected frames with intended and measured values")
     names = [frame.start for frame in frames]
     intended, measured = (np.array([getattr(f, key) for f in frames], float) for key in ("intended", "measured"))
     walks = [np.diff(measured[[other == name for other in names]]) for name in dict.fromkeys(names)]
     spread = float(intended.var())
     slope = float(np.cov(intended, measured, bias=True)[0, 1]) / spread if spread > 0 else 0.0
     monotone = float(np.mean([(steps > 0).all() for steps in walks]))
-    return Verdict(resampled(correlation, intended, measured, names), monotone, slope)
+    return WalkScore(resampled(correlation, intended, measured, names), monotone, slope)

@@ -1,7 +1,6 @@
-"""Feature extractors: volumes to rows of numbers in which distances between sets are measured.
+"""Feature extractors: networks whose features the distances between sets of volumes are computed in.
 
-Nothing is ever downloaded: weights come from a seed, from the run, from the store's own file or from a file that the
-user names.
+Nothing is downloaded: weights come from a seed, the run, the features file of the store, or a file of the user.
 """
 
 import math
@@ -21,38 +20,38 @@ from hagan3d.inference.encoding import has_encoder
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network that turns volumes into features."""
+    """A network that maps volumes to features."""
 
     name: str
     dim: int
     """Features per volume."""
     sha256: str
-    """Of the weights, or of the file they come from."""
+    """Hash of the weights, or of their file."""
     network: nn.Module
     """Maps ``[B, 1, D, H, W]`` to ``[B, dim]``; in evaluation mode, without gradients."""
     zero_mean: bool = False
-    """Whether each volume is first brought to zero mean and unit deviation; else it goes in as it is, in [-1, 1]."""
+    """Whether each volume is standardized to zero mean and unit standard deviation; else it is in [-1, 1]."""
     rescale: bool = True
-    """Whether features are compared in units of their deviation over the training volumes; else as they come."""
+    """Whether features are compared in units of their standard deviation over the training volumes."""
     note: str = ""
-    """What a reader of the numbers must know."""
+    """Note for the report."""
 
     def features(self, volumes: Iterable[np.ndarray], batch: int = 8) -> np.ndarray:
         """Extract features.
 
         Args:
             volumes: Arrays ``[D, H, W]`` in [-1, 1], all of one size.
-            batch: Volumes that go through the network at once.
+            batch: Volumes per batch.
 
         Returns:
             ``[N, dim]``, float32.
 
         Raises:
-            ValueError: If there is no volume.
+            ValueError: If there are no volumes.
         """
         rows = [self.of_batch(group) for group in _batches(volumes, batch)]
         if not rows:
-            raise ValueError("want at least one volume, got none")
+            raise ValueError("expected at least one volume, got none")
         return np.concatenate(rows)
 
     @torch.no_grad()
@@ -72,17 +71,17 @@ def _batches(volumes: Iterable[np.ndarray], batch: int) -> Iterator[np.ndarray]:
 
 
 def standardized(x: Tensor) -> Tensor:
-    """Bring each volume ``[B, 1, D, H, W]`` to zero mean and unit deviation; a constant one becomes zero."""
+    """Standardize each volume ``[B, 1, D, H, W]`` to zero mean and unit deviation; a constant one becomes 0."""
     mean = x.mean(dim=(1, 2, 3, 4), keepdim=True)
     deviation = x.std(dim=(1, 2, 3, 4), keepdim=True)
     return (x - mean) / deviation.clamp_min(1e-6)
 
 
 class RandomPyramid(nn.Module):
-    """Three orthogonal convolutions of stride 2, never trained: ``[B, 1, D, H, W]`` to 80 features.
+    """Three random orthogonal convolutions of stride 2: ``[B, 1, D, H, W]`` to 80 features.
 
-    The features are the mean activation of each channel of the first two levels, and the last level averaged over
-    4 x 2 x 2 boxes, so that they see texture, layout and direction.
+    The features are the mean activations of the first two levels, and the last level averaged over 4 x 2 x 2 boxes, so
+    that they depend on texture, layout and orientation.
     """
 
     widths = (8, 8, 4)
@@ -90,7 +89,7 @@ class RandomPyramid(nn.Module):
     dim = 8 + 8 + 4 * 16
 
     def __init__(self, seed: int = 0) -> None:
-        """Draw the weights of a seed."""
+        """Sample the weights from a seed."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         convs = []
@@ -111,9 +110,9 @@ class RandomPyramid(nn.Module):
 
 
 def random_extractor(seed: int = 0) -> Extractor:
-    """Return the fixed random pyramid; for tests only, as nothing of medicine is in it."""
+    """Return the fixed random pyramid; for tests only, since its features have no medical meaning."""
     network = RandomPyramid(seed).eval().requires_grad_(False)
-    note = "random weights, never trained: for tests only"
+    note = "random weights, untrained: for tests only"
     return Extractor("random", RandomPyramid.dim, state_hash(network.state_dict()), network, note=note)
 
 
@@ -126,23 +125,18 @@ class _RunEncoder(nn.Module):
         self.encode, self.depth = model.networks.encode, model.networks.encoder_depth()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.encode(list(x.split(self.depth, dim=2)))
-
-
-def has_encoders(model: Model) -> bool:
-    """Whether a run has trained encoders."""
-    return has_encoder(model)
+        return self.encode(x.split(self.depth, dim=2))
 
 
 def encoder_extractor(model: Model) -> Extractor:
-    """Return the run's own E: its features are the latents z.
+    """Return the encoder of the run: its features are the latents z.
 
     Raises:
         InputError: If the run has no encoders.
     """
-    if not has_encoders(model):
-        raise InputError(f"{model.path}: trained without an encoder; use --features self")
+    if not has_encoder(model):
+        raise InputError(f"{model.path}: trained without encoders; use --features self")
     network = _RunEncoder(model).eval().requires_grad_(False)
-    note = "the run's own encoder: numbers of two runs must not be compared in it"
+    note = "encoder of the run itself: not comparable between runs"
     digest = state_hash(network.state_dict())
     return Extractor("encoder", model.networks.latent_dim, digest, network, note=note)

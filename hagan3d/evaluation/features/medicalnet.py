@@ -1,6 +1,7 @@
 """The residual networks of MedicalNet as feature extractors, from a file of published weights.
 
-MONAI's ResNet has other strides and no dilation, so it computes other features from the same weights.
+MONAI's ResNet has other strides and no dilation, so the same weights give other features.
+
 Source: Chen, Ma and Zheng, Med3D: Transfer Learning for 3D Medical Image Analysis, arXiv:1904.00625, 2019, section 3.
 """
 
@@ -18,8 +19,8 @@ from hagan3d.evaluation.features.extractors import Extractor
 
 BLOCKS = {10: (1, 1, 1, 1), 50: (3, 4, 6, 3)}  # residual blocks in each of the four layers
 LAYERS = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # channels, stride, dilation
-PREFIX = "module."  # as torch.nn.DataParallel names what it wraps
-HEAD = "conv_seg."  # of the segmentation the weights were trained on
+PREFIX = "module."  # of torch.nn.DataParallel
+HEAD = "conv_seg."  # segmentation head
 
 
 def _conv(before: int, after: int, side: int, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
@@ -28,7 +29,7 @@ def _conv(before: int, after: int, side: int, stride: int = 1, dilation: int = 1
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions and a shortcut."""
+    """Basic residual block: two 3 x 3 x 3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -46,7 +47,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A convolution between two of 1^3, and a shortcut."""
+    """Bottleneck residual block: 1, 3 and 1 wide convolutions and a shortcut."""
 
     expansion = 4
 
@@ -67,16 +68,16 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(before: int, after: int, stride: int) -> nn.Module:
-    """Shortcut type B: a convolution of 1^3 where the shape changes, else nothing."""
+    """Shortcut type B: 1 x 1 x 1 convolution where the shape changes, else the identity."""
     if stride == 1 and before == after:
         return nn.Identity()
     return nn.Sequential(_conv(before, after, 1, stride), nn.BatchNorm3d(after))
 
 
 class MedicalNet(nn.Module):
-    """ResNet-10 or -50 without its head, globally averaged: ``[B, 1, D, H, W]`` to 512 or 2048 features.
+    """ResNet-10 or -50 without its head, with global average pooling: ``[B, 1, D, H, W]`` to 512 or 2048 features.
 
-    The stem halves twice, layer 2 once; layers 3 and 4 keep the resolution and dilate by 2 and 4.
+    The stem downsamples twice, layer 2 once; layers 3 and 4 have dilation 2 and 4 instead of a stride.
     """
 
     def __init__(self, depth: int) -> None:
@@ -95,7 +96,7 @@ class MedicalNet(nn.Module):
         self.dim = before
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the features of ``x``, whose volumes have zero mean and unit deviation."""
+        """Return the features of volumes ``x`` with zero mean and unit standard deviation."""
         x = self.maxpool(self.bn1(self.conv1(x)).relu())
         for number in range(1, 5):
             x = getattr(self, f"layer{number}")(x)
@@ -103,23 +104,21 @@ class MedicalNet(nn.Module):
 
 
 def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extractor:
-    """Load a file of MedicalNet weights (resnet_10.pth, resnet_50.pth and their kin).
+    """Load a file of MedicalNet weights (resnet_10.pth, resnet_50.pth).
 
     Raises:
-        InputError: If the file is missing, could run code, or holds the weights of another network.
+        InputError: If the file is missing, could run code, or holds weights of another network.
     """
     state = _published_state(path)
     depth = 50 if "layer1.0.conv3.weight" in state else 10
     network = MedicalNet(depth)
-    wanted = network.state_dict()
-    optional = {name for name in wanted if name.endswith("num_batches_tracked")}
-    odd = sorted((wanted.keys() - optional) ^ (state.keys() - optional))
-    odd += sorted(name for name in wanted.keys() & state.keys() if wanted[name].shape != state[name].shape)
+    expected = network.state_dict()
+    optional = {name for name in expected if name.endswith("num_batches_tracked")}
+    odd = sorted((expected.keys() - optional) ^ (state.keys() - optional))
+    odd += sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
     if odd:
-        raise InputError(
-            f"{path}: not the weights of MedicalNet's ResNet-10 or ResNet-50 (the first odd one: {odd[0]})"
-        )
-    network.load_state_dict(wanted | {name: value for name, value in state.items() if name in wanted})
+        raise InputError(f"{path}: not the weights of MedicalNet's ResNet-10 or ResNet-50 (first mismatch: {odd[0]})")
+    network.load_state_dict(expected | {name: value for name, value in state.items() if name in expected})
     network.to(device).eval().requires_grad_(False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     name, note = f"medicalnet-{depth}", f"weights: {path.name}"
@@ -129,17 +128,19 @@ def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extr
 def _published_state(path: Path) -> dict[str, Tensor]:
     """Read ``{"state_dict": {"module.NAME": tensor}}`` without its segmentation head, as ``{NAME: tensor}``."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; MedicalNet's weights are not downloaded, give the path of the file")
+        raise InputError(
+            f"{path}: no such file; the weights of MedicalNet are not downloaded, download them and give the path"
+        )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: not read, as it could run code or is no file of weights") from error
+        raise InputError(f"{path}: not loaded, since it could run code or is not a file of weights") from error
     except (RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: truncated, or no file of weights") from error
+        raise InputError(f"{path}: truncated or not a file of weights") from error
     state = values.get("state_dict") if isinstance(values, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(
-            f'{path}: want MedicalNet weights as published, {{"state_dict": {{"module.conv1.weight": ...}}}}'
+            f'{path}: expected MedicalNet weights as published, {{"state_dict": {{"module.conv1.weight": ...}}}}'
         )
     named = {str(name).removeprefix(PREFIX): value for name, value in state.items()}
     return {name: value for name, value in named.items() if not name.startswith(HEAD)}

@@ -1,7 +1,8 @@
-"""A feature extractor trained on the user's own store: masked autoencoding, mirrored axes and any classes.
+"""A self-supervised feature extractor trained on the store itself: masked autoencoding, mirrored axes, classes.
 
-No weights of others fit every modality; this one takes minutes, lies beside the store and needs no network. Learning
-by filling in masked blocks: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022.
+No pretrained weights fit every modality; this one trains in minutes and is saved next to the store.
+
+Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (masked blocks as the pretext task).
 """
 
 import dataclasses
@@ -22,25 +23,25 @@ from hagan3d.data.io.files import replacing
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
+from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import FeatureTrainConfig
+from hagan3d.inference.devices import inference_device
 
 FORMAT = "hagan3d features 2"
 WIDTHS = (8, 24, 64)  # channels of the three convolutions
-BOXES = 4  # boxes per axis that the last map is averaged over, and that masking hides
-DETAIL_BOXES = 2  # boxes per axis that fine detail is averaged over
-CONTENT = 32  # numbers that the whole volume is squeezed into
-TARGET = 16  # voxels per axis of the volume to make again
-MOST_IN_MEMORY = 2**26  # voxels
-LEAST_DEVIATION = 0.05  # of the typical feature: one that hardly varies must not outweigh all others
-
-Progress = Callable[[Iterable[int]], Iterable[int]]
+BOXES = 4  # boxes per axis of the pooling of the last feature map, and of masking
+DETAIL_BOXES = 2  # boxes per axis of the pooling of fine detail
+CONTENT = 32  # bottleneck features of the whole volume
+TARGET = 16  # voxels per axis of the reconstruction target
+MOST_IN_MEMORY = 2**26  # voxels of the training set that are cached
+LEAST_DEVIATION = 0.05  # of the median feature: limits the weight of features that hardly vary
 
 
 class FeatureNet(nn.Module):
-    """A small network: ``[B, 1, D, H, W]`` to 64 features, each of zero mean and unit deviation on the training set.
+    """A small network: ``[B, 1, D, H, W]`` to 64 features, standardized over the training set.
 
-    8 tell of fine detail (see `detail`; nothing is learned there), 24 of the texture (mean activations of the second
-    level), 32 of the content (the squeezed volume).
+    8 features of fine detail (see `detail`; not learned), 24 of texture (mean activations of the second level) and 32
+    of content (bottleneck).
     """
 
     dim = DETAIL_BOXES**3 + WIDTHS[1] + CONTENT
@@ -48,7 +49,7 @@ class FeatureNet(nn.Module):
     deviation: Tensor
 
     def __init__(self) -> None:
-        """Build it; weights are torch's defaults until trained or loaded."""
+        """Build the network."""
         super().__init__()
         before = (1, *WIDTHS)
         self.convs = nn.ModuleList(
@@ -59,7 +60,7 @@ class FeatureNet(nn.Module):
         self.register_buffer("deviation", torch.ones(self.dim))
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return texture ``[B, 24]`` and content ``[B, 32]`` of ``x``, not normalised."""
+        """Return texture ``[B, 24]`` and content ``[B, 32]`` of ``x``, not standardized."""
         levels = []
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.1)
@@ -73,16 +74,16 @@ class FeatureNet(nn.Module):
 
 
 def detail(x: Tensor) -> Tensor:
-    """Logarithm of the mean square of what differs from the 3 x 3 x 3 mean, in each eighth of a volume: ``[B, 8]``.
+    """Return the log mean square of the residual to the 3 x 3 x 3 mean, in each octant of a volume: ``[B, 8]``.
 
-    Noise, blur and checkerboards show here; a network that learns to make volumes again learns to overlook them.
+    Sensitive to noise, blur and checkerboards, which the features of an autoencoder ignore.
     """
     fine = x - F.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)
     return torch.log(F.adaptive_avg_pool3d(fine.square(), DETAIL_BOXES) + 1e-6).flatten(1)
 
 
 class Heads(nn.Module):
-    """What the network is trained with, and not kept: the volume at 16^3, the mirrored axes, the class."""
+    """Heads of the pretext tasks, discarded after training: the volume at 16^3, the mirrored axes, the class."""
 
     def __init__(self, num_classes: int) -> None:
         """Build the heads."""
@@ -98,16 +99,16 @@ class Heads(nn.Module):
         self.label = nn.Linear(CONTENT, num_classes) if num_classes else None
 
     def loss(self, content: Tensor, x: Tensor, mirrored: Tensor, labels: Tensor) -> Tensor:
-        """Add up the terms.
+        """Return the loss: MSE of the reconstruction, plus 0.05 cross-entropy of mirrored axes and of classes.
 
         Args:
             content: ``[B, 32]``.
-            x: The volumes before masking ``[B, 1, D, H, W]``.
+            x: Volumes before masking ``[B, 1, D, H, W]``.
             mirrored: Whether each axis was mirrored ``[B, 3]``, 0 or 1.
             labels: Class indices ``[B]``, -1 unknown.
         """
-        again = self.up(self.spread(content).unflatten(1, (32, BOXES, BOXES, BOXES)))
-        loss = F.mse_loss(again, F.adaptive_avg_pool3d(x, TARGET))
+        reconstruction = self.up(self.spread(content).unflatten(1, (32, BOXES, BOXES, BOXES)))
+        loss = F.mse_loss(reconstruction, F.adaptive_avg_pool3d(x, TARGET))
         loss = loss + 0.05 * F.binary_cross_entropy_with_logits(self.mirrored(content), mirrored)
         if self.label is not None and bool((labels >= 0).any()):
             loss = loss + 0.05 * F.cross_entropy(self.label(content), labels, ignore_index=-1)
@@ -115,8 +116,8 @@ class Heads(nn.Module):
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A trained extractor and how it went."""
+class TrainedExtractor:
+    """A trained extractor, its file and its loss curve."""
 
     extractor: Extractor
     path: Path
@@ -124,7 +125,7 @@ class Trained:
 
 
 def features_path(store: Path) -> Path:
-    """Return where the extractor of a store lies: beside it."""
+    """Return the path of the features file of a store, next to it."""
     return store.with_name(f"{store.stem}.features.pt")
 
 
@@ -132,11 +133,11 @@ def train_features(
     store: Store,
     config: FeatureTrainConfig,
     device: torch.device | str = "cpu",
-    progress: Progress = lambda steps: steps,
-) -> Trained:
-    """Train an extractor on the real training volumes of a store and write it beside the store, whole or not at all.
+    progress: ProgressCallback = no_progress,
+) -> TrainedExtractor:
+    """Train an extractor on the real training volumes of a store and save it next to the store, atomically.
 
-    Equal settings give equal weights on one machine.
+    Deterministic for equal settings on one machine.
 
     Raises:
         InputError: If the store has no training volumes.
@@ -149,12 +150,12 @@ def train_features(
     optimizer = torch.optim.Adam([*net.parameters(), *heads.parameters()], lr=config.lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=config.lr, total_steps=config.steps)
     losses = []
-    for step in progress(range(config.steps)):
+    for step in track(range(config.steps), "train features", config.steps, progress):
         random = np.random.default_rng((config.seed, step))
-        chosen = random.choice(indices, config.batch_size)
-        x, mirrored = _mirrored(torch.stack([volume(int(i)) for i in chosen])[:, None].to(device), random)
+        batch = random.choice(indices, config.batch_size)
+        x, mirrored = _mirrored(torch.stack([volume(int(i)) for i in batch])[:, None].to(device), random)
         _, content = net.parts(masked(x, config.mask, random))
-        loss = heads.loss(content, x, mirrored, torch.from_numpy(store.labels[chosen]).to(device))
+        loss = heads.loss(content, x, mirrored, torch.from_numpy(store.labels[batch]).to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -163,34 +164,40 @@ def train_features(
     _set_scale(net, [volume(int(i)) for i in indices])
     path = features_path(store.path)
     _save(net, store, config, path)
-    return Trained(load_features(store, path, device), path, tuple(torch.stack(losses).tolist()))
+    return TrainedExtractor(load_features(store, path, device), path, tuple(torch.stack(losses).tolist()))
+
+
+def train_store_features(path: Path, config: FeatureTrainConfig, device: str, progress: ProgressCallback) -> str:
+    """Train the extractor of a store file and return a line that describes the result."""
+    trained = train_features(Store(path), config, inference_device(device), progress)
+    return f"features of {path}: {trained.path} (loss {trained.losses[0]:.3f} to {trained.losses[-1]:.3f})"
 
 
 def _reader(store: Store, indices: np.ndarray) -> Callable[[int], Tensor]:
-    """Read volumes from memory where they fit, else from the file each time."""
+    """Return a function that reads a volume: cached in memory if all fit, else from the file."""
     if len(indices) * int(np.prod(store.size)) > MOST_IN_MEMORY:
         return store.volume
-    kept = {int(i): store.volume(int(i)) for i in indices}
-    return kept.__getitem__
+    cached = {int(i): store.volume(int(i)) for i in indices}
+    return cached.__getitem__
 
 
 def _mirrored(x: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror each axis of each volume ``[B, 1, D, H, W]`` with probability 1/4, and say which ``[B, 3]``."""
-    chosen = torch.from_numpy(random.random((len(x), 3)) < 0.25).to(x.device)
+    """Mirror each axis of each volume ``[B, 1, D, H, W]`` with probability 1/4; also return which ``[B, 3]``."""
+    flips = torch.from_numpy(random.random((len(x), 3)) < 0.25).to(x.device)
     for axis in range(3):
-        x = torch.where(chosen[:, axis, None, None, None, None], x.flip(axis + 2), x)
-    return x, chosen.to(x.dtype)
+        x = torch.where(flips[:, axis, None, None, None, None], x.flip(axis + 2), x)
+    return x, flips.to(x.dtype)
 
 
 def masked(x: Tensor, fraction: float, random: np.random.Generator) -> Tensor:
-    """Set a fraction of the 4 x 4 x 4 blocks of each volume ``[B, 1, D, H, W]`` to zero."""
-    kept = torch.from_numpy(random.random((len(x), 1, BOXES, BOXES, BOXES)) >= fraction).to(x)
-    return x * F.interpolate(kept, size=x.shape[2:])
+    """Mask a fraction of the 4 x 4 x 4 blocks of each volume ``[B, 1, D, H, W]`` with zeros."""
+    visible = torch.from_numpy(random.random((len(x), 1, BOXES, BOXES, BOXES)) >= fraction).to(x)
+    return x * F.interpolate(visible, size=x.shape[2:])
 
 
 @torch.no_grad()
 def _set_scale(net: FeatureNet, volumes: Iterable[Tensor]) -> None:
-    """Store the mean and the deviation of each feature over volumes, so that each counts the same."""
+    """Set mean and standard deviation of each feature over volumes, so that all features have equal weight."""
     device = net.mean.device
     rows = torch.cat([net(volume[None, None].to(device)) for volume in volumes])
     deviation = rows.std(dim=0, correction=0)
@@ -207,7 +214,7 @@ def _save(net: FeatureNet, store: Store, config: FeatureTrainConfig, path: Path)
         "sha256": state_hash(state),
         "state": state,
     }
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(values, file)
 
 
@@ -216,28 +223,28 @@ def load_features(store: Store, path: Path | None = None, device: torch.device |
 
     Args:
         store: The store.
-        path: The file. Default: the one beside the store.
-        device: Where to compute.
+        path: The features file. Default: the one next to the store.
+        device: Device of the network.
 
     Raises:
-        InputError: If there is none, it is damaged, or it was trained on another store.
+        InputError: If the file is missing, damaged, or trained on another store.
     """
     path = path or features_path(store.path)
     if not path.exists():
         raise InputError(
-            f"{path}: no features trained on {store.path.name} yet; add --train-features (minutes), or take "
+            f"{path}: no features trained on {store.path.name} yet; add --train-features (takes minutes), or use "
             "--features encoder"
         )
     values = _read(path)
     if values["store"] != store.store_fingerprint:
-        raise InputError(f"{path}: features of another store than {store.path}; train them again by --train-features")
+        raise InputError(f"{path}: trained on another store than {store.path}; train again with --train-features")
     net = FeatureNet()
     try:
         net.load_state_dict(values["state"])
     except (RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: holds the weights of another network; train it again by --train-features") from error
+        raise InputError(f"{path}: holds weights of another network; train again with --train-features") from error
     if state_hash(net.state_dict()) != values["sha256"]:
-        raise InputError(f"{path}: damaged (its weights have another hash); train it again by --train-features")
+        raise InputError(f"{path}: damaged (hash of the weights differs); train again with --train-features")
     net.to(device).eval().requires_grad_(False)
     note = f"trained on the training volumes of {store.path.name}"
     return Extractor("self", FeatureNet.dim, values["sha256"], net, rescale=False, note=note)
@@ -247,7 +254,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged, or no features file; train it again by --train-features") from error
+        raise InputError(f"{path}: damaged or not a features file; train again with --train-features") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InputError(f"{path}: no features file of this version; train it again by --train-features")
+        raise InputError(f"{path}: not a features file of this version; train again with --train-features")
     return values

@@ -1,4 +1,4 @@
-"""What is kept of a set of volumes: features and small statistics, so that no set must fit into memory."""
+"""Summaries of sets of volumes: features and small statistics, so that no set has to fit into memory."""
 
 import hashlib
 import json
@@ -16,14 +16,15 @@ from hagan3d.config import Size
 from hagan3d.data.io.files import replacing
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
+from hagan3d.evaluation.settings import CHUNK
 
 BINS = 128  # of the histogram over [-1, 1]
-SMALL = 32  # voxels per axis of the small copy
-PLANE_SLICES = 8  # slices per plane that are described
-MOST_FULL = 2**24  # voxels of a volume up to which sums are kept at full resolution
+SMALL = 32  # voxels per axis of the downsampled copy
+PLANE_SLICES = 8  # slices per plane with statistics
+MOST_FULL = 2**24  # maximum voxels of a volume for sums at full resolution
 FEATURES = "features/"
-LEAST_DEVIATION = 0.05  # of the typical feature
-SUMS = ("total", "total_square")  # over volumes; all other arrays have a row per volume
+LEAST_DEVIATION = 0.05  # of the median feature
+SUMS = ("total", "total_square")  # summed over volumes; all other arrays have a row per volume
 
 Summary = dict[str, np.ndarray]
 """Arrays by name: those of `describe` stacked over volumes ``[N, ...]``, `features/NAME [N, dim]`, `similarity [P]`
@@ -31,12 +32,12 @@ Summary = dict[str, np.ndarray]
 
 
 def describe(x: np.ndarray) -> Summary:
-    """Statistics of one volume ``[D, H, W]``.
+    """Return statistics of one volume ``[D, H, W]``.
 
     Returns:
-        `slice_mean`, `slice_deviation` ``[D]``; `gradients` ``[D - 1]``, the mean absolute step from slice to slice;
-        `histogram` ``[BINS]``, shares of the voxels; `planes` ``[3, PLANE_SLICES, 8]``; `small` ``[32, 32, 32]``, block
-        means; `range` ``[2]``.
+        `slice_mean`, `slice_deviation` ``[D]``; `gradients` ``[D - 1]``: mean absolute difference of adjacent slices;
+        `histogram` ``[BINS]``: shares of the voxels; `planes` ``[3, PLANE_SLICES, 8]``: slice statistics in 3 planes;
+        `small` ``[32, 32, 32]``: block means; `range` ``[2]``: minimum and maximum.
     """
     bins = np.clip(((x + 1) * (BINS / 2)).astype(np.int64), 0, BINS - 1)
     return {
@@ -51,7 +52,7 @@ def describe(x: np.ndarray) -> Summary:
 
 
 def _describe_slices(x: np.ndarray) -> np.ndarray:
-    """Mean, deviation, mean absolute step along both axes and means of the four quarters of slices: ``[8, 8]``."""
+    """Mean, standard deviation, mean absolute gradient along both axes and quarter means of slices: ``[8, 8]``."""
     s = x[np.linspace(0, len(x) - 1, PLANE_SLICES + 2).round().astype(int)[1:-1]]
     quarters = blocks(s, (PLANE_SLICES, 2, 2)).reshape(PLANE_SLICES, 4)
     steps = [np.abs(np.diff(s, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)]
@@ -59,16 +60,16 @@ def _describe_slices(x: np.ndarray) -> np.ndarray:
 
 
 def blocks(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Average ``x [..., D, H, W]`` over blocks so that ``shape`` is left of the last three axes."""
+    """Downsample ``x [..., D, H, W]`` by block means, so that the last three axes have ``shape``."""
     d, h, w = (side // new for side, new in zip(x.shape[-3:], shape, strict=True))
-    parts = x.reshape(*x.shape[:-3], shape[0], d, shape[1], h, shape[2], w)
-    return parts.mean(axis=(-5, -3, -1))
+    boxes = x.reshape(*x.shape[:-3], shape[0], d, shape[1], h, shape[2], w)
+    return boxes.mean(axis=(-5, -3, -1))
 
 
 def ssim_settings(size: Size) -> dict[str, Any]:
-    """Window and scales of MS-SSIM for volumes of a size: the published 11 and 5 where they fit, else 7 and fewer.
+    """Return window and scale weights of MS-SSIM: the published 11 voxels and 5 scales if they fit, else 7 and fewer.
 
-    MONAI wants ``side // (scales - 1)^2 >= window``.
+    MONAI requires ``side // (scales - 1)^2 >= window``.
     """
     published = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
     window = 11 if min(size) >= 11 * 16 else 7
@@ -78,18 +79,18 @@ def ssim_settings(size: Size) -> dict[str, Any]:
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """MS-SSIM ``[P]`` of volumes ``[P, D, H, W]`` in [-1, 1] with others."""
+    """Return the MS-SSIM ``[P]`` between volumes ``[P, D, H, W]`` in [-1, 1], pair by pair."""
     from monai.metrics.regression import compute_ms_ssim
 
     one, other = (torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[:, None] for v in (a, b))
-    found = compute_ms_ssim(one, other, spatial_dims=3, data_range=2.0, **ssim_settings(a.shape[1:]))
-    return found.flatten().numpy()
+    values = compute_ms_ssim(one, other, spatial_dims=3, data_range=2.0, **ssim_settings(a.shape[1:]))
+    return values.flatten().numpy()
 
 
 def summarize(
     volumes: Iterator[np.ndarray], extractors: Sequence[Extractor], batch: int, pairs: bool, size: Size
 ) -> Summary:
-    """Summarize volumes ``[D, H, W]``, a batch at a time.
+    """Summarize volumes ``[D, H, W]`` batch by batch.
 
     Raises:
         InputError: If a volume has another size.
@@ -98,7 +99,7 @@ def summarize(
     while group := list(islice(volumes, batch)):
         odd = next((x.shape for x in group if x.shape != tuple(size)), None)
         if odd:
-            raise InputError(f"volumes of {list(odd)} and of {list(size)} voxels cannot be compared")
+            raise InputError(f"volumes of {list(odd)} and {list(size)} voxels cannot be compared")
         x = np.stack(group)
         described = [describe(volume) for volume in group]
         part = {name: np.stack([one[name] for one in described]) for name in described[0]}
@@ -108,47 +109,42 @@ def summarize(
         full = x if x[0].size <= MOST_FULL else np.zeros((1, 0))
         part["total"], part["total_square"] = full.sum(axis=0, dtype=np.float64), (full.astype(np.float64) ** 2).sum(0)
         parts.append(part)
-    return joined(parts)
+    return concatenate(parts)
 
 
-def joined(parts: Sequence[Summary]) -> Summary:
-    """Put the summaries of parts of a set together."""
+def concatenate(parts: Sequence[Summary]) -> Summary:
+    """Concatenate the summaries of parts of a set."""
     if not parts:
-        raise ValueError("want at least one volume, got none")
+        raise ValueError("expected at least one volume, got none")
     return {
         name: (np.sum if name in SUMS else np.concatenate)([part[name] for part in parts], axis=0) for name in parts[0]
     }
 
 
-def chosen(summary: Summary, indices: np.ndarray) -> Summary:
-    """Take some volumes of a summary; the sums over all volumes and the pairs are left out."""
-    return {name: rows[indices] for name, rows in summary.items() if name not in (*SUMS, "similarity")}
-
-
 def feature_scale(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and unit ``[dim]`` of features ``[N, dim]``: the deviation, or 1/20 of the typical one if that is more."""
+    """Return mean and scale ``[dim]`` of features ``[N, dim]``: the deviation, but at least 1/20 of the median one."""
     rows = rows.astype(np.float64)
     mean, deviation = rows.mean(axis=0), rows.std(axis=0)
     return mean, np.maximum(deviation, LEAST_DEVIATION * float(np.median(deviation)) + 1e-12)
 
 
 def rescaled(summaries: Mapping[str, Summary], name: str, reference: str) -> dict[str, Summary]:
-    """Bring the features ``name`` of all sets to the mean and the deviation of one of them, see `feature_scale`."""
+    """Standardize the features ``name`` of all sets by mean and scale of the reference set, see `feature_scale`."""
     mean, scale = feature_scale(summaries[reference][FEATURES + name])
     return {key: s | {FEATURES + name: (s[FEATURES + name] - mean) / scale} for key, s in summaries.items()}
 
 
 @dataclass(frozen=True)
 class VolumeSet:
-    """Volumes that can be read or made from any of them on."""
+    """A set of volumes that can be read or generated from any index on."""
 
     name: str
     size: Size
     count: int
     read: Callable[[int, int], Iterator[np.ndarray]]
-    """Gives the volumes from one index up to another."""
+    """Returns the volumes from one index up to another."""
     identity: Mapping[str, Any]
-    """Plain values that the volumes follow from."""
+    """Plain values that determine the volumes."""
 
 
 def summarize_set(
@@ -158,19 +154,19 @@ def summarize_set(
     *,
     batch: int,
     pairs: int,
-    chunk: int = 64,
-    done: Callable[[int], None] = lambda count: None,
+    chunk: int = CHUNK,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> Summary:
-    """Summarize a set chunk by chunk, keeping each in a file, so that the same call again goes on where it stopped.
+    """Summarize a set chunk by chunk, caching each in a file, so that an interrupted call resumes.
 
     Args:
         volumes: The set.
-        extractors: Of features.
-        folder: For the files `SET-FIRST.npz`.
-        batch: Volumes held at once.
-        pairs: How many pairs MS-SSIM is measured on.
+        extractors: Feature extractors.
+        folder: Folder of the cache files `SET-FIRST.npz`.
+        batch: Volumes per batch.
+        pairs: Pairs of volumes for MS-SSIM.
         chunk: Volumes per file, an even number.
-        done: Told how many volumes have been added.
+        advance: Called with the number of volumes of each chunk.
 
     Raises:
         InputError: If the folder holds features of other volumes, or of other extractors.
@@ -187,22 +183,22 @@ def summarize_set(
             part = summarize(volumes.read(first, last), extractors, batch, first < 2 * pairs, volumes.size)
             _write_summary(path, part, digest)
         parts.append(part)
-        done(last - first)
-    whole = joined(parts)
+        advance(last - first)
+    whole = concatenate(parts)
     return whole | {"similarity": whole["similarity"][:pairs]}
 
 
 def _write_summary(path: Path, summary: Summary, digest: str) -> None:
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         arrays: dict[str, Any] = {name.replace("/", "|"): values for name, values in summary.items()}
         np.savez_compressed(file, digest=np.array(digest), **arrays)
 
 
 def read_summary(path: Path, digest: str) -> Summary | None:
-    """Read the summary that was made under a digest; None if there is no file.
+    """Read a cached summary; None if there is no file.
 
     Raises:
-        InputError: If the file is of another digest, or damaged.
+        InputError: If the file has another digest, or is damaged.
     """
     if not path.exists():
         return None
@@ -210,7 +206,7 @@ def read_summary(path: Path, digest: str) -> Summary | None:
         with np.load(path, allow_pickle=False) as file:
             values = {name.replace("|", "/"): file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged; delete it, and run the same command again") from error
+        raise InputError(f"{path}: damaged; delete it and run the same command again") from error
     if str(values.pop("digest", "")) != digest:
         raise InputError(
             f"{path}: features of another store, run or setting; give another --out, or --force to replace them"

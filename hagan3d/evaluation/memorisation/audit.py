@@ -1,10 +1,11 @@
-"""The memorisation audit: are generated volumes copies of training volumes, and do the discriminators know those?
+"""The memorisation audit: are generated volumes copies of training volumes, and do the discriminators reveal them?
 
-It can find evidence of memorisation. Where it finds none, that is no proof that there is none.
+The audit can find evidence of memorisation. No evidence is not a proof that there is none.
 """
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,92 +32,83 @@ from hagan3d.evaluation.memorisation.nearest import (
     nearer,
     twin_ratios,
 )
+from hagan3d.evaluation.memorisation.results import (
+    THRESHOLDS,
+    Audit,
+    ClosestPair,
+    MedianDistances,
+    Membership,
+    SpaceAudit,
+    Twins,
+)
+from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 
-SIDE = 16  # voxels per axis in which volumes are compared
-SHIFT = 2  # of these voxels, the largest shift along each axis that is undone
-ROUNDS = 200  # random parts behind each control
-CLOSEST = 20  # pairs that are shown
+SIDE = 16  # voxels per axis at which volumes are compared
+SHIFT = 2  # of these voxels: maximum shift per axis in the search for the best match
+ROUNDS = 200  # random splits per control
+CLOSEST = 20  # pairs in the report
 LEAST_SUBJECTS = 3
-
-CLEAR_Z = 3.0  # standard errors from what is expected, and from the swapped question
-TWIN_MARGIN = 0.9  # of the lowest twin ratio of real volumes: what is below is closer than any two subjects are
-TWIN_SHARE = 0.02  # of the generated volumes below that
-TWIN_SOURCES = 3  # different training volumes that these are closest to: two alike may be chance, made again and again
-TWIN_HALF = 0.5  # of the lowest twin ratio of real volumes: one generated volume below is enough
-NEARER_SHARE = 0.55  # chance that the nearest real volume is a training one
-AUC_ABOVE = 0.1  # by which the AUC of a discriminator exceeds 0.5 and that of an untrained one
-THRESHOLDS = {
-    "clear_z": CLEAR_Z,
-    "twin_margin": TWIN_MARGIN,
-    "twin_share": TWIN_SHARE,
-    "twin_sources": TWIN_SOURCES,
-    "twin_half": TWIN_HALF,
-    "nearer_share": NEARER_SHARE,
-    "auc_above": AUC_ABOVE,
-}
-
-Start = Callable[[str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True)
-class Reals:
-    """What the audit keeps of real volumes."""
+class RealVolumes:
+    """Features and logits of a set of real volumes."""
 
     features: np.ndarray
-    """Of each volume, and of the same mirrored along W ``[N, 2, dim]``."""
+    """Of each volume and of its mirror image along W ``[N, 2, dim]``."""
     logits: dict[str, np.ndarray]
     """``[N, 2]`` of D^H and D^L, by `trained` and `untrained`; empty where the checkpoint has no discriminators."""
 
 
 def shifted_distances(x: np.ndarray, y: np.ndarray, mirror: bool = True) -> np.ndarray:
-    """Root mean square difference of volumes at the shift, and mirrored along W or not, where it is least.
+    """Return the root mean square difference of volumes, minimal over shifts and over mirroring along W.
 
     Args:
         x: Volumes ``[M, D, H, W]``.
         y: Volumes ``[N, D, H, W]``.
-        mirror: Whether to try mirrored volumes too.
+        mirror: Whether to include mirrored volumes.
 
     Returns:
-        ``[M, N]``; each over the voxels that both have at a shift of up to `SHIFT` voxels along each axis. Symmetric.
+        ``[M, N]``, over the overlap at shifts of up to `SHIFT` voxels along each axis. Symmetric.
     """
     best = np.full((len(x), len(y)), np.inf, dtype=np.float32)
     x, y = x.astype(np.float32), y.astype(np.float32)
     for one in (x, x[..., ::-1])[: 1 + mirror]:
         for shift in itertools.product(range(-SHIFT, SHIFT + 1), repeat=3):
-            a, b = (_cut(v, sign * np.array(shift)) for v, sign in ((one, 1), (y, -1)))
+            a, b = (_overlap(v, sign * np.array(shift)) for v, sign in ((one, 1), (y, -1)))
             square = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2 * a @ b.T
             np.minimum(best, square / a.shape[1], out=best)
     return np.sqrt(best.clip(0)).astype(np.float64)
 
 
-def _cut(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Voxels that are left when ``x [N, D, H, W]`` is shifted against another, as rows."""
+def _overlap(x: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Voxels of the overlap when ``x [N, D, H, W]`` is shifted against another volume, as rows."""
     sides = x.shape[1:]
-    kept = tuple(slice(max(0, s), side + min(0, s)) for s, side in zip(shift, sides, strict=True))
-    return x[(slice(None), *kept)].reshape(len(x), -1)
+    overlap = tuple(slice(max(0, s), side + min(0, s)) for s, side in zip(shift, sides, strict=True))
+    return x[(slice(None), *overlap)].reshape(len(x), -1)
 
 
 def mirrored_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance of features ``[M, dim]`` to the nearer of a volume and its mirror image ``[N, 2, dim]``: ``[M, N]``."""
+    """Return the distances ``[M, N]`` of features ``[M, dim]`` to the nearer of both rows of ``[N, 2, dim]``."""
     return np.minimum(cdist(x, y[:, 0]), cdist(x, y[:, 1]))
 
 
 def _distances(
-    made: np.ndarray,
+    generated: np.ndarray,
     train: np.ndarray,
     held: np.ndarray,
     groups: tuple[np.ndarray, np.ndarray],
     measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
     plain: Callable[[np.ndarray], np.ndarray] = lambda x: x,
 ) -> Distances:
-    """All distances of a space; ``plain`` takes from a real volume what stands for it as it is."""
+    """All distances of a space; ``plain`` selects the representation of a real volume that is not mirrored."""
 
     def among(x: np.ndarray, own: np.ndarray) -> np.ndarray:
         return np.where(own[:, None] == own[None], np.inf, measure(plain(x), x))
 
     return Distances(
-        made_train=measure(made, train),
-        made_held=measure(made, held),
+        generated_train=measure(generated, train),
+        generated_held=measure(generated, held),
         held_train=measure(plain(held), train),
         train_held=measure(plain(train), held),
         train_train=among(train, groups[0]),
@@ -127,68 +119,47 @@ def _distances(
 
 
 def voxel_space(
-    made: np.ndarray, train: np.ndarray, held: np.ndarray, groups: tuple[np.ndarray, np.ndarray]
+    generated: np.ndarray, train: np.ndarray, held: np.ndarray, groups: tuple[np.ndarray, np.ndarray]
 ) -> Distances:
-    """Distances of volumes ``[N, SIDE, SIDE, SIDE]``, see `shifted_distances`."""
-    return _distances(made, train, held, groups, shifted_distances)
+    """Return all distances of volumes ``[N, SIDE, SIDE, SIDE]``, see `shifted_distances`."""
+    return _distances(generated, train, held, groups, shifted_distances)
 
 
 def feature_space(
-    made: np.ndarray, train: np.ndarray, held: np.ndarray, groups: tuple[np.ndarray, np.ndarray]
+    generated: np.ndarray, train: np.ndarray, held: np.ndarray, groups: tuple[np.ndarray, np.ndarray]
 ) -> Distances:
-    """Distances of features; generated ``[M, dim]``, real ones ``[N, 2, dim]`` as they are and mirrored."""
-    return _distances(made, train, held, groups, mirrored_distances, lambda x: x[:, 0])
+    """Return all distances of features; generated ``[M, dim]``, real ``[N, 2, dim]`` plain and mirrored."""
+    return _distances(generated, train, held, groups, mirrored_distances, lambda x: x[:, 0])
 
 
-def pooled(summary: Summary) -> np.ndarray:
-    """Volumes of a summary at ``[N, SIDE, SIDE, SIDE]``."""
+def downsampled(summary: Summary) -> np.ndarray:
+    """Return the volumes of a summary at ``[N, SIDE, SIDE, SIDE]``."""
     return blocks(summary["small"], (SIDE,) * 3)
 
 
-def judge_space(d: Distances) -> dict[str, Any]:
-    """Ask all questions in one space.
-
-    Returns:
-        Plain values: `independent` (see `effective_count`), `distances` (medians), `twins`, `nearer`, `authenticity`,
-        `data_copying`, and `flagged`: the names of the measures that show memorisation.
-    """
-    ratios = twin_ratios(d.made_train, d.train_groups)
+def audit_space(d: Distances, extractor: str | None = None) -> SpaceAudit:
+    """Run all tests in one space."""
+    ratios = twin_ratios(d.generated_train, d.train_groups)
     real = np.concatenate([twin_ratios(d.held_train, d.train_groups), twin_ratios(d.train_train, d.train_groups)])
-    limit = TWIN_MARGIN * float(real.min())
-    columns = {"made_train": d.made_train, "made_held": d.made_held, "held_train": d.held_train}
-    found: dict[str, Any] = {
-        "independent": effective_count(d),
-        "distances": {name: float(np.median(values.min(axis=1))) for name, values in columns.items()},
-        "twins": {
-            "limit": limit,
-            "lowest_real": float(real.min()),
-            "lowest": float(ratios.min()),
-            "share": float((ratios < limit).mean()),
-            "count": int((ratios < limit).sum()),
-            "sources": len(set(d.made_train.argmin(axis=1)[ratios < limit].tolist())),
-        },
-        "nearer": nearer(d, ROUNDS),
-        "authenticity": authenticity(d),
-        "data_copying": data_copying(d),
-    }
-    return {**found, "flagged": flagged_measures(found)}
-
-
-def flagged_measures(found: dict[str, Any]) -> list[str]:
-    """Return the measures of one space beyond their thresholds."""
-    twins, near = found["twins"], found["nearer"]
-
-    def clear(row: dict[str, float]) -> bool:
-        return row["z"] <= -CLEAR_Z and row["excess_z"] <= -CLEAR_Z
-
-    many = twins["share"] >= TWIN_SHARE and twins["sources"] >= TWIN_SOURCES
-    checks = {
-        "twins": many or twins["lowest"] < TWIN_HALF * twins["lowest_real"],
-        "nearer": near["share"] >= NEARER_SHARE and near["z"] >= CLEAR_Z,
-        "AuthPct": clear(found["authenticity"]),
-        "C_T": clear(found["data_copying"]),
-    }
-    return [name for name, beyond in checks.items() if beyond]
+    limit = THRESHOLDS.twin_margin * float(real.min())
+    twins = Twins(
+        limit=limit,
+        lowest_real=float(real.min()),
+        lowest=float(ratios.min()),
+        share=float((ratios < limit).mean()),
+        count=int((ratios < limit).sum()),
+        sources=len(set(d.generated_train.argmin(axis=1)[ratios < limit].tolist())),
+    )
+    medians = (float(np.median(x.min(axis=1))) for x in (d.generated_train, d.generated_held, d.held_train))
+    return SpaceAudit(
+        independent=effective_count(d),
+        distances=MedianDistances(*medians),
+        twins=twins,
+        nearer=nearer(d, ROUNDS),
+        authenticity=authenticity(d),
+        data_copying=data_copying(d),
+        extractor=extractor,
+    )
 
 
 def audit(
@@ -197,137 +168,106 @@ def audit(
     sets: dict[str, VolumeSet],
     summaries: dict[str, Summary],
     extractor: Extractor,
-    start: Start = lambda name, total: lambda count: None,
-) -> dict[str, Any]:
-    """Audit a measured run.
+    progress: ProgressCallback = no_progress,
+) -> Audit:
+    """Audit an evaluated run.
 
     Args:
-        model: The run, with its discriminators if they are to be asked.
+        model: The run, with its discriminators for membership inference.
         store: The store that it was trained on.
         sets: The sets of the protocol, see `volume_sets`.
-        summaries: Their summaries, features as they are compared.
-        extractor: Whose features span the feature space.
-        start: Begins a piece of work.
-
-    Returns:
-        Plain values, as under `audit` in metrics.json.
+        summaries: Their summaries.
+        extractor: Extractor of the feature space.
+        progress: Shows progress.
 
     Raises:
         InputError: If the training or held-out volumes are of too few subjects.
     """
     groups = subject_groups(store, sets)
-    judges = _judges(model)
-    reals = {name: _look(sets[name], extractor, judges, model, start) for name in ("train", "held-out")}
+    discriminators = _discriminators(model)
+    reals = {name: _read_real(sets[name], extractor, discriminators, model, progress) for name in ("train", "held-out")}
     if extractor.rescale:
         mean, scale = feature_scale(reals["train"].features[:, 0])
-        reals = {name: Reals((one.features - mean) / scale, one.logits) for name, one in reals.items()}
-    done = start("audit", 2)
+        reals = {name: RealVolumes((one.features - mean) / scale, one.logits) for name, one in reals.items()}
+    advance = progress("audit", 2)
     names = ("generated", "train", "held-out")
-    small = {name: pooled(summaries[name]) for name in names}
+    small = {name: downsampled(summaries[name]) for name in names}
     voxel = voxel_space(small["generated"], small["train"], small["held-out"], groups)
-    spaces = {"voxels": judge_space(voxel)}
-    done(1)
-    made = summaries["generated"][FEATURES + extractor.name]
-    feature = feature_space(made, reals["train"].features, reals["held-out"].features, groups)
-    spaces["features"] = {"extractor": extractor.name, **judge_space(feature)}
-    done(1)
-    asked = _membership(score_names(model.networks), reals, groups[0]) if judges else None
-    return {
-        "thresholds": THRESHOLDS,
-        "volumes": {name: sets[name].count for name in names},
-        "spaces": spaces,
-        "membership": asked,
-        "pairs": closest_pairs(voxel, small["generated"], small["train"]),
-        "verdict": judgement(spaces, asked),
-    }
+    spaces = {"voxels": audit_space(voxel)}
+    advance(1)
+    rows = summaries["generated"][FEATURES + extractor.name]
+    feature = feature_space(rows, reals["train"].features, reals["held-out"].features, groups)
+    spaces["features"] = audit_space(feature, extractor.name)
+    advance(1)
+    return Audit(
+        volumes={name: sets[name].count for name in names},
+        spaces=spaces,
+        membership=_membership(score_names(model.networks), reals, groups[0]) if discriminators else None,
+        pairs=closest_pairs(voxel, small["generated"], small["train"]),
+    )
 
 
 def subject_groups(store: Store, sets: dict[str, VolumeSet]) -> tuple[np.ndarray, np.ndarray]:
-    """Number the subjects of the training and of the held-out volumes.
+    """Return the subject numbers of the training and of the held-out volumes.
 
     Raises:
-        InputError: If there are too few.
+        InputError: If there are too few subjects.
     """
     number = {subject: i for i, subject in enumerate(sorted(set(store.subjects)))}
-    found = []
+    groups = []
     for name in ("train", "held-out"):
-        groups = np.array([number[store.subjects[i]] for i in sets[name].identity["indices"]])
-        if len(set(groups.tolist())) < LEAST_SUBJECTS:
+        own = np.array([number[store.subjects[i]] for i in sets[name].identity["indices"]])
+        if len(set(own.tolist())) < LEAST_SUBJECTS:
             raise InputError(
-                f"{store.path}: the {name} volumes are of {len(set(groups.tolist()))} subjects, --audit wants at least "
+                f"{store.path}: the {name} volumes are of {len(set(own.tolist()))} subjects; --audit needs at least "
                 f"{LEAST_SUBJECTS}"
             )
-        found.append(groups)
-    return found[0], found[1]
+        groups.append(own)
+    return groups[0], groups[1]
 
 
-def _judges(model: Model) -> dict[str, Any]:
+def _discriminators(model: Model) -> dict[str, Any]:
     if not has_discriminators(model):
         return {}
     return {"trained": model.networks, "untrained": untrained(model)}
 
 
-def _look(volumes: VolumeSet, extractor: Extractor, judges: dict[str, Any], model: Model, start: Start) -> Reals:
-    """Read the volumes of a set once."""
-    done = start(f"audit: {volumes.name}", volumes.count)
+def _read_real(
+    volumes: VolumeSet, extractor: Extractor, discriminators: dict[str, Any], model: Model, progress: ProgressCallback
+) -> RealVolumes:
+    """Compute features and logits of a set in one pass."""
     features, logits = [], []
-    for x in _each(volumes):
+    for x in track(volumes.read(0, volumes.count), f"audit: {volumes.name}", volumes.count, progress):
         features.append(extractor.of_batch(np.stack([x, x[..., ::-1]])))
-        logits.append([logits_of(nets, [x], model.device)[0] for nets in judges.values()])
-        done(1)
-    columns = np.array(logits).reshape(len(features), len(judges), len(model.networks.discriminators))
-    return Reals(np.stack(features).astype(np.float64), {name: columns[:, i] for i, name in enumerate(judges)})
+        logits.append([logits_of(nets, [x], model.device)[0] for nets in discriminators.values()])
+    columns = np.array(logits).reshape(len(features), len(discriminators), len(model.networks.discriminators))
+    by_name = {name: columns[:, i] for i, name in enumerate(discriminators)}
+    return RealVolumes(np.stack(features).astype(np.float64), by_name)
 
 
-def _each(volumes: VolumeSet) -> Iterator[np.ndarray]:
-    return volumes.read(0, volumes.count)
-
-
-def _membership(names: list[str], reals: dict[str, Reals], groups: np.ndarray) -> list[dict[str, Any]]:
-    """Rows of `membership`, each with the AUC of untrained discriminators beside it."""
+def _membership(names: list[str], reals: dict[str, RealVolumes], groups: np.ndarray) -> list[Membership]:
+    """Attack by the trained discriminators, with the AUC of untrained ones as a control."""
     trained, fresh = (
         membership(names, reals["train"].logits[name], reals["held-out"].logits[name], groups, ROUNDS)
         for name in ("trained", "untrained")
     )
-    rows = [{**row, "untrained_auc": other["auc"]} for row, other in zip(trained, fresh, strict=True)]
-    return [{**row, "flagged": member_flagged(row)} for row in rows]
+    return [dataclasses.replace(row, untrained_auc=other.auc) for row, other in zip(trained, fresh, strict=True)]
 
 
-def member_flagged(row: dict[str, Any]) -> bool:
-    """Whether a discriminator tells training volumes from held-out ones beyond both controls."""
-    return bool(row["z"] >= CLEAR_Z and row["auc"] - max(0.5, row["untrained_auc"]) >= AUC_ABOVE)
-
-
-def closest_pairs(d: Distances, made: np.ndarray, train: np.ndarray) -> list[dict[str, Any]]:
-    """List the generated volumes that stand out most by closeness to one training volume, lowest twin ratio first.
+def closest_pairs(d: Distances, generated: np.ndarray, train: np.ndarray) -> list[ClosestPair]:
+    """Return the generated volumes with the lowest twin ratios, each with its nearest training volume.
 
     Args:
         d: Distances in voxel space.
-        made: Volumes ``[M, SIDE, SIDE, SIDE]``.
-        train: The same of training volumes.
-
-    Returns:
-        Rows of `generated` and `train` (indices in their sets), `ratio`, `distance`, `held_out` (distance to the
-        nearest held-out volume) and `mirrored`.
+        generated: Generated volumes ``[M, SIDE, SIDE, SIDE]``.
+        train: Training volumes ``[N, SIDE, SIDE, SIDE]``.
     """
-    ratios = twin_ratios(d.made_train, d.train_groups)
-    rows = []
+    ratios = twin_ratios(d.generated_train, d.train_groups)
+    pairs = []
     for i in np.argsort(ratios, kind="stable")[:CLOSEST]:
-        j = int(d.made_train[i].argmin())
-        plain = float(shifted_distances(made[i : i + 1], train[j : j + 1], mirror=False)[0, 0])
-        row = {"generated": int(i), "train": j, "ratio": float(ratios[i]), "distance": float(d.made_train[i, j])}
-        row |= {"held_out": float(d.made_held[i].min()), "mirrored": bool(plain > d.made_train[i, j] + 1e-6)}
-        rows.append(row)
-    return rows
-
-
-def judgement(spaces: dict[str, dict[str, Any]], asked: Sequence[dict[str, Any]] | None) -> dict[str, Any]:
-    """Put the flags together.
-
-    Returns:
-        `flagged`: whether anything is; `generated_by`, `discriminators_by`: by which measures generated volumes and
-        discriminators are (the latter null where they were not asked).
-    """
-    made = [f"{measure} ({name})" for name, found in spaces.items() for measure in found["flagged"]]
-    judges = None if asked is None else [row["score"] for row in asked if row["flagged"]]
-    return {"flagged": bool(made or judges), "generated_by": made, "discriminators_by": judges}
+        j = int(d.generated_train[i].argmin())
+        distance = float(d.generated_train[i, j])
+        plain = float(shifted_distances(generated[i : i + 1], train[j : j + 1], mirror=False)[0, 0])
+        held_out = float(d.generated_held[i].min())
+        pairs.append(ClosestPair(int(i), j, float(ratios[i]), distance, held_out, plain > distance + 1e-6))
+    return pairs

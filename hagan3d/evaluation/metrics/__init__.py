@@ -1,1 +1,1 @@
-"""Distances between sets of volumes, each with its standard error."""
+"""Metrics: every module of this folder is imported, and every function decorated with `registry.metric` is used."""

@@ -1,19 +1,44 @@
-"""Classes told from features: the inception score, and whether a conditional model makes the class it is asked for."""
+"""Class metrics from features: inception score, and class accuracy of a conditional model."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hagan3d.evaluation.metrics.distances import Estimate
+from hagan3d.evaluation.metrics.estimate import Estimate
 
-LEAST = 2  # training volumes of a class that a classifier can learn from
+LEAST = 2  # training volumes per class that the classifier needs
+
+
+@dataclass(frozen=True)
+class SetClasses:
+    """Class metrics of one set of volumes."""
+
+    inception_score: Estimate
+    accuracy: Estimate | None
+    """Share of volumes that are classified as their class; None where classes are not known."""
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Class metrics of all sets, by a classifier trained on features of the training volumes."""
+
+    num_classes: int
+    sets: dict[str, SetClasses]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for metrics.json."""
+        values: dict[str, Any] = {"classes": self.num_classes}
+        for name, one in self.sets.items():
+            values[name] = {key: value.to_dict() for key, value in vars(one).items() if value is not None}
+        return values
 
 
 def inception_score(p: np.ndarray) -> float:
-    """Exponential of the mean divergence of ``p [N, K]``, the class probabilities of each volume, from their mean.
+    """Inception score of class probabilities ``p [N, K]``: exp of the mean KL divergence from their mean.
 
-    1 where all volumes look alike to the classifier, K where each class is certain and as frequent as the others.
+    1 where the classifier cannot distinguish the volumes; K where it is certain and all classes are equally frequent.
 
     Source: Salimans et al., Improved techniques for training GANs, NeurIPS 2016, section 4.
     """
@@ -26,40 +51,43 @@ def inception_score(p: np.ndarray) -> float:
 
 def class_scores(
     features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray | None], rounds: int
-) -> dict[str, Any] | None:
-    """Measure the sets by a classifier of features, a logistic regression on the training volumes.
+) -> ClassScores | None:
+    """Evaluate sets of volumes by a classifier: logistic regression on features, trained on the training volumes.
 
     Args:
-        features: Features ``[N, dim]`` of each set; ``train`` among them.
-        labels: Class of each volume ``[N]``, -1 where unknown; for generated ones the class asked for, None without.
-        rounds: Resamplings behind each error.
+        features: Features ``[N, dim]`` by name of the set; ``train`` is one of them.
+        labels: Class index of each volume ``[N]``, -1 unknown; of generated ones the requested class, None if
+            unconditional.
+        rounds: Bootstrap resamplings per standard error.
 
     Returns:
-        For each set its inception score and, where the classes are known, the share of volumes whose class is named
-        rightly; None where the training volumes have fewer than two classes of two volumes.
+        None where the training volumes have fewer than two classes with at least two volumes.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    known = labels["train"]
-    if known is None or (np.bincount(known[known >= 0], minlength=2) >= LEAST).sum() < 2:
+    target = labels["train"]
+    if target is None or (np.bincount(target[target >= 0], minlength=2) >= LEAST).sum() < 2:
         return None
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    classifier.fit(features["train"][known >= 0], known[known >= 0])
-    found: dict[str, Any] = {"classes": len(classifier.classes_)}
+    classifier.fit(features["train"][target >= 0], target[target >= 0])
+    sets = {}
     for name, rows in features.items():
         p = classifier.predict_proba(rows)
-        found[name] = {"inception_score": _resampled(p, rounds).to_dict()}
-        own = labels[name]
-        if own is not None and (own >= 0).any():
-            right = classifier.classes_[p.argmax(axis=1)][own >= 0] == own[own >= 0]
-            error = float(np.sqrt(right.mean() * (1 - right.mean()) / len(right)))
-            found[name]["accuracy"] = Estimate(float(right.mean()), error).to_dict()
-    return found
+        predicted = classifier.classes_[p.argmax(axis=1)]
+        sets[name] = SetClasses(_bootstrapped(p, rounds), _accuracy(predicted, labels[name]))
+    return ClassScores(len(classifier.classes_), sets)
 
 
-def _resampled(p: np.ndarray, rounds: int) -> Estimate:
+def _accuracy(predicted: np.ndarray, target: np.ndarray | None) -> Estimate | None:
+    if target is None or not (target >= 0).any():
+        return None
+    correct = predicted[target >= 0] == target[target >= 0]
+    return Estimate(float(correct.mean()), float(np.sqrt(correct.mean() * (1 - correct.mean()) / len(correct))))
+
+
+def _bootstrapped(p: np.ndarray, rounds: int) -> Estimate:
     random = np.random.default_rng(0)
-    again = [inception_score(p[random.integers(len(p), size=len(p))]) for _ in range(rounds)]
-    return Estimate(inception_score(p), float(np.std(again)))
+    values = [inception_score(p[random.integers(len(p), size=len(p))]) for _ in range(rounds)]
+    return Estimate(inception_score(p), float(np.std(values)))

@@ -1,48 +1,41 @@
-"""Distances between two sets of features, each with its standard error."""
+"""Metrics of features: KID, MMD, FID, precision and recall between two sets."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 from scipy.spatial.distance import cdist, pdist
 
-RBF_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the mixture, in units of the median distance of the reference set
-NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
+from hagan3d.evaluation.metrics.estimate import Estimate, binomial_error
+from hagan3d.evaluation.metrics.registry import metric
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number and how far it may be off."""
-
-    value: float
-    error: float
-    """Standard error."""
-
-    def to_dict(self) -> dict[str, float]:
-        """Value, standard error and 95 % interval (normal approximation)."""
-        half = NORMAL_95 * self.error
-        return {"value": self.value, "error": self.error, "low": self.value - half, "high": self.value + half}
+RBF_WIDTHS = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+)  # kernel bandwidths of the mixture, in units of the median distance within the reference set
 
 
 def check_sets(x: np.ndarray, y: np.ndarray, least: int = 3) -> None:
     """Raise ValueError unless both are ``[N, dim]`` with one ``dim`` and at least ``least`` rows."""
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < least:
-        raise ValueError(f"want [N >= {least}, dim] twice with one dim, got {x.shape} and {y.shape}")
+        raise ValueError(f"expected two sets [N >= {least}, dim] of the same dim, got {x.shape} and {y.shape}")
 
 
 def unbiased_mmd(kxx: np.ndarray, kxy: np.ndarray, kyy: np.ndarray) -> Estimate:
-    """Squared maximum mean discrepancy from kernel matrices ``[M, M]``, ``[M, N]``, ``[N, N]``.
+    """Unbiased squared maximum mean discrepancy from kernel matrices ``[M, M]``, ``[M, N]``, ``[N, N]``.
 
-    Unbiased, so it may be below zero: eq. 3 of Gretton et al., A Kernel Two-Sample Test, JMLR 13, 2012. The error is
-    the jackknife over both sets.
+    May be negative, since it is unbiased. The standard error is the jackknife over both sets.
+
+    Source: Gretton et al., A Kernel Two-Sample Test, JMLR 13, 2012, eq. 3.
     """
     m, n = kxy.shape
     x_rows, y_rows = kxx.sum(axis=1) - np.diagonal(kxx), kyy.sum(axis=1) - np.diagonal(kyy)
     x_sum, y_sum, cross = x_rows.sum(), y_rows.sum(), kxy.sum()
     x_mean, y_mean = x_sum / (m * (m - 1)), y_sum / (n * (n - 1))
+    # jackknife: the statistic without one sample follows from the row sums of that sample
     without_x = (x_sum - 2 * x_rows) / ((m - 1) * (m - 2)) - 2 * (cross - kxy.sum(axis=1)) / ((m - 1) * n)
     without_y = (y_sum - 2 * y_rows) / ((n - 1) * (n - 2)) - 2 * (cross - kxy.sum(axis=0)) / (m * (n - 1))
     variance = (m - 1) * without_x.var() + (n - 1) * without_y.var()
@@ -54,21 +47,23 @@ def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3
 
 
+@metric("kid", title="KID", better="lower", needs="features", in_verdict="decides")
 def kid(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Kernel distance between two sets ``[N, dim]``, over all pairs at once.
+    """Kernel Inception Distance between two sets ``[N, dim]``: MMD^2 with a cubic polynomial kernel, over all pairs.
 
-    Unlike FID it is unbiased, so it can be trusted for small sets.
-    Source: Binkowski et al., Demystifying MMD GANs, ICLR 2018, section 4.
+    Unbiased, unlike FID, so it is reliable for small sets.
 
     Raises:
-        ValueError: If the sets do not fit together.
+        ValueError: If the shapes do not match.
+
+    Source: Binkowski et al., Demystifying MMD GANs, ICLR 2018, section 4.
     """
     check_sets(x, y)
     return unbiased_mmd(polynomial_kernel(x, x), polynomial_kernel(x, y), polynomial_kernel(y, y))
 
 
 def kid_of_subsets(x: np.ndarray, y: np.ndarray, subsets: int, size: int, seed: int = 2020) -> tuple[float, float]:
-    """Mean and deviation of the kernel distance over random subsets, drawn as torch-fidelity draws them.
+    """Return mean and standard deviation of KID over random subsets, sampled as torch-fidelity samples them.
 
     Raises:
         ValueError: If a subset is larger than a set.
@@ -82,16 +77,17 @@ def kid_of_subsets(x: np.ndarray, y: np.ndarray, subsets: int, size: int, seed: 
     return float(np.mean(values)), float(np.std(values))
 
 
+@metric("mmd", title="MMD, RBF mixture", better="lower", needs="features", in_verdict="decides")
 def rbf_mmd(x: np.ndarray, y: np.ndarray, width: float | None = None) -> Estimate:
-    """Squared maximum mean discrepancy with a mixture of five Gaussian kernels, unbiased.
+    """Unbiased squared maximum mean discrepancy with a mixture of five Gaussian (RBF) kernels.
 
     Args:
-        x: Features ``[M, dim]``.
-        y: Features of the reference set ``[N, dim]``.
-        width: Unit of the kernels' widths. Default: the median distance between two of ``y``.
+        x: Features ``[M, dim]`` of the evaluated set.
+        y: Features ``[N, dim]`` of the reference set.
+        width: Unit of the kernel bandwidths. Default: the median distance between two samples of ``y``.
 
     Raises:
-        ValueError: If the sets do not fit together.
+        ValueError: If the shapes do not match.
     """
     check_sets(x, y)
     unit = width or float(np.median(pdist(y.astype(np.float64)))) or 1.0
@@ -104,10 +100,12 @@ def rbf_mmd(x: np.ndarray, y: np.ndarray, width: float | None = None) -> Estimat
 
 
 def shrinkage(x: np.ndarray) -> float:
-    """Weight of the round covariance, 0 to 1, that suits the sample ``x [N, dim]`` best.
+    """Return the optimal Ledoit-Wolf shrinkage of the covariance of ``x [N, dim]`` towards a multiple of the identity.
+
+    Between 0 (sample covariance) and 1 (multiple of the identity). Computed from the ``N x N`` Gram matrix.
 
     Source: Ledoit and Wolf, A well-conditioned estimator for large-dimensional covariance matrices, J. Multivariate
-    Analysis 88, 2004, lemma 3.2 to 3.4; all from the ``N x N`` matrix of inner products.
+    Analysis 88, 2004, lemma 3.2 to 3.4.
     """
     n, dim = x.shape
     centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
@@ -119,18 +117,17 @@ def shrinkage(x: np.ndarray) -> float:
 
 
 def fid(x: np.ndarray, y: np.ndarray, shrink: bool = False) -> float:
-    """Frechet distance between the Gaussians fitted to two sets ``[N, dim]``.
+    """Frechet distance between Gaussians fitted to two sets ``[N, dim]``.
 
-    It is biased upwards, the more so the smaller the sets. Works in the span of the samples, so that a ``dim`` far
-    above N costs little.
+    Biased upwards, more so for smaller sets. Computed in the span of the samples, so that ``dim`` far above N is cheap.
 
     Args:
         x: Features ``[M, dim]``.
         y: Features ``[N, dim]``.
-        shrink: Whether to shrink both covariances towards round ones (see `shrinkage`).
+        shrink: Whether to use Ledoit-Wolf covariances (see `shrinkage`) in place of sample covariances.
 
     Raises:
-        ValueError: If the sets do not fit together.
+        ValueError: If the shapes do not match.
 
     Source: Heusel et al., GANs trained by a two time-scale update rule, NeurIPS 2017, eq. 6.
     """
@@ -143,96 +140,71 @@ def fid(x: np.ndarray, y: np.ndarray, shrink: bool = False) -> float:
     if sum(map(len, centred)) < dim:
         basis = scipy.linalg.qr(np.concatenate(centred).T, mode="economic")[0]
         centred = [c @ basis for c in centred]
-    kept = centred[0].shape[1]
+    rank = centred[0].shape[1]
     covariances = [
-        (1 - w) * c.T @ c / (len(c) - 1) + r * np.eye(kept) for w, c, r in zip(weights, centred, rounds, strict=True)
+        (1 - w) * c.T @ c / (len(c) - 1) + r * np.eye(rank) for w, c, r in zip(weights, centred, rounds, strict=True)
     ]
-    outside = (dim - kept) * (math.sqrt(rounds[0]) - math.sqrt(rounds[1])) ** 2
+    # outside of the span both shrunk covariances are multiples of the identity, which commute
+    outside = (dim - rank) * (math.sqrt(rounds[0]) - math.sqrt(rounds[1])) ** 2
     trace = np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * _trace_of_root(*covariances)
     return float(((means[0] - means[1]) ** 2).sum() + trace + outside)
 
 
+@metric("fid", title="FID", better="lower", needs="features")
+def plain_fid(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """FID with sample covariances, as torch-fidelity; without a standard error, since bias dominates."""
+    return Estimate(fid(x, y))
+
+
+@metric("fid_shrunk", title="FID, shrunk covariance", better="lower", needs="features")
+def shrunk_fid(x: np.ndarray, y: np.ndarray) -> float:
+    """FID with Ledoit-Wolf covariances."""
+    return fid(x, y, shrink=True)
+
+
 def _trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
-    """Trace of the square root of ``a b`` for two covariances."""
+    """Trace of the matrix square root of ``a b`` for two covariances."""
     values, vectors = np.linalg.eigh(a)
     root = vectors * np.sqrt(values.clip(0))
     return float(np.sqrt(np.linalg.eigvalsh(root.T @ b @ root).clip(0)).sum())
 
 
-def bootstrap_error(
-    distance: Callable[[np.ndarray, np.ndarray], float], m: int, n: int, rounds: int, seed: int = 0
-) -> float:
-    """Deviation of a distance over resampled sets.
+def precision_recall(fake: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tuple[Estimate, Estimate]:
+    """Improved precision and recall: share of generated samples in the real manifold, and the other way round.
+
+    The manifold of a set is the union of balls around its samples, each with the distance to the k-th nearest neighbour
+    as its radius. Standard errors are binomial (see `binomial_error`).
 
     Args:
-        distance: Takes the indices of the first and of the second set.
-        m: Size of the first set.
-        n: Size of the second set.
-        rounds: Resamplings.
-        seed: Of the resampling.
-    """
-    random = np.random.default_rng(seed)
-    return float(np.std([distance(random.integers(m, size=m), random.integers(n, size=n)) for _ in range(rounds)]))
-
-
-def precision_recall(fake: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tuple[Estimate, Estimate]:
-    """How many generated samples lie among real ones, and how many real ones among generated.
-
-    A set's region is the union of balls round its members that reach to their k-th neighbour. Errors are binomial, of
-    the share with one success and one failure added, so that none and all have an error too.
-    Source: Kynkaanniemi et al., Improved precision and recall metric, NeurIPS 2019, eq. 1 and 2.
+        fake: Features ``[M, dim]`` of generated volumes.
+        real: Features ``[N, dim]`` of real volumes.
+        neighbours: k.
 
     Raises:
-        ValueError: If a set has fewer than ``neighbours + 1`` members.
+        ValueError: If a set has fewer than ``neighbours + 1`` samples.
+
+    Source: Kynkaanniemi et al., Improved precision and recall metric, NeurIPS 2019, eq. 1 and 2.
     """
     check_sets(fake, real, least=neighbours + 1)
-    cross = cdist(fake, real)
+    distances = cdist(fake, real)
 
-    def reach(x: np.ndarray) -> np.ndarray:
+    def radii(x: np.ndarray) -> np.ndarray:
         return np.partition(cdist(x, x), neighbours, axis=1)[:, neighbours]
 
     def share(inside: np.ndarray) -> Estimate:
-        count, hits = len(inside), int(inside.sum())
-        likely = (hits + 1) / (count + 2)
-        return Estimate(hits / count, math.sqrt(likely * (1 - likely) / count))
+        value = int(inside.sum()) / len(inside)
+        return Estimate(value, binomial_error(value, len(inside)))
 
-    return share((cross <= reach(real)[None]).any(axis=1)), share((cross <= reach(fake)[:, None]).any(axis=0))
+    return share((distances <= radii(real)[None]).any(axis=1)), share((distances <= radii(fake)[:, None]).any(axis=0))
 
 
-def compare(x: np.ndarray, y: np.ndarray, *, neighbours: int, subsets: int, rounds: int) -> dict[str, Any]:
-    """Measure everything between the features of two sets.
+@metric("precision", title="precision", better="higher", needs="features", settings=("neighbours",))
+def precision(fake: np.ndarray, real: np.ndarray, neighbours: int) -> Estimate:
+    """Share of generated volumes that lie in the manifold of the real ones, see `precision_recall`."""
+    return precision_recall(fake, real, neighbours)[0]
 
-    Args:
-        x: Features ``[M, dim]`` of generated volumes, or of the set to judge.
-        y: Features ``[N, dim]`` of the reference.
-        neighbours: Of precision and recall.
-        subsets: Of the kernel distance in the manner of torch-fidelity.
-        rounds: Resamplings for the error of FID.
 
-    Returns:
-        Plain values: sizes, estimates and warnings.
-    """
-    m, n, dim = len(x), len(y), x.shape[1]
-    size = min(m, n, 1000)
-    mean, deviation = kid_of_subsets(x, y, subsets, size)
-    precision, recall = precision_recall(x, y, neighbours)
-
-    def shrunk(i: np.ndarray, j: np.ndarray) -> float:
-        return fid(x[i], y[j], shrink=True)
-
-    warnings = []
-    if min(m, n) <= dim:
-        warnings.append(f"the smaller set has {min(m, n)} volumes for {dim} features: FID says little, look at KID")
-    return {
-        "volumes": [m, n],
-        "features": dim,
-        "kid": kid(x, y).to_dict(),
-        "kid_subsets": {"mean": mean, "deviation": deviation, "subsets": subsets, "size": size},
-        "mmd": rbf_mmd(x, y).to_dict(),
-        "fid": fid(x, y),
-        "fid_shrunk": Estimate(fid(x, y, shrink=True), bootstrap_error(shrunk, m, n, rounds)).to_dict(),
-        "shrinkage": [shrinkage(x), shrinkage(y)],
-        "precision": precision.to_dict(),
-        "recall": recall.to_dict(),
-        "warnings": warnings,
-    }
+@metric("recall", title="recall", better="higher", needs="features", settings=("neighbours",), in_verdict="shown")
+def recall(fake: np.ndarray, real: np.ndarray, neighbours: int) -> Estimate:
+    """Share of real volumes that lie in the manifold of the generated ones, see `precision_recall`."""
+    return precision_recall(fake, real, neighbours)[1]

@@ -1,5 +1,6 @@
-"""The same distances by torch-fidelity, where it runs: an independent check of our own."""
+"""FID, KID, precision and recall by torch-fidelity, where it is installed: an independent check of our metrics."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,23 +10,34 @@ from torch import Tensor
 NAME = "hagan3d-features"
 
 
-def fidelity(fake: np.ndarray, real: np.ndarray, *, neighbours: int, subsets: int, size: int) -> dict[str, float]:
-    """Measure FID, KID, precision and recall of features ``[N, dim]`` through torch-fidelity's API.
+@dataclass(frozen=True)
+class Fidelity:
+    """Metrics computed by torch-fidelity."""
 
-    The features are the samples, and the extractor that is registered hands them on, so nothing is downloaded.
+    fid: float
+    kid_mean: float
+    kid_deviation: float
+    precision: float
+    recall: float
+
+
+def fidelity(fake: np.ndarray, real: np.ndarray, *, neighbours: int, subsets: int, size: int) -> Fidelity:
+    """Compute FID, KID, precision and recall of features ``[N, dim]`` with torch-fidelity.
+
+    The features are passed as samples through a registered identity extractor, so nothing is downloaded.
 
     Args:
-        fake: Of generated volumes.
-        real: Of the reference.
-        neighbours: Of precision and recall.
-        subsets: Of KID.
-        size: Of each subset.
+        fake: Features of generated volumes.
+        real: Features of the reference set.
+        neighbours: k of precision and recall.
+        subsets: Subsets of KID.
+        size: Samples per subset.
 
     Raises:
         ImportError: If torch-fidelity or its torchvision cannot be imported; the message says what to do.
     """
     library = _library()
-    found = library.calculate_metrics(
+    values = library.calculate_metrics(
         input1=_samples(fake),
         input2=_samples(real),
         feature_extractor=NAME,
@@ -41,13 +53,13 @@ def fidelity(fake: np.ndarray, real: np.ndarray, *, neighbours: int, subsets: in
         verbose=False,
         datasets_download=False,
     )
-    return {
-        "fid": found["frechet_inception_distance"],
-        "kid_mean": found["kernel_inception_distance_mean"],
-        "kid_deviation": found["kernel_inception_distance_std"],
-        "precision": found["precision"],
-        "recall": found["recall"],
-    }
+    return Fidelity(
+        fid=values["frechet_inception_distance"],
+        kid_mean=values["kernel_inception_distance_mean"],
+        kid_deviation=values["kernel_inception_distance_std"],
+        precision=values["precision"],
+        recall=values["recall"],
+    )
 
 
 def _samples(features: np.ndarray) -> torch.utils.data.Dataset[Tensor]:
@@ -84,7 +96,7 @@ def _library() -> Any:
 
 def _extractor_class(base: Any) -> Any:
     class Identity(base):
-        """Hands the samples on as features."""
+        """Returns the samples as features."""
 
         def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
             super().__init__(name, features_list)

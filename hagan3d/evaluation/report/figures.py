@@ -1,4 +1,4 @@
-"""The pictures of a report, as PNG bytes."""
+"""Pictures of a report, as PNG bytes."""
 
 import io
 import json
@@ -12,17 +12,21 @@ from scipy.spatial.distance import cdist
 
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.evaluation.features.summary import BINS, FEATURES, MOST_FULL, Summary, VolumeSet
+from hagan3d.evaluation.metrics.estimate import NORMAL_95
+from hagan3d.evaluation.metrics.voxels import Variety
 
 COLOURS = {"generated": "#c0392b", "held-out": "#1f6fb2", "train": "#7f8c8d"}
 MOST_POINTS = 150  # of each set in the embedding
-ELLIPSE = 2.0  # deviations
+ELLIPSE = 2.0  # standard deviations
 
 
 def embedding(points: np.ndarray, dimensions: int = 2) -> np.ndarray:
-    """Place points ``[N, dim]`` in few dimensions so that their distances are kept as well as can be.
+    """Embed points ``[N, dim]`` in few dimensions by classical multidimensional scaling (MDS).
 
-    Classical multidimensional scaling: Torgerson, Psychometrika 17, 1952, by the eigenvectors of the doubly centred
-    matrix of squared distances. The sign of each axis is that of its largest entry.
+    From the eigenvectors of the doubly centred matrix of squared distances. The sign of each axis is that of its
+    largest entry.
+
+    Source: Torgerson, Psychometrika 17, 1952.
     """
     squared = cdist(points, points, "sqeuclidean")
     centred = squared - squared.mean(axis=0) - squared.mean(axis=1, keepdims=True) + squared.mean()
@@ -33,7 +37,7 @@ def embedding(points: np.ndarray, dimensions: int = 2) -> np.ndarray:
 
 
 def figure_png(draw: Callable[[Any], None], width: float = 6.0, height: float = 3.6) -> bytes:
-    """Draw on a matplotlib figure of so many inches and return it as PNG."""
+    """Draw on a matplotlib figure (size in inches) and return it as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -46,7 +50,7 @@ def figure_png(draw: Callable[[Any], None], width: float = 6.0, height: float = 
 
 
 def embedding_png(summaries: Mapping[str, Summary], name: str) -> bytes:
-    """Draw real and generated features in the plane, with an ellipse of two deviations round each set."""
+    """Draw the embedding of real and generated features, with an ellipse of two standard deviations around each set."""
     from matplotlib.patches import Ellipse
 
     rows = {key: summaries[key][FEATURES + name][:MOST_POINTS] for key in ("train", "held-out", "generated")}
@@ -61,14 +65,14 @@ def embedding_png(summaries: Mapping[str, Summary], name: str) -> bytes:
             angle = float(np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0])))
             axes.add_patch(Ellipse(xy.mean(axis=0), width, height, angle=angle, fill=False, color=COLOURS[key]))
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set(xticks=[], yticks=[], title=f"features '{name}', classical MDS; ellipses: 2 deviations")
+        axes.set(xticks=[], yticks=[], title=f"features '{name}', classical MDS; ellipses: 2 standard deviations")
         axes.legend(frameon=False, fontsize=8)
 
     return figure_png(draw, 6.0, 4.6)
 
 
 def histogram_png(summaries: Mapping[str, Summary]) -> bytes:
-    """Draw the histograms of intensity of all sets."""
+    """Draw the intensity histograms of all sets."""
     middles = (np.arange(BINS) + 0.5) * 2 / BINS - 1
 
     def draw(figure: Any) -> None:
@@ -82,7 +86,7 @@ def histogram_png(summaries: Mapping[str, Summary]) -> bytes:
 
 
 def slices_png(summaries: Mapping[str, Summary]) -> bytes:
-    """Draw the mean intensity of each slice and its deviation over volumes."""
+    """Draw the mean intensity of each slice with its standard deviation over volumes."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -91,30 +95,30 @@ def slices_png(summaries: Mapping[str, Summary]) -> bytes:
             mean, deviation, number = rows.mean(axis=0), rows.std(axis=0), np.arange(rows.shape[1])
             axes.plot(number, mean, color=COLOURS[key], label=key)
             axes.fill_between(number, mean - deviation, mean + deviation, color=COLOURS[key], alpha=0.2, linewidth=0)
-        axes.set(xlabel="slice along D", ylabel="mean intensity, +- 1 deviation over volumes")
+        axes.set(xlabel="slice along D", ylabel="mean intensity, +- 1 standard deviation")
         axes.legend(frameon=False, fontsize=8)
 
     return figure_png(draw)
 
 
-def variety_png(variety: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Draw the ratio of variety against resolution."""
+def variety_png(variety: Mapping[str, Sequence[Variety]]) -> bytes:
+    """Draw variety against resolution."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for key, rows in variety.items():
-            labels = ["full" if row["voxels"] == 0 else f"{row['voxels']}^3" for row in rows]
-            ratios, errors = [row["ratio"] for row in rows], [1.96 * (row["error"] or 0.0) for row in rows]
+            labels = ["full" if row.voxels == 0 else f"{row.voxels}^3" for row in rows]
+            ratios, errors = [row.ratio for row in rows], [NORMAL_95 * (row.error or 0.0) for row in rows]
             axes.errorbar(labels, ratios, errors, color=COLOURS[key], label=key, marker="o", capsize=3)
         axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
-        axes.set(ylim=(0, None), xlabel="resolution", ylabel="variety, training volumes = 1")
+        axes.set(ylim=(0, None), xlabel="resolution", ylabel="variety (training volumes: 1)")
         axes.legend(frameon=False, fontsize=8)
 
     return figure_png(draw)
 
 
 def losses_png(path: Path) -> bytes | None:
-    """Draw the curves of a run's metrics.jsonl, None where there is none."""
+    """Draw the loss curves of a metrics.jsonl; None without the file."""
     if not path.is_file():
         return None
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -126,8 +130,8 @@ def losses_png(path: Path) -> bytes | None:
     def draw(figure: Any) -> None:
         for axes, group in zip(np.atleast_1d(figure.subplots(1, len(groups))), groups, strict=True):
             for name in (name for name in names if name.split("/")[0] == group):
-                known = [(row["step"], row[name]) for row in rows if name in row]
-                axes.plot(*zip(*known, strict=True), linewidth=0.8, label=name.split("/", 1)[1])
+                points = [(row["step"], row[name]) for row in rows if name in row]
+                axes.plot(*zip(*points, strict=True), linewidth=0.8, label=name.split("/", 1)[1])
             axes.set(title=group, xlabel="step")
             axes.legend(frameon=False, fontsize=6)
 
@@ -135,7 +139,7 @@ def losses_png(path: Path) -> bytes | None:
 
 
 def sheet_png(groups: Mapping[str, Sequence[np.ndarray]], affine: np.ndarray) -> bytes:
-    """Put volumes ``[D, H, W]`` side by side, one block of three planes per group."""
+    """Draw volumes ``[D, H, W]`` side by side, one block of three planes per group."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sheet.png"
         comparison_sheet(groups, affine, path)
@@ -143,7 +147,7 @@ def sheet_png(groups: Mapping[str, Sequence[np.ndarray]], affine: np.ndarray) ->
 
 
 def deviation_png(summaries: Mapping[str, Summary], affine: np.ndarray) -> bytes | None:
-    """Show the deviation of every voxel over real and over generated volumes, on one grey scale; None if too large."""
+    """Draw the standard deviation of every voxel over the volumes of each set, on one grey scale; None if too large."""
     maps = {}
     for key in ("train", "held-out", "generated"):
         total, n = summaries[key]["total"], len(summaries[key]["small"])
@@ -153,16 +157,16 @@ def deviation_png(summaries: Mapping[str, Summary], affine: np.ndarray) -> bytes
         maps[key] = np.sqrt(variance.clip(0))
     white = max(float(np.quantile(maps["train"], 0.999)), 1e-6)
     shown = [(values / white * 2 - 1).clip(-1, 1) for values in maps.values()]
-    return sheet_png({f"deviation of voxels: {', '.join(maps)} (white: {white:.2f})": shown}, affine)
+    return sheet_png({f"standard deviation of voxels: {', '.join(maps)} (white: {white:.2f})": shown}, affine)
 
 
-def volumes_of(volumes: VolumeSet, indices: Sequence[int]) -> list[np.ndarray]:
+def read_volumes(volumes: VolumeSet, indices: Sequence[int]) -> list[np.ndarray]:
     """Read some volumes of a set."""
     return [next(volumes.read(int(i), int(i) + 1)) for i in indices]
 
 
 def nearest(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of and distance to the nearest of ``other [N, dim]`` for each of ``one [M, dim]``."""
+    """Return index and distance of the nearest row of ``other [N, dim]`` for each row of ``one [M, dim]``."""
     distances = cdist(one, other)
-    found = distances.argmin(axis=1)
-    return found, distances[np.arange(len(one)), found]
+    indices = distances.argmin(axis=1)
+    return indices, distances[np.arange(len(one)), indices]

@@ -1,111 +1,121 @@
-"""What the numbers say, in plain sentences: the first thing in a report."""
+"""Verdicts: what the results mean, one plain sentence each, at the top of a report."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-LEAST_VARIETY = 0.8  # of the training volumes'
+from hagan3d.evaluation.memorisation.results import Audit
+from hagan3d.evaluation.metrics.compare import FeatureComparison
+from hagan3d.evaluation.metrics.registry import Metric, metrics
+from hagan3d.evaluation.metrics.voxels import Seams, Variety
+from hagan3d.evaluation.report.results import FLOOR, GENERATED, Evaluation, GeometryCheck, Reconstruction
+
+LEAST_VARIETY = 0.8  # of that of the training volumes
 CLEAR = 5.0  # standard errors
 ALIKE = 2.0  # standard errors
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence."""
+    """One sentence, and whether it is good news."""
 
     good: bool
     text: str
 
+    def __str__(self) -> str:
+        return f"{'  ' if self.good else '! '}{self.text}"
 
-def verdicts(metrics: Mapping[str, Any]) -> list[Verdict]:
-    """Judge variety, distance, seams, reconstruction and geometry of a measured run."""
-    return [
-        *_variety(metrics),
-        *(_distance(name, found) for name, found in metrics["features"].items()),
-        *_coverage(metrics),
-        *_seams(metrics["seams"]),
-        *_reconstruction(metrics["reconstruction"]),
-        *_geometry(metrics["geometry"]),
-        *(audit_verdicts(metrics["audit"]) if "audit" in metrics else []),
+
+def verdicts(results: Evaluation) -> list[Verdict]:
+    """Return the verdicts on variety, feature distances, slices, seams, reconstruction, geometry and memorisation."""
+    found = [
+        variety_verdict(results.variety),
+        *(_distance(name, columns) for name, columns in results.features.items()),
+        _coverage(results.coverage.share, results.coverage_floor),
     ]
+    found += [] if results.seams is None else [_seams(results.seams)]
+    found += _reconstruction(results.reconstruction)
+    found += [_geometry(results.geometry)]
+    return found + ([] if results.audit is None else audit_verdicts(results.audit))
 
 
-def audit_verdicts(audit: Mapping[str, Any]) -> list[Verdict]:
-    """Say what the memorisation audit found, of generated volumes and of the discriminators."""
-    verdict, volumes = audit["verdict"], audit["volumes"]
-    sets = f"{volumes['generated']} generated, {volumes['train']} training and {volumes['held-out']} held-out volumes"
-    by = ", ".join(verdict["generated_by"])
+def audit_verdicts(audit: Audit) -> list[Verdict]:
+    """Return the verdicts of the memorisation audit on generated volumes and on discriminators."""
+    sets = "{generated} generated, {train} training and {held-out} held-out volumes".format(**audit.volumes)
+    by = ", ".join(audit.generated_by)
     text = (
         f"signs of memorisation in generated volumes: {by}"
         if by
         else "no evidence of memorisation in generated volumes"
     )
     found = [Verdict(not by, f"{text} ({sets})")]
-    if verdict["discriminators_by"] is None:
+    if not audit.membership:
         return found
-    best = max(audit["membership"], key=lambda row: row["auc"])
-    numbers = f"AUC {best['auc']:.2f}, members only {best['control_auc']:.2f} +- {best['control_deviation']:.2f}"
-    told = bool(verdict["discriminators_by"])
-    text = "the discriminators tell training volumes from held-out ones: hand out no checkpoint that holds them"
-    return [
-        *found,
-        Verdict(not told, f"{text if told else 'no evidence of membership in discriminator logits'} ({numbers})"),
-    ]
+    best = max(audit.membership, key=lambda row: row.auc)
+    values = f"AUC {best.auc:.2f}, members only {best.control_auc:.2f} +- {best.control_deviation:.2f}"
+    if audit.discriminators_by:
+        text = "the discriminators separate training from held-out volumes: do not share a checkpoint that holds them"
+    else:
+        text = "no evidence of membership in discriminator logits"
+    return [*found, Verdict(not audit.discriminators_by, f"{text} ({values})")]
 
 
-def _variety(metrics: Mapping[str, Any]) -> list[Verdict]:
-    row = next(row for row in metrics["variety"]["generated"] if row["voxels"])
-    floor = next(row for row in metrics["variety"]["held-out"] if row["voxels"])
-    numbers = f"variety {row['ratio']:.2f} +- {row['error']:.2f} of real volumes at {row['voxels']}^3"
-    low = row["ratio"] + CLEAR * row["error"] < 1 and row["ratio"] < LEAST_VARIETY
-    if low:
-        text = (
-            f"too little variety: {numbers} (held-out ones: {floor['ratio']:.2f}); generated volumes are too much alike"
-        )
-        return [Verdict(False, text)]
-    return [Verdict(True, f"{numbers} (held-out ones: {floor['ratio']:.2f})")]
+def variety_verdict(variety: Mapping[str, Sequence[Variety]]) -> Verdict:
+    """Return the verdict on variety, at the finest resolution with a standard error."""
+    row, floor = (next(row for row in variety[name] if row.voxels) for name in ("generated", "held-out"))
+    error = row.error or 0.0
+    values = f"variety {row.ratio:.2f} +- {error:.2f} of that of real volumes at {row.voxels}^3 voxels "
+    values += f"(held-out volumes: {floor.ratio:.2f})"
+    if row.ratio + CLEAR * error < 1 and row.ratio < LEAST_VARIETY:
+        return Verdict(False, f"too little variety: {values}; generated volumes are too similar (mode collapse)")
+    return Verdict(True, values)
 
 
-def _distance(name: str, found: Mapping[str, Any]) -> Verdict:
-    made, floor = found["generated vs held-out"], found["train vs held-out"]
-    numbers, above = [], 0.0
-    for key, title in (("mmd", "MMD"), ("kid", "KID")):
-        error = (made[key]["error"] ** 2 + floor[key]["error"] ** 2) ** 0.5
-        above = max(above, (made[key]["value"] - floor[key]["value"]) / error if error else 0.0)
-        numbers.append(f"{title} {made[key]['value']:.3g} (floor {floor[key]['value']:.2g})")
-    text = f"features '{name}': {', '.join(numbers)}, recall {made['recall']['value']:.2f} (floor "
-    text += f"{floor['recall']['value']:.2f}): "
+def _distance(extractor: str, columns: Mapping[str, FeatureComparison]) -> Verdict:
+    """Compare the deciding metrics with the real-vs-real floor."""
+    generated, floor = columns[GENERATED], columns[FLOOR]
+    parts, above = [], 0.0
+    for one in metrics("features"):
+        if one.in_verdict == "no":
+            continue
+        value, least = generated.estimates[one.key], floor.estimates[one.key]
+        parts.append(f"{one.title.partition(',')[0]} {value.value:.3g} (floor {least.value:.2g})")
+        if one.in_verdict == "decides":
+            above = max(above, _standard_errors_worse(one, generated, floor))
+    text = f"features '{extractor}': {', '.join(parts)}: "
     if above <= ALIKE:
-        m, n = made["volumes"]
-        return Verdict(True, f"{text}not told from real ones by {m} against {n} volumes")
+        m, n = generated.volumes
+        return Verdict(True, f"{text}no significant difference from real volumes ({m} against {n} volumes)")
     return Verdict(False, f"{text}{above:.0f} standard errors above the floor")
 
 
-def _coverage(metrics: Mapping[str, Any]) -> list[Verdict]:
-    coverage = metrics["coverage"]
-    text = f"{coverage['share']:.0%} of the slices cover the means of real ones (floor {coverage['floor']:.0%})"
-    return [Verdict(coverage["share"] >= coverage["floor"], text)]
+def _standard_errors_worse(one: Metric, generated: FeatureComparison, floor: FeatureComparison) -> float:
+    a, b = generated.estimates[one.key], floor.estimates[one.key]
+    error = math.hypot(a.error or 0.0, b.error or 0.0)
+    return one.sign * (a.value - b.value) / error if error else 0.0
 
 
-def _seams(seams: Mapping[str, Any] | None) -> list[Verdict]:
-    if seams is None:
+def _coverage(share: float, floor: float) -> Verdict:
+    text = f"mean intensities of real volumes are covered in {share:.0%} of the slices (floor {floor:.0%})"
+    return Verdict(share >= floor, text)
+
+
+def _seams(seams: Seams) -> Verdict:
+    ratio = seams.ratio
+    visible = ratio.value > 1.05 and ratio.value - CLEAR * (ratio.error or 0.0) > 1
+    text = f"intensity steps at window borders are {ratio.value:.2f} +- {ratio.error:.2f} times those of real volumes"
+    return Verdict(not visible, text + (": seams are visible" if visible else ""))
+
+
+def _reconstruction(errors: Reconstruction | None) -> list[Verdict]:
+    if errors is None or errors.mae_of_mean is None:
         return []
-    ratio = seams["ratio"]
-    seen = ratio["value"] > 1.05 and ratio["value"] - CLEAR * ratio["error"] > 1
-    text = f"steps at window borders are {ratio['value']:.2f} +- {ratio['error']:.2f} times those of real volumes"
-    return [Verdict(not seen, text + (": seams show" if seen else ""))]
+    text = f"reconstruction error of held-out volumes {errors.mae:.3f} (mean training volume: {errors.mae_of_mean:.3f})"
+    return [Verdict(errors.mae < errors.mae_of_mean, text)]
 
 
-def _reconstruction(made: Mapping[str, Any] | None) -> list[Verdict]:
-    if made is None or "mae_of_mean" not in made:
-        return []
-    better = made["mae"] < made["mae_of_mean"]
-    text = f"the encoder makes held-out volumes again with an error of {made['mae']:.3f} (the mean volume: "
-    return [Verdict(better, f"{text}{made['mae_of_mean']:.3f})")]
-
-
-def _geometry(rows: Any) -> list[Verdict]:
-    wrong = [row["check"] for row in rows if not row["ok"]]
-    return [
-        Verdict(False, f"geometry: wrong {', '.join(wrong)}") if wrong else Verdict(True, "geometry as in the store")
-    ]
+def _geometry(rows: Sequence[GeometryCheck]) -> Verdict:
+    wrong = [row.check for row in rows if not row.ok]
+    if wrong:
+        return Verdict(False, f"geometry differs from the store: {', '.join(wrong)}")
+    return Verdict(True, "geometry as in the store")

@@ -1,1 +1,1 @@
-"""Evaluation of translations: errors, calibration, label maps, registration."""
+"""Evaluation of translations: voxel errors, calibration, label maps, registration."""

@@ -1,36 +1,36 @@
-"""Registrations against simulated misalignments that are known: errors of turns, shifts and places."""
+"""Evaluation of registrations against simulated misalignments: errors of rotations, translations and positions."""
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hagan3d.config import Size
+from hagan3d.evaluation.translation.results import Spread
 from hagan3d.ops.warp import affine_matrix
 
-POINTS = 9  # along each axis, at which distances are measured
-TITLES = {"turn_deg": "turns, degrees", "shift_mm": "shifts, mm", "distance_mm": "distance, mm"}
+POINTS = 9  # grid points along each axis, at which distances are computed
+TITLES = {"turn_deg": "rotations, degrees", "shift_mm": "translations, mm", "distance_mm": "distance, mm"}
 
 
-def misalignment_errors(numbers: Tensor, known: Tensor, size: Size, spacing: Sequence[float]) -> dict[str, float]:
-    """How far the numbers of a transform (`hagan3d.ops.warp`) are from those known.
+def misalignment_errors(parameters: Tensor, truth: Tensor, size: Size, spacing: Sequence[float]) -> dict[str, float]:
+    """Return the errors of estimated transform parameters (`hagan3d.ops.warp`) against the simulated ones.
 
     Args:
-        numbers: ``[6 or 12]``; zeros say how far a volume was misaligned.
-        known: ``[12]``.
+        parameters: Estimated parameters ``[6 or 12]``; zeros (the identity) give the misalignment itself.
+        truth: Simulated parameters ``[12]``.
         size: Voxels D, H, W.
         spacing: Millimetres per voxel.
 
     Returns:
-        Mean absolute errors of the three turns and shifts, and the mean distance between where the two send 9^3 points
-        of the volume.
+        Mean absolute errors of the three rotations and translations, and the mean distance between the images of 9^3
+        points of the volume under both transforms.
     """
-    error = (numbers[:6] - known[:6]).abs()
+    error = (parameters[:6] - truth[:6]).abs()
     half = [step * (side - 1) / 2 for step, side in zip(spacing, size, strict=True)]
     grids = torch.meshgrid(*(torch.linspace(-end, end, POINTS) for end in half), indexing="ij")
     points = torch.stack([*(grid.flatten() for grid in grids), torch.ones(POINTS**3)])
-    apart = (affine_matrix(numbers[None].float()) - affine_matrix(known[None].float()))[0] @ points
+    apart = (affine_matrix(parameters[None].float()) - affine_matrix(truth[None].float()))[0] @ points
     return {
         "turn_deg": float(error[:3].mean()),
         "shift_mm": float(error[3:].mean()),
@@ -38,12 +38,8 @@ def misalignment_errors(numbers: Tensor, known: Tensor, size: Size, spacing: Seq
     }
 
 
-def misalignment_summary(rows: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]] | None:
-    """Mean and deviation over volumes of the errors ``before`` and ``after``; None where nothing was misaligned."""
+def misalignment_summary(rows: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Spread]] | None:
+    """Return mean and standard deviation over volumes of the errors ``before`` and ``after``; None without any."""
     if not rows:
         return None
-    values = {when: {key: np.array([row[when][key] for row in rows]) for key in TITLES} for when in rows[0]}
-    return {
-        when: {key: {"mean": float(v.mean()), "deviation": float(v.std())} for key, v in found.items()}
-        for when, found in values.items()
-    }
+    return {when: {key: Spread.of([row[when][key] for row in rows], ddof=0) for key in TITLES} for when in rows[0]}

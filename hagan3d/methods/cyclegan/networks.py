@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hagan3d.config import Size
 from hagan3d.methods.cyclegan.config import CycleGANConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.resnet import ResNetGenerator
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 
@@ -71,7 +71,7 @@ class CycleGANNetworks(TranslationNetworks):
                 channels[other], channels[name], width=settings.width, blocks=settings.blocks, norm=settings.norm
             )
             self.add_module(f"g_{name}", generator)
-            critic = PatchCritic(channels[name], width=settings.critic_width, layers=settings.critic_layers)
+            critic = PatchDiscriminator(channels[name], width=settings.critic_width, layers=settings.critic_layers)
             self.add_module(f"d_{name}", critic)
             self.add_module(f"pool_{name}", ImagePool(settings.pool, channels[name], size))
 

@@ -1,30 +1,37 @@
-"""The hierarchical encoder: E^H maps a sub-volume to a piece of A, E^G the whole of A to z."""
+"""The hierarchical encoder of HA-GAN: E^H maps a sub-volume to its slices of A, E^G the whole of A to z."""
 
 import math
 from collections.abc import Iterable
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d.config import Size
-from hagan3d.networks.layers import ConvBlock, StridedBlock, run_chain
-
-LAST_SIDE = 4
-LEAST_CHANNELS = 8
+from hagan3d.networks.layers import (
+    LAST_SIDE,
+    ConvBlock,
+    StridedBlock,
+    checkpointed,
+    halved,
+    halving_kernel,
+    norm_conv,
+    num_halvings,
+    widths_up_to,
+)
 
 
 class HighEncoder(nn.Sequential):
-    """E^H: a sub-volume ``[B, 1, depth, H, W]`` to its piece of A ``[B, channels, depth / factor, ...]``.
+    """E^H: a sub-volume ``[B, 1, depth, H, W]`` to its slices of A ``[B, channels, depth / factor, ...]``.
 
-    One convolution of stride 2 per doubling, channels doubling; a plain one between each two.
+    One convolution of stride 2 per halving, with doubled channels, and a convolution of stride 1 between each two.
     """
 
     def __init__(self, factor: int, channels: int) -> None:
         """Build E^H for a low-resolution factor and the channels of A."""
         levels = int(math.log2(factor))
-        widths = [1, *(max(channels >> (levels - 1 - level), LEAST_CHANNELS) for level in range(levels))]
+        widths = [1, *widths_up_to(channels, levels)]
         blocks: list[nn.Module] = []
         for level in range(levels):
             blocks.append(StridedBlock(widths[level], widths[level + 1]))
@@ -34,8 +41,13 @@ class HighEncoder(nn.Sequential):
         self.recompute = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Encode ``x``."""
-        return run_chain([cast(StridedBlock | ConvBlock, block).link() for block in self], x, self.recompute)
+        """Encode sub-volumes."""
+        convs: list[Any] = [block.conv for block in self]
+        norms: list[Any] = [block.norm for block in self]
+        x = convs[0](x)
+        for norm, conv in zip(norms, convs[1:], strict=False):
+            x = checkpointed(norm_conv, x, norm, conv, on=self.recompute)
+        return norms[-1](x)
 
 
 class GroundEncoder(nn.Module):
@@ -44,29 +56,31 @@ class GroundEncoder(nn.Module):
     def __init__(self, low_size: Size, channels: int, latent_dim: int) -> None:
         """Build E^G for an A of ``low_size`` voxels and ``channels`` channels (widest layer: 4 x channels)."""
         super().__init__()
-        widest = 4 * channels
-        levels = max(0, (max(low_size) // LAST_SIDE).bit_length() - 1)
-        widths = [channels, *(max(widest >> (levels - 1 - level), LEAST_CHANNELS) for level in range(levels))]
+        levels = num_halvings(max(low_size))
+        widths = [channels, *widths_up_to(4 * channels, levels)]
         sides = low_size
         blocks: list[nn.Module] = []
         for level in range(levels):
             blocks.append(_halving_block(widths[level], widths[level + 1], sides))
-            sides = tuple(side // 2 if side >= LAST_SIDE else side for side in sides)  # type: ignore[assignment]
+            sides = (halved(sides[0]), halved(sides[1]), halved(sides[2]))
         self.blocks = nn.Sequential(*blocks)
         self.last = _Readout(widths[-1], latent_dim, sides)
         self.recompute = False
 
     def forward(self, a: Tensor) -> Tensor:
-        """Encode ``a``."""
-        links = [cast(StridedBlock, block).link() for block in self.blocks]
-        return run_chain([*links, (self.last, nn.Identity())], a, self.recompute)
+        """Encode feature maps."""
+        convs: list[Any] = [*(block.conv for block in self.blocks), self.last]
+        x = convs[0](a)
+        for block, conv in zip(self.blocks, convs[1:], strict=True):
+            x = checkpointed(norm_conv, x, block.norm, conv, on=self.recompute)
+        return x
 
 
 class _Readout(nn.Conv3d):
-    """Convolution whose kernel is as large as its input, computed as the matrix product it is.
+    """Convolution whose kernel is as large as its input, computed as a matrix product, with equalized learning rate.
 
-    Its weight is kept times the root of its number of inputs. Adam moves every weight by about its rate, whatever the
-    scale; with ten thousand inputs, all of them positive, that would shift z by several of its deviations each step.
+    The weight is stored multiplied by the root of its fan-in. Adam moves every weight by about the learning rate,
+    whatever its scale; with ten thousand positive inputs that would shift z by several standard deviations per step.
 
     Source: Karras et al., Progressive Growing of GANs, ICLR 2018, section 4.1 (equalized learning rate).
     """
@@ -83,20 +97,19 @@ class _Readout(nn.Conv3d):
 
 
 def readout_gain(weight: Tensor) -> float:
-    """Return what the kept ``weight`` of E^G's readout is multiplied by when it is used."""
+    """Return the gain that the stored ``weight`` of E^G's readout is multiplied with: 1 / sqrt(fan-in)."""
     return weight[0].numel() ** -0.5
 
 
 def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedBlock:
-    """Return a block that halves every side from 4 voxels up and keeps shorter ones."""
+    """Return a block that halves every side of 4 voxels or more and keeps shorter ones."""
     block = StridedBlock(in_channels, out_channels)
-    axes = [(4, 2, 1) if side >= LAST_SIDE else (1, 1, 0) for side in sides]
-    if any(axis != (4, 2, 1) for axis in axes):
-        kernel, stride, padding = zip(*axes, strict=True)
+    if min(sides) < LAST_SIDE:
+        kernel, stride, padding = halving_kernel(sides)
         block[0] = nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=padding)
     return block
 
 
 def encode(e_h: nn.Module, e_g: nn.Module, slabs: Iterable[Tensor]) -> Tensor:
-    """Encode volumes given as their disjoint sub-volumes ``[B, 1, depth, H, W]``, in order: z ``[B, latent_dim]``."""
+    """Encode volumes, given as consecutive sub-volumes ``[B, 1, depth, H, W]``, to z ``[B, latent_dim]``."""
     return e_g(torch.cat([e_h(slab) for slab in slabs], dim=2))

@@ -1,8 +1,8 @@
-"""The hierarchical generator: common block G^A, low-resolution head G^L, high-resolution head G^H."""
+"""The hierarchical generator of HA-GAN: common block G^A, low-resolution head G^L, high-resolution head G^H."""
 
 import math
-from functools import partial
-from typing import cast
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +11,18 @@ from torch.nn import functional as F
 from hagan3d import ops
 from hagan3d.config import Size, low_factor
 from hagan3d.methods.hagan.prior import Prior
-from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, Map, UpConv3d, recomputed, run_chain
+from hagan3d.methods.hagan.windows import Window, halos_of, window_plan
+from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, UpConv3d, checkpointed, norm_conv
 
 START_SIDE = 4  # voxels: longest side of the feature map that z is mapped to
 COMMON_CONVS = 5
 
 
 class CommonBlock(nn.Module):
-    """G^A: latent to the feature map A, which both heads share.
+    """G^A: latent z to the feature map A, which both heads share.
 
-    A fully connected layer makes a map of at most 4 voxels a side, five convolutions follow; the first upsamplings
-    come before convolutions 2, 3, ... A side that is no power of two is cut to length after each upsampling.
+    A fully connected layer gives a map of at most 4 voxels a side; five convolutions follow, with an upsampling before
+    convolutions 2, 3, ... until A has its size.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class CommonBlock(nn.Module):
     ) -> None:
         super().__init__()
         levels = max(0, math.ceil(math.log2(max(low_size) / START_SIDE)))
-        self.sides = [tuple(-(-side // 2**level) for side in low_size) for level in range(levels, -1, -1)]
+        # Sides after each convolution. Rounded up: a side that is no power of two is cropped after upsampling.
+        self.sides = [tuple(-(-side // 2 ** max(0, levels - i)) for side in low_size) for i in range(COMMON_CONVS)]
         self.num_classes = num_classes
         self.channels = channels
         self.fc = _fully_connected(latent_dim + num_classes, channels * math.prod(self.sides[0]), fc_rank)
@@ -54,23 +56,25 @@ class CommonBlock(nn.Module):
                 raise ValueError("a conditional generator needs a label per volume")
             z = torch.cat([z, F.one_hot(label, self.num_classes).to(z.dtype)], dim=1)
         x = self.fc(z).view(len(z), self.channels, *self.sides[0])
-        links = [(self._block(i).link()[0], partial(self._finish, i)) for i in range(COMMON_CONVS)]
-        return run_chain(links, x, self.recompute)
+        convs: list[Any] = [block.conv for block in self.blocks]
+        norms: list[Any] = [block.norm for block in self.blocks]
+        x = convs[0](x)
+        for norm, sides, conv in zip(norms, self.sides, convs[1:], strict=False):
+            x = checkpointed(_norm_crop_conv, x, norm, sides, conv, on=self.recompute)
+        return _cropped(norms[-1](x), self.sides[-1])
 
-    def _block(self, i: int) -> ConvBlock:
-        return cast(ConvBlock, self.blocks[i])
 
-    def _finish(self, i: int, x: Tensor) -> Tensor:
-        block = self._block(i)
-        x = block.norm(x)
-        if not block.up:
-            return x
-        d, h, w = self.sides[i]  # the first upsampling comes before convolution 1, the next before 2, ...
-        return x[:, :, :d, :h, :w]
+def _norm_crop_conv(x: Tensor, norm: nn.Module, sides: tuple[int, ...], conv: nn.Module) -> Tensor:
+    return conv(_cropped(norm(x), sides))
+
+
+def _cropped(x: Tensor, sides: tuple[int, ...]) -> Tensor:
+    d, h, w = sides
+    return x[:, :, :d, :h, :w]
 
 
 def _fully_connected(inputs: int, outputs: int, rank: int) -> nn.Module:
-    """Return a linear layer, or the product of two of ``rank`` numbers between them, which starts with its variance."""
+    """Return a linear layer, or its factorisation of ``rank``, initialised to outputs of the same variance."""
     if not rank:
         return nn.Linear(inputs, outputs)
     first = nn.Linear(inputs, rank, bias=False)
@@ -91,26 +95,27 @@ class LowHead(nn.Sequential):
         self.recompute = False
 
     def forward(self, a: Tensor) -> Tensor:
-        """Make the volume ``[B, 1, d, h, w]`` from ``a``."""
+        """Map ``A [B, C, d, h, w]`` to the low-resolution volume ``[B, 1, d, h, w]``."""
         return self[-1](self.logits(a))
 
     def logits(self, a: Tensor) -> Tensor:
-        """Make the volume before its tanh."""
-        first, second, last, _ = self
-        links: list[tuple[Map, Map]] = [cast(ConvBlock, first).link(), cast(ConvBlock, second).link(), (last, _same)]
-        return run_chain(links, a, self.recompute)
+        """Return the low-resolution volume before its tanh."""
+        convs: list[Any] = [self[0].conv, self[1].conv, self[2]]
+        x = convs[0](a)
+        for block, conv in zip(self, convs[1:], strict=False):
+            x = checkpointed(norm_conv, x, block.norm, conv, on=self.recompute)
+        return x
 
 
 class HighHead(nn.Module):
-    """G^H: A, or some slices of it, to voxels at full resolution, in [-1, 1].
+    """G^H: A, or a window of its slices, to voxels at full resolution, in [-1, 1].
 
     One upsampling per doubling, each followed by ``high_convs`` more convolutions; channels halve from level to
-    level. With ``norm: rms`` a window is computed from A with a halo of slices around it, and what lies outside of the
-    volume is set to zero before every convolution, as zero padding has it in the whole volume: the window equals the
-    same slices of the whole. With ``norm: group`` it is computed from its own slices alone, as published.
+    level. With ``norm: rms`` a window is computed with a halo and equals the same slices of the whole volume; see
+    `windows`. With ``norm: group`` it is computed as if it were a volume of its own, as published.
 
-    With a skip it adds to the volume of G^L, enlarged, so that it need not make whole shapes anew. Source: Karras et
-    al., Analyzing and Improving the Image Quality of StyleGAN, CVPR 2020, section 4 (output skips).
+    With a skip, G^H adds a residual to the upsampled volume of G^L. Source: Karras et al., Analyzing and Improving the
+    Image Quality of StyleGAN, CVPR 2020, section 4 (output skips).
     """
 
     def __init__(self, factor: int, channels: int, norm: str, high_convs: int, upsample: str) -> None:
@@ -127,101 +132,75 @@ class HighHead(nn.Module):
             blocks += [ConvBlock(widths[level + 1], widths[level + 1], norm) for _ in range(extra)]
         self.blocks = nn.ModuleList(blocks)
         self.last = Conv3d(widths[levels], 1) if high_convs else UpConv3d(widths[levels - 1], 1, upsample)
-        self.is_exact = norm == "rms"
+        self.is_exact = norm == "rms"  # no statistics over space, so a window can equal the volume
+        self.scales = [2 if isinstance(conv, UpConv3d) else 1 for conv in self.convs]
+        self.halos = halos_of(self.scales)
         self.checkpointing = False
         self.recompute = False
-        self.halos = halos_of([_scale(layer) for layer in self._layers()])
 
-    def _layers(self) -> list[nn.Module]:
-        return [*self.blocks, self.last]
+    @property
+    def convs(self) -> list[Any]:
+        """The convolutions, in order; between each two there is the norm of a block."""
+        return [*(block.conv for block in self.blocks), self.last]
 
     def forward(
         self, a: Tensor, start: Tensor | None = None, depth: int | None = None, skip: Tensor | None = None
     ) -> Tensor:
-        """Make voxels.
+        """Map A to voxels.
 
         Args:
             a: Feature map ``[B, C, d, h, w]``, all of it.
-            start: First slice of each window ``[B]``, in slices of ``a``; None makes every slice of ``a``.
+            start: First slice of each window ``[B]``, in slices of ``a``; None for the whole volume.
             depth: Slices of ``a`` per window.
-            skip: Volume that is added before the tanh, enlarged ``[B, 1, d, h, w]``, all of it.
+            skip: Low-resolution volume ``[B, 1, d, h, w]``, all of it; upsampled and added before the tanh.
 
         Returns:
             ``[B, 1, factor * depth, factor * h, factor * w]``.
         """
-        end = torch.tanh if skip is None else _same
-        x = recomputed(partial(self._run, start=start, depth=depth, end=end), a, self.checkpointing)
-        return x if skip is None else torch.tanh(x + self.enlarged(skip, start, depth))
+        if skip is None:  # the tanh inside the checkpoint: otherwise its output would be stored
+            return checkpointed(self._voxels, a, start, depth, on=self.checkpointing)
+        # Outside: the skip at full resolution would add to the peak of the recomputation.
+        x = checkpointed(self._logits, a, start, depth, on=self.checkpointing)
+        return torch.tanh(x + self.enlarged(skip, start, depth))
+
+    def _voxels(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
+        return torch.tanh(self._logits(a, start, depth))
+
+    def _logits(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
+        total = a.shape[2]
+        if start is None or depth is None:
+            plan = window_plan(self.scales, None, total, total)
+        elif self.is_exact:
+            plan = window_plan(self.scales, start, depth, total)
+            a = ops.select_subvolume(a, start, depth, halo=self.halos[0])
+        else:  # as published: a volume of its own, with zero padding at the ends of the window
+            plan = window_plan(self.scales, None, depth, depth)
+            a = ops.select_subvolume(a, start, depth)
+        convs = self.convs
+        x = convs[0](a, plan[1].trim)
+        for block, conv, (window, next_window) in zip(self.blocks, convs[1:], pairwise(plan[1:]), strict=True):
+            # One checkpoint per layer from convolution to convolution: the output of each convolution is stored, those
+            # of the norm, ReLU and zero padding are recomputed.
+            x = checkpointed(_norm_pad_conv, x, block.norm, window, conv, next_window.trim, on=self.recompute)
+        return x
 
     def enlarged(self, low: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
-        """Enlarge volumes ``[B, 1, d, h, w]`` by linear interpolation, doubling by doubling; arguments as in `forward`.
+        """Upsample volumes ``[B, 1, d, h, w]`` by linear interpolation, doubling by doubling; arguments as `forward`.
 
-        Some slices equal the same slices of the whole volume enlarged, for they are enlarged with their neighbours.
+        One slice more at each end, an edge or a neighbour, so that a window equals its slices of the whole volume.
         """
         x = F.pad(low, (0, 0, 0, 0, 1, 1), mode="replicate")
         if start is not None and depth is not None:
             x = ops.select_subvolume(x, start, depth + 2)
-        for layer in self._layers():
-            if _scale(layer) == 2:
+        for scale in self.scales:
+            if scale == 2:
                 x = F.interpolate(x, scale_factor=2, mode="trilinear")[:, :, 1:-1]
         return x[:, :, 1:-1]
 
-    def _run(self, a: Tensor, start: Tensor | None, depth: int | None, end: Map) -> Tensor:
-        links = [_link(layer, 0, None, end) for layer in self._layers()]
-        if start is None or depth is None:
-            return run_chain(links, a, self.recompute)
-        if self.is_exact:
-            links = self._window_links(start, depth, a.shape[2], end)
-        window = ops.select_subvolume(a, start, depth, halo=self.halos[0] if self.is_exact else 0)
-        return run_chain(links, window, self.recompute)
 
-    def _window_links(self, start: Tensor, depth: int, total: int, end: Map) -> list[tuple[Map, Map]]:
-        """Layers of a window of A with its halo, in a volume of ``total`` slices of A."""
-        links = []
-        first, count = start - self.halos[0], depth + 2 * self.halos[0]
-        for layer, halo, next_halo in zip(self._layers(), self.halos, self.halos[1:], strict=False):
-            scale = _scale(layer)
-            trim = scale * halo - next_halo
-            first, count, total = first * scale + trim, count * scale - 2 * trim, total * scale
-            links.append(_link(layer, trim, _is_inside(first, count, total) if next_halo else None, end))
-        return links
-
-
-def halos_of(scales: list[int]) -> list[int]:
-    """Slices needed beyond each end of a window before every layer, by their scales, and, last, in the result: 0."""
-    halos = [0]
-    for scale in reversed(scales):
-        halos.insert(0, (halos[0] + 2) // 2 if scale == 2 else halos[0] + 1)
-    return halos
-
-
-def _link(layer: nn.Module, trim: int, mask: Tensor | None, end: Map) -> tuple[Map, Map]:
-    """Give a layer of G^H as its convolution and what comes after: norm and ReLU, zero outside ``mask``; or ``end``."""
-    if isinstance(layer, ConvBlock):
-        conv, norm = layer.link(trim)
-        return conv, partial(_masked, norm, mask)
-    return partial(layer, trim=trim), end
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
-
-
-def _masked(norm: Map, mask: Tensor | None, x: Tensor) -> Tensor:
-    x = norm(x)
-    return x if mask is None else x.mul_(mask.to(x.dtype))  # the norm does not keep its result
-
-
-def _scale(layer: nn.Module) -> int:
-    """Voxels out per voxel in, along each axis."""
-    conv = layer.conv if isinstance(layer, ConvBlock) else layer
-    return 2 if isinstance(conv, UpConv3d) else 1
-
-
-def _is_inside(first: Tensor, count: int, total: int) -> Tensor:
-    """Tell which slices of a window lie in a volume of ``total`` slices: ``[B, 1, count, 1, 1]``."""
-    slices = first[:, None] + torch.arange(count, device=first.device)
-    return ((slices >= 0) & (slices < total))[:, None, :, None, None]
+def _norm_pad_conv(x: Tensor, norm: nn.Module, window: Window, conv: nn.Module, trim: int) -> Tensor:
+    # In place, because the norms keep their input for the backward pass and not their output.
+    return conv(window.zero_outside_(norm(x)), trim)
 
 
 class Generator(nn.Module):
@@ -256,7 +235,7 @@ class Generator(nn.Module):
         self.high = HighHead(self.factor, features, norm, high_convs, upsample)
 
     def forward(self, z: Tensor, start: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Generate what training needs.
+        """Generate a sub-volume and a low-resolution volume per latent, as training needs them.
 
         Args:
             z: Latents ``[B, latent_dim]``.
@@ -264,21 +243,23 @@ class Generator(nn.Module):
             label: Class of each volume ``[B]``, for a conditional generator.
 
         Returns:
-            Sub-volumes ``[B, 1, depth, H, W]`` and volumes at low resolution ``[B, 1, D / factor, ...]``.
+            Sub-volumes ``[B, 1, depth, H, W]`` and low-resolution volumes ``[B, 1, D / factor, ...]``.
+
+        Source: Sun et al., HA-GAN, IEEE JBHI 26(8), 2022.
         """
         a = self.common(z, label)
-        place = start // self.factor, self.depth // self.factor
+        start, depth = start // self.factor, self.depth // self.factor
         if not self.output_skip:
-            return self.high(a, *place), self.low(a)
+            return self.high(a, start, depth), self.low(a)
         logits = self.low.logits(a)
-        return self.high(a, *place, logits), torch.tanh(logits)
+        return self.high(a, start, depth, logits), torch.tanh(logits)
 
     def skip(self, a: Tensor) -> Tensor | None:
-        """Make what G^H's voxels are added to from the feature map ``a``, at its resolution; None in a G without."""
+        """Return the low-resolution volume that G^H adds to, before its tanh; None without ``output_skip``."""
         return self.low.logits(a) if self.output_skip else None
 
     def voxels(self, a: Tensor) -> Tensor:
-        """Make all voxels ``[B, 1, factor * d, ...]`` of a feature map ``[B, C, d, h, w]``, or of a piece by itself."""
+        """Map a feature map ``[B, C, d, h, w]``, or a crop of it, to all its voxels ``[B, 1, factor * d, ...]``."""
         return self.high(a, skip=self.skip(a))
 
     def volume(self, z: Tensor, label: Tensor | None = None) -> Tensor:

@@ -1,22 +1,22 @@
-"""The prior: the latents that volumes are generated from."""
+"""The prior p(z): standard normal, or a Gaussian fitted online to the latents of encoded real volumes."""
 
 import torch
 from torch import Tensor, nn
 
-RATE = 0.02  # share of an update of E^G in the moments: they are those of the last 50 or so
-LEAST_VARIANCE = 1e-4  # along any direction, so that the moments always have a factor
+RATE = 0.02  # 1 - decay of the moving averages: they span about 50 updates of E^G
+MIN_VARIANCE = 1e-4  # added to the covariance, so that it always has a Cholesky factor
 
 
 class Prior(nn.Module):
-    """Normal latents: standard ones, as published, or of the mean and covariance of encoded real volumes.
+    """Gaussian prior: N(0, I), as published, or N(mean, factor factor^T) fitted to encoded real volumes.
 
-    Encoders trained beside a GAN spread what they know over a few directions, along which encoded volumes lie several
-    times further apart than standard normal latents do. A G that has learned to make real volumes again from such
-    latents then makes little more than one volume from standard ones. Here latents are drawn where real volumes are
-    encoded: ``mean + factor x``, x standard normal; with classes each has a mean of its own.
+    Encoders trained with a GAN use a few directions of the latent space, along which the latents of real volumes are
+    several times further apart than samples of N(0, I). A G trained to reconstruct real volumes from such latents then
+    generates little more than one volume from N(0, I). With a fitted prior, latents are sampled where real volumes
+    are encoded: z = mean + factor x, x ~ N(0, I); a conditional model has one mean per class.
 
-    Source: Ghosh et al., From Variational to Deterministic Autoencoders, ICLR 2020, section 4 (a density fitted to
-    encoded latents); here it is fitted while G learns, so that D judges what it gives.
+    Source: Ghosh et al., From Variational to Deterministic Autoencoders, ICLR 2020, section 4 (ex-post density
+    estimation); here the density is fitted during training, so that D also sees its samples.
     """
 
     mean: Tensor
@@ -25,7 +25,7 @@ class Prior(nn.Module):
     new_moment: Tensor
 
     def __init__(self, latent_dim: int, num_classes: int, encoded: bool) -> None:
-        """Start from standard normal latents of ``latent_dim`` numbers; ``encoded``: they will follow the encoded."""
+        """Start from N(0, I) of ``latent_dim`` dimensions; ``encoded``: fit the moments to the encoder's latents."""
         super().__init__()
         self.latent_dim, self.is_encoded = latent_dim, encoded
         if encoded:
@@ -36,7 +36,7 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Map standard normal numbers ``x [B, n]`` to latents ``[B, n]`` of classes ``label [B]``."""
+        """Map samples ``x [B, n]`` of N(0, I) to latents z ``[B, n]`` of classes ``label [B]``."""
         if not self.is_encoded:
             return x
         return self._mean_of(len(x), label) + (x.to(self.factor) @ self.factor.T).to(x.dtype)
@@ -46,33 +46,33 @@ class Prior(nn.Module):
 
     @property
     def covariance(self) -> Tensor:
-        """Of latents of one class ``[n, n]``."""
+        """Covariance of the latents of one class ``[n, n]``."""
         return self.factor @ self.factor.T if self.is_encoded else torch.eye(self.latent_dim)
 
     @property
     def mean_square(self) -> float:
-        """Mean over latents, and over their numbers, of the square."""
+        """Mean of z^2 over samples and dimensions."""
         return float(self.covariance.diagonal().mean() + (self.mean.square().mean() if self.is_encoded else 0))
 
     @torch.no_grad()
     def observe(self, z: Tensor, label: Tensor | None, share: float) -> None:
-        """Take note of encoded real volumes ``z [B, n]``, a ``share`` of those of the update.
+        """Accumulate the moments of encoded real volumes ``z [B, n]``, a micro-batch that is ``share`` of the update.
 
-        What is noted of parts of a batch adds up, and what processes note can be averaged; `absorb` ends it.
+        Micro-batches add up, and the sums can be averaged across ranks; `absorb` then updates the prior.
         """
         rest = z.double() - self._mean_of(len(z), label)
-        rest = torch.where(rest.isfinite(), rest, 0)  # a step that fp16 could not hold is not taken either
+        rest = torch.where(rest.isfinite(), rest, 0)  # the gradient scaler skips a step that overflows in fp16, too
         self.new_moment += (rest.T @ rest / len(z) * share).to(self.new_moment)
         rows = torch.zeros(len(z), dtype=torch.int64, device=z.device) if label is None else label
         self.new_mean.index_add_(0, rows, (rest / len(z) * share).to(self.new_mean))
 
     @torch.no_grad()
     def absorb(self) -> None:
-        """Move the moments towards those of what was observed."""
+        """Update the moving averages with the accumulated moments and reset those."""
         factor = self.factor.double()
         covariance = (1 - RATE) * (factor @ factor.T) + RATE * self.new_moment
-        covariance.diagonal().add_(RATE * LEAST_VARIANCE)
+        covariance.diagonal().add_(RATE * MIN_VARIANCE)
         self.factor.copy_(torch.linalg.cholesky(covariance))
-        self.mean += min(0.5, RATE * len(self.mean)) * self.new_mean  # each class is a part of what was observed
+        self.mean += min(0.5, RATE * len(self.mean)) * self.new_mean  # a class is 1/K of a batch, so its rate is K-fold
         self.new_mean.zero_()
         self.new_moment.zero_()

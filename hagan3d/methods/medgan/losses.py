@@ -16,7 +16,7 @@ from hagan3d.methods.medgan.config import MedGANConfig
 from hagan3d.methods.medgan.networks import MedGANNetworks
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.methods.translation import TranslationMethod
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 
 
 class MedGAN(TranslationMethod):
@@ -52,6 +52,6 @@ class MedGAN(TranslationMethod):
         return {"gan": d_loss(self.settings.objective, real, generated)}
 
 
-def _features(critic: PatchCritic, source: Tensor, x: Tensor) -> list[Tensor]:
+def _features(critic: PatchDiscriminator, source: Tensor, x: Tensor) -> list[Tensor]:
     """Feature maps of a discriminator for the pair of source and ``x``."""
     return critic.features(torch.cat([source, x], dim=1))

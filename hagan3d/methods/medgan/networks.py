@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hagan3d.config import Size
 from hagan3d.methods.medgan.config import MedGANConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import StridedUNet
 from hagan3d.networks.translation import ExtractorNetworks, Translation, add_residual, to_float32
@@ -31,7 +31,7 @@ class MedGANNetworks(ExtractorNetworks):
             for block in range(settings.blocks)
         )
         width, layers = settings.critic_width, settings.critic_layers
-        make = partial(PatchCritic, sources + targets, width=width, layers=layers)
+        make = partial(PatchDiscriminator, sources + targets, width=width, layers=layers)
         self.add_discriminator(make, settings.extractor_decay)
 
     def generate(self, source: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hagan3d.config import Size
 from hagan3d.methods.pix2pix.config import Pix2PixConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import Seeds, StridedUNet
 from hagan3d.networks.translation import Translation, TranslationNetworks, add_residual, to_float32
@@ -23,7 +23,7 @@ class Pix2PixNetworks(TranslationNetworks):
         sources, targets, levels = settings.source_channels, settings.target_channels, num_levels(size, settings.levels)
         self.residual = settings.residual
         self.g = StridedUNet(sources, targets, width=settings.width, levels=levels, norm=settings.norm)
-        self.d = PatchCritic(sources + targets, width=settings.critic_width, layers=settings.critic_layers)
+        self.d = PatchDiscriminator(sources + targets, width=settings.critic_width, layers=settings.critic_layers)
 
     def generate(self, source: Tensor, seeds: Seeds = None) -> Tensor:
         """Translate ``source [B, Cs, D, H, W]``; with one seed per volume, with dropout."""

@@ -1,7 +1,6 @@
 """Networks of adversarial registration: a regressor of transform parameters, and a discriminator of aligned pairs."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +8,8 @@ from torch.nn import functional as F
 
 from hagan3d.config import Size
 from hagan3d.methods.registration.config import RegistrationConfig
-from hagan3d.networks.critic import FOUR, LAST_SIDE, MOST_WIDTHS, SLOPE, PatchCritic
-from hagan3d.networks.layers import StridedConv3d
+from hagan3d.networks.discriminators import PatchDiscriminator, halving_convs
+from hagan3d.networks.layers import leaky_relu_, num_halvings, widths_from
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 from hagan3d.ops.warp import AFFINE, RIGID, affine_matrix, warp
 
@@ -27,11 +26,10 @@ class Regressor(nn.Module):
     def __init__(self, in_channels: int, size: Size, parameters: int, *, width: int) -> None:
         """Build it for volumes of ``size`` voxels; the first convolution has ``width`` channels."""
         super().__init__()
-        layers = (min(size) // LAST_SIDE).bit_length() - 1
-        widths = [in_channels, *(width * min(2**layer, MOST_WIDTHS) for layer in range(layers))]
-        self.convs = nn.ModuleList(StridedConv3d(a, b, FOUR, stride=2, padding=1) for a, b in pairwise(widths))
+        layers = num_halvings(min(size))
+        self.convs = halving_convs([in_channels, *widths_from(width, layers)])
         d, h, w = (side >> layers for side in size)
-        self.hidden = nn.Linear(widths[-1] * d * h * w, HIDDEN * width)
+        self.hidden = nn.Linear(widths_from(width, layers)[-1] * d * h * w, HIDDEN * width)
         self.last = nn.Linear(HIDDEN * width, parameters)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -39,7 +37,7 @@ class Regressor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, D, H, W]`` to ``[B, parameters]``."""
         for conv in self.convs:
-            x = F.leaky_relu(F.instance_norm(conv(x)), SLOPE, inplace=True)
+            x = leaky_relu_(F.instance_norm(conv(x)))
         return SCALE * to_float32(self.last(F.relu(self.hidden(x.flatten(1)))))
 
 
@@ -60,7 +58,9 @@ class RegistrationNetworks(TranslationNetworks):
         self.spacing = settings.spacing
         parameters = RIGID if settings.transform == "rigid" else AFFINE
         self.g = Regressor(settings.source_channels, size, parameters, width=settings.width)
-        self.d = PatchCritic(settings.source_channels, width=settings.critic_width, layers=settings.critic_layers)
+        self.d = PatchDiscriminator(
+            settings.source_channels, width=settings.critic_width, layers=settings.critic_layers
+        )
 
     def estimate(self, source: Tensor) -> Tensor:
         """Estimate the parameters ``[B, 6 or 12]`` that move moving onto fixed images; see `affine_matrix`."""

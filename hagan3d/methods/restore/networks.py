@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hagan3d.config import Size
 from hagan3d.methods.restore.config import RestoreConfig
-from hagan3d.networks.critic import GlobalCritic
+from hagan3d.networks.discriminators import GlobalDiscriminator
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import num_levels
 from hagan3d.networks.strided_unet import StridedUNet
@@ -24,7 +24,7 @@ class RestoreNetworks(ExtractorNetworks):
         super().__init__(size, settings)
         self.residual = settings.residual
         self.g = _generator(size, settings)
-        make = partial(GlobalCritic, settings.target_channels, size, width=settings.critic_width)
+        make = partial(GlobalDiscriminator, settings.target_channels, size, width=settings.critic_width)
         self.add_discriminator(make, settings.extractor_decay)
 
     def generate(self, source: Tensor) -> Tensor:

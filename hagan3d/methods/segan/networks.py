@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from hagan3d.config import Size
 from hagan3d.methods.segan.config import SegANConfig
-from hagan3d.networks.critic import FeatureCritic
+from hagan3d.networks.discriminators import FeatureCritic
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 

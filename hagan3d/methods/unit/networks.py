@@ -8,13 +8,12 @@ from torch.nn import functional as F
 
 from hagan3d.config import Size
 from hagan3d.methods.unit.config import UNITConfig
-from hagan3d.networks.layers import SpectralConv3d, StridedConv3d, recomputed
+from hagan3d.networks.layers import SLOPE, SpectralConv3d, StridedConv3d, checkpointed, leaky_relu_
 from hagan3d.networks.resnet import ResidualBlock
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 
-SLOPE = 0.2  # of LeakyReLU
-MOST_WIDTHS = 16  # channels of a critic grow up to so many times those of its first layer
-THREE = (3, 3, 3)
+MAX_MULTIPLIER = 16  # most channels of a discriminator, in multiples of those of its first layer
+KERNEL = (3, 3, 3)
 
 
 class SelfAttention(nn.Module):
@@ -34,8 +33,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, D, H, W]``."""
         query, key, value = (layer(x).flatten(2).transpose(1, 2)[:, None] for layer in (self.f, self.g, self.h))
-        made = F.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].transpose(1, 2)
-        return self.gamma * self.o(made.unflatten(2, x.shape[2:])) + x
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].transpose(1, 2)
+        return self.gamma * self.o(attended.unflatten(2, x.shape[2:])) + x
 
 
 class _Checkpointed(nn.Sequential):
@@ -47,25 +46,25 @@ class _Checkpointed(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self:
-            x = recomputed(layer, x, self.checkpointing)
+            x = checkpointed(layer, x, on=self.checkpointing)
         return x
 
 
-class UNITCritic(nn.Module):
+class UNITDiscriminator(nn.Module):
     """Patch discriminator of UNIT: strided 3^3 convolutions with LeakyReLU, then one of 2^3; no norm."""
 
     def __init__(self, in_channels: int, *, width: int, layers: int, spectral: bool) -> None:
         """Build a discriminator of ``in_channels`` channels with ``layers`` strided convolutions."""
         super().__init__()
         conv = SpectralConv3d if spectral else StridedConv3d
-        widths = [in_channels, *(width * min(2**layer, MOST_WIDTHS) for layer in range(layers))]
-        self.convs = nn.ModuleList(conv(widths[k], widths[k + 1], THREE, stride=2, padding=1) for k in range(layers))
+        widths = [in_channels, *(width * min(2**layer, MAX_MULTIPLIER) for layer in range(layers))]
+        self.convs = nn.ModuleList(conv(widths[k], widths[k + 1], KERNEL, stride=2, padding=1) for k in range(layers))
         self.logits = conv(widths[-1], 1, (2, 2, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Score ``x [B, C, D, H, W]``: logits ``[B, 1, d, h, w]``."""
         for conv in self.convs:
-            x = F.leaky_relu(conv(x), SLOPE, inplace=True)
+            x = leaky_relu_(conv(x))
         return self.logits(x)
 
 
@@ -85,7 +84,7 @@ class UNITNetworks(TranslationNetworks):
         for name, channels in (("source", settings.source_channels), ("target", settings.target_channels)):
             self.add_module(f"e_{name}", _encoder(channels, settings))
             self.add_module(f"g_{name}", _decoder(channels, settings))
-            critic = UNITCritic(
+            critic = UNITDiscriminator(
                 channels, width=settings.critic_width, layers=settings.critic_layers, spectral=settings.spectral_norm
             )
             self.add_module(f"d_{name}", critic)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hagan3d.config import Size
 from hagan3d.methods.upgan.config import UPGANConfig
-from hagan3d.networks.critic import PatchCritic
+from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.translation import Translation, TranslationNetworks, add_residual, to_float32
 from hagan3d.ops import ggd_guide, ggd_log_sigma, ggd_mean_sigma, ggd_sigma
@@ -69,8 +69,8 @@ class UPGANNetworks(TranslationNetworks):
         for stage in range(1, self.num_stages + 1):
             in_channels = settings.source_channels + (guide_channels if stage > 1 else 0)
             self.add_module(f"g_{stage}", Stage(in_channels, settings, levels))
-            critic = PatchCritic(settings.target_channels, width=settings.critic_width, layers=settings.critic_layers)
-            self.add_module(f"d_{stage}", critic)
+            width, layers = settings.critic_width, settings.critic_layers
+            self.add_module(f"d_{stage}", PatchDiscriminator(settings.target_channels, width=width, layers=layers))
         self.averaged = tuple(f"g_{stage}" for stage in range(1, self.num_stages + 1))
 
     @property

@@ -1,1 +1,1 @@
-"""Winograd (minimal filtering) convolutions on CPUs."""
+"""Winograd (minimal filtering) convolutions on CPU; `dispatch` decides where they are used."""

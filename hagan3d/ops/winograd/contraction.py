@@ -1,7 +1,7 @@
-"""Convolutions as what they are: linear in input and in kernel, so that each derivative is one of three maps.
+"""Autograd for bilinear ops: a convolution and its two gradients form a closed set of three maps.
 
-<y, f(x, weight)> is linear in x, weight and y. The gradient in one of them is a map of the other two, and the
-derivative of such a map is again one of the three: any number of derivatives follow from them.
+The form <y, f(x, weight)> is linear in each of x, weight and y. The gradient in one of the three is a map of the other
+two, and the derivative of this map is again one of the three, so all higher derivatives reuse them.
 """
 
 from collections.abc import Callable
@@ -14,31 +14,31 @@ _X, _WEIGHT, _Y = range(3)
 
 
 class Contraction(NamedTuple):
-    """The three maps of a convolution, each from the two other tensors."""
+    """The three maps of a convolution; each returns one of x, weight and y from the two others."""
 
     y: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """Of x, weight and bias."""
+    """(x, weight, bias) to y: the convolution."""
     x: Callable[[Tensor, Tensor], Tensor]
-    """Of weight and y."""
+    """(weight, y) to x: the gradient in x, if y is the output gradient."""
     weight: Callable[[Tensor, Tensor], Tensor]
-    """Of x and y."""
+    """(x, y) to weight: the gradient in the weight, if y is the output gradient."""
     both: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    """x and weight, of x, weight and y."""
+    """(x, weight, y) to both gradients, which share a transform of y."""
 
 
 def contract(of: Contraction, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return y. Neither the bias nor a copy of the weight is kept for the backward pass; x is, where it learns."""
-    fixed = None if bias is None else bias.detach()
-    return with_bias_gradient(cast(Tensor, _Map.apply(of, _Y, x, weight, None, fixed)), bias)
+    """Return y. The backward pass saves x only if the weight needs a gradient, and neither bias nor a weight copy."""
+    detached = None if bias is None else bias.detach()
+    return with_bias_gradient(cast(Tensor, _Map.apply(of, _Y, x, weight, None, detached)), bias)
 
 
 def with_bias_gradient(y: Tensor, bias: Tensor | None) -> Tensor:
-    """Return ``y`` [B, C, ...], made with a detached ``bias``, so that the bias gets its gradient all the same."""
+    """Return ``y`` ``[B, C, ...]``, computed with a detached ``bias``, with the gradient of the bias attached."""
     return _BiasGradient.apply(y, bias) if bias is not None and bias.requires_grad else y
 
 
 class _BiasGradient(torch.autograd.Function):
-    """Identity with the bias gradient: that of a transposed convolution costs a weight gradient on CPU."""
+    """Identity that adds the bias gradient: on CPU, PyTorch computes a weight gradient along with that of a bias."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ class _BiasGradient(torch.autograd.Function):
 
 
 class _Map(torch.autograd.Function):
-    """One of x, weight and y from the two others.
+    """The map to one of x, weight and y (`slot`) from the two others.
 
-    With a frozen weight it saves no tensor: a checkpoint around it would compute it again only to save one.
+    With a frozen weight it saves no tensor, so that activation checkpointing around it does not recompute it.
     """
 
     @staticmethod
@@ -67,11 +67,12 @@ class _Map(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         ctx.of, ctx.slot = of, slot
-        values, learns = (x, weight, y), ctx.needs_input_grad[2:5]
-        ctx.frozen = None if learns[_WEIGHT] else weight
-        needed = [i != slot and any(learns[j] for j in range(3) if j not in (i, slot)) for i in range(3)]
-        needed[_WEIGHT] &= ctx.frozen is None
-        ctx.save_for_backward(*(value if keep else None for value, keep in zip(values, needed, strict=True)))
+        needs_grad = ctx.needs_input_grad[2:5]  # x, weight, y
+        ctx.frozen_weight = None if needs_grad[_WEIGHT] else weight
+        # A tensor is saved if another input of the map needs a gradient.
+        saved = [i != slot and any(needs_grad[j] for j in range(3) if j not in (i, slot)) for i in range(3)]
+        saved[_WEIGHT] &= ctx.frozen_weight is None
+        ctx.save_for_backward(*(t if is_saved else None for t, is_saved in zip((x, weight, y), saved, strict=True)))
         if slot == _WEIGHT:
             return of.weight(cast(Tensor, x), cast(Tensor, y))
         if slot == _X:
@@ -80,23 +81,23 @@ class _Map(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        values, learns = list(ctx.saved_tensors), ctx.needs_input_grad[2:5]
-        if all(learns[:2]):
-            x, weight = _Both.apply(ctx.of, grad, *values[:2])
+        tensors, needs_grad = list(ctx.saved_tensors), ctx.needs_input_grad[2:5]
+        if needs_grad[_X] and needs_grad[_WEIGHT]:
+            x, weight = _Both.apply(ctx.of, grad, *tensors[:2])
             return None, None, x, weight, None, None
-        values[ctx.slot] = grad
-        if ctx.frozen is not None:
-            values[_WEIGHT] = ctx.frozen
+        tensors[ctx.slot] = grad
+        if ctx.frozen_weight is not None:
+            tensors[_WEIGHT] = ctx.frozen_weight
         grads: list[Tensor | None] = [None, None, None]
         for i in {_X, _WEIGHT, _Y} - {ctx.slot}:
-            if learns[i]:
-                others = [None if j == i else value for j, value in enumerate(values)]
+            if needs_grad[i]:
+                others = [None if j == i else tensor for j, tensor in enumerate(tensors)]
                 grads[i] = _Map.apply(ctx.of, i, *others, None)
         return None, None, *grads, None
 
 
 class _Both(torch.autograd.Function):
-    """The gradients in x and in the weight, together."""
+    """The gradients in x and in the weight, computed together."""
 
     @staticmethod
     def forward(ctx: Any, of: Contraction, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,9 +106,11 @@ class _Both(torch.autograd.Function):
         return of.both(x, weight, grad)
 
     @staticmethod
-    def backward(ctx: Any, for_x: Tensor, for_weight: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, x_cotangent: Tensor, weight_cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         grad, x, weight = ctx.saved_tensors
-        in_grad = _Map.apply(ctx.of, _Y, for_x, weight, None, None) + _Map.apply(ctx.of, _Y, x, for_weight, None, None)
-        in_x = _Map.apply(ctx.of, _X, None, for_weight, grad, None)
-        in_weight = _Map.apply(ctx.of, _WEIGHT, for_x, None, grad, None)
+        in_grad = _Map.apply(ctx.of, _Y, x_cotangent, weight, None, None) + _Map.apply(
+            ctx.of, _Y, x, weight_cotangent, None, None
+        )
+        in_x = _Map.apply(ctx.of, _X, None, weight_cotangent, grad, None)
+        in_weight = _Map.apply(ctx.of, _WEIGHT, x_cotangent, None, grad, None)
         return None, in_grad, in_x, in_weight

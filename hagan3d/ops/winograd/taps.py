@@ -1,4 +1,4 @@
-"""Kernels and the matrices of products that minimal filtering makes of them, each a sum of taps with factors."""
+"""Weight transform of the Winograd convolutions: linear combinations of the 27 taps of a kernel."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ from hagan3d.ops.extension import LOADED
 
 
 def fold_taps(weight: Tensor, taps: Tensor) -> Tensor:
-    """Give the matrices ``[P * C_out, C_in]`` of P products, sums of the taps of a kernel by ``taps`` ``[P, 27]``."""
+    """Transform a kernel to the weights ``[P * C_out, C_in]`` of P products, by coefficients ``taps`` ``[P, 27]``."""
     return torch.ops.hagan3d.fold_taps(weight, taps)
 
 
 def unfold_taps(folded: Tensor, taps: Tensor) -> Tensor:
-    """Give the gradient in the kernel ``[C_out, C_in, 3, 3, 3]`` from that in its matrices ``[P * C_out, C_in]``."""
+    """Adjoint of `fold_taps`: gradient in the kernel ``[C_out, C_in, 3, 3, 3]`` from that in the weights."""
     return torch.ops.hagan3d.unfold_taps(folded, taps).unflatten(2, (3, 3, 3))
 
 

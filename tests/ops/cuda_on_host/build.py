@@ -28,7 +28,7 @@ def main() -> None:
     """Compile and link."""
     csrc, library = Path(sys.argv[1]), Path(sys.argv[2])
     with tempfile.TemporaryDirectory() as folder:
-        on_cpu_alone = (f for f in (csrc / "cpu").glob("*.cpp") if not (csrc / "cuda" / f"{f.stem}.cu").exists())
+        on_cpu_alone = (f for f in (csrc / "cpu").rglob("*.cpp") if not (csrc / "cuda" / f"{f.stem}.cu").exists())
         sources = [csrc / "ops.cpp", *on_cpu_alone]
         (Path(folder) / "cuda").mkdir()
         for source in (csrc / "cuda").iterdir():

@@ -1,11 +1,11 @@
-"""The instrument sees what it must: spoilt volumes are worse than real halves, and those are not told apart."""
+"""Sanity of the metrics: degraded volumes are worse than real halves, and real halves do not differ."""
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.metric_sanity import DEGRADED, HALVES, check, detected_by, shuffled
 from hagan3d.evaluation.features.extractors import random_extractor
-from hagan3d.evaluation.metrics.sanity import HALVES, SPOILT, caught_by, check, shuffled
 from hagan3d.evaluation.report.figures import embedding
 
 
@@ -23,19 +23,19 @@ def found():
 
 
 def test_real_halves_are_within_the_interval_of_zero(found):
-    row = next(row for row in found[HALVES] if row.measure == "kid (random)")
-    assert abs(row.value) <= 1.96 * row.error
-    assert not caught_by(found[HALVES])
+    row = next(row for row in found[HALVES] if row.metric == "kid (random)")
+    assert abs(row.estimate.value) <= 1.96 * row.estimate.error
+    assert not detected_by(found[HALVES])
 
 
-@pytest.mark.parametrize("name", list(SPOILT))
-def test_a_spoilt_copy_is_five_standard_errors_worse_on_some_measure(found, name):
-    assert caught_by(found[name]), [(row.measure, row.worse) for row in found[name]]
+@pytest.mark.parametrize("name", list(DEGRADED))
+def test_a_degraded_copy_is_five_standard_errors_worse_on_some_measure(found, name):
+    assert detected_by(found[name]), [(row.metric, row.worse) for row in found[name]]
 
 
-def test_a_collapsed_copy_is_caught_by_variety_and_by_recall(found):
-    caught = {row.measure for row in caught_by(found["mode-collapsed"])}
-    assert {"variety, from 1", "recall (random)", "MS-SSIM, from real"} <= caught
+def test_a_collapsed_copy_is_detected_by_variety_and_by_recall(found):
+    detected = {row.metric for row in detected_by(found["mode-collapsed"])}
+    assert {"variety, from 1", "recall (random)", "MS-SSIM, from real"} <= detected
 
 
 def test_shuffling_keeps_every_voxel_and_every_block():

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hagan3d.data.preprocess.labels import match_rows, read_labels, split_of, subject_of
+from hagan3d.data.preprocess.metadata import match_rows, read_labels, split_of, subject_of
 from hagan3d.errors import InputError
 
 
@@ -20,7 +20,7 @@ def test_ids_classes_subjects_and_numbers_are_found(tmp_path: Path):
     labels = read_labels(path, "sex")
     assert labels.class_names == ("F", "M") and labels.columns == ("Age",)
     assert [labels.label(row) for row in labels.rows.values()] == [1, 0, -1]
-    assert labels.rows["a1"].subject == "s1" and np.isnan(labels.rows["a2"].numbers["Age"])
+    assert labels.rows["a1"].subject == "s1" and np.isnan(labels.rows["a2"].columns["Age"])
 
 
 def test_classes_that_are_numbers_are_sorted_by_value(tmp_path: Path):
@@ -41,11 +41,11 @@ def test_a_row_is_matched_by_the_longest_whole_beginning(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "column", "reason"),
     [
-        ("name,class\na,1\n", "class", "no column of ids"),
-        ("id,class\na,1\na,2\n", "class", "twice"),
-        ("id,class\n,1\n", "class", "without one"),
+        ("name,class\na,1\n", "class", "no id column"),
+        ("id,class\na,1\na,2\n", "class", "repeated or empty"),
+        ("id,class\n,1\n", "class", "repeated or empty"),
         ("id,class\na,1\n", "Sex", "no column 'Sex'"),
-        ("id,class\na\n", "class", "line 2 has another number of cells"),
+        ("id,class\na\n", "class", "line 2 and the header differ"),
         ("id,class\n", "class", "no lines below its header"),
     ],
 )

@@ -1,15 +1,15 @@
-// The sparse halves of the up-convolution by minimal filtering, and their adjoints, on one slab.
+// Input and output transforms of the Winograd up-convolution, and their adjoints, on one slab.
 //
-// Along one axis, output voxels 2i and 2i + 1 are S x[i] + w0 d[i] and S x[i] - w2 d[i + 1], where d[i] = x[i - 1] -
-// x[i] and S = w0 + w1 + w2: three products of x or d with a weight, not four. Around matrix products lie
+// Along one axis, with d[i] = x[i - 1] - x[i] and S = w0 + w1 + w2, output voxels 2i and 2i + 1 are S x[i] + w0 d[i]
+// and S x[i] - w2 d[i + 1]: three products of x or d with a weight, not four. The matrix products lie between
 //
-//   spread   x -> the 8 arrays that are x or d along each axis
-//   join     the 27 arrays of products -> y            (9 by H and W, times 3 along D: S, w0 and w2)
-//   split    adjoint of join          gather   adjoint of spread
+//   scatter  x -> the 8 arrays that hold x or d along each axis (input transform)
+//   gather   the 27 arrays of products -> y (output transform): 9 along H and W, times 3 along D: S, w0 and w2
+//   scatter_adjoint, gather_adjoint   their adjoints, for the gradients
 //
 // A slab is some rows of some planes of some samples. Its arrays are [channel, plane, sample, h, w], one after the
-// other; those of differences along D or H have one plane or row more. All rows have a place more than x, which is zero
-// where it has no meaning: a plane is one run of memory, in which the voxel before the first of a row is a zero.
+// other; differences along D or H have one plane or row more. Rows are one element longer than those of x, with a zero
+// there: a plane is contiguous, and the left neighbour of the first voxel of a row is zero.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -18,23 +18,23 @@
 
 #include "cpu/blocks.h"
 
-namespace hagan3d::upsample_minimal {
+namespace hagan3d::winograd_upsample {
 namespace {  // one file includes it
 
-// The slab of x [B, C, D, H, W] that is worked on, and the slices that y lacks at each end.
+// A slab of x [B, C, D, H, W], and the slices trimmed off each end of y.
 struct Slab {
   int64_t C, D, H, W, sample, samples, plane, planes, row, rows, trim;
 
   int64_t stride() const { return W + 1; }  // of a row
   int64_t area(int h) const { return (rows + h) * stride(); }
 
-  // where plane `p` of sample `n` begins, in an array of `count` planes per channel
+  // offset of plane `p` of sample `n` in an array of `count` planes per channel
   int64_t at(int64_t channel, int64_t p, int64_t n, int64_t count, int h) const {
     return ((channel * count + p) * samples + n) * area(h);
   }
 };
 
-// Slice `z` of x, or of y; null where it is outside.
+// Slice `z` of x, or of y; null outside the volume.
 template <typename T>
 T* slice(T* x, const Slab& s, int64_t c, int64_t n, int64_t z) {
   return z < 0 || z >= s.D ? nullptr : x + (((s.sample + n) * s.C + c) * s.D + z) * s.H * s.W;
@@ -46,13 +46,13 @@ T* fine_slice(T* y, const Slab& s, int64_t c, int64_t n, int64_t z) {
   return z < 0 || z >= depth ? nullptr : y + (((s.sample + n) * s.C + c) * depth + z) * 4 * s.H * s.W;
 }
 
-// The four arrays of a plane: x or differences along H, times along W.
+// The four arrays of a plane: x and its differences along W, along H and along both.
 template <typename T>
-struct Four {
+struct PlaneArrays {
   T *plain, *along_w, *along_h, *along_both;
 };
 
-// y [W + 1] = a row of x, less one of the plane before it, and a zero; either may be missing
+// y [W + 1] = a row of the plane before, minus that of x, and a zero; a null row counts as zeros
 template <typename T>
 HOST_DEVICE void pad_body(const T* before, const T* x, int64_t W, T* __restrict y) {
   if (before && x) {
@@ -65,9 +65,9 @@ HOST_DEVICE void pad_body(const T* before, const T* x, int64_t W, T* __restrict 
   y[W] = 0;
 }
 
-// t: a padded plane, from its first row on
+// t: a padded plane, from its first row
 template <typename T>
-HOST_DEVICE void spread_body(const T* t, T sign, int64_t rows, int64_t stride, const Four<T>& y) {
+HOST_DEVICE void scatter_body(const T* t, T sign, int64_t rows, int64_t stride, const PlaneArrays<T>& y) {
   T* __restrict plain = y.plain, * __restrict along_w = y.along_w;
   T* __restrict along_h = y.along_h, * __restrict along_both = y.along_both;
   for (int64_t i = 0; i < rows * stride; ++i) {
@@ -82,17 +82,17 @@ HOST_DEVICE void spread_body(const T* t, T sign, int64_t rows, int64_t stride, c
 
 // x [W] += sign times the adjoint of the differences along W
 template <typename T>
-HOST_DEVICE void gather_body(const T* plain, const T* along_w, T sign, int64_t W, T* __restrict x) {
+HOST_DEVICE void scatter_adjoint_body(const T* plain, const T* along_w, T sign, int64_t W, T* __restrict x) {
   for (int64_t w = 0; w < W; ++w) x[w] += sign * (plain[w] + along_w[w + 1] - along_w[w]);
 }
 
-// Where in the products the voxels of a plane of y come from: with S or w0 or w2 along D, and likewise along H.
+// The products that a plane of y sums: with S, w0 or w2 along D, and likewise along H.
 template <typename T>
 struct Sources {
   const T *plain[4], *even[4], *odd[4];
 };
 
-// Two rows' worth of sums for each of n places: the even voxels along W, and the odd ones.
+// Sums for n columns: the even voxels along W, and the odd ones.
 template <typename T>
 HOST_DEVICE void sum_body(const Sources<T>& x, int64_t n, T bias, T* __restrict even, T* __restrict odd) {
   const T *a = x.plain[0], *b = x.plain[1], *c = x.plain[2], *d = x.plain[3];
@@ -113,7 +113,7 @@ HOST_DEVICE void interleave_body(const T* even, const T* odd, int64_t n, T* __re
   }
 }
 
-// Rows of y, or of the sum of two, to rows of even voxels and of odd ones; those lie one place further on.
+// Deinterleave a row of y, or the sum of two, into even voxels and odd ones, the latter shifted by one element.
 template <typename T>
 HOST_DEVICE void separate_body(const T* y, const T* z, int64_t W, T* __restrict even, T* __restrict odd) {
   odd[0] = even[W] = 0;
@@ -131,10 +131,10 @@ HOST_DEVICE void separate_body(const T* y, const T* z, int64_t W, T* __restrict 
   }
 }
 
-// One plane of the products along W, of even and odd voxels with n places, or of the sum of two rows of them.
+// Gradients of the products along W, from even and odd voxels of n columns, or from sums of two rows of them.
 template <typename T>
-HOST_DEVICE void split_body(const T* even, const T* even2, const T* odd, const T* odd2, int64_t n, T* __restrict plain,
-                            T* __restrict to_even, T* __restrict to_odd) {
+HOST_DEVICE void gather_adjoint_body(const T* even, const T* even2, const T* odd, const T* odd2, int64_t n,
+                                     T* __restrict plain, T* __restrict to_even, T* __restrict to_odd) {
   for (int64_t i = 0; i < n; ++i) {
     to_even[i] = even2 ? even[i] + even2[i] : even[i];
     to_odd[i] = odd2 ? odd[i] + odd2[i] : odd[i];
@@ -145,22 +145,22 @@ HOST_DEVICE void split_body(const T* even, const T* even2, const T* odd, const T
 
 #define FOR_BOTH(T)                                                                                                \
   FOR_EACH_CPU void pad(const T* before, const T* x, int64_t W, T* y) { pad_body(before, x, W, y); }               \
-  FOR_EACH_CPU void spread_plane(const T* t, T sign, int64_t rows, int64_t stride, const Four<T>& y) {             \
-    spread_body(t, sign, rows, stride, y);                                                                         \
+  FOR_EACH_CPU void scatter_plane(const T* t, T sign, int64_t rows, int64_t stride, const PlaneArrays<T>& y) {     \
+    scatter_body(t, sign, rows, stride, y);                                                                        \
   }                                                                                                                \
-  FOR_EACH_CPU void gather_row(const T* plain, const T* along_w, T sign, int64_t W, T* x) {                        \
-    gather_body(plain, along_w, sign, W, x);                                                                       \
+  FOR_EACH_CPU void scatter_adjoint_row(const T* plain, const T* along_w, T sign, int64_t W, T* x) {               \
+    scatter_adjoint_body(plain, along_w, sign, W, x);                                                              \
   }                                                                                                                \
-  FOR_EACH_CPU void sum_places(const Sources<T>& x, int64_t n, T bias, T* even, T* odd) {                          \
+  FOR_EACH_CPU void sum_columns(const Sources<T>& x, int64_t n, T bias, T* even, T* odd) {                         \
     sum_body(x, n, bias, even, odd);                                                                               \
   }                                                                                                                \
   FOR_EACH_CPU void interleave(const T* even, const T* odd, int64_t n, T* y) { interleave_body(even, odd, n, y); } \
   FOR_EACH_CPU void separate(const T* y, const T* z, int64_t W, T* even, T* odd) {                                 \
     separate_body(y, z, W, even, odd);                                                                             \
   }                                                                                                                \
-  FOR_EACH_CPU void split_plane(const T* even, const T* even2, const T* odd, const T* odd2, int64_t n, T* plain,   \
-                                T* to_even, T* to_odd) {                                                           \
-    split_body(even, even2, odd, odd2, n, plain, to_even, to_odd);                                                 \
+  FOR_EACH_CPU void gather_adjoint_plane(const T* even, const T* even2, const T* odd, const T* odd2, int64_t n,    \
+                                         T* plain, T* to_even, T* to_odd) {                                        \
+    gather_adjoint_body(even, even2, odd, odd2, n, plain, to_even, to_odd);                                        \
   }
 FOR_BOTH(float)
 FOR_BOTH(double)
@@ -191,7 +191,7 @@ struct Arrays {
   }
 
   // one plane of x, or of its differences along D
-  Four<T> four(const Slab& s, int d, int64_t c, int64_t p, int64_t n) const {
+  PlaneArrays<T> four(const Slab& s, int d, int64_t c, int64_t p, int64_t n) const {
     const int64_t low = s.at(c, p, n, s.planes + d, 0), high = s.at(c, p, n, s.planes + d, 1);
     return {at[4 * d] + low, at[4 * d + 1] + low, at[4 * d + 2] + high, at[4 * d + 3] + high};
   }
@@ -203,7 +203,7 @@ struct Arrays {
   }
 };
 
-// f(channel, sample), shared out among threads
+// f(channel, sample), in parallel
 template <typename F>
 void for_channels(const Slab& s, const F& f) {
   torch::stable::parallel_for(0, s.C * s.samples, 1, [&](int64_t begin, int64_t end) {
@@ -211,7 +211,8 @@ void for_channels(const Slab& s, const F& f) {
   });
 }
 
-// The rows of a plane of the slab and their neighbours, less the plane before if asked for, as `spread_plane` wants it.
+// Rows of a plane of the slab with one neighbour above and below, or their difference to the plane before: the input of
+// `scatter_plane`.
 template <typename T>
 void pad_plane(const Slab& s, const T* before, const T* x, T* y) {
   for (int64_t h = -1; h <= s.rows; ++h) {
@@ -223,7 +224,7 @@ void pad_plane(const Slab& s, const T* before, const T* x, T* y) {
 }
 
 template <typename T>
-void spread(const Slab& s, const T* x, T* out) {
+void scatter(const Slab& s, const T* x, T* out) {
   const auto arrays = Arrays<T>::of_x(out, s);
   for_channels(s, [&](int64_t c, int64_t n) {
     std::vector<T> padded(1 + s.stride() * (s.rows + 2), T(0));
@@ -232,46 +233,46 @@ void spread(const Slab& s, const T* x, T* out) {
       const T *now = slice(x, s, c, n, s.plane + p), *before = slice(x, s, c, n, s.plane + p - 1);
       if (p < s.planes) {
         pad_plane<T>(s, nullptr, now, first);
-        spread_plane(inside, T(1), s.rows, s.stride(), arrays.four(s, 0, c, p, n));
+        scatter_plane(inside, T(1), s.rows, s.stride(), arrays.four(s, 0, c, p, n));
       }
       pad_plane(s, before, now, first);
-      spread_plane(inside, before ? T(1) : T(-1), s.rows, s.stride(), arrays.four(s, 1, c, p, n));
+      scatter_plane(inside, before ? T(1) : T(-1), s.rows, s.stride(), arrays.four(s, 1, c, p, n));
     }
   });
 }
 
-// x += sign times the adjoint of `spread_plane`
+// x += sign times the adjoint of `scatter_plane`
 template <typename T>
-void gather_plane(const Slab& s, const Four<const T>& from, T sign, T* x) {
+void scatter_adjoint_plane(const Slab& s, const PlaneArrays<const T>& from, T sign, T* x) {
   for (int64_t h = -1; h <= s.rows; ++h) {
     const int64_t row = s.row + h, at = h * s.stride(), next = at + s.stride();
     if (row < 0 || row >= s.H) continue;
     T* to = x + row * s.W;
-    if (h >= 0 && h < s.rows) gather_row(from.plain + at, from.along_w + at, sign, s.W, to);
-    if (h >= 0) gather_row(from.along_h + at, from.along_both + at, -sign, s.W, to);
-    if (h < s.rows) gather_row(from.along_h + next, from.along_both + next, sign, s.W, to);
+    if (h >= 0 && h < s.rows) scatter_adjoint_row(from.plain + at, from.along_w + at, sign, s.W, to);
+    if (h >= 0) scatter_adjoint_row(from.along_h + at, from.along_both + at, -sign, s.W, to);
+    if (h < s.rows) scatter_adjoint_row(from.along_h + next, from.along_both + next, sign, s.W, to);
   }
 }
 
 template <typename T>
-void gather(const Slab& s, const T* from, T* x) {
+void scatter_adjoint(const Slab& s, const T* from, T* x) {
   const auto arrays = Arrays<const T>::of_x(from, s);
   for_channels(s, [&](int64_t c, int64_t n) {
     for (int64_t p = 0; p <= s.planes; ++p) {
       T *now = slice(x, s, c, n, s.plane + p), *before = slice(x, s, c, n, s.plane + p - 1);
-      if (p < s.planes) gather_plane(s, arrays.four(s, 0, c, p, n), T(1), now);
-      if (now) gather_plane(s, arrays.four(s, 1, c, p, n), T(-1), now);
-      if (before) gather_plane(s, arrays.four(s, 1, c, p, n), T(1), before);
+      if (p < s.planes) scatter_adjoint_plane(s, arrays.four(s, 0, c, p, n), T(1), now);
+      if (now) scatter_adjoint_plane(s, arrays.four(s, 1, c, p, n), T(-1), now);
+      if (before) scatter_adjoint_plane(s, arrays.four(s, 1, c, p, n), T(1), before);
     }
   });
 }
 
 template <typename T>
-void join(const Slab& s, const T* products, const T* bias, T* y) {
+void gather(const Slab& s, const T* products, const T* bias, T* y) {
   const auto arrays = Arrays<const T>::of_products(products, s);
   for_channels(s, [&](int64_t c, int64_t n) {
-    const int64_t places = s.rows * s.stride();
-    std::vector<T> even(places), odd(places);
+    const int64_t columns = s.rows * s.stride();
+    std::vector<T> even(columns), odd(columns);
     for (int64_t i = 0; i < 4 * s.planes; ++i) {
       const int64_t p = i / 4, odd_h = i & 1, odd_d = i >> 1 & 1;
       T* to = fine_slice(y, s, c, n, 2 * (s.plane + p) + odd_d - s.trim);
@@ -284,7 +285,7 @@ void join(const Slab& s, const T* products, const T* bias, T* y) {
         from.even[k] = arrays.product(s, d, h, 1, c, p, n) + below;
         from.odd[k] = arrays.product(s, d, h, 2, c, p, n) + below;
       }
-      sum_places(from, places - 1, bias ? bias[c] : T(0), even.data(), odd.data());
+      sum_columns(from, columns - 1, bias ? bias[c] : T(0), even.data(), odd.data());
       for (int64_t h = 0; h < s.rows; ++h)
         interleave(even.data() + h * s.stride(), odd.data() + h * s.stride(), s.W,
                    to + (2 * (s.row + h) + odd_h) * 2 * s.W);
@@ -293,12 +294,12 @@ void join(const Slab& s, const T* products, const T* bias, T* y) {
 }
 
 template <typename T>
-void split(const Slab& s, const T* y, T* out) {
+void gather_adjoint(const Slab& s, const T* y, T* out) {
   const auto arrays = Arrays<T>::of_products(out, s);
   for_channels(s, [&](int64_t c, int64_t n) {
-    const int64_t places = s.rows * s.stride(), width = 2 * s.W;
-    std::vector<T> rows(4 * places);
-    T *even[2] = {rows.data(), rows.data() + places}, *odd[2] = {even[1] + places, even[1] + 2 * places};
+    const int64_t columns = s.rows * s.stride(), width = 2 * s.W;
+    std::vector<T> rows(4 * columns);
+    T *even[2] = {rows.data(), rows.data() + columns}, *odd[2] = {even[1] + columns, even[1] + 2 * columns};
     for (int64_t i = 0; i < 3 * s.planes; ++i) {
       const int64_t p = i / 3, d = i % 3, z = 2 * (s.plane + p) - s.trim;
       const T* low = d == 2 ? nullptr : fine_slice(y, s, c, n, z);
@@ -308,12 +309,12 @@ void split(const Slab& s, const T* y, T* out) {
         separate(low ? low + from : nullptr, high ? high + from : nullptr, s.W, even[h & 1] + to, odd[h & 1] + to);
       }
       const auto product = [&](int h, int w) { return arrays.product(s, d, h, w, c, p, n); };
-      split_plane(even[0], even[1], odd[0], odd[1], places, product(0, 0), product(0, 1), product(0, 2));
+      gather_adjoint_plane(even[0], even[1], odd[0], odd[1], columns, product(0, 0), product(0, 1), product(0, 2));
       for (int h = 0; h < 2; ++h) {
-        const int64_t first = h * s.stride(), none = h ? 0 : places;
+        const int64_t first = h * s.stride(), none = h ? 0 : columns;
         const T* nothing = nullptr;
-        split_plane(even[h], nothing, odd[h], nothing, places, product(1 + h, 0) + first, product(1 + h, 1) + first,
-                    product(1 + h, 2) + first);
+        gather_adjoint_plane(even[h], nothing, odd[h], nothing, columns, product(1 + h, 0) + first,
+                             product(1 + h, 1) + first, product(1 + h, 2) + first);
         for (int w = 0; w < 3; ++w) std::fill_n(product(1 + h, w) + none, s.stride(), T(0));
       }
     }
@@ -321,4 +322,4 @@ void split(const Slab& s, const T* y, T* out) {
 }
 
 }  // namespace
-}  // namespace hagan3d::upsample_minimal
+}  // namespace hagan3d::winograd_upsample

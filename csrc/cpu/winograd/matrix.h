@@ -1,19 +1,18 @@
-// Matrix products on parts of tensors, and work that is shared out slab by slab: each thread on slabs of its own.
+// Matrix products on sub-matrices, scratch buffers, and the distribution of slabs over threads.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <array>
 #include <memory>
 
-#include "cpu/product.h"
-#include "dispatch.h"
+#include "cpu/winograd/gemm.h"
+#include "tensor.h"
 
 namespace hagan3d {
 
-// [rows, columns] of numbers, rows being `stride` apart
+// A view of [rows, columns] with a row stride
 template <typename T>
 struct Matrix {
   T* at;
@@ -41,24 +40,24 @@ inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out, bool a
   STABLE_TORCH_ERROR_CODE_CHECK(status);
 }
 
-constexpr int64_t kTurnedNumbers = 1 << 16;  // of a matrix that is read along its columns before it is better copied
+constexpr int64_t kMaxStrided = 1 << 16;  // elements of a matrix that is read column by column rather than copied
 
 // out = a^T b, or out += a^T b
 template <typename T>
-void multiply_turned(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& out, bool add) {
-  if (a.rows * a.columns > kTurnedNumbers) return multiply(a.tensor(true), b.tensor(), out.tensor(), add);
+void multiply_transposed(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& out, bool add) {
+  if (a.rows * a.columns > kMaxStrided) return multiply(a.tensor(true), b.tensor(), out.tensor(), add);
   multiply(Product<T>{a.at, 1, a.stride, 0, b.at, b.stride, out.at, out.stride, a.columns, b.columns, a.rows, 1, add});
 }
 
-// out += a b^T, by the library: both are better copied into order
+// out += a b^T, by the BLAS of PyTorch, which packs both
 template <typename T>
 void add_outer(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& out) {
   multiply(a.tensor(), b.tensor(true), out.tensor(), true);
 }
 
-// Memory that is not cleared, as large as the largest part asked for and what a product may read beyond it.
+// Grow-only uninitialised scratch buffer, padded by kSlack for vector over-reads.
 template <typename T>
-class Memory {
+class ScratchBuffer {
  public:
   T* get(int64_t count) {
     if (count > size_) at_.reset(new T[(size_ = count) + kSlack]);
@@ -70,22 +69,20 @@ class Memory {
   int64_t size_ = 0;
 };
 
-constexpr int64_t kMostSums = int64_t(4) << 20;  // numbers: so many a thread may add up of its own
+constexpr int64_t kMostSums = int64_t(4) << 20;  // elements of a partial sum per thread, at most
 
-inline int64_t parts(int64_t length, int64_t part) { return (length + part - 1) / part; }
-
-// The length of even parts, none longer than `most`: one, or a multiple of some number if that can be.
+// Length of equal tiles, at most `most`; their number is 1 or, if possible, a multiple of `multiple`.
 inline int64_t even(int64_t length, int64_t most, int64_t multiple) {
-  const int64_t count = parts(length, std::max<int64_t>(1, most));
+  const int64_t count = ceil_div(length, std::max<int64_t>(1, most));
   if (count <= 1) return std::max<int64_t>(1, length);
-  return parts(length, std::min(length, multiple * parts(count, multiple)));
+  return ceil_div(length, std::min(length, multiple * ceil_div(count, multiple)));
 }
 
 inline int64_t workers_for(int64_t count) {
   return std::max<int64_t>(1, std::min<int64_t>(torch::stable::get_num_threads(), count));
 }
 
-// work(worker, slab) for all, each worker with a share of its own
+// work(worker, slab) for all slabs, each worker on a contiguous range
 template <typename Work>
 void run_slabs(int64_t count, int64_t workers, const Work& work) {
   const auto some = [&](int64_t begin, int64_t end) {
@@ -93,12 +90,12 @@ void run_slabs(int64_t count, int64_t workers, const Work& work) {
       for (int64_t i = worker * count / workers; i < (worker + 1) * count / workers; ++i) work(worker, i);
   };
   if (workers == 1)
-    some(0, 1);  // with all threads in its products
+    some(0, 1);  // the matrix products then use all threads
   else
     torch::stable::parallel_for(0, workers, 1, some);
 }
 
-// work(worker, slab) for all, as many at once as there are workers, and then(worker, slab) one after the other
+// work(worker, slab) for all slabs, `workers` at a time; then(worker, slab) serially after each batch
 template <typename Work, typename Then>
 void run_slabs(int64_t count, int64_t workers, const Work& work, const Then& then) {
   for (int64_t first = 0; first < count; first += workers) {
@@ -111,7 +108,7 @@ void run_slabs(int64_t count, int64_t workers, const Work& work, const Then& the
 template <typename F>
 void dispatch_precise(ScalarType dtype, const F& f) {
   if (dtype == ScalarType::Double) return f(Type<double>{});
-  STD_TORCH_CHECK(dtype == ScalarType::Float, "want float32 or float64");
+  STD_TORCH_CHECK(dtype == ScalarType::Float, "dtype must be float32 or float64");
   f(Type<float>{});
 }
 

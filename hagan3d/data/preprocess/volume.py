@@ -1,4 +1,4 @@
-"""One volume as read to one volume as stored: on the grid, in [-1, 1]."""
+"""Preprocessing of one volume: resample to a grid, scale intensities to [-1, 1]."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
-class Standard:
+class PreprocessedVolume:
     """A volume on the grid of a store."""
 
     x: np.ndarray
@@ -24,17 +24,24 @@ class Standard:
     """Value of x = 1 in file units."""
 
 
-def standardize(volume: Volume, grid: GridRule, intensity: IntensityRule, mask: np.ndarray | None = None) -> Standard:
-    """Bring a volume to the grid and the intensities of a store or a model.
+def preprocess_volume(
+    volume: Volume, grid: GridRule, intensity: IntensityRule, mask: np.ndarray | None = None
+) -> PreprocessedVolume:
+    """Resample a volume to the grid of a store or a model and scale its intensities.
 
-    The interval is found on the voxels of the file, before they are resampled; for a z-score on those inside `mask`.
+    Args:
+        volume: The volume as read.
+        grid: Target grid.
+        intensity: How the interval that becomes [-1, 1] is determined.
+        mask: Voxels that count for a z-score, of the volume's shape; None: those above the mean.
 
     Raises:
-        InputError: If the intensities leave nothing to scale.
+        InputError: If the intensity interval is empty.
     """
     try:
+        # on the voxels of the file: resampling would shift the percentiles
         lo, hi = intensity.interval(volume.array, mask)
     except InputError as error:
         raise InputError(f"{volume.name}: {error}") from error
     array, affine = to_grid(volume.array, volume.affine, grid, nearest=intensity.kind == "labels")
-    return Standard(normalize(array, lo, hi), affine, lo, hi)
+    return PreprocessedVolume(normalize(array, lo, hi), affine, lo, hi)

@@ -1,21 +1,21 @@
-// Kernels and the matrices of products that minimal filtering makes of them: each a sum of taps, with factors.
+// Weight transform of Winograd convolutions: each transformed weight is a linear combination of the taps of a kernel.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <vector>
 
 #include "cpu/blocks.h"
-#include "cpu/matrix.h"
+#include "cpu/winograd/matrix.h"
 
 namespace hagan3d::taps {
 namespace {
 
-constexpr int64_t kBatch = 32;  // pairs of channels at a time, one vector or a few
+constexpr int64_t kBatch = 32;  // pairs of channels at a time: one or a few SIMD vectors
 
 // f(first pair, how many, a buffer [rows, kBatch])
 template <typename T, typename F>
 void for_batches(int64_t pairs, int64_t rows, const F& f) {
-  torch::stable::parallel_for(0, parts(pairs, kBatch), 16, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, ceil_div(pairs, kBatch), 16, [&](int64_t begin, int64_t end) {
     std::vector<T> buffer(rows * kBatch + kSlack, T(0));
     for (int64_t i = begin; i < end; ++i) f(i * kBatch, std::min(kBatch, pairs - i * kBatch), buffer.data());
   });

@@ -1,5 +1,5 @@
-// Products of a small matrix with a wide one. Both are read where they lie, none is copied into order first: with as
-// few rows as there are channels that would take a good part of the time, and a call of a library would too.
+// Matrix products (GEMM) of a small matrix with a wide one, without packing: with as few rows as there are channels,
+// packing would take a considerable part of the time.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -13,8 +13,8 @@ namespace hagan3d {
 template <typename T>
 struct Product {
   const T* a;
-  int64_t a_row, a_column, a_tap;  // how far apart rows, columns and the matrices of taps are
-  const T* b;                      // may be read for kSlack numbers beyond its last column
+  int64_t a_row, a_column, a_tap;  // strides of rows, columns and taps
+  const T* b;                      // may be read kSlack elements beyond its last column
   int64_t b_row;
   T* c;
   int64_t c_row;
@@ -22,11 +22,11 @@ struct Product {
   bool add;
 };
 
-constexpr int64_t kSlack = 64;  // numbers
-constexpr int64_t kPanel = 32;  // columns that stay in the cache while all rows pass
-constexpr int64_t kShare = 12;  // rows that a thread takes at least
+constexpr int64_t kSlack = 64;    // elements
+constexpr int64_t kPanel = 32;    // columns of b kept in the L1 cache while all rows of a are processed
+constexpr int64_t kMinRows = 12;  // rows per thread, at least
 
-// R rows by two vectors V of columns, which stay in registers
+// Micro-kernel: a tile of R rows by two vectors V, in registers
 template <typename V, int R, typename T>
 inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t i, int64_t j) {
   typedef V Unaligned __attribute__((aligned(sizeof(T))));
@@ -91,13 +91,13 @@ FOR_BOTH(multiply_narrow, , 16, 6)
 #undef FOR_BOTH
 #undef VECTOR
 
-// All threads share out the rows, where this is not the work of one of them already.
+// Parallel over rows, unless called from a parallel region.
 template <typename T>
 void multiply(const Product<T>& p) {
-  torch::stable::parallel_for(0, (p.m + kShare - 1) / kShare, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, (p.m + kMinRows - 1) / kMinRows, 1, [&](int64_t begin, int64_t end) {
     Product<T> own = p;
-    own.a += begin * kShare * p.a_row, own.c += begin * kShare * p.c_row;
-    own.m = std::min(p.m, end * kShare) - begin * kShare;
+    own.a += begin * kMinRows * p.a_row, own.c += begin * kMinRows * p.c_row;
+    own.m = std::min(p.m, end * kMinRows) - begin * kMinRows;
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
     if (__builtin_cpu_supports("x86-64-v4")) return multiply_wide(own);
     if (__builtin_cpu_supports("x86-64-v3")) return multiply_middle(own);

@@ -1,0 +1,31 @@
+"""Reader of NumPy arrays."""
+
+from pathlib import Path
+
+import numpy as np
+
+from hagan3d.data.io.checks import check_memory, check_shape
+from hagan3d.data.io.registry import reader
+from hagan3d.errors import InputError
+
+MAGIC = b"\x93NUMPY"
+
+
+@reader(".npy", title="NumPy")
+def read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read an array. The format has no geometry: voxels are 1 mm and the axes are those of RAS."""
+    with path.open("rb") as file:
+        if file.read(len(MAGIC)) != MAGIC:
+            raise InputError("not a NumPy file, in spite of its ending")
+    try:
+        # memory-mapped, so that shape and type are checked before any voxel is read
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        if "Python objects" in str(error):
+            raise InputError("holds Python objects, which are never loaded; use an array of numbers") from error
+        raise InputError("truncated or damaged: the header declares more voxels than the file holds") from error
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"expected one real number per voxel, got {array.dtype}")
+    shape = check_shape(array.shape)
+    check_memory(shape)
+    return np.array(array, dtype=np.float32).reshape(shape), np.eye(4)

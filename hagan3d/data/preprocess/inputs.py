@@ -1,0 +1,116 @@
+"""Inputs of a preparation: the volumes of this shard with their labels, subjects and masks."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hagan3d.data.io.volumes import VolumeFile, find_volumes
+from hagan3d.data.preprocess.metadata import LabelRow, LabelTable, abbreviate, match_rows, read_labels, subject_of
+from hagan3d.data.preprocess.pairing import find_domains, find_pairs
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.errors import InputError
+
+Inputs = Path | str | Iterable[Path | str | VolumeFile]
+
+
+@dataclass(frozen=True)
+class PreparationInputs:
+    """The volumes of one shard and their metadata."""
+
+    files: list[VolumeFile]
+    rows: dict[str, LabelRow]
+    """Line of the labels CSV by volume id; a volume without a line is left out."""
+    masks: dict[str, Path]
+    """Mask by volume id."""
+    labels: LabelTable
+    problems: list[str]
+    """Mismatches of volumes and the labels CSV, one line each."""
+
+    @property
+    def labelled(self) -> list[VolumeFile]:
+        """The volumes that have a line, in order."""
+        return [file for file in self.files if file.id in self.rows]
+
+    def subject(self, file: VolumeFile, rule: str | None) -> str:
+        """Return the subject id: of the labels CSV, else of the pairs table, else by the rule."""
+        return self.rows[file.id].subject or file.subject or subject_of(file.id, rule)
+
+    def modified(self, file: VolumeFile) -> int:
+        """Return the latest modification time of the files of a volume, its source and its mask, ns."""
+        paths = [*file.files, *([self.masks[file.id]] if file.id in self.masks else [])]
+        return max(part.stat().st_mtime_ns for path in paths for part in files_of(path))
+
+
+def find_inputs(
+    inputs: Sequence[Path | str] | None, pairs: Sequence[Path | str] | None, domains: Sequence[Path | str] | None
+) -> Inputs:
+    """Return the inputs of `prepare` from the three options of the command, exactly one of which is given.
+
+    Raises:
+        InputError: If none or several are given, or pairs or domains are not usable.
+    """
+    if sum(given is not None for given in (inputs, pairs, domains)) != 1:
+        raise InputError("--input, --pairs, --domains: use exactly one of them")
+    if pairs is not None:
+        return find_pairs(pairs)
+    return find_domains(domains) if domains is not None else list(inputs or ())
+
+
+def collect_inputs(inputs: Inputs, config: PrepareConfig) -> PreparationInputs:
+    """List the volumes of this shard and match them with the labels CSV and the masks.
+
+    Raises:
+        InputError: If there are no volumes, or the labels CSV or the masks are not usable.
+    """
+    labels = read_labels(Path(config.labels), config.class_column) if config.labels else LabelTable()
+    given = [inputs] if isinstance(inputs, Path | str) else list(inputs)
+    listed = [item for item in given if isinstance(item, VolumeFile)]
+    files = listed or find_volumes([item for item in given if not isinstance(item, VolumeFile)])
+    k, n = config.shard_position
+    own = files[k - 1 :: n]
+    if not own:
+        raise InputError(f"shard: {k}/{n} is empty, as there are {len(files)} volumes only; use fewer shards")
+    rows, problems = _match_labels(files, own, labels, config)
+    return PreparationInputs(own, rows, _find_masks(own, config), labels, problems)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return a file, or the files of a folder of slices."""
+    return list(path.iterdir()) if path.is_dir() else [path]
+
+
+def _match_labels(
+    files: list[VolumeFile], own: list[VolumeFile], labels: LabelTable, config: PrepareConfig
+) -> tuple[dict[str, LabelRow], list[str]]:
+    """Return rows by volume id and mismatches; all volumes count, so that every shard reports the same."""
+    if not config.labels:
+        return {file.id: LabelRow() for file in own}, []
+    rows, missing, unknown = match_rows(labels, [file.id for file in files])
+    if config.partial_labels:
+        return {file.id: LabelRow() for file in own} | rows, []
+    problems, remedy = [], "correct the id, or accept it with --partial_labels true"
+    if missing:
+        problems.append(f"{config.labels}: no line for {len(missing)} volumes, {abbreviate(missing)}; {remedy}")
+    if unknown:
+        problems.append(f"{config.labels}: {len(unknown)} lines without a volume, {abbreviate(unknown)}; {remedy}")
+    return rows, problems
+
+
+def _find_masks(files: list[VolumeFile], config: PrepareConfig) -> dict[str, Path]:
+    """Return masks by volume id: those of the pairs table, or of the folder `config.masks`."""
+    if config.masks is None:
+        return {file.id: file.mask for file in files if file.mask is not None}
+    candidates = find_volumes(config.masks)
+    masks = {}
+    for file in files:
+        matches = [mask.path for mask in candidates if _is_mask_of(mask.id, file.id)]
+        if len(matches) != 1:
+            raise InputError(
+                f"{config.masks}: has {len(matches)} masks for {file.id}; use one, whose name begins with that id"
+            )
+        masks[file.id] = matches[0]
+    return masks
+
+
+def _is_mask_of(mask_id: str, volume_id: str) -> bool:
+    return mask_id.startswith(volume_id) and not mask_id[len(volume_id) : len(volume_id) + 1].isalnum()

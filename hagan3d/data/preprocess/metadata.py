@@ -1,0 +1,193 @@
+"""Metadata of volumes: the labels CSV, subject ids, and the split into training, validation and test set."""
+
+import csv
+import hashlib
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hagan3d.errors import InputError
+
+ID_COLUMNS = ("id", "mrid", "volume", "filename", "file", "participant_id", "subject_id", "patient_id")
+SUBJECT_COLUMNS = ("subject", "subject_id", "participant_id", "patient", "patient_id")
+MAX_LISTED = 5  # names listed in a message; the others are counted
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """One line of the labels CSV."""
+
+    class_name: str | None = None
+    subject: str | None = None
+    columns: dict[str, float] = field(default_factory=dict)
+    """Values of the numeric columns, NaN if empty."""
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """The labels CSV."""
+
+    rows: dict[str, LabelRow] = field(default_factory=dict)
+    """Rows by id."""
+    class_names: tuple[str, ...] = ()
+    """All classes of the file, sorted; numeric names by value."""
+    columns: tuple[str, ...] = ()
+    """Names of the numeric columns."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all values that are used. The hashed text is part of store fingerprints and must not change."""
+        rows = ", ".join(
+            f"({key!r}, Row(class_name={row.class_name!r}, subject={row.subject!r}, numbers={row.columns!r}))"
+            for key, row in sorted(self.rows.items(), key=lambda item: item[0])
+        )
+        return hashlib.sha256(f"([{rows}], {self.class_names!r}, {self.columns!r})".encode()).hexdigest()
+
+    def label(self, row: LabelRow) -> int:
+        """Return the class index of a row, -1 without a class."""
+        return -1 if row.class_name is None else self.class_names.index(row.class_name)
+
+
+def read_labels(path: Path, class_column: str) -> LabelTable:
+    """Read a labels CSV.
+
+    The id column is named id (or MRID, filename, participant_id, ...). The class, the subject and columns whose cells
+    are all numbers or empty are read, other columns are ignored. An empty cell is NaN, or no class.
+
+    Raises:
+        InputError: If the file does not exist, has no id column, a repeated id, or no such class column.
+    """
+    header, lines = read_table(path)
+    names = {name.lower(): name for name in header}
+    id_column = next((names[name] for name in ID_COLUMNS if name in names), None)
+    if id_column is None:
+        raise InputError(f"{path}: no id column among {header}; name one `id`")
+    chosen = names.get(class_column.lower())
+    if chosen is None and class_column != "class":
+        raise InputError(f"{path}: no column {class_column!r} among {header}; use --class_column with one of them")
+    subject = next((names[name] for name in SUBJECT_COLUMNS if name in names and names[name] != id_column), None)
+    others = [name for name in header if name not in (id_column, chosen, subject)]
+    columns = tuple(name for name in others if _is_numeric([line[name] for line in lines]))
+    rows: dict[str, LabelRow] = {}
+    for line in lines:
+        if line[id_column] in rows or not line[id_column]:
+            raise InputError(f"{path}: the id {line[id_column]!r} is repeated or empty; use one line per id")
+        rows[line[id_column]] = LabelRow(
+            (line[chosen] or None) if chosen else None,
+            (line[subject] or None) if subject else None,
+            {name: _to_float(line[name]) for name in columns},
+        )
+    classes = {row.class_name for row in rows.values() if row.class_name is not None}
+    return LabelTable(rows, tuple(sorted(classes, key=_class_order)), columns)
+
+
+def match_rows(labels: LabelTable, ids: list[str]) -> tuple[dict[str, LabelRow], list[str], list[str]]:
+    """Match volumes to rows by id, else by the longest row id that is a prefix (ending at a word boundary).
+
+    Returns:
+        Rows by volume id, volumes without a row, and rows without a volume.
+    """
+    matches = {name: key for name in ids if (key := _match_row(name, labels.rows)) is not None}
+    used = set(matches.values())
+    return (
+        {name: labels.rows[key] for name, key in matches.items()},
+        [name for name in ids if name not in matches],
+        [key for key in labels.rows if key not in used],
+    )
+
+
+def subject_of(volume_id: str, rule: str | None) -> str:
+    """Derive the subject id from a volume id, where the labels CSV has no subject.
+
+    Args:
+        volume_id: Id of the volume.
+        rule: None: every volume is a subject of its own. `pairs`: volumes 2k-1 and 2k (last number in the id) are of
+            one subject. Otherwise a regular expression with one group, searched for in the id.
+
+    Raises:
+        InputError: If the rule is not such an expression or does not match the id.
+    """
+    if rule is None:
+        return volume_id
+    if rule == "pairs":
+        numbers = list(re.finditer(r"\d+", volume_id))
+        if not numbers:
+            raise InputError(f"subject: --subject pairs needs a number in every id, got {volume_id!r}")
+        last = numbers[-1]
+        return f"{volume_id[: last.start()]}{(int(last[0]) + 1) // 2}{volume_id[last.end() :]}"
+    try:
+        pattern = re.compile(rule)
+    except re.error as error:
+        raise InputError(f"subject: must be a regular expression or `pairs`, got {rule!r} ({error})") from error
+    if pattern.groups != 1:
+        raise InputError(f"subject: must be a regular expression with one group, or `pairs`, got {rule!r}")
+    match = pattern.search(volume_id)
+    if match is None or not match[1]:
+        raise InputError(
+            f"subject: {rule!r} does not match the id {volume_id!r}; use an expression that matches every id"
+        )
+    return match[1]
+
+
+def split_of(subject: str, seed: int, validation: float, test: float) -> str:
+    """Assign a subject to "train", "validation" or "test" by a hash of (seed, subject).
+
+    The split does not depend on the other subjects, so that shards agree and new volumes do not move old ones.
+    """
+    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
+    u = int.from_bytes(digest[:8], "big") / 2**64
+    return "test" if u < test else "validation" if u < test + validation else "train"
+
+
+def abbreviate(names: list[str]) -> str:
+    """List the first names for a message, and count the others."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
+
+
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the header and the lines of a CSV file, stripped.
+
+    Raises:
+        InputError: If it does not exist, is not CSV, has no lines, or lines of different lengths.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: does not exist or is a folder; use a CSV file")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    if len(table) < 2:
+        raise InputError(f"{path}: has no lines below its header")
+    header = table[0]
+    uneven = next((number for number, line in enumerate(table, 1) if len(line) != len(header)), None)
+    if uneven is not None or len(set(header)) < len(header):
+        what = (
+            f"line {uneven} and the header differ in their number of cells" if uneven else "a column name is repeated"
+        )
+        raise InputError(f"{path}: {what}; use commas between cells and one line per volume")
+    return header, [dict(zip(header, line, strict=True)) for line in table[1:]]
+
+
+def _match_row(name: str, rows: dict[str, LabelRow]) -> str | None:
+    if name in rows:
+        return name
+    prefixes = [key for key in rows if name.startswith(key) and not name[len(key)].isalnum()]
+    return max(prefixes, key=len, default=None)
+
+
+def _is_numeric(cells: list[str]) -> bool:
+    try:
+        return any(cells) and all(math.isfinite(float(cell)) for cell in cells if cell)
+    except ValueError:
+        return False
+
+
+def _to_float(cell: str) -> float:
+    return float(cell) if cell else math.nan
+
+
+def _class_order(name: str) -> tuple[int, float, str]:
+    return (0, float(name), name) if _is_numeric([name]) else (1, 0.0, name)

@@ -1,0 +1,66 @@
+"""An estimated number with its standard error and 95 % confidence interval."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its standard error and its 95 % confidence interval.
+
+    Without ``low`` and ``high`` the interval is the normal approximation, value +- 1.96 standard errors.
+    """
+
+    value: float
+    error: float | None = None
+    """Standard error; None where it is not estimated."""
+    low: float = math.nan
+    """Lower end of the 95 % interval; NaN without a standard error."""
+    high: float = math.nan
+    """Upper end."""
+
+    def __post_init__(self) -> None:
+        if self.error is not None and math.isnan(self.low):
+            object.__setattr__(self, "low", self.value - NORMAL_95 * self.error)
+            object.__setattr__(self, "high", self.value + NORMAL_95 * self.error)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return plain values for JSON; without a standard error the value alone."""
+        if self.error is None:
+            return {"value": self.value}
+        return {"value": self.value, "error": self.error, "low": self.low, "high": self.high}
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g}" + ("" if self.error is None else f" +- {self.error:.2g}")
+
+
+def bootstrap_error(
+    distance: Callable[[np.ndarray, np.ndarray], float], m: int, n: int, rounds: int, seed: int = 0
+) -> float:
+    """Return the bootstrap standard error of a distance between two sets.
+
+    Args:
+        distance: Function of the resampled indices of the first and of the second set.
+        m: Size of the first set.
+        n: Size of the second set.
+        rounds: Number of bootstrap resamplings.
+        seed: Seed of the resampling.
+
+    Source: Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7(1), 1979.
+    """
+    random = np.random.default_rng(seed)
+    return float(np.std([distance(random.integers(m, size=m), random.integers(n, size=n)) for _ in range(rounds)]))
+
+
+def binomial_error(share: float, count: float) -> float:
+    """Return the standard error of a share of ``count`` trials.
+
+    One success and one failure are added first, so that shares of 0 and 1 have an error too.
+    """
+    adjusted = (share * count + 1) / (count + 2)
+    return math.sqrt(adjusted * (1 - adjusted) / count)

@@ -1,0 +1,65 @@
+"""Exploration of a latent space from a checkpoint to pictures, tables and explore.json."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hagan3d.checkpoint import load_model
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.evaluation.exploration import exploration
+from hagan3d.evaluation.exploration.results import Exploration
+from hagan3d.evaluation.progress import ProgressCallback, no_progress
+from hagan3d.evaluation.settings import ExploreConfig
+from hagan3d.inference.devices import inference_device
+
+MODES: dict[str, Callable[..., Exploration]] = {
+    "attribute": exploration.explore_attribute,
+    "pca": exploration.explore_components,
+    "between": exploration.explore_between,
+    "truncations": exploration.explore_truncations,
+}
+
+
+def run_exploration(
+    run: Path,
+    store: Path,
+    out: Path,
+    modes: dict[str, Any],
+    config: ExploreConfig,
+    *,
+    weights: str = "ema",
+    device: str = "auto",
+    force: bool = False,
+    progress: ProgressCallback = no_progress,
+) -> list[str]:
+    """Explore the latent space of a run in one of the four `MODES`.
+
+    Args:
+        run: Folder of a run, or a checkpoint file.
+        store: Store of real volumes.
+        out: Output folder.
+        modes: Value of each mode by name, None for all but one.
+        config: Settings.
+        weights: Weights of the checkpoint: ema or raw.
+        device: auto, cpu or cuda.
+        force: Whether to replace another exploration in the folder.
+        progress: Shows progress.
+
+    Returns:
+        Lines that describe the result.
+
+    Raises:
+        InputError: If not exactly one mode is given, the folder holds an exploration, or the input does not match.
+    """
+    given = [name for name in MODES if modes[name] is not None]
+    if len(given) != 1:
+        got = " and ".join(f"--{name}" for name in given) or "none"
+        raise InputError(f"expected one of {', '.join(f'--{name}' for name in MODES)}, got {got}")
+    if not force and (out / "explore.json").exists():
+        raise InputError(f"{out / 'explore.json'}: exists already; use another --out, or --force to replace it")
+    mode = given[0]
+    model = load_model(run, weights, inference_device(device), generate=True, encode=True)
+    results = MODES[mode](model, Store(store), modes[mode], out, config, progress)
+    files = "component-1/ ..., explore.json" if mode == "pca" else "strip.png, walk.gif, walk.csv, explore.json"
+    return [*results.describe(), f"step {model.step} of {run} explored: {out} ({files})"]

@@ -1,0 +1,272 @@
+"""Evaluation of a translating run on held-out pairs: voxel errors and, where predicted, calibration of uncertainty."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hagan3d import __version__
+from hagan3d.checkpoint import TranslationModel
+from hagan3d.data.batches.pairs import Pair, Pairs
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.evaluation.metrics.registry import metrics
+from hagan3d.evaluation.metrics.translation import TranslatedPair
+from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
+from hagan3d.evaluation.translation.calibration import Calibration
+from hagan3d.evaluation.translation.label_maps import dice_of_labels, dice_summary
+from hagan3d.evaluation.translation.registration import misalignment_errors, misalignment_summary
+from hagan3d.evaluation.translation.results import (
+    SOURCE,
+    TRANSLATED,
+    EvaluatedPairs,
+    PairEvaluation,
+    RegionErrors,
+    ShownCase,
+    Spread,
+    VolumeErrors,
+)
+from hagan3d.inference.windowed_translation import Translator, seam_ratio
+from hagan3d.methods.registration.networks import RegistrationNetworks
+from hagan3d.networks.translation import Translation
+
+PAIR_PROTOCOL_VERSION = 1
+FOREGROUND = -0.9  # of the [-1, 1] range: threshold of the target that defines the mask where a store has no masks
+WORST = 3  # cases shown in the report
+
+
+@dataclass(frozen=True)
+class CalibrationFolds:
+    """Which volumes are evaluated, and on which volumes the scale of sigma of each is fitted."""
+
+    held_out: list[int]
+    fitted_on: dict[int, tuple[int, ...]]
+    """Volumes to fit on, by evaluated volume."""
+    text: str
+
+
+def calibration_folds(store: Store, pairs: Pairs) -> CalibrationFolds:
+    """Evaluate on test volumes and fit on validation volumes; without test volumes, two-fold over subjects.
+
+    With one subject nothing is fitted.
+
+    Raises:
+        InputError: If the store has no held-out volumes.
+    """
+    validation, test = ([i for i, name in enumerate(store.splits) if name == split] for split in ("validation", "test"))
+    if test:
+        text = "evaluated on test volumes, scale of sigma fitted on validation volumes"
+        return CalibrationFolds(test, dict.fromkeys(test, tuple(validation)), text)
+    if not validation:
+        raise InputError(f"{store.path}: has no held-out volumes; prepare it with --validation or --test above 0")
+    subjects = sorted({store.subjects[i] for i in validation})
+    half = {subject: number % 2 for number, subject in enumerate(subjects)}
+    groups = [tuple(i for i in validation if half[store.subjects[i]] == side) for side in (0, 1)]
+    fitted = {i: groups[1 - half[store.subjects[i]]] for i in validation}
+    text = "evaluated on validation volumes, scale of sigma fitted on the other half of the subjects"
+    return CalibrationFolds(validation, fitted, text)
+
+
+def voxel_errors(translated: Tensor, target: Tensor, mask: Tensor, unit: float) -> RegionErrors:
+    """Compute all registered metrics of a translation, over the ``whole`` volume and inside the ``mask``.
+
+    Args:
+        translated: Translated volume ``[C, D, H, W]``.
+        target: Target ``[C, D, H, W]`` in [-1, 1].
+        mask: Mask ``[1, D, H, W]``, bool.
+        unit: Intensity units per unit of the [-1, 1] range.
+
+    Returns:
+        By region and by key of the metric, see `hagan3d.evaluation.metrics.translation`.
+    """
+    pair = TranslatedPair(translated, target, unit)
+    regions = {"whole": torch.ones_like(mask), "mask": mask}
+    return {
+        name: {one.key: one.function(pair, region.expand_as(target)) for one in metrics("pair")}
+        for name, region in regions.items()
+    }
+
+
+def evaluate_pairs(
+    model: TranslationModel,
+    store: Store,
+    translator: Translator,
+    progress: ProgressCallback = no_progress,
+    shown: int = WORST,
+) -> EvaluatedPairs:
+    """Translate held-out volumes and compare them with their targets.
+
+    Args:
+        model: The run.
+        store: Pairs, or volumes that are degraded as in training (`data.degrade`), deterministically.
+        translator: Windows of the translation.
+        progress: Shows progress.
+        shown: Worst cases for pictures.
+
+    Raises:
+        InputError: If the store has no pairs or no held-out ones, or does not fit the model.
+    """
+    if store.size != model.description.size:
+        raise InputError(
+            f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
+        )
+    pairs = Pairs(store, model.config.data.degrade)
+    if store.has_domains:
+        raise InputError(f"{store.path}: holds two domains without pairs, so translations cannot be evaluated")
+    folds = calibration_folds(store, pairs)
+    scales = _scales(folds, pairs, translator, progress)
+    evaluator = _PairEvaluator(model, store, pairs, translator)
+    for i in track(folds.held_out, "evaluate", len(folds.held_out), progress):
+        evaluator.add(i, scales.get(folds.fitted_on[i]))
+    calibration: dict[str, Any] | None = None
+    if evaluator.calibration:
+        used = {scales[group] for group in folds.fitted_on.values() if group in scales}
+        calibration = {name: one.result() for name, one in evaluator.calibration.items()}
+        calibration |= {"scale": scales.get((), 1.0), "scales": sorted(used)}
+    origin = _origin(model, store, translator, pairs, folds)
+    return EvaluatedPairs(evaluator.results(origin, calibration), evaluator.calibration, evaluator.worst(shown))
+
+
+def pair_evaluation_key(model: TranslationModel, store: Store, translator: Translator) -> str:
+    """Return a hash of everything that the results depend on: run, step, store, windows."""
+    content = [str(model.path.resolve()), model.step, store.store_fingerprint, translator.depth, translator.overlap]
+    return hashlib.sha256(json.dumps([PAIR_PROTOCOL_VERSION, *content]).encode()).hexdigest()
+
+
+def _origin(
+    model: TranslationModel, store: Store, translator: Translator, pairs: Pairs, folds: CalibrationFolds
+) -> dict[str, Any]:
+    return {
+        "protocol": PAIR_PROTOCOL_VERSION,
+        "key": pair_evaluation_key(model, store, translator),
+        "method": model.config.name,
+        "run": str(model.path),
+        "step": model.step,
+        "degrade": pairs.degrade.kind,
+        "store": {"path": str(store.path), "fingerprint": store.store_fingerprint},
+        "split": folds.text,
+        "versions": {"hagan3d": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _scales(
+    folds: CalibrationFolds, pairs: Pairs, translator: Translator, progress: ProgressCallback
+) -> dict[tuple[int, ...], float]:
+    """Scale of sigma fitted on each group of volumes, and on all of them under ``()``; empty without uncertainty."""
+    every = sorted({i for group in folds.fitted_on.values() for i in group})
+    fits = dict[int, Calibration]()
+    for i in track(every, "fit the scale of sigma", len(every), progress):
+        pair = pairs.pair(i)
+        prediction = translator.whole(pair.source)
+        if prediction.alpha is None or prediction.beta is None:
+            return {}
+        fits[i] = Calibration()
+        fits[i].add(pair.target - prediction.mean[0], prediction.alpha[0], prediction.beta[0], _mask(pair))
+    groups = {group for group in folds.fitted_on.values() if group}
+    scales = {group: sum((fits[i] for i in group), Calibration()).scale() for group in groups}
+    return scales | {(): sum(fits.values(), Calibration()).scale()} if fits else {}
+
+
+def _mask(pair: Pair) -> Tensor:
+    """Mask of the pair, or else the foreground of the target; ``[Ct, D, H, W]``, bool."""
+    mask = pair.target > FOREGROUND if pair.mask is None else pair.mask > 0
+    return mask.expand_as(pair.target)
+
+
+class _PairEvaluator:
+    """Collects the errors of one volume after the other."""
+
+    def __init__(self, model: TranslationModel, store: Store, pairs: Pairs, translator: Translator) -> None:
+        self.model, self.store, self.pairs, self.translator = model, store, pairs, translator
+        self.rows: list[VolumeErrors] = []
+        self.calibration: dict[str, Calibration] = {}
+
+    def add(self, i: int, scale: float | None) -> None:
+        """Translate a volume and compute its errors."""
+        pair = self.pairs.pair(i)
+        prediction = self.translator.whole(pair.source)
+        unit = float(self.store.hi[i] - self.store.lo[i]) / 2
+        mask = _mask(pair)[:1]
+        compared = {TRANSLATED: prediction.mean[0].clamp(-1, 1)}
+        if self.pairs.degrade.active:
+            compared[SOURCE] = pair.source[:1]
+        dice = None
+        if self.store.has_label_maps:
+            dice = dice_of_labels(prediction.mean[0, 0], pair.target[0], round(2 * unit) + 1)
+        truth = self.pairs.misalignment(i)
+        borders = self.translator.windows(self.store.size[0]).borders
+        self.rows.append(
+            VolumeErrors(
+                id=self.store.ids[i],
+                index=i,
+                subject=self.store.subjects[i],
+                errors={name: voxel_errors(x, pair.target, mask, unit) for name, x in compared.items()},
+                dice=dice,
+                misalignment=None if truth is None else self._misalignment(pair.source, truth),
+                seam_ratio=seam_ratio(prediction.mean[0, 0].numpy(), borders),
+            )
+        )
+        self._calibrate(pair, prediction, scale)
+
+    def _misalignment(self, source: Tensor, truth: Tensor) -> dict[str, dict[str, float]]:
+        """Errors of the transform parameters: of the identity (``before``) and of the model's estimate (``after``)."""
+        networks = self.model.networks
+        if not isinstance(networks, RegistrationNetworks):
+            return {}
+        with torch.no_grad():
+            estimate = networks.estimate(source[None].to(self.translator.device))[0].cpu()
+        each = {"before": torch.zeros_like(estimate), "after": estimate}
+        return {when: misalignment_errors(x, truth, self.store.size, networks.spacing) for when, x in each.items()}
+
+    def _calibrate(self, pair: Pair, prediction: Translation, scale: float | None) -> None:
+        if prediction.alpha is None or prediction.beta is None:
+            return
+        error, mask = pair.target - prediction.mean[0], _mask(pair)
+        for name, factor in (("as predicted", 1.0), ("scaled", scale)):
+            if factor is not None:
+                calibration = self.calibration.setdefault(name, Calibration())
+                calibration.add(error, prediction.alpha[0] * factor, prediction.beta[0], mask)
+
+    def results(self, origin: dict[str, Any], calibration: dict[str, Any] | None) -> PairEvaluation:
+        """Return the results over all volumes."""
+        names = [name for name in (TRANSLATED, SOURCE) if name in self.rows[0].errors]
+        seams = [row.seam_ratio for row in self.rows if row.seam_ratio is not None]
+        threshold = f"target above {FOREGROUND} of the [-1, 1] range"
+        return PairEvaluation(
+            origin=origin,
+            units=self.model.description.units,
+            mask="masks of the store" if self.store.has_masks else threshold,
+            summary={name: {where: self._summary(name, where) for where in ("whole", "mask")} for name in names},
+            rows=tuple(self.rows),
+            seam_ratio=float(np.mean(seams)) if seams else None,
+            dice=dice_summary([row.dice for row in self.rows if row.dice is not None]),
+            misalignment=misalignment_summary([row.misalignment for row in self.rows if row.misalignment is not None]),
+            calibration=calibration,
+        )
+
+    def _summary(self, name: str, where: str) -> dict[str, Spread]:
+        keys = [one.key for one in metrics("pair")]
+        return {key: Spread.of([row.errors[name][where][key] for row in self.rows]) for key in keys}
+
+    def worst(self, count: int) -> tuple[ShownCase, ...]:
+        """Return the volumes with the lowest PSNR in the mask, translated again for pictures."""
+        rows = sorted(self.rows, key=lambda row: row.errors[TRANSLATED]["mask"]["psnr_db"])[:count]
+        return tuple(self._cases([row.index for row in rows]))
+
+    def _cases(self, indices: list[int]) -> Iterator[ShownCase]:
+        for i in indices:
+            pair = self.pairs.pair(i)
+            prediction = self.translator.whole(pair.source)
+            mean, target = prediction.mean[0, 0].clamp(-1, 1), pair.target[0]
+            shown = {"source": pair.source[0], "translated": mean, "target": target}
+            white = max(float((mean - target).abs().quantile(0.999)), 1e-6) if mean.numel() < 2**24 else 0.5
+            shown[f"error (white: {white:.2f})"] = (mean - target).abs() / white * 2 - 1
+            if prediction.sigma is not None:
+                shown[f"sigma (white: {white:.2f})"] = prediction.sigma[0, 0] / white * 2 - 1
+            yield ShownCase(self.store.ids[i], {name: x.clamp(-1, 1).numpy() for name, x in shown.items()})
