@@ -49,7 +49,7 @@ BATCH = 16  # volumes per step of a classifier
 LR = 2e-3  # highest learning rate of Adam, one cycle
 SHIFT = 2  # voxels by which volumes are moved at random, at most
 ROUNDS = 1000  # resamplings behind an interval
-TINY = "--model.latent_dim 8 --model.channels 64 --model.d_channels 64 --train.batch_size 4 --log.preview_every 0"
+TINY = "--hagan.latent_dim 8 --hagan.channels 64 --hagan.d_channels 64 --train.batch_size 4 --log.preview_every 0"
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def generator(seen: Store, out: Path, config: str, steps: int, others: list[str]
     """Step 2: train a conditional generator on the training volumes of a store, unless it is there."""
     run = out / seen.path.stem.replace("store", "run")
     words = f"--config {config} --data.store {seen.path} --out {run} --train.steps {steps}".split()
-    words += ["--model.conditional", "true", "--train.class_weight", "0.5"]
+    words += ["--hagan.conditional", "true", "--train.class_weight", "0.5"]
     if not is_trained(run, steps):
         train_door.main([*words, *others])
     return run

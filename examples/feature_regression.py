@@ -102,7 +102,7 @@ def phantom_run(out: Path) -> tuple[Path, Path]:
         settings = PrepareConfig(size=(32, 32, 32), intensity="window", labels=labels, validation=0.4, workers=1)
         prepare(out / "phantoms" / "volumes", store, settings, progress=False)
     words = f"--data.store {store} --out {run} --train.steps 1 --train.batch_size 2 --data.size 32 32 32"
-    words += " --data.subvolume_depth 16 --model.channels 64 --model.d_channels 64 --model.latent_dim 8"
+    words += " --data.subvolume_depth 16 --hagan.channels 64 --hagan.d_channels 64 --hagan.latent_dim 8"
     train_door.main([*words.split(), "--log.preview_every", "0", "--train.device", "cpu"])
     return store, run
 

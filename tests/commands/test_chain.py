@@ -10,7 +10,7 @@ import pytest
 from hagan3d import cli, encode, generate, prepare, train
 
 TINY = (
-    "--data.size 32 32 32 --data.subvolume-depth 16 --model.latent-dim 16 --model.channels 64 --model.d-channels 64 "
+    "--data.size 32 32 32 --data.subvolume-depth 16 --hagan.latent-dim 16 --hagan.channels 64 --hagan.d-channels 64 "
     "--train.batch-size 4 --train.device cpu --train.steps 3 --log.preview-every 3 --data.augment.flip_axes [W]"
 ).split()
 
