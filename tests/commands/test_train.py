@@ -143,7 +143,16 @@ def test_without_config_and_method_the_default_config_is_used_and_named(small_st
 
 
 def test_the_default_config_trains_with_two_volumes_per_batch(small_store, tmp_path, capsys):
-    words = ["--config", "hagan_32", "--data.store", str(small_store), "--out", str(tmp_path), "--train.batch_size", "2"]
+    words = [
+        "--config",
+        "hagan_32",
+        "--data.store",
+        str(small_store),
+        "--out",
+        str(tmp_path),
+        "--train.batch_size",
+        "2",
+    ]
     assert cli.run(train.main, [*words, "--train.steps", "1", "--train.device", "cpu"]) == 0, capsys.readouterr().err
     assert files.newest(tmp_path).name == "step-00000001.pt"
 

@@ -1,4 +1,4 @@
-"""Every registered method: what a phase updates, gradients by groups and micro-batches, resume, memory plan, loading."""
+"""Every registered method: what a phase updates, gradients by groups and micro-batches, resume, plan, loading."""
 
 from dataclasses import replace
 
@@ -82,9 +82,7 @@ def test_loss_groups_micro_batches_and_recomputation_change_no_gradient(method, 
 def test_a_resume_is_invisible_inside_and_between_stages(small_store, tmp_path, method):
     starts = stage_starts(make_method(small_config(method)).training_phases())
     steps, stops = (6, (1, 2, 5)) if len(starts) > 1 else (4, (2,))
-    one, other = train_with_stops(
-        small_store, tmp_path, small_config(method, lr_decay=(1.0, 8.0), steps=steps), stops
-    )
+    one, other = train_with_stops(small_store, tmp_path, small_config(method, lr_decay=(1.0, 8.0), steps=steps), stops)
     for part in ("networks", "ema", "optimizers", "scalers", "state"):
         assert_equal(getattr(one, part), getattr(other, part))
     logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("straight", "stopped")]
