@@ -112,11 +112,11 @@ def pair_batch(count: int = 2, side: int = 32) -> PairBatch:
     return PairBatch(source=source, target=target, mask=mask, samples=tuple(range(count)), seed=0, step=0)
 
 
-def small_batch(config: Config, store: Path) -> StepBatch:
-    """Return a batch of a run: for translation a small `pair_batch`, else volumes of a store."""
+def small_batch(config: Config, store: Path, side: int | None = None) -> StepBatch:
+    """Return a batch of a run: for translation a `pair_batch` of ``side``^3 voxels, else volumes of a store."""
     if not config.translates:
         return make_method(config).batches(Store(store), config.train.batch_size).batch(0)
-    batch = pair_batch(config.train.batch_size, SIDES.get(config.name, 32))
+    batch = pair_batch(config.train.batch_size, side or SIDES.get(config.name, 32))
     if config.method.source_channels == 1:
         return batch
     misalignment = torch.linspace(-5, 5, 12 * len(batch)).view(-1, 12)  # registration: moving and fixed images
