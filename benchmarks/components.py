@@ -103,7 +103,8 @@ def _blocks(network: nn.Module) -> Iterator[str]:
     shared = list(_shared_blocks(network))
     for module in shared or [network]:
         layers = len(module.convs) - 1 if isinstance(getattr(module, "convs", None), nn.ModuleList) else 0
-        yield f"{type(module).__name__} of {layers} layers" if layers else type(module).__name__
+        name, plural = type(module).__name__, "" if layers == 1 else "s"
+        yield f"{name} of {layers} layer{plural}" if layers else name
 
 
 def _shared_blocks(module: nn.Module) -> Iterator[nn.Module]:
@@ -205,7 +206,9 @@ def random_batch(zeros: StepBatch) -> StepBatch:
     """Return a batch of random volumes, all of them inside the mask."""
     tensors = {f.name: getattr(zeros, f.name) for f in dataclasses.fields(zeros)}
     volumes = {
-        name: torch.rand_like(x) * 2 - 1 for name, x in tensors.items() if isinstance(x, Tensor) and x.is_floating_point()
+        name: torch.rand_like(x) * 2 - 1
+        for name, x in tensors.items()
+        if isinstance(x, Tensor) and x.is_floating_point()
     }
     fixed = {"mask": torch.ones(len(zeros)), "misalignment": torch.rand(len(zeros), 12)}
     if isinstance(tensors.get("mask"), Tensor):

@@ -267,10 +267,7 @@ def plot(a: argparse.Namespace, path: Path) -> None:
     sides = [32, 64, 128, 256, 512, 1024]
     for batch, precision in ((4, "fp32"), (4, "bf16"), (1, "bf16")):
         train = TrainConfig(batch_size=batch, precision=precision)
-        peaks = [
-            max(count_step(make_method(default_config(a.method, side, train))).values()) / GIB
-            for side in sides
-        ]
+        peaks = [max(count_step(make_method(default_config(a.method, side, train))).values()) / GIB for side in sides]
         axes.plot(sides, peaks, "o-", label=f"hagan3d, batch {batch}, {precision}, counted")
     axes.plot(
         [128, 256], [published_row(side, 4)["peak"] for side in (128, 256)], "s--", label="published, batch 4, counted"

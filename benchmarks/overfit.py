@@ -1,4 +1,4 @@
-"""Can each translation method that compares with a target learn one pair by heart? PSNR of its translation against the steps it took.
+"""Can each translation method that compares with a target learn a pair by heart? PSNR against the steps taken.
 
 A volume of the store and its simulated acquisition are all that a method sees, with the networks of its config.
 """

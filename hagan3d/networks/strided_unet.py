@@ -1,4 +1,4 @@
-"""The strided U-Net (family U): the generator of pix2pix and the blocks of MedGAN."""
+"""Strided U-Net: convolutions of stride 2 with skip connections (Isola et al., CVPR 2017)."""
 
 from collections.abc import Sequence
 from functools import partial

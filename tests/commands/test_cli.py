@@ -3,12 +3,14 @@
 import errno
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
+from typing import get_type_hints
 
 import pytest
 import torch
 
 from hagan3d import __main__, cli, train
-from hagan3d.config.methods import method_names
+from hagan3d.config.methods import config_class, method_names
 from hagan3d.config.serialization import differences, from_dict, to_dict
 from hagan3d.errors import InputError
 from hagan3d.run_settings import config_path, parse_run
@@ -133,10 +135,43 @@ def test_debug_shows_where_an_error_came_from(capsys):
 
 @pytest.mark.parametrize("command", __main__.COMMANDS)
 def test_every_command_explains_itself(command):
-    done = subprocess.run([sys.executable, "-m", f"hagan3d.{command}", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"usage: hagan3d {command}" in done.stdout
-    assert "examples:" in done.stdout
+    result = subprocess.run([sys.executable, "-m", f"hagan3d.{command}", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"usage: hagan3d {command}" in result.stdout
+    assert "examples:" in result.stdout
+
+
+HELP = """
+import runpy, sys, time
+sys.argv = [{module!r}, "--help"]
+try:
+    runpy.run_module({module!r}, run_name="__main__")
+except SystemExit as done:
+    assert not done.code
+print(time.process_time(), *(name for name in ("torch", "monai", "sklearn", "scipy") if name in sys.modules))
+"""
+QUICK = ("augment", "demo", "encode", "generate", "plan", "train", "translate")
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_help_takes_less_than_a_second_and_does_not_import_torch(command):
+    script = HELP.format(module=f"hagan3d.{command}")
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, *imported = result.stdout.splitlines()[-1].split()
+    assert not imported
+    assert float(seconds) < 1
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_help_of_a_method_lists_its_settings_and_bounds(method):
+    words = [sys.executable, "-m", "hagan3d.train", "--method", method, "--help"]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    kind = config_class(method)
+    for name, section in {method: kind, "data": kind.data_config}.items():
+        types = get_type_hints(section)
+        settings = [f.name for f in fields(section) if not is_dataclass(types[f.name])]
+        assert all(f"--{name}.{setting}" in result.stdout for setting in settings)
+    assert not any(f"--{other}." in result.stdout for other in set(method_names()) - {method})
 
 
 def test_the_list_of_commands_is_shown(capsys, monkeypatch):

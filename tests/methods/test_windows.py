@@ -209,7 +209,11 @@ def test_a_hierarchical_run_from_training_to_translated_files(small_store, tmp_p
         ("--method cyclegan --data.window patch", "data.window: method cyclegan does not read it"),
         ("--method pix2pix --data.window patch --data.paired false", "data.paired: method pix2pix does not read it"),
         ("--method pix2pix --data.window patch", "windows have 8, 16 or a multiple of 32 slices"),
-        ("--method pix2pix --data.window patch --data.subvolume_depth 8 --pix2pix.levels 4 --pix2pix.critic_layers 1", "divisible by 16"),
+        (
+            "--method pix2pix --data.window patch --data.subvolume_depth 8 --pix2pix.critic_layers 1 "
+            "--pix2pix.levels 4",
+            "divisible by 16",
+        ),
         ("--method pix2pix --data.window patch --data.subvolume_depth 8", "leaves 1 voxels of 8"),
         ("--method hagan --data.window patch", "data.window: method hagan does not read it"),
     ],

@@ -25,7 +25,7 @@ class StepBatch(ABC):
     phase: str = ""
     """Name of the phase that sees the batch; part of its random numbers."""
     state: Mapping[str, float] = field(default_factory=dict)
-    """Numbers that the recipe steers."""
+    """Scalars that the method adapts."""
 
     @property
     @abstractmethod

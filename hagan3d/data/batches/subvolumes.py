@@ -146,8 +146,8 @@ class BatchSource(StepSource[Batch]):
         """Raise InputError if the store mixes two domains."""
         if self.store.has_domains:
             raise InputError(
-                f"{self.store.path}: holds two domains to translate between; train with --recipe cyclegan, or prepare "
-                "a store of one domain by --input"
+                f"{self.store.path}: holds two domains to translate between; use a method that translates without "
+                "pairs, or prepare a store of one domain with --input"
             )
 
     def batch(self, step: int) -> Batch:
