@@ -67,7 +67,7 @@ def assert_same_run(one, other):
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(small_store, straight, tmp_path):
+def test_a_killed_run_resumes_to_the_same_result(small_store, straight, tmp_path):
     for step in (2, 6):
         process = start(small_store, tmp_path, 12)
         wait_for_step(tmp_path, process, step)
@@ -103,7 +103,7 @@ def test_a_finished_run_is_left_alone(small_store, straight, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.size", "64", "64", "64", "--data.subvolume-depth", "8"], "give --data.size 32 32 32"),
+        (["--data.size", "64", "64", "64", "--data.subvolume-depth", "8"], "use --data.size 32 32 32"),
         (["--data.split", "test"], "no volume for test"),
         (["--data.store", "/nowhere/x.h5"], "/nowhere/x.h5: does not exist"),
         (["--config", "/nowhere/x.yaml"], "/nowhere/x.yaml"),
@@ -111,7 +111,7 @@ def test_a_finished_run_is_left_alone(small_store, straight, capsys):
         (["--train.device", "cuda"], "no GPU"),
     ],
 )
-def test_what_cannot_work_is_one_line(small_store, tmp_path, words, message, capsys):
+def test_invalid_settings_are_refused_in_one_line(small_store, tmp_path, words, message, capsys):
     if "cuda" in words and torch.cuda.is_available():
         words, message = ["--data.split", "test"], "no volume for test"
     assert cli.run(train.main, [*command(small_store, tmp_path / "run", 2), *words]) == 2
@@ -129,7 +129,7 @@ def test_a_config_with_an_unknown_key_names_it(small_store, tmp_path, capsys):
 def test_without_a_store_phantoms_are_trained_on(tmp_path, capsys):
     words = ["--out", str(tmp_path), "--data.phantoms", "8", "--train.steps", "1", *TINY, "--hagan.minibatch_std", "2"]
     assert cli.run(train.main, words) == 0
-    assert "training on phantoms" in capsys.readouterr().err
+    assert "no data.store: making 8 phantoms" in capsys.readouterr().err
     assert len(list((tmp_path / "phantoms" / "volumes").glob("*.nii.gz"))) == 8
     assert files.newest(tmp_path).name == "step-00000001.pt"
 
