@@ -105,6 +105,7 @@ def test_the_result_can_be_trained_on_and_encoded(run, more, tmp_path):
     assert load_model(again, generate=True).step == 1
 
 
+@pytest.mark.slow
 def test_evaluation_measures_against_real_volumes_alone_whatever_the_split_says(run, store, more, tmp_path):
     forged = tmp_path / "forged.h5"
     shutil.copy(more, forged)

@@ -26,6 +26,7 @@ def core_crops(test_data):
     ]
 
 
+@pytest.mark.slow
 def test_hippocampus_crops_from_files_to_files(core_crops, tmp_path, capsys):
     assert len(core_crops) == 24
     (tmp_path / "list.txt").write_text("\n".join(str(path) for path in core_crops))

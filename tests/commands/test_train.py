@@ -67,6 +67,7 @@ def assert_same_run(one, other):
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_result(small_store, straight, tmp_path):
     for step in (2, 6):
         process = start(small_store, tmp_path, 12)
@@ -79,6 +80,7 @@ def test_a_killed_run_resumes_to_the_same_result(small_store, straight, tmp_path
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_saves_and_leaves_cleanly(small_store, straight, tmp_path, kind):
     process = start(small_store, tmp_path, 2000)
     wait_for_step(tmp_path, process, 2)
@@ -93,6 +95,7 @@ def test_a_signal_saves_and_leaves_cleanly(small_store, straight, tmp_path, kind
         assert_same_run(straight, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(small_store, straight, capsys):
     before = files.newest(straight).stat().st_mtime_ns
     assert cli.run(train.main, command(small_store, straight, 12)) == 0
@@ -126,6 +129,7 @@ def test_a_config_with_an_unknown_key_names_it(small_store, tmp_path, capsys):
     assert "stepz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_a_store_phantoms_are_trained_on(tmp_path, capsys):
     words = ["--out", str(tmp_path), "--data.phantoms", "8", "--train.steps", "1", *TINY, "--hagan.minibatch_std", "2"]
     assert cli.run(train.main, words) == 0

@@ -12,6 +12,7 @@ SMALL = (
 CASCADE = "--upgan.stages 2 --upgan.stage_steps 1".split()
 
 
+@pytest.mark.slow
 def test_trains_with_pictures_and_goes_on(small_store, tmp_path, capsys):
     words = ["--data.store", str(small_store), "--data.degrade.kind", "noise", "--out", str(tmp_path), *SMALL, *CASCADE]
     words += "--log.preview_every 1 --log.keep_last 1".split()
@@ -25,6 +26,7 @@ def test_trains_with_pictures_and_goes_on(small_store, tmp_path, capsys):
     assert "hagan3d translate" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_plans_a_stage_and_the_tuning(capsys):
     one = "--upgan.stages 1 --upgan.stage_steps 5".split()
     assert cli.run(plan.main, [*one, *SMALL, "--train.steps", "10", "--vram", "4GB"]) == 0

@@ -14,6 +14,7 @@ from hagan3d.checkpoint import load_model
 from hagan3d.data.store.store import Store
 from hagan3d.inference.encoding import inputs_of_store, latents
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "examples" / "feature_regression.py"
 
 

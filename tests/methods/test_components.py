@@ -20,6 +20,7 @@ def components():
     return module
 
 
+@pytest.mark.slow
 def test_the_page_agrees_with_the_code(components):
     page = components.PAGE.read_text(encoding="utf-8")
     assert page == components.page(), "run `python benchmarks/components.py --write`"

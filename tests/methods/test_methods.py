@@ -79,6 +79,7 @@ def test_loss_groups_micro_batches_and_recomputation_change_no_gradient(method, 
 
 
 @pytest.mark.parametrize("method", method_names())
+@pytest.mark.slow
 def test_a_resume_is_invisible_inside_and_between_stages(small_store, tmp_path, method):
     starts = stage_starts(make_method(small_config(method)).training_phases())
     steps, stops = (6, (1, 2, 5)) if len(starts) > 1 else (4, (2,))

@@ -73,6 +73,7 @@ def test_augmented_maps_move_with_their_volumes_and_keep_their_labels(pairs):
     assert not torch.equal(found[0], found[1])
 
 
+@pytest.mark.slow
 def test_learns_a_pair_by_heart(pairs):
     settings = {"batch_size": 1, "ema": 0.0, "lr_g": 4e-3}
     config = load_config("segan_32", segan={"width": 8, "critic_width": 8}, train=settings)

@@ -22,6 +22,7 @@ def test_the_end_of_each_stage_is_kept(small_store, tmp_path):
 
 
 @pytest.mark.parametrize("method", WINDOWED)
+@pytest.mark.slow
 def test_a_method_learns_a_pair_by_heart(method, small_store):
     """Methods that compare with a target voxel by voxel gain 3 dB in 30 steps."""
     stage = {"stages": 1, "stage_steps": 30, "parts": (1.0, 0.0, 0.0)} if method == "upgan" else {}

@@ -90,6 +90,7 @@ def test_batches_have_the_depth_of_the_settings(small_store, tmp_path, window, d
 
 
 @pytest.mark.parametrize(("method", "stop"), [("upgan", 2), ("pix2pix", 1)])
+@pytest.mark.slow
 def test_a_resume_is_invisible(small_store, tmp_path, method, stop):
     one, other = train_with_stops(small_store, tmp_path, windowed(method, steps=stop + 1), [stop])
     for part in ("networks", "ema", "optimizers"):
@@ -108,6 +109,7 @@ def test_a_window_of_all_slices_is_the_whole_volume(small_store, tmp_path):
 
 
 @pytest.mark.parametrize(("method", "window"), [("upgan", "hierarchical"), ("pix2pix", "patch")])
+@pytest.mark.slow
 def test_peak_memory_is_the_same_on_fake_and_real_tensors(method, window):
     stages = {"stages": 1, "stage_steps": 2} if method == "upgan" else {}
     assert_counts_agree(windowed(method, window, batch_size=1, checkpointing=True, **stages))
@@ -140,6 +142,7 @@ def far_sighted(step, count=4):
 
 
 @pytest.mark.parametrize(("window", "low", "high"), [("patch", 0.35, 0.45), ("hierarchical", 0.0, 0.2)])
+@pytest.mark.slow
 def test_the_low_resolution_prediction_informs_a_window_of_distant_slices(window, low, high):
     losses = {"l1_weight": 1.0, "adversarial_weight": 0.0, "dropout": False}
     model = {"width": 8, "levels": 1, "norm": "rms", **losses}

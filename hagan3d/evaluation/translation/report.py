@@ -106,7 +106,7 @@ def _head(metrics: Mapping[str, Any]) -> str:
     )
     kind = "" if metrics["degrade"] == "none" else f", simulated sources: {metrics['degrade']}"
     return (
-        f"<h1>Translation by {html.escape(metrics['recipe'])}, step {metrics['step']}</h1><p class=note>"
+        f"<h1>Translation by {html.escape(metrics['method'])}, step {metrics['step']}</h1><p class=note>"
         f"{html.escape(metrics['run'])}; {metrics['volumes']} held-out volumes of "
         f"{html.escape(metrics['store']['path'])}{kind}; {metrics['split']}.</p><ul>{lines}</ul>"
     )
