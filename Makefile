@@ -1,4 +1,4 @@
-# make build | test | lint | demo | bench: each sets up .venv first; a second call only does what changed.
+# make build | test | test-fast | lint | demo | bench: each sets up .venv first; a second call only does what changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,12 +6,15 @@ PY := $(VENV)/bin/python
 INSTALL := $(VENV)/bin/uv pip install -q --python $(PY) -c constraints.txt
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: build test lint demo bench format clean
+.PHONY: build test test-fast lint demo bench format clean
 
 build: $(VENV)/.built
 
 test: build
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n auto --dist loadfile
+
+test-fast: build
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: build
 	$(VENV)/bin/ruff format --check .

@@ -1,4 +1,4 @@
-"""How much memory does a run take? Live bytes, counted on fake tensors; where there is a GPU, measured too.
+"""How much memory does a run take? Peak memory, counted on fake tensors; where there is a GPU, measured too.
 
 Without --sizes, the configs that come with hagan3d; with it, the default networks at those sizes.
 """
@@ -22,17 +22,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_iter
 
 from hagan3d import cli
-from hagan3d.checkpoint.build import make_networks
-from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
-from hagan3d.config.serialization import from_dict
+from hagan3d.config import Config, DegradeConfig, TrainConfig
+from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.io.files import write_text
 from hagan3d.engine.memory_plan import Plan
-from hagan3d.engine.step_memory import count_step, made_up_batch
+from hagan3d.engine.step_memory import count_step
 from hagan3d.engine.updates import Updates
 from hagan3d.inference.memory import count_encoding, count_generation
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.registry import make_recipe
-from hagan3d.peak_memory import LiveBytes
+from hagan3d.methods.phase import stage_starts
+from hagan3d.methods.registry import make_method, make_networks
+from hagan3d.peak_memory import PeakMemory
+from hagan3d.run_settings import DEFAULT_CONFIG, load_config
 
 GIB = 2**30
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -74,8 +74,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", help="Sides of cubes, such as 256 512 1024.")
     parser.add_argument("--batch", type=int, default=4, help="Volumes per step, with --sizes.")
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="With --sizes.")
-    parser.add_argument("--norm", choices=("rms", "group"), default="rms", help="With --sizes.")
+    default = load_config(DEFAULT_CONFIG).name
+    parser.add_argument("--method", choices=method_names(), default=default, help="With --sizes: its default networks.")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="Settings of `train`, with --sizes.")
+    parser.add_argument("--set-method", nargs="+", default=[], metavar="KEY=VALUE", help="Those of the method.")
     parser.add_argument("--as-published", action="store_true", help="Count the published arrangement (128 and 256).")
     parser.add_argument("--inference", action="store_true", help="Count generating and encoding one volume.")
     parser.add_argument("--layers", action="store_true", help=f"Also what is alive at each peak, the top {TOP}.")
@@ -90,20 +92,32 @@ def chosen(a: argparse.Namespace) -> list[tuple[str, Config]]:
     """Return the runs to count, by name."""
     if not a.sizes:
         paths = sorted(CONFIGS.glob("*.yaml"), key=lambda path: [path.stem.split("_")[0], len(path.stem), path.stem])
-        return [(path.stem, from_dict(yaml.safe_load(path.read_text()))) for path in a.configs or paths]
-    settings = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in a.set)}
-    train = TrainConfig(**{"batch_size": a.batch, "precision": a.precision, **settings})
-    base = Config(model=ModelConfig(norm=a.norm), train=train)
-    name = " ".join([f"batch {a.batch} {a.precision} {a.norm}", *a.set])
-    return [(f"{side}^3 {name}", dataclasses.replace(base, data=DataConfig(size=(side,) * 3))) for side in a.sizes]
+        return [(path.stem, load_config(path)) for path in a.configs or paths]
+    train = TrainConfig(**{"batch_size": a.batch, "precision": a.precision, **_values(a.set)})
+    name = " ".join([f"{a.method} batch {a.batch} {a.precision}", *a.set, *a.set_method])
+    return [(f"{side}^3 {name}", default_config(a.method, side, train, **_values(a.set_method))) for side in a.sizes]
+
+
+def _values(words: list[str]) -> dict[str, Any]:
+    """Parse words such as ``key=value``."""
+    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+
+
+def default_config(method: str, side: int, train: TrainConfig, **settings: Any) -> Config:
+    """Return the default networks of a method for cubes of ``side`` voxels."""
+    kind = config_class(method)
+    degrade = {}
+    if kind.translates and kind.degradations:  # type: ignore[attr-defined]
+        degrade = {"degrade": DegradeConfig(kind=kind.degradations[0])}  # type: ignore[attr-defined]
+    return Config(kind(**settings), kind.data_config(size=(side,) * 3, **degrade), train)
 
 
 def steps(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """Count a training step of each run; on a GPU, measure it too."""
     for name, config in chosen(a):
-        plan = Plan(config, make_recipe)
+        plan = Plan(config)
         row = {phase: peak / GIB for phase, peak in plan.peaks.items()}
-        row |= {"peak": plan.live / GIB, "plan": plan.needed / GIB}
+        row |= {"peak": plan.peak / GIB, "plan": plan.needed / GIB}
         yield name, row | (measured(config, a.snapshot) if torch.cuda.is_available() else {})
 
 
@@ -125,14 +139,14 @@ def published_row(side: int, batch: int) -> dict[str, float]:
     row: dict[str, float] = {}
     with FakeTensorMode():
         step = PublishedStep(side)
-        with LiveBytes(list(step.networks.state_dict().values())) as live:
+        with PeakMemory(list(step.networks.state_dict().values())) as memory:
             real = torch.zeros(batch, 1, side, side, side)
             for _ in range(2):  # Adam's moments are there from the second on
                 for phase in step.optimizers:
-                    live.reset_peak()
+                    memory.reset_peak()
                     step.run(phase, real, 0)
-                    row[phase] = live.peak / GIB
-            row["static"] = live.now / GIB
+                    row[phase] = memory.peak / GIB
+            row["static"] = memory.now / GIB
     return row | {"peak": max(row.values())}
 
 
@@ -142,14 +156,15 @@ def measured(config: Config, snapshot: Path | None) -> dict[str, float]:
     torch.cuda.reset_peak_memory_stats()
     if snapshot:
         torch.cuda.memory._record_memory_history()
-    recipe = make_recipe(config)
+    method = make_method(config)
+    phases = method.training_phases()
     with torch.device("cuda"):
         networks = make_networks(config)
-        updates = Updates(config.train, recipe.phases, networks, torch.device("cuda"))
-        batch = made_up_batch(config, recipe)
-        for step in (step for step in recipe.beginnings for _ in range(3)):
+        updates = Updates(config.train, phases, networks, torch.device("cuda"))
+        batch = method.zero_batch()
+        for step in (step for step in stage_starts(phases) for _ in range(3)):
             updates.prepare(step)
-            for phase in recipe.phases_at(step):
+            for phase in (phase for phase in phases if phase.is_due(step)):
                 updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=step))
     torch.cuda.synchronize()
     lost = before - torch.cuda.mem_get_info()[0]
@@ -165,8 +180,8 @@ def measured(config: Config, snapshot: Path | None) -> dict[str, float]:
     return row
 
 
-class Census(LiveBytes):
-    """Live bytes that know which layer and operator made them."""
+class Census(PeakMemory):
+    """Peak memory by the layer and operator that allocated it."""
 
     def __init__(self, *existing: Any) -> None:
         self.layer: list[str] = []
@@ -216,16 +231,17 @@ def named(networks: nn.Module, census: Census) -> Iterator[None]:
 
 def print_layers(name: str, config: Config) -> None:
     """Print what is alive at the peak of each phase, the largest first."""
-    recipe = make_recipe(config)
+    method = make_method(config)
+    phases = method.training_phases()
     with FakeTensorMode():
         networks = make_networks(config)
         print(f"\n{name}: " + ", ".join(f"{n} {sum(p.numel() for p in networks[n].parameters()) / 1e6:.1f} M"
                                          for n in networks.names()) + " parameters")  # fmt: skip
-        updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
-        batch = made_up_batch(config, recipe)
+        updates = Updates(config.train, phases, networks, torch.device("cpu"))
+        batch = method.zero_batch()
         held = [*networks.state_dict().values(), *tree_iter([v.state for v in updates.averages.values()])]
         with Census(held) as census, named(networks, census):
-            for phase in [*recipe.phases, *recipe.phases]:  # Adam's moments are there from the second round on
+            for phase in [*phases, *phases]:  # Adam's moments are there from the second round on
                 updates.prepare(phase.first)
                 census.reset_peak()
                 updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=phase.first))
@@ -234,7 +250,7 @@ def print_layers(name: str, config: Config) -> None:
                     sizes[maker] += size
                 lines = [f"  {size / 2**20:8.1f} MiB  {maker}" for maker, size in sizes.most_common(TOP)]
                 phase_lines = [f" phase {phase.name}, peak {census.peak / GIB:.2f} GiB", *lines]
-                if phase is recipe.phases[0]:
+                if phase is phases[0]:
                     rounds = []
                 rounds.append("\n".join(phase_lines))
         print("\n".join(rounds))
@@ -251,10 +267,7 @@ def plot(a: argparse.Namespace, path: Path) -> None:
     sides = [32, 64, 128, 256, 512, 1024]
     for batch, precision in ((4, "fp32"), (4, "bf16"), (1, "bf16")):
         train = TrainConfig(batch_size=batch, precision=precision)
-        peaks = [
-            max(count_step(Config(data=DataConfig(size=(side,) * 3), train=train), hagan.recipe(train)).values()) / GIB
-            for side in sides
-        ]
+        peaks = [max(count_step(make_method(default_config(a.method, side, train))).values()) / GIB for side in sides]
         axes.plot(sides, peaks, "o-", label=f"hagan3d, batch {batch}, {precision}, counted")
     axes.plot(
         [128, 256], [published_row(side, 4)["peak"] for side in (128, 256)], "s--", label="published, batch 4, counted"

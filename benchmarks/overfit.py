@@ -1,6 +1,6 @@
-"""Can each paired recipe learn one pair by heart? PSNR of its translation against the steps it took.
+"""Can each translation method that compares with a target learn a pair by heart? PSNR against the steps taken.
 
-A volume of the store and its simulated acquisition are all that a recipe sees, with the networks of its config.
+A volume of the store and its simulated acquisition are all that a method sees, with the networks of its config.
 """
 
 import argparse
@@ -13,27 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import yaml
 
 from hagan3d import cli
-from hagan3d.checkpoint.build import make_networks
-from hagan3d.config import Config, DegradeConfig
-from hagan3d.config.serialization import from_dict
+from hagan3d.config import Config, DegradeConfig, WindowDataConfig
 from hagan3d.data.batches.pairs import PairBatch, PairSource
 from hagan3d.data.store.store import Store
 from hagan3d.engine.updates import Updates
-from hagan3d.methods.registry import make_recipe
-from hagan3d.networks.translation import TranslationNetworks
+from hagan3d.methods.registry import make_method, make_translation_networks
+from hagan3d.run_settings import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-NAMES = ("upgan_32", "pix2pix_32", "medgan_32", "dagan_32", "red_wgan_32", "low_dose_32", "thin_slices_32")
 
 
 def main() -> int:
     """Train each config on one pair until its translation is good enough; print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", required=True, help="Store of volumes, at the size of the configs.")
-    parser.add_argument("--configs", nargs="+", default=NAMES, help="Names of configs that come with hagan3d.")
+    parser.add_argument("--configs", nargs="+", default=names(), help="Names of configs that come with hagan3d.")
     parser.add_argument("--degrade", default="noise", help="Simulated acquisition, as data.degrade.kind.")
     parser.add_argument("--steps", type=int, default=600, help="Steps at most.")
     parser.add_argument("--every", type=int, default=50, help="Steps between two looks.")
@@ -42,7 +38,7 @@ def main() -> int:
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads; {a.degrade}, {a.store}")
     print(f"{'config':<14}{'source, dB':>12}{'PSNR, dB':>10}{'steps':>8}{'seconds':>9}")
     for name in a.configs:
-        config = settings(CONFIGS / f"{name}.yaml", a.store, a.degrade, a.steps)
+        config = settings(name, a.store, a.degrade, a.steps)
         batch = one_pair(config)
         began, done, reached = time.process_time(), 0, -1.0
         for step, value in learn(config, batch, a.steps, a.every):
@@ -54,14 +50,20 @@ def main() -> int:
     return 0
 
 
-def settings(path: Path, store: str, kind: str, steps: int) -> Config:
-    config = from_dict(yaml.safe_load(path.read_text()))
+def names() -> list[str]:
+    """Return the configs at 32^3 of methods that compare with a target voxel by voxel."""
+    stems = sorted(path.stem for path in CONFIGS.glob("*_32.yaml"))
+    return [stem for stem in stems if isinstance(load_config(stem).data, WindowDataConfig)]
+
+
+def settings(name: str, store: str, kind: str, steps: int) -> Config:
+    config = load_config(name)
     data = dataclasses.replace(config.data, store=store, degrade=DegradeConfig(kind=kind, fixed=True))  # type: ignore[arg-type]
-    cascade = dataclasses.replace(config.translation.cascade, stages=1, stage_steps=steps, parts=(1.0, 0.0, 0.0))
-    is_cascade = config.recipe == "upgan"
-    translation = dataclasses.replace(config.translation, cascade=cascade) if is_cascade else config.translation
+    method = config.method
+    if hasattr(method, "stages"):  # one stage of a cascade, with its first weights all along
+        method = dataclasses.replace(method, stages=1, stage_steps=steps, parts=(1.0, 0.0, 0.0))
     train = dataclasses.replace(config.train, batch_size=1, lr_g=1e-3, lr_decay=None, ema=0.0)
-    return dataclasses.replace(config, data=data, translation=translation, train=train)
+    return dataclasses.replace(config, data=data, method=method, train=train)
 
 
 def one_pair(config: Config) -> PairBatch:
@@ -72,11 +74,10 @@ def one_pair(config: Config) -> PairBatch:
 def learn(config: Config, batch: PairBatch, steps: int, every: int) -> Iterator[tuple[int, float]]:
     """Give steps done and PSNR now and then."""
     torch.manual_seed(0)
-    recipe, networks = make_recipe(config), make_networks(config)
-    assert isinstance(networks, TranslationNetworks)
-    updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
+    phases, networks = make_method(config).training_phases(), make_translation_networks(config)
+    updates = Updates(config.train, phases, networks, torch.device("cpu"))
     for step in range(steps):
-        for phase in recipe.phases_at(step):
+        for phase in (phase for phase in phases if phase.is_due(step)):
             updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=step))
         if (step + 1) % every == 0:
             with torch.no_grad():

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from hagan3d.config import Config, DataConfig, TrainConfig
-from hagan3d.engine.processes import together
-from hagan3d.engine.step_memory import made_up_batch
+from hagan3d.config import Config, TrainConfig
+from hagan3d.config.methods import config_class
+from hagan3d.engine.distributed import init_distributed
 from hagan3d.engine.updates import Updates
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_method, make_networks
+from hagan3d.run_settings import DEFAULT_CONFIG, load_config
 
 
 def main() -> None:
@@ -62,25 +62,26 @@ def timed(number: int, threads: int) -> float:
 
 def work(a: argparse.Namespace) -> None:
     """Run the steps of one process; the first says how long one took."""
-    with together() as processes:
-        share = processes.share_of(a.batch, 1)
-        device = torch.device("cuda", processes.local_rank or 0) if torch.cuda.is_available() else torch.device("cpu")
-        data = DataConfig(size=(a.size,) * 3)
-        config = Config(data=data, train=TrainConfig(batch_size=share, precision=a.precision))
-        recipe = hagan.recipe(config.train)
+    with init_distributed() as distributed:
+        per_rank = distributed.per_rank_batch(a.batch, 1)
+        device = torch.device("cuda", distributed.local_rank or 0) if torch.cuda.is_available() else torch.device("cpu")
+        kind = config_class(load_config(DEFAULT_CONFIG).name)
+        train = TrainConfig(batch_size=per_rank, precision=a.precision)
+        method = make_method(Config(kind(), kind.data_config(size=(a.size,) * 3), train))
+        phases = method.training_phases()
         with device:
             torch.manual_seed(0)
-            networks = Networks(config.data.size, config.data.depth, config.model)
-            updates = Updates(config.train, recipe.phases, networks, device, processes)
-            batch = made_up_batch(config, recipe)
+            networks = make_networks(method.config)
+            updates = Updates(train, phases, networks, device, distributed)
+            batch = method.zero_batch()
             seconds = []
             for _ in range(a.steps + 1):
                 begin = time.perf_counter()
-                for phase in recipe.phases:
+                for phase in phases:
                     updates.run(phase, dataclasses.replace(batch, phase=phase.name))
-                processes.mean({}, False)  # waits for all
+                distributed.mean({}, False)  # waits for all
                 seconds.append(time.perf_counter() - begin)
-        if processes.is_first:
+        if distributed.is_first:
             print(json.dumps({"seconds": statistics.median(seconds[1:])}))
 
 

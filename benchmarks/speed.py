@@ -19,13 +19,12 @@ import torch
 from published import PublishedStep
 
 from hagan3d import cli
-from hagan3d.config import Config, DataConfig, ModelConfig, TrainConfig
+from hagan3d.config import Config, SubvolumeDataConfig, TrainConfig
 from hagan3d.data.io.files import write_text
-from hagan3d.engine.step_memory import made_up_batch
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.hagan.config import HAGANConfig
+from hagan3d.methods.registry import make_method, make_networks
 
 Step = Callable[[], float]
 
@@ -68,16 +67,16 @@ def variants(
     steps: dict[str, Step] = {f"{side}^3 as published fp32": published(side, batch)}
     for precision in precisions:
         base = Config(
-            data=DataConfig(size=(side,) * 3),
-            model=ModelConfig(norm="group"),
+            method=HAGANConfig(norm="group"),
+            data=SubvolumeDataConfig(size=(side,) * 3),
             train=TrainConfig(batch_size=batch, precision=precision, ema=0),
         )
         steps[f"{side}^3 ours {precision}"] = ours(base, device)
         kept = dataclasses.replace(base, train=dataclasses.replace(base.train, recompute_norms=False))
         steps[f"{side}^3 ours {precision}, norms kept"] = ours(kept, device)
-        shown = dataclasses.replace(kept, train=dataclasses.replace(kept.train, fresh_fakes=False))
+        shown = dataclasses.replace(kept, method=dataclasses.replace(kept.method, fresh_fakes=False))
         steps[f"{side}^3 ours {precision}, norms and fakes kept"] = ours(shown, device)
-        exact = dataclasses.replace(base, model=ModelConfig())
+        exact = dataclasses.replace(base, method=HAGANConfig())
         steps[f"{side}^3 ours {precision}, norm rms with halo"] = ours(exact, device)
         if compiled:
             exact = dataclasses.replace(exact, train=dataclasses.replace(exact.train, compile=True))
@@ -96,16 +95,15 @@ def published(side: int, batch: int) -> Step:
 
 
 def ours(config: Config, device: torch.device) -> Step:
-    recipe = hagan.recipe(config.train)
-    networks = Networks(config.data.size, config.data.depth, config.model)
-    updates = Updates(config.train, recipe.phases, networks, device)
-    made = made_up_batch(config, recipe)
+    method, networks = make_method(config), make_networks(config)
+    phases, zeros = method.training_phases(), method.zero_batch()
+    updates = Updates(config.train, phases, networks, device)
     batch = dataclasses.replace(
-        made, window=torch.rand_like(made.window) * 2 - 1, low=torch.rand_like(made.low), start=made.start + 64
+        zeros, window=torch.rand_like(zeros.window) * 2 - 1, low=torch.rand_like(zeros.low), start=zeros.start + 64
     )
 
     def run() -> None:
-        for phase in recipe.phases:
+        for phase in phases:
             for term, value in updates.run(phase, dataclasses.replace(batch, phase=phase.name)).items():
                 if not torch.isfinite(value):
                     raise InputError(f"{phase.name}/{term} is {value}: nothing to time")
@@ -128,7 +126,7 @@ def timed(run: Callable[[], None]) -> Step:
 
 def check_same_networks(side: int) -> None:
     """Raise InputError unless both have the same number of weights."""
-    ours = Networks((side,) * 3, side // 8, ModelConfig(norm="group"))
+    ours = make_networks(Config(HAGANConfig(norm="group"), SubvolumeDataConfig(size=(side,) * 3)))
     counts = [sum(p.numel() for p in networks.parameters()) for networks in (ours, PublishedStep(side).networks)]
     if counts[0] != counts[1]:
         raise InputError(f"other networks: {counts[0]} weights against {counts[1]}")

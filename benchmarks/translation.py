@@ -1,4 +1,4 @@
-"""Does guidance by uncertainty pay? UP-GAN against pix2pix, MedGAN and a cascade without it, with ever fewer pairs.
+"""Does guidance by uncertainty pay? UP-GAN against other methods and a cascade without it, with ever fewer pairs.
 
 Sources are simulated (undersampled or motion-corrupted) from the volumes of a store, each the same way every time, as
 if acquired once; subjects are kept apart. Every run gets as many steps as fill the same minutes of processor time, by
@@ -23,19 +23,13 @@ from typing import Any
 import metered
 import numpy as np
 import torch
-import yaml
 
-from hagan3d.config import RECIPES
-from hagan3d.config.serialization import from_dict
-from hagan3d.train import train
+from hagan3d.config import WindowDataConfig
+from hagan3d.config.methods import config_class, method_names
+from hagan3d.engine.training import train
+from hagan3d.run_settings import load_config
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-METHODS: dict[str, tuple[str, dict[str, str]]] = {
-    "upgan": ("upgan", {}),
-    "pix2pix": ("pix2pix", {}),
-    "medgan": ("medgan", {}),
-    "cascade": ("upgan", {"translation.cascade.guide": "none"}),
-}
+ROOT = Path(__file__).parents[1]
 DEGRADATIONS = {
     "undersample": {"data.degrade.kind": "undersample"},
     "undersample-gaussian": {"data.degrade.kind": "undersample", "data.degrade.mask": "gaussian"},
@@ -44,6 +38,24 @@ DEGRADATIONS = {
 MEASURES = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("MAE, %", "mae_percent"), ("NMSE", "nmse"))
 PROBED = 12  # steps whose cost is measured, after as many to warm up
 MOST = 1.5  # times its minutes: a run is then stopped and measured as it is
+
+
+def compared_methods() -> dict[str, tuple[str, dict[str, str]]]:
+    """Return the methods that compare with a target voxel by voxel and have a config at 32^3, and a plain cascade.
+
+    Each has the name of its config's method, and the settings that it changes.
+    """
+    methods: dict[str, tuple[str, dict[str, str]]] = {}
+    for name in method_names():
+        kind = config_class(name)
+        if kind.data_config is WindowDataConfig and (ROOT / "configs" / f"{name}_32.yaml").exists():
+            methods[name] = (name, {})
+            if "guide" in kind.__dataclass_fields__:
+                methods["cascade"] = (name, {f"{name}.guide": "none"})
+    return methods
+
+
+METHODS = compared_methods()
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True, help="Volumes of one modality, 32^3, with held-out ones.")
     parser.add_argument("--out", type=Path, required=True, help="Folder of the runs.")
     parser.add_argument("--minutes", type=float, default=2.0, help="Processor time of each run.")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=available(), metavar="NAME")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument("--degradations", nargs="+", choices=DEGRADATIONS, default=["undersample", "motion"])
     parser.add_argument("--fractions", nargs="+", type=float, default=[1.0, 0.5, 0.25, 0.1], help="Of the subjects.")
     parser.add_argument("--seeds", type=int, default=3)
@@ -84,11 +96,6 @@ def main() -> None:
     table(runs, a)
 
 
-def available() -> list[str]:
-    """Methods whose recipe and config are there."""
-    return [name for name, (of, _) in METHODS.items() if of in RECIPES and (CONFIGS / f"{of}_32.yaml").exists()]
-
-
 def _runs(a: argparse.Namespace) -> Iterator[Run]:
     """All trainings, one seed after the other, so that a table can be had early."""
     for seed, degradation, fraction in itertools.product(range(a.seeds), a.degradations, a.fractions):
@@ -97,18 +104,14 @@ def _runs(a: argparse.Namespace) -> Iterator[Run]:
 
 def settings(run: Run, steps: int, a: argparse.Namespace) -> dict[str, Any]:
     """What a run changes in the config of its method."""
-    recipe, changes = METHODS[run.method]
+    name, changes = METHODS[run.method]
     plan: dict[str, Any] = {"train.steps": steps}
-    if recipe == "upgan":
-        stages = _config(run.method)["translation"]["cascade"]["stages"]
-        plan["translation.cascade.stage_steps"] = max(1, steps // (stages + 1))
+    method = load_config(f"{name}_32").method
+    if hasattr(method, "stages"):
+        plan[f"{name}.stage_steps"] = max(1, steps // (method.stages + 1))
     shared = {"data.store": str(a.store), "data.fraction": run.fraction, "train.seed": run.seed, "train.device": "cpu"}
     quiet = {"data.degrade.fixed": True, "log.preview_every": 0, "log.keep_last": 1}
     return plan | shared | quiet | changes | DEGRADATIONS[run.degradation]
-
-
-def _config(method: str) -> dict[str, Any]:
-    return yaml.safe_load((CONFIGS / f"{METHODS[method][0]}_32.yaml").read_text(encoding="utf-8"))
 
 
 def cost(method: str, a: argparse.Namespace) -> float:
@@ -118,22 +121,24 @@ def cost(method: str, a: argparse.Namespace) -> float:
     if method not in known:
         for attempt in ("warm", "measured"):
             run = Run(method, a.degradations[0], 1.0, 0)
-            config = _nested(_config(method), settings(run, PROBED, a))
+            config = load_config(f"{METHODS[method][0]}_32", **_nested(settings(run, PROBED, a)))
             began = time.process_time()
-            train(from_dict(config), a.out / "probes" / f"{method}-{attempt}")
+            train(config, a.out / "probes" / f"{method}-{attempt}")
             known[method] = (time.process_time() - began) / PROBED
         path.write_text(json.dumps(known, indent=1))
     return known[method]
 
 
-def _nested(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    for key, value in changes.items():
+def _nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """Turn keys such as ``train.steps`` into nested sections."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
         *sections, name = key.split(".")
-        place = config
+        place = nested
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = value
-    return config
+    return nested
 
 
 def make(run: Run, seconds: float, a: argparse.Namespace) -> None:
@@ -145,7 +150,7 @@ def make(run: Run, seconds: float, a: argparse.Namespace) -> None:
     plan = folder / "plan.json"
     steps = json.loads(plan.read_text())["steps"] if plan.exists() else max(8, round(a.minutes * 60 / seconds))
     spent = json.loads(plan.read_text())["seconds"] if plan.exists() else 0.0
-    config = CONFIGS / f"{METHODS[run.method][0]}_32.yaml"
+    config = f"{METHODS[run.method][0]}_32"
     words = [
         f"--{key}={json.dumps(value) if isinstance(value, list) else value}"
         for key, value in settings(run, steps, a).items()
@@ -164,7 +169,7 @@ def make(run: Run, seconds: float, a: argparse.Namespace) -> None:
 
 def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
     """Print means and deviations over seeds of what there is."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=CONFIGS).stdout
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
     cores = len(os.sched_getaffinity(0))
     print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit.strip()}")
     print(f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: deviation")

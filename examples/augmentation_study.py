@@ -35,7 +35,6 @@ from torch.nn import functional as F
 
 from hagan3d import cli
 from hagan3d import train as train_door
-from hagan3d.augment import Wanted, augment, origin_warning
 from hagan3d.checkpoint import load_model
 from hagan3d.data.phantoms.thorax import write_phantoms
 from hagan3d.data.preprocess.pipeline import prepare
@@ -43,13 +42,15 @@ from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.derived import training_fraction, write_subset
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.inference.augmentation import GeneratedSet, augment, origin_warning
+from hagan3d.run_settings import DEFAULT_CONFIG
 
 ARMS = ("real alone", "real and generated", "generated alone")
 BATCH = 16  # volumes per step of a classifier
 LR = 2e-3  # highest learning rate of Adam, one cycle
 SHIFT = 2  # voxels by which volumes are moved at random, at most
 ROUNDS = 1000  # resamplings behind an interval
-TINY = "--model.latent_dim 8 --model.channels 64 --model.d_channels 64 --train.batch_size 4 --log.preview_every 0"
+TINY = "--hagan.latent_dim 8 --hagan.channels 64 --hagan.d_channels 64 --train.batch_size 4 --log.preview_every 0"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=1.0,
         help="Train no generator on more than this. Default: each its own.",
     )
-    parser.add_argument("--config", default=str(train_door.config_file("hagan_32.yaml")), help="Of the generators.")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, help="Config of the generators.")
     parser.add_argument("--steps", type=int, default=1600, help="Of each generator.")
     parser.add_argument("--per-class", type=int, default=100, help="Volumes generated of each class.")
     parser.add_argument("--seeds", type=int, default=5, help="Classifiers per arm.")
@@ -142,7 +143,7 @@ def generator(seen: Store, out: Path, config: str, steps: int, others: list[str]
     """Step 2: train a conditional generator on the training volumes of a store, unless it is there."""
     run = out / seen.path.stem.replace("store", "run")
     words = f"--config {config} --data.store {seen.path} --out {run} --train.steps {steps}".split()
-    words += ["--model.conditional", "true", "--train.class_weight", "0.5"]
+    words += ["--hagan.conditional", "true", "--hagan.class_weight", "0.5"]
     if not is_trained(run, steps):
         train_door.main([*words, *others])
     return run
@@ -150,17 +151,17 @@ def generator(seen: Store, out: Path, config: str, steps: int, others: list[str]
 
 def is_trained(run: Path, steps: int) -> bool:
     """Whether a run is there with so many steps done, whatever its settings."""
-    return any((run / "checkpoints").glob("*.pt")) and load_model(run, names=()).step >= steps
+    return any((run / "checkpoints").glob("*.pt")) and load_model(run, generate=True).step >= steps
 
 
 def with_generated(part: Store, seen: Store, run: Path, path: Path, per_class: int) -> Store:
     """Step 3: write the volumes of a store and generated ones into one store."""
-    model = load_model(run, names=("g",))
+    model = load_model(run, generate=True)
     if origin_warning(model, seen):
         raise InputError(
             f"{run}: was trained on other volumes than those of {seen.path}; an honest study needs its own"
         )
-    return augment(model, part, path, Wanted(per_class))
+    return augment(model, part, path, GeneratedSet(per_class))
 
 
 def classify(store: Store, arm: str, seeds: Sequence[int], steps: int) -> Answers:

@@ -41,7 +41,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.regression import RegressionMethod, cross_validate, fit, resampled, ridge
 from hagan3d.inference.encoding import inputs_of_store, latents
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_generative_networks
 
 BINS = 64  # of the histogram over [-1, 1]
 OCTANTS = 2  # boxes per axis that A is averaged over
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     if a.quick:
         a.store, a.run = phantom_run(out)
         a.columns, a.vae_minutes, a.trees, a.rounds = ["lung_volume_ml"], 1e-3, 2, 20
-    store, model = Store(a.store), load_model(Path(a.run), names=("e_h", "e_g"))
+    store, model = Store(a.store), load_model(Path(a.run), encode=True)
     chosen = store.indices("all", generated=False)
     targets = {name: target(store, name, chosen) for name in a.columns or store.columns}
     features = of_run(model, store, chosen)
@@ -102,7 +102,7 @@ def phantom_run(out: Path) -> tuple[Path, Path]:
         settings = PrepareConfig(size=(32, 32, 32), intensity="window", labels=labels, validation=0.4, workers=1)
         prepare(out / "phantoms" / "volumes", store, settings, progress=False)
     words = f"--data.store {store} --out {run} --train.steps 1 --train.batch_size 2 --data.size 32 32 32"
-    words += " --data.subvolume_depth 16 --model.channels 64 --model.d_channels 64 --model.latent_dim 8"
+    words += " --data.subvolume_depth 16 --hagan.channels 64 --hagan.d_channels 64 --hagan.latent_dim 8"
     train_door.main([*words.split(), "--log.preview_every", "0", "--train.device", "cpu"])
     return store, run
 
@@ -146,7 +146,7 @@ def untrained(model: Model) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         config = model.config
-        networks = Networks(config.data.size, config.data.depth, config.model, model.num_classes)
+        networks = make_generative_networks(config, model.num_classes)
     return Model(networks.to(model.device).eval(), config, model.description, 0, model.path)
 
 
@@ -160,7 +160,7 @@ def vae(store: Store, model: Model, minutes: float, path: Path) -> VarAutoEncode
     """Step 2: train an autoencoder on the training volumes for so much processor time, unless its file is there."""
     torch.manual_seed(0)
     net = VarAutoEncoder(
-        3, (1, *store.size), 1, model.config.model.latent_dim, VAE_CHANNELS, (2, 2, 2), norm="BATCH", use_sigmoid=False
+        3, (1, *store.size), 1, model.config.method.latent_dim, VAE_CHANNELS, (2, 2, 2), norm="BATCH", use_sigmoid=False
     )
     if path.exists():
         net.load_state_dict(torch.load(path, weights_only=True))

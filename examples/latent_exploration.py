@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     if np.ptp(values) == 0:
         raise InputError(f"{a.run}: {a.attribute} is the same in all generated volumes; train on")
     scale = Scale.of(values)
-    known = model.networks.g.prior.covariance.double().cpu().numpy()
+    known = model.networks.prior_covariance().double().cpu().numpy()
     rows = np.stack([one.z for one in drawn])
     found = attribute_direction(rows, scale.score(values), np.arange(a.num), covariance=known)
     tell(found, f"{a.attribute} of generated volumes from their latents")

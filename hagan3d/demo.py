@@ -6,13 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
-
-from hagan3d import cli, encode, generate, phantoms, prepare, train
-from hagan3d.checkpoint import load_model
-from hagan3d.data.pictures import comparison_sheet
-from hagan3d.data.preprocess.intensity import normalize
-from hagan3d.data.store.store import Store
+from hagan3d import cli
 
 DESCRIPTION = """Make phantoms of the thorax, prepare a store of them, train a small HA-GAN at 32^3, generate volumes
 and encode the real ones. Each step is a command, and is shown; run again, what is done is not done again."""
@@ -45,6 +39,8 @@ def main(argv: list[str]) -> None:
 
 def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[str]], None], str]]:
     """Return the commands of the demo: name, function, arguments."""
+    from hagan3d import encode, generate, phantoms, prepare, train
+
     store = f"{out}/phantoms.h5"
     return [
         ("phantoms", phantoms.main, f"--num {num} --size 32 32 32 --out {out}/phantoms"),
@@ -66,6 +62,13 @@ def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[
 
 def write_samples(out: Path) -> None:
     """Write samples.png: real volumes beside the generated files, as they are on disk."""
+    import nibabel as nib
+
+    from hagan3d.checkpoint import load_model
+    from hagan3d.data.pictures import comparison_sheet
+    from hagan3d.data.preprocess.intensity import normalize
+    from hagan3d.data.store.store import Store
+
     store = Store(out / "phantoms.h5")
     model = load_model(out)
     real = [store.volume(int(i)).numpy() for i in store.indices("train")[:SHOWN]]

@@ -1,4 +1,4 @@
-"""The U-Net of strided convolutions: the generator of pix2pix and of each block of MedGAN (CasNet)."""
+"""Strided U-Net: convolutions of stride 2 with skip connections (Isola et al., CVPR 2017)."""
 
 from collections.abc import Sequence
 from itertools import pairwise

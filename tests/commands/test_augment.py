@@ -18,14 +18,15 @@ from hagan3d import __main__, augment, cli, encode, evaluate, train
 from hagan3d.checkpoint import load_model
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
-from hagan3d.data.store.derived import write_subset
+from hagan3d.data.store.derived import write_part
 from hagan3d.data.store.store import Store
 from hagan3d.inference.generation import samples
 
 TINY = (
-    "--data.size 32 32 32 --data.subvolume-depth 16 --model.latent-dim 8 --model.channels 64 --model.d-channels 64 "
+    "--data.size 32 32 32 --data.subvolume-depth 16 --hagan.latent-dim 8 --hagan.channels 64 --hagan.d-channels 64 "
     "--train.batch-size 2 --train.device cpu --train.steps 2 --log.preview-every 0 --log.every 1"
 ).split()
+NO_ENCODER = "--hagan.encoder false --hagan.autoencode 0 --hagan.prior normal".split()
 FAST = "--num 5 --bootstrap 2 --kid-subsets 1 --pairs 0 --shown 1 --reconstructions 0 --features random".split()
 
 
@@ -62,7 +63,7 @@ def store(folder):
 
 @pytest.fixture(scope="module")
 def run(store, folder):
-    return trained(store, folder / "run", "--model.conditional", "true")
+    return trained(store, folder / "run", "--hagan.conditional", "true")
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +88,8 @@ def test_real_volumes_stay_and_generated_ones_are_those_of_the_run(run, store, m
     assert (
         made.ids[:count] == real.ids and made.splits[:count] == real.splits and made.subjects[:count] == real.subjects
     )
-    assert made.files[-1] == "run step 2 class severe seed 5"
-    model = load_model(run, names=("g",))
+    assert made.sources[-1] == "run step 2 class severe seed 5"
+    model = load_model(run, generate=True)
     for seed, label in ((0, 0), (5, 1)):
         wanted = next(samples(model, [seed], label)).volume
         np.testing.assert_allclose(made.volume(count + seed).numpy(), wanted, atol=2e-5)
@@ -100,10 +101,11 @@ def test_the_result_can_be_trained_on_and_encoded(run, more, tmp_path):
     assert cli.run(encode.main, [str(run), "--input", str(more), "--out", str(tmp_path / "features")]) == 0
     rows = list(csv.DictReader((tmp_path / "features" / "features.csv").open()))
     assert [row["split"] for row in rows if row["id"].startswith("generated-")] == ["train"] * 6
-    again = trained(more, tmp_path / "run", "--train.steps", "1", "--train.encoder", "false")
-    assert load_model(again, names=("g",)).step == 1
+    again = trained(more, tmp_path / "run", "--train.steps", "1", *NO_ENCODER)
+    assert load_model(again, generate=True).step == 1
 
 
+@pytest.mark.slow
 def test_evaluation_measures_against_real_volumes_alone_whatever_the_split_says(run, store, more, tmp_path):
     forged = tmp_path / "forged.h5"
     shutil.copy(more, forged)
@@ -143,13 +145,13 @@ def digest(path: Path) -> str:
 
 
 def test_a_run_of_another_store_is_warned_of(run, store, tmp_path, capsys):
-    other = write_subset(tmp_path / "part.h5", Store(store), range(12))
+    other = write_part(tmp_path / "part.h5", Store(store), range(12))
     code, lines = status(capsys, run, other.path, tmp_path / "out.h5")
     assert code == 0 and len(lines) == 1 and "was not trained on" in lines[0]
 
 
 def test_bad_input_is_one_line_and_status_2(run, store, tmp_path, capsys):
-    plain = trained(store, tmp_path / "plain", "--train.steps", "1", "--train.encoder", "false")
+    plain = trained(store, tmp_path / "plain", "--train.steps", "1", *NO_ENCODER)
     stores = {
         "others": make_store(tmp_path / "others", classes=("mild", "moderate", "severe")),
         "one": make_store(tmp_path / "one", classes=("mild",), count=6),

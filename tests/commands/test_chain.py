@@ -10,7 +10,7 @@ import pytest
 from hagan3d import cli, encode, generate, prepare, train
 
 TINY = (
-    "--data.size 32 32 32 --data.subvolume-depth 16 --model.latent-dim 16 --model.channels 64 --model.d-channels 64 "
+    "--data.size 32 32 32 --data.subvolume-depth 16 --hagan.latent-dim 16 --hagan.channels 64 --hagan.d-channels 64 "
     "--train.batch-size 4 --train.device cpu --train.steps 3 --log.preview-every 3 --data.augment.flip_axes [W]"
 ).split()
 
@@ -26,6 +26,7 @@ def core_crops(test_data):
     ]
 
 
+@pytest.mark.slow
 def test_hippocampus_crops_from_files_to_files(core_crops, tmp_path, capsys):
     assert len(core_crops) == 24
     (tmp_path / "list.txt").write_text("\n".join(str(path) for path in core_crops))

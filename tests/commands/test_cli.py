@@ -3,14 +3,19 @@
 import errno
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
+from typing import get_type_hints
 
 import pytest
 import torch
 
 from hagan3d import __main__, cli, train
-from hagan3d.config import Config, DataConfig, TrainConfig
+from hagan3d.config.methods import config_class, method_names
 from hagan3d.config.serialization import differences, from_dict, to_dict
 from hagan3d.errors import InputError
+from hagan3d.run_settings import config_path, parse_run
+from tests.helpers import make_config
+from tests.methods.small import small_config
 
 
 @pytest.mark.parametrize(
@@ -28,10 +33,8 @@ def test_several_numbers_after_an_option_are_a_list(written, read):
 
 
 def parsed(*words):
-    parser = cli.parser("train", "Train.")
-    parser.add_class_arguments(Config)
-    arguments = parser.instantiate(parser.parse_args(list(words)))
-    return Config(**{name: getattr(arguments, name) for name in Config.__dataclass_fields__})
+    method = [] if "--method" in words or "--config" in words else ["--method", "hagan"]
+    return parse_run("train", "Train.", (), [*method, *words], lambda parser: None)[0]
 
 
 def test_options_are_taken_as_people_write_them():
@@ -48,15 +51,15 @@ def test_options_are_taken_as_people_write_them():
     [
         (["--data.sise", "3"], "data.sise.*did you mean --data.size"),
         (["--steps", "3"], "did you mean --train.steps"),
-        (["--data.windows", "foo"], "data.windows foo: want one of even, uniform"),
-        (["--model.fc_rank", "x"], "model.fc_rank x: want a whole number"),
+        (["--data.subvolume_sampling", "foo"], "data.subvolume_sampling foo: must be one of even, uniform"),
+        (["--hagan.fc_rank", "x"], "hagan.fc_rank x: must be a whole number"),
         (["--data.size", "33", "33", "33"], "multiple of 32"),
         (["--data.size", "64", "64", "64", "--data.subvolume_depth", "6"], "multiple of 4"),
-        (["--train.objective", "foo"], "train.objective.*bce"),
+        (["--hagan.objective", "foo"], "hagan.objective.*bce"),
         (["--train.batch_size", "x"], "train.batch_size.*int"),
-        (["--train.batch_size", "4", "--train.accumulate", "3"], "divisor of batch_size 4"),
+        (["--train.batch_size", "4", "--train.accumulate", "3"], "must divide batch_size 4"),
         (["--train.lr_g", "-1"], "train.lr_g"),
-        (["--model.channels", "100"], "multiple of 64"),
+        (["--hagan.channels", "100"], "multiple of 64"),
         (["--train.ema", "1"], "train.ema"),
     ],
 )
@@ -73,13 +76,13 @@ def test_a_setting_that_cannot_work_is_named_in_one_line(words, message, capsys)
     ("text", "message"),
     [
         (None, "no such config"),
-        (b"data: [1,2", "line 1: no YAML"),
-        (b"\x80\xff\x00", "it is no text"),
+        (b"data: [1,2", "line 1: not valid YAML"),
+        (b"\x80\xff\x00", "it is not text"),
         (b"", "holds no settings"),
         (b"- a", "holds no settings"),
         (b"data: !!python/object/apply:os.abort []", "could not determine a constructor"),
-        (b"data:\n  sise: 3", "'sise'; did you mean data.size"),
-        (b"train:\n  steps: many", "train.steps many: want a whole number"),
+        (b"method: hagan\ndata:\n  sise: 3", "'sise'; did you mean data.size"),
+        (b"method: hagan\ntrain:\n  steps: many", "train.steps many: must be a whole number"),
     ],
 )
 def test_a_config_that_cannot_be_read_is_named_in_one_line(text, message, tmp_path, capsys):
@@ -93,9 +96,9 @@ def test_a_config_that_cannot_be_read_is_named_in_one_line(text, message, tmp_pa
 
 
 def test_a_config_is_not_blamed_for_what_is_written_beside_it(tmp_path, capsys):
-    words = ["--config", str(train.config_file("hagan_32.yaml")), "--train.steps", "x", "--out", str(tmp_path / "run")]
+    words = ["--config", str(config_path("hagan_32")), "--train.steps", "x", "--out", str(tmp_path / "run")]
     assert cli.run(train.main, words) == 2
-    assert capsys.readouterr().err == "error: train.steps x: want a whole number (int)\n"
+    assert capsys.readouterr().err == "error: train.steps x: must be a whole number (int)\n"
 
 
 def raising(error):
@@ -132,10 +135,43 @@ def test_debug_shows_where_an_error_came_from(capsys):
 
 @pytest.mark.parametrize("command", __main__.COMMANDS)
 def test_every_command_explains_itself(command):
-    done = subprocess.run([sys.executable, "-m", f"hagan3d.{command}", "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"usage: hagan3d {command}" in done.stdout
-    assert "examples:" in done.stdout
+    result = subprocess.run([sys.executable, "-m", f"hagan3d.{command}", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"usage: hagan3d {command}" in result.stdout
+    assert "examples:" in result.stdout
+
+
+HELP = """
+import runpy, sys, time
+sys.argv = [{module!r}, "--help"]
+try:
+    runpy.run_module({module!r}, run_name="__main__")
+except SystemExit as done:
+    assert not done.code
+print(time.process_time(), *(name for name in ("torch", "monai", "sklearn", "scipy") if name in sys.modules))
+"""
+QUICK = ("augment", "demo", "encode", "generate", "plan", "train", "translate")
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_help_takes_less_than_a_second_and_does_not_import_torch(command):
+    script = HELP.format(module=f"hagan3d.{command}")
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, *imported = result.stdout.splitlines()[-1].split()
+    assert not imported
+    assert float(seconds) < 1
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_help_of_a_method_lists_its_settings_and_bounds(method):
+    words = [sys.executable, "-m", "hagan3d.train", "--method", method, "--help"]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    kind = config_class(method)
+    for name, section in {method: kind, "data": kind.data_config}.items():
+        types = get_type_hints(section)
+        settings = [f.name for f in fields(section) if not is_dataclass(types[f.name])]
+        assert all(f"--{name}.{setting}" in result.stdout for setting in settings)
+    assert not any(f"--{other}." in result.stdout for other in set(method_names()) - {method})
 
 
 def test_the_list_of_commands_is_shown(capsys, monkeypatch):
@@ -148,14 +184,20 @@ def test_the_list_of_commands_is_shown(capsys, monkeypatch):
 
 
 def test_configs_survive_the_way_to_a_file_and_back():
-    config = Config(data=DataConfig(size=(64, 32, 32)), train=TrainConfig(lr_g=0.5))
+    config = make_config("hagan", size=(64, 32, 32), lr_g=0.5)
     assert from_dict(to_dict(config)) == config
-    assert differences(config, Config()) == {
+    assert differences(config, make_config("hagan")) == {
         "data.size": ([64, 32, 32], [32, 32, 32]),
         "train.lr_g": (0.5, 0.0001),
     }
-    with pytest.raises(InputError, match="unknown setting 'sise' in DataConfig"):
-        from_dict({"data": {"sise": 3}})
+    with pytest.raises(InputError, match="unknown setting 'sise' in SubvolumeDataConfig"):
+        from_dict({"method": "hagan", "data": {"sise": 3}})
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_settings_of_every_method_survive_the_round_trip(method):
+    config = small_config(method)
+    assert from_dict(to_dict(config)) == config
 
 
 def test_one_volume_is_one():

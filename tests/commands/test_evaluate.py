@@ -19,7 +19,7 @@ from hagan3d.evaluation.metrics.voxels import Variety
 from hagan3d.evaluation.report.verdict import variety_verdict
 
 TINY = (
-    "--data.size 32 32 32 --data.subvolume-depth 16 --model.latent-dim 8 --model.channels 64 --model.d-channels 64 "
+    "--data.size 32 32 32 --data.subvolume-depth 16 --hagan.latent-dim 8 --hagan.channels 64 --hagan.d-channels 64 "
     "--train.batch-size 2 --train.device cpu --train.steps 2 --log.preview-every 0 --log.every 1"
 ).split()
 FAST = "--num 6 --bootstrap 3 --kid-subsets 2 --pairs 2 --shown 2 --reconstructions 2 --features random,encoder".split()
@@ -107,7 +107,7 @@ def test_a_conditional_model_is_asked_for_the_classes_of_the_training_volumes(tm
         tmp_path / "run",
         tmp_path / "out",
     )
-    words = ["--data.store", str(store), "--out", str(run), *TINY, "--model.conditional", "true"]
+    words = ["--data.store", str(store), "--out", str(run), *TINY, "--hagan.conditional", "true"]
     assert cli.run(train.main, words) == 0
     random = ["--features", "random", "--reconstructions", "0"]
     assert cli.run(evaluate.main, [str(run), "--store", str(store), "--out", str(out), *FAST[:-2], *random]) == 0

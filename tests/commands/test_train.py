@@ -1,5 +1,6 @@
 """`hagan3d train` as its user starts, stops and starts it again."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,10 +12,11 @@ import torch
 
 from hagan3d import cli, train
 from hagan3d.checkpoint import files
-from hagan3d.config import DataConfig
+from hagan3d.config.methods import config_class, method_names
+from hagan3d.run_settings import load_config
 
 TINY = (
-    "--data.size 32 32 32 --data.subvolume-depth 8 --model.latent-dim 8 --model.channels 64 --model.d-channels 64 "
+    "--data.size 32 32 32 --data.subvolume-depth 8 --hagan.latent-dim 8 --hagan.channels 64 --hagan.d-channels 64 "
     "--train.batch-size 2 --train.device cpu --log.every 1 --log.preview-every 0 --log.checkpoint-steps 1"
 ).split()
 
@@ -65,7 +67,8 @@ def assert_same_run(one, other):
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(small_store, straight, tmp_path):
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_result(small_store, straight, tmp_path):
     for step in (2, 6):
         process = start(small_store, tmp_path, 12)
         wait_for_step(tmp_path, process, step)
@@ -77,13 +80,14 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(small_store, straight, tmp_
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_saves_and_leaves_cleanly(small_store, straight, tmp_path, kind):
     process = start(small_store, tmp_path, 2000)
     wait_for_step(tmp_path, process, 2)
     process.send_signal(kind)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "stopped and saved" in out and "the same command again goes on" in out
+    assert "stopped and saved" in out and "the same command again resumes" in out
     stopped_at = int(files.newest(tmp_path).stem.removeprefix("step-"))
     assert stopped_at >= 2
     if stopped_at < 12:
@@ -91,6 +95,7 @@ def test_a_signal_saves_and_leaves_cleanly(small_store, straight, tmp_path, kind
         assert_same_run(straight, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_left_alone(small_store, straight, capsys):
     before = files.newest(straight).stat().st_mtime_ns
     assert cli.run(train.main, command(small_store, straight, 12)) == 0
@@ -101,7 +106,7 @@ def test_a_finished_run_is_left_alone(small_store, straight, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.size", "64", "64", "64", "--data.subvolume-depth", "8"], "give --data.size 32 32 32"),
+        (["--data.size", "64", "64", "64", "--data.subvolume-depth", "8"], "use --data.size 32 32 32"),
         (["--data.split", "test"], "no volume for test"),
         (["--data.store", "/nowhere/x.h5"], "/nowhere/x.h5: does not exist"),
         (["--config", "/nowhere/x.yaml"], "/nowhere/x.yaml"),
@@ -109,7 +114,7 @@ def test_a_finished_run_is_left_alone(small_store, straight, capsys):
         (["--train.device", "cuda"], "no GPU"),
     ],
 )
-def test_what_cannot_work_is_one_line(small_store, tmp_path, words, message, capsys):
+def test_invalid_settings_are_refused_in_one_line(small_store, tmp_path, words, message, capsys):
     if "cuda" in words and torch.cuda.is_available():
         words, message = ["--data.split", "test"], "no volume for test"
     assert cli.run(train.main, [*command(small_store, tmp_path / "run", 2), *words]) == 2
@@ -119,38 +124,74 @@ def test_what_cannot_work_is_one_line(small_store, tmp_path, words, message, cap
 
 
 def test_a_config_with_an_unknown_key_names_it(small_store, tmp_path, capsys):
-    (tmp_path / "c.yaml").write_text("train:\n  stepz: 3\n")
+    (tmp_path / "c.yaml").write_text("method: hagan\ntrain:\n  stepz: 3\n")
     assert cli.run(train.main, ["--config", str(tmp_path / "c.yaml"), "--data.store", str(small_store)]) == 2
     assert "stepz" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_a_store_phantoms_are_trained_on(tmp_path, capsys):
-    words = ["--out", str(tmp_path), "--data.phantoms", "8", "--train.steps", "1", *TINY, "--model.minibatch_std", "2"]
+    words = ["--out", str(tmp_path), "--data.phantoms", "8", "--train.steps", "1", *TINY, "--hagan.minibatch_std", "2"]
     assert cli.run(train.main, words) == 0
-    assert "training on phantoms" in capsys.readouterr().err
+    assert "no data.store: making 8 phantoms" in capsys.readouterr().err
     assert len(list((tmp_path / "phantoms" / "volumes").glob("*.nii.gz"))) == 8
     assert files.newest(tmp_path).name == "step-00000001.pt"
 
 
-def test_every_config_that_comes_with_it_is_valid(capsys):
-    names = ["hagan_32", "hagan_32_published", "hagan_64", "hagan_128", "hagan_256", "hagan_512"]
-    names += [
-        "upgan_32",
-        "upgan_256",
-        "pix2pix_32",
-        "medgan_32",
-        "cyclegan_32",
-        "cyclegan_128",
-        "dagan_32",
-        "red_wgan_32",
+def test_without_config_and_method_the_default_config_is_used_and_named(small_store, tmp_path, capsys):
+    words = ["--data.store", str(small_store), "--out", str(tmp_path), "--train.steps", "1", "--train.batch_size", "2"]
+    assert cli.run(train.main, [*words, "--hagan.channels", "64", "--hagan.d_channels", "64"]) == 0
+    assert "no --config and no --method: using hagan_32" in capsys.readouterr().err
+    config = files.load(files.newest(tmp_path)).config
+    assert config.method == dataclasses.replace(load_config("hagan_32").method, channels=64, d_channels=64)
+
+
+def test_the_default_config_trains_with_two_volumes_per_batch(small_store, tmp_path, capsys):
+    words = [
+        "--config",
+        "hagan_32",
+        "--data.store",
+        str(small_store),
+        "--out",
+        str(tmp_path),
+        "--train.batch_size",
+        "2",
     ]
-    names += ["low_dose_32", "thin_slices_32", "unit_32"]
-    for name in names:
-        path = train.config_file(f"{name}.yaml")
-        assert path.exists(), path
-        with pytest.raises(SystemExit) as done:
-            train.main(["--config", str(path), "--print_config"])
-        assert done.value.code == 0
-    shown = capsys.readouterr().out
-    assert "subvolume_depth" in shown and "checkpoint_minutes" in shown
-    assert DataConfig(size=(512, 512, 512)).factor == 8
+    assert cli.run(train.main, [*words, "--train.steps", "1", "--train.device", "cpu"]) == 0, capsys.readouterr().err
+    assert files.newest(tmp_path).name == "step-00000001.pt"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--method", "nonsense"], method_names()),
+        (["--method", "hagn"], ("did you mean hagan?", *method_names())),
+        (["--method", "hagan", "--upgan.stages", "2"], ("upgan.stages: is a setting of method upgan", "is hagan")),
+        (["--method", "upgan", "--hagan.channels", "64"], ("hagan.channels: is a setting of method hagan", "is upgan")),
+        (["--method", "hagan", "--data.fraction", "0.5"], ("data.fraction: method hagan does not read it",)),
+        (["--config", "upgan_32", "--method", "hagan"], ("--method hagan", "settings of method upgan")),
+    ],
+)
+def test_a_method_and_its_settings_must_go_together(tmp_path, words, expected, capsys):
+    assert cli.run(train.main, [*words, "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and all(text in line for text in expected), line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["fraction", "degrade.kind", "window", "subvolume_sampling", "paired"])
+def test_a_data_setting_of_other_methods_is_refused_with_their_names(setting, tmp_path, capsys):
+    field = setting.partition(".")[0]
+    readers = [name for name in method_names() if field in config_class(name).data_config.__dataclass_fields__]
+    assert readers
+    for method in set(method_names()) - set(readers):
+        assert cli.run(train.main, ["--method", method, f"--data.{setting}", "1", "--out", str(tmp_path / "run")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"methods that do: {', '.join(readers)}" in line
+
+
+def test_a_setting_in_a_config_of_another_method_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("method: hagan\nupgan:\n  stages: 2\n")
+    assert cli.run(train.main, ["--config", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "upgan" in line and "hagan" in line and str(tmp_path / "c.yaml") in line

@@ -12,6 +12,7 @@ from hagan3d import cli
 from hagan3d.checkpoint import load
 from hagan3d.data.store.store import Store
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "examples" / "augmentation_study.py"
 
 

@@ -14,6 +14,7 @@ from hagan3d.checkpoint import load_model
 from hagan3d.data.store.store import Store
 from hagan3d.inference.encoding import inputs_of_store, latents
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[2] / "examples" / "feature_regression.py"
 
 
@@ -47,7 +48,7 @@ def test_the_quick_mode_leaves_a_table_of_all_features_and_a_picture(out):
 
 
 def test_features_are_those_of_encode_and_fresh_weights_give_others(script, out):
-    store, model = Store(out / "phantoms.h5"), load_model(out / "run", names=("e_h", "e_g"))
+    store, model = Store(out / "phantoms.h5"), load_model(out / "run", encode=True)
     chosen = np.array([1, 5, 7])
     made = script.of_run(model, store, chosen)
     _, inputs = inputs_of_store(store.path, model.description, "all")

@@ -10,6 +10,7 @@ from nbclient import NotebookClient
 
 from hagan3d import cli
 
+pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

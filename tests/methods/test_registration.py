@@ -7,26 +7,22 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-import yaml
-from hagan3d.checkpoint.build import make_networks
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import cli, evaluate, train, translate
 from hagan3d.config import DegradeConfig
-from hagan3d.config.serialization import from_dict
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
-from hagan3d.engine.updates import Updates
 from hagan3d.evaluation.translation.registration import misalignment_errors
-from hagan3d.methods.registry import make_recipe
 from hagan3d.ops.warp import affine_matrix, warp
+from hagan3d.run_settings import load_config
+from tests.methods.small import make_updates, run_steps
 
-CONFIG = str(train.config_file("registration_32.yaml"))
 SMALL = (
-    "--translation.width 4 --translation.critic_width 4 --train.batch_size 2 --train.device cpu --train.steps 2 "
-    "--translation.registration.spacing 2 2 2 --log.preview_every 1"
+    "--registration.width 4 --registration.critic_width 4 --train.batch_size 2 --train.device cpu --train.steps 2 "
+    "--registration.spacing 2 2 2 --log.preview_every 1"
 ).split()
 MISALIGN = DegradeConfig(kind="misalign", misalign_mm=8.0)
 
@@ -43,49 +39,44 @@ def store(tmp_path_factory):
     return prepare([folder], folder / "s.h5", settings, progress=False).path
 
 
-def test_known_numbers_bring_the_moving_volume_back(store):
+def test_the_true_parameters_align_the_moving_image(store):
     pairs = Pairs(Store(store), MISALIGN)
-    pair, numbers = pairs.pair(0), pairs.misalignment(0)
+    pair, parameters = pairs.pair(0), pairs.misalignment(0)
     assert pair.source.shape[0] == 2 and torch.equal(pair.source[1:], pair.target)
-    back = warp(pair.source[None, :1], affine_matrix(numbers[None]), (2.0, 2.0, 2.0))[0]
+    back = warp(pair.source[None, :1], affine_matrix(parameters[None]), (2.0, 2.0, 2.0))[0]
     middle = (slice(None), *(slice(10, 22),) * 3)  # what never left the volume
     before, after = ((x - pair.target)[middle].square().mean() for x in (pair.source[:1], back))
     assert after < before / 50
 
 
-def test_each_step_has_its_misalignments_and_the_same_again(store):
+def test_misalignments_differ_by_step_and_are_reproducible(store):
     source = PairSource(Store(store), "train", 2, 0, MISALIGN)
     one, two, again = source.batch(0), source.batch(1), source.batch(0)
     assert torch.equal(one.misalignment, again.misalignment) and not torch.equal(one.misalignment, two.misalignment)
     assert one.misalignment[:, :3].abs().max() <= 25 and one.misalignment[:, 3:6].abs().max() <= 8
     assert not one.misalignment[:, 6:].any()
-    parts = list(one.micro_batches(2))
+    parts = list(one.parts(2))
     assert torch.equal(torch.cat([part.misalignment for part in parts]), one.misalignment)
 
 
 def test_learns_a_pair_by_heart(store):
-    config = from_dict(yaml.safe_load(train.config_file("registration_32.yaml").read_text()))
-    registration = dataclasses.replace(config.translation.registration, spacing=(2.0, 2.0, 2.0))
-    translation = dataclasses.replace(config.translation, width=8, critic_width=4, registration=registration)
-    settings = dataclasses.replace(config.train, batch_size=1, ema=0.0, lr_decay=None)
-    config = dataclasses.replace(config, translation=translation, train=settings)
+    narrow = {"width": 8, "critic_width": 4, "spacing": [2.0, 2.0, 2.0]}
+    settings = {"batch_size": 1, "ema": 0.0, "lr_decay": None}
+    config = load_config("registration_32", registration=narrow, train=settings)
     batch = PairSource(Store(store), "train", 1, 0, dataclasses.replace(MISALIGN, fixed=True)).batch(0)
-    torch.manual_seed(0)
-    recipe, nets = make_recipe(config), make_networks(config)
-    updates = Updates(config.train, recipe.phases, nets, torch.device("cpu"))
+    updates = make_updates(config)
+    nets = updates.networks
     assert not nets.estimate(batch.source).any()
-    for step in range(20):
-        for phase in recipe.phases_at(step):
-            updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=step))
+    run_steps(updates, batch, 20)
     with torch.no_grad():
-        numbers = nets.estimate(batch.source)[0]
-    error = misalignment_errors(numbers, batch.misalignment[0], (32, 32, 32), (2.0, 2.0, 2.0))
+        parameters = nets.estimate(batch.source)[0]
+    error = misalignment_errors(parameters, batch.misalignment[0], (32, 32, 32), (2.0, 2.0, 2.0))
     assert error["turn_deg"] < 2 and error["shift_mm"] < 1
 
 
 def test_from_a_store_to_files_on_the_fixed_grid_and_errors_before_and_after(store, tmp_path, capsys):
     run = tmp_path / "run"
-    words = ["--config", CONFIG, "--data.store", str(store), "--out", str(run), *SMALL]
+    words = ["--config", "registration_32", "--data.store", str(store), "--out", str(run), *SMALL]
     assert cli.run(train.main, words) == 0
     assert len(list((run / "previews").glob("*.png"))) == 2
     fixed = nibabel.Nifti1Image(np.random.default_rng(0).normal(0, 500, (32, 30, 28)), np.diag([2.0, 2.0, 2.0, 1]))
@@ -108,14 +99,17 @@ def test_from_a_store_to_files_on_the_fixed_grid_and_errors_before_and_after(sto
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data.degrade.kind", "noise"], "registration, and no other, wants misalign"),
-        (["--translation.source_channels", "1"], "want 2 for registration"),
-        ([], "translation.registration.spacing is"),
+        (["--data.degrade.kind", "noise"], "method registration trains on misalign"),
+        (["--registration.source_channels", "1"], "registration.source_channels: must be 2"),
+        ([], "registration.spacing is"),
         (["--data.degrade.misalign_deg", "200"], "data.degrade.misalign_deg"),
     ],
 )
-def test_what_cannot_work_is_one_line(store, tmp_path, words, message, capsys):
-    assert cli.run(train.main, ["--config", CONFIG, "--data.store", str(store), "--out", str(tmp_path), *words]) == 2
+def test_invalid_settings_are_refused_in_one_line(store, tmp_path, words, message, capsys):
+    assert (
+        cli.run(train.main, ["--config", "registration_32", "--data.store", str(store), "--out", str(tmp_path), *words])
+        == 2
+    )
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
 

@@ -7,21 +7,18 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-import yaml
-from hagan3d.checkpoint.build import make_networks
 
 from hagan3d import cli, evaluate, train, translate
 from hagan3d import prepare as prepare_door
-from hagan3d.config.serialization import from_dict
 from hagan3d.data.batches.pairs import PairSource
 from hagan3d.data.store.store import Store
-from hagan3d.engine.updates import Updates
 from hagan3d.evaluation.translation.label_maps import dice_of_labels, dice_summary
 from hagan3d.losses.segmentation import dice_loss
-from hagan3d.methods.registry import make_recipe
+from hagan3d.run_settings import load_config
+from tests.methods.small import make_updates, run_steps
 
 SMALL = (
-    "--translation.width 4 --translation.levels 2 --translation.critic_width 4 --translation.critic_layers 2 "
+    "--segan.width 4 --segan.levels 2 --segan.critic_width 4 --segan.critic_layers 2 "
     "--train.batch_size 2 --train.device cpu --train.steps 2 --log.preview_every 1"
 ).split()
 
@@ -68,7 +65,7 @@ def test_augmented_maps_move_with_their_volumes_and_keep_their_labels(pairs):
     change = AugmentConfig(flip_axes=("D", "W"), rotate_deg=20, shift=0.1, contrast=0.3, noise=0.1)
     store, found = Store(pairs / "s.h5"), []
     for key in range(2):
-        pair = Pairs(store).pair(0, augmentation=change, augmentation_seed=key)
+        pair = Pairs(store).pair(0, change=change, change_key=key)
         assert set(pair.target.unique().tolist()) <= {-1.0, 0.0, 1.0}
         levels = [float(pair.source[pair.target == x].mean()) for x in (-1, 0, 1)]
         assert levels[1] - levels[0] > 0.4 and levels[2] - levels[1] > 0.4
@@ -76,28 +73,24 @@ def test_augmented_maps_move_with_their_volumes_and_keep_their_labels(pairs):
     assert not torch.equal(found[0], found[1])
 
 
+@pytest.mark.slow
 def test_learns_a_pair_by_heart(pairs):
-    config = from_dict(yaml.safe_load(train.config_file("segan_32.yaml").read_text()))
-    translation = dataclasses.replace(config.translation, width=8, critic_width=8)
-    settings = dataclasses.replace(config.train, batch_size=1, ema=0.0, lr_g=4e-3)
-    config = dataclasses.replace(config, translation=translation, train=settings)
-    torch.manual_seed(0)
+    settings = {"batch_size": 1, "ema": 0.0, "lr_g": 4e-3}
+    config = load_config("segan_32", segan={"width": 8, "critic_width": 8}, train=settings)
     whole, middle = PairSource(Store(pairs / "s.h5"), "train", 1, 0).batch(0), slice(8, 24)
     source, target = (x[..., middle, middle, middle] for x in (whole.source, whole.target))
     batch = dataclasses.replace(whole, source=source, target=target)
-    recipe, nets = make_recipe(config), make_networks(config)
-    updates = Updates(config.train, recipe.phases, nets, torch.device("cpu"))
-    for step in range(40):
-        for phase in recipe.phases_at(step):
-            updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=step))
+    updates = make_updates(config)
+    nets = updates.networks
+    run_steps(updates, batch, 40)
     assert all(parameter.abs().max() <= 0.05 for parameter in nets.d.parameters())
     with torch.no_grad():
-        made = nets.finished(nets.translate(batch.source)).mean
+        made = nets.finalize(nets.translate(batch.source)).mean
     assert all(value > 0.9 for value in dice_of_labels(made[0, 0], batch.target[0, 0], 3).values())
 
 
 def test_from_a_store_to_label_maps_on_the_grids_of_their_volumes(pairs, tmp_path, capsys):
-    words = ["--config", str(train.config_file("segan_32.yaml")), "--data.store", str(pairs / "s.h5"), *SMALL]
+    words = ["--config", "segan_32", "--data.store", str(pairs / "s.h5"), *SMALL]
     assert cli.run(train.main, [*words, "--out", str(tmp_path / "run")]) == 0
     out = tmp_path / "maps"
     assert cli.run(translate.main, [str(tmp_path / "run"), "--input", str(pairs / "volumes"), "--out", str(out)]) == 0
@@ -115,22 +108,22 @@ def test_from_a_store_to_label_maps_on_the_grids_of_their_volumes(pairs, tmp_pat
 @pytest.mark.parametrize(
     ("config", "words", "message"),
     [
-        ("segan_32.yaml", ["--translation.segan.labels", "4"], "set it to 3"),
-        ("segan_32.yaml", ["--train.objective", "lsgan"], "wants feature-l1"),
-        ("pix2pix_32.yaml", [], "its targets are label maps; train recipe segan"),
-        ("hagan_32.yaml", [], "its targets are label maps; train recipe segan"),
-        ("pix2pix_32.yaml", ["--train.objective", "feature-l1"], "no other recipe"),
+        ("segan_32", ["--segan.labels", "4"], "use --segan.labels 3"),
+        ("segan_32", ["--segan.objective", "lsgan"], "segan.objective"),
+        ("pix2pix_32", [], "its targets are label maps, but method pix2pix predicts intensities"),
+        ("hagan_32", [], "label maps as targets, but method hagan generates volumes"),
+        ("pix2pix_32", ["--pix2pix.objective", "feature-l1"], "pix2pix.objective feature-l1: must be one of"),
     ],
 )
-def test_what_cannot_work_is_one_line(pairs, tmp_path, config, words, message, capsys):
-    where = ["--config", str(train.config_file(config)), "--data.store", str(pairs / "s.h5"), "--out", str(tmp_path)]
+def test_invalid_settings_are_refused_in_one_line(pairs, tmp_path, config, words, message, capsys):
+    where = ["--config", config, "--data.store", str(pairs / "s.h5"), "--out", str(tmp_path)]
     assert cli.run(train.main, [*where, *words]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
 
 
 def test_a_store_without_label_maps_is_one_line(small_store, tmp_path, capsys):
-    where = ["--config", str(train.config_file("segan_32.yaml")), "--data.store", str(small_store)]
+    where = ["--config", "segan_32", "--data.store", str(small_store)]
     assert cli.run(train.main, [*where, "--data.degrade.kind", "noise", "--out", str(tmp_path / "run")]) == 2
     assert "--intensity labels" in capsys.readouterr().err and not (tmp_path / "run" / "checkpoints").exists()
 

@@ -127,7 +127,7 @@ def _head(results: PairEvaluation) -> str:
     )
     kind = "" if origin["degrade"] == "none" else f", simulated degradation: {origin['degrade']}"
     return (
-        f"<h1>Translation by {html.escape(origin['recipe'])}, step {origin['step']}</h1><p class=note>"
+        f"<h1>Translation by {html.escape(origin['method'])}, step {origin['step']}</h1><p class=note>"
         f"{html.escape(origin['run'])}; {len(results.rows)} held-out volumes of "
         f"{html.escape(origin['store']['path'])}{kind}; {html.escape(origin['split'])}.</p><ul>{lines}</ul>"
     )
