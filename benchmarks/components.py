@@ -28,7 +28,7 @@ from hagan3d.networks.network_set import NetworkSet
 from hagan3d.run_settings import load_config
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "components.md"
+PAGE = ROOT / "docs" / "methods.md"
 HEADER = ("title", "config", "method", "generators", "discriminators", "objective", "terms x weights", "trained on")
 SMALL = {"width": 4, "critic_width": 4, "levels": 2, "channels": 64, "d_channels": 64, "latent_dim": 8}
 FEW = {"stages": 1, "blocks": 1, "pool": 0}  # weights of terms do not depend on sizes

@@ -15,7 +15,13 @@ from hagan3d.config.data import (
 )
 from hagan3d.config.degrade import DegradeConfig
 from hagan3d.config.log import LogConfig
-from hagan3d.config.method import GenerationConfig, MethodConfig, PatchCriticConfig, TranslationConfig, UNetConfig
+from hagan3d.config.method import (
+    GenerationConfig,
+    MethodConfig,
+    PatchDiscriminatorConfig,
+    TranslationConfig,
+    UNetMethodConfig,
+)
 from hagan3d.config.run import Config
 from hagan3d.config.train import TrainConfig
 
@@ -30,12 +36,12 @@ __all__ = [
     "LogConfig",
     "MethodConfig",
     "PairDataConfig",
-    "PatchCriticConfig",
+    "PatchDiscriminatorConfig",
     "Size",
     "SubvolumeDataConfig",
     "TrainConfig",
     "TranslationConfig",
-    "UNetConfig",
+    "UNetMethodConfig",
     "UnpairedDataConfig",
     "WindowDataConfig",
     "check_size",

@@ -99,7 +99,7 @@ class TranslationConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
-class UNetConfig(TranslationConfig):
+class UNetMethodConfig(TranslationConfig):
     """Translation by U-Nets."""
 
     levels: int | None = bounded(None, at_least=1, at_most=5)
@@ -119,7 +119,7 @@ class UNetConfig(TranslationConfig):
 
 
 @dataclass(frozen=True)
-class PatchCriticConfig(TranslationConfig):
+class PatchDiscriminatorConfig(TranslationConfig):
     """Translation with a patch discriminator."""
 
     critic_layers: int = bounded(3, at_least=1)

@@ -18,7 +18,7 @@ from hagan3d import __main__, augment, cli, encode, evaluate, train
 from hagan3d.checkpoint import load_model
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
-from hagan3d.data.store.derived import write_part
+from hagan3d.data.store.derived import write_subset
 from hagan3d.data.store.store import Store
 from hagan3d.inference.generation import samples
 
@@ -145,7 +145,7 @@ def digest(path: Path) -> str:
 
 
 def test_a_run_of_another_store_is_warned_of(run, store, tmp_path, capsys):
-    other = write_part(tmp_path / "part.h5", Store(store), range(12))
+    other = write_subset(tmp_path / "part.h5", Store(store), range(12))
     code, lines = status(capsys, run, other.path, tmp_path / "out.h5")
     assert code == 0 and len(lines) == 1 and "was not trained on" in lines[0]
 

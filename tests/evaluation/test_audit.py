@@ -12,7 +12,7 @@ from scipy.stats import mannwhitneyu, norm
 from benchmarks.audit_sanity import CASES, check
 from hagan3d.evaluation.features.extractors import random_extractor
 from hagan3d.evaluation.memorisation.audit import SIDE, mirrored_distances, shifted_distances
-from hagan3d.evaluation.memorisation.membership import auc, logits, membership, true_positives
+from hagan3d.evaluation.memorisation.membership import auc, logits_of, membership, score_names, true_positives
 from hagan3d.evaluation.memorisation.nearest import (
     Distances,
     authentic,
@@ -23,6 +23,8 @@ from hagan3d.evaluation.memorisation.nearest import (
     split_subjects,
     twin_ratios,
 )
+from hagan3d.methods.registry import make_networks
+from tests.helpers import make_config
 
 
 @pytest.fixture(scope="module")
@@ -131,22 +133,23 @@ def test_auc_and_true_positives_in_closed_form():
     assert true_positives(np.arange(1000.0), np.arange(200.0), rate=0.01) == pytest.approx(0.802)
 
 
-def test_a_volume_is_judged_window_by_window_and_alone():
-    judges = {
-        "d_h": lambda x, start: (x.mean(dim=(1, 2, 3, 4)) + start, None),
-        "d_l": lambda x: (x.amax(dim=(1, 2, 3, 4)), None),
-    }
+def test_a_volume_is_scored_window_by_window_and_alone(monkeypatch):
+    settings = {"latent_dim": 8, "channels": 64, "d_channels": 64, "subvolume_depth": 8}
+    networks = make_networks(make_config("hagan", **settings))
+    monkeypatch.setattr(networks.d_h, "forward", lambda x, start: (x.mean(dim=(1, 2, 3, 4)) + start, None))
+    monkeypatch.setattr(networks.d_l, "forward", lambda x: (x.amax(dim=(1, 2, 3, 4)), None))
     x = np.random.default_rng(0).random((32, 32, 32)).astype(np.float32)
-    found = logits(judges, x, 8, torch.device("cpu"))
+    logits = logits_of(networks, [x], torch.device("cpu"))
     quarter = x.reshape(8, 4, 8, 4, 8, 4).mean(axis=(1, 3, 5))
-    np.testing.assert_allclose(found, [x.mean() + np.mean([0, 8, 16, 24]), quarter.max()], rtol=1e-6)
+    np.testing.assert_allclose(logits, [[x.mean() + np.mean([0, 8, 16, 24]), quarter.max()]], rtol=1e-6)
+    assert score_names(networks) == ["d_h", "d_l", "sum"]
 
 
 def test_known_members_are_found_and_the_control_finds_nothing():
     random = np.random.default_rng(0)
     members, others = random.standard_normal((90, 2)), random.standard_normal((20, 2))
     for raised, flagged in ((0.0, False), (2.0, True)):
-        rows = membership(members + [0, raised], others, np.arange(90) // 2, rounds=50)
+        rows = membership(["a", "b", "sum"], members + [0, raised], others, np.arange(90) // 2, rounds=50)
         for row in rows:
             assert row.control_auc == pytest.approx(0.5, abs=0.04)
         assert dataclasses.replace(rows[1], untrained_auc=0.5).flagged == flagged

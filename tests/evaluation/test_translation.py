@@ -13,14 +13,15 @@ from scipy.ndimage import gaussian_filter
 from hagan3d import cli
 from hagan3d import evaluate as door
 from hagan3d.checkpoint.files import Checkpoint, path_of, save
-from hagan3d.config import CascadeConfig, Config, DataConfig, DegradeConfig, TrainConfig, TranslationConfig
+from hagan3d.config import DegradeConfig
 from hagan3d.data.batches.pairs import Pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.translation.pairs import calibration_folds, voxel_errors
-from hagan3d.methods.upgan.networks import CascadeNetworks
+from hagan3d.methods.registry import make_networks
+from tests.helpers import make_config
 
 NOISE = DegradeConfig(kind="noise", noise=0.1)
 
@@ -64,14 +65,9 @@ def store(tmp_path_factory):
 def run(tmp_path_factory, store):
     """An untrained residual cascade: it gives back its source, with a Laplace density of the same width everywhere."""
     folder = tmp_path_factory.mktemp("run")
-    cascade = CascadeConfig(stages=1, initial_error=0.3)
-    config = Config(
-        recipe="upgan",
-        data=DataConfig(degrade=NOISE),
-        train=TrainConfig(ema=0.0),
-        translation=TranslationConfig(width=4, levels=1, critic_width=4, residual=True, cascade=cascade),
-    )
-    networks = CascadeNetworks((32, 32, 32), config.translation)
+    settings = {"width": 4, "levels": 1, "critic_width": 4, "residual": True, "stages": 1, "initial_error": 0.3}
+    config = make_config("upgan", **settings, degrade=NOISE, ema=0.0)
+    networks = make_networks(config)
     states = {name: networks[name].state_dict() for name in networks.names()}
     save(Checkpoint(config, store.description(), 7, states), path_of(folder, 7))
     return folder

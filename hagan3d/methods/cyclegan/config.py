@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import UnpairedDataConfig
-from hagan3d.config.method import PatchCriticConfig
+from hagan3d.config.method import PatchDiscriminatorConfig
 
 
 @dataclass(frozen=True)
-class CycleGANConfig(PatchCriticConfig):
+class CycleGANConfig(PatchDiscriminatorConfig):
     """CycleGAN: a generator and a discriminator for each direction, with cycle consistency."""
 
     data_config: ClassVar[type[UnpairedDataConfig]] = UnpairedDataConfig

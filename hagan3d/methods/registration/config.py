@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
-from hagan3d.config.method import PatchCriticConfig
+from hagan3d.config.method import PatchDiscriminatorConfig
 from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
-class RegistrationConfig(PatchCriticConfig):
+class RegistrationConfig(PatchDiscriminatorConfig):
     """Adversarial registration of a moving to a fixed image, the two channels of the source."""
 
     degradations: ClassVar[tuple[str, ...]] = ("misalign",)

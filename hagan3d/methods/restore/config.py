@@ -5,12 +5,12 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import WindowDataConfig
-from hagan3d.config.method import UNetConfig
+from hagan3d.config.method import UNetMethodConfig
 from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
-class RestoreConfig(UNetConfig):
+class RestoreConfig(UNetMethodConfig):
     """Restoration: one generator, a discriminator of whole volumes, and losses by weight."""
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from hagan3d.config.bounds import bounded
-from hagan3d.config.method import PatchCriticConfig, UNetConfig
+from hagan3d.config.method import PatchDiscriminatorConfig, UNetMethodConfig
 
 
 @dataclass(frozen=True)
-class SegANConfig(UNetConfig, PatchCriticConfig):
+class SegANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """SegAN: segmentation with a critic that compares multi-scale features of masked images."""
 
     labels: int = bounded(3, at_least=2, at_most=256)

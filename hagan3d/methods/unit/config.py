@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import UnpairedDataConfig
-from hagan3d.config.method import PatchCriticConfig
+from hagan3d.config.method import PatchDiscriminatorConfig
 
 
 @dataclass(frozen=True)
-class UNITConfig(PatchCriticConfig):
+class UNITConfig(PatchDiscriminatorConfig):
     """UNIT: two variational autoencoders with a shared latent space."""
 
     data_config: ClassVar[type[UnpairedDataConfig]] = UnpairedDataConfig

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import WindowDataConfig
-from hagan3d.config.method import PatchCriticConfig, UNetConfig
+from hagan3d.config.method import PatchDiscriminatorConfig, UNetMethodConfig
 from hagan3d.errors import InputError
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class UPGANConfig(UNetConfig, PatchCriticConfig):
+class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """UP-GAN: a cascade of generators trained one after the other, each guided by the uncertainty of the one before."""
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
