@@ -17,7 +17,6 @@ EXEMPT = {
     ("examples/feature_regression.py", "hagan"): "makes the default config small with --quick",
     ("hagan3d/evaluation/exploration/exploration.py", "unit"): "the physical unit of an attribute, a key of its report",
     ("hagan3d/explore.py", "unit"): "the same key",
-    ("hagan3d/evaluation/translation/measure.py", "registration"): "reads the estimated transform parameters",
 }
 
 

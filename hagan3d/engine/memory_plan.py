@@ -23,6 +23,7 @@ WORKSPACE = 512 * 2**20  # bytes: workspaces of the convolutions
 FRAGMENTATION = 0.08  # of the peak memory: gaps between blocks of the allocator
 
 LARGEST_BATCH = 64  # volumes, upper bound of the search
+LEADING = 0.9  # of the largest peak of a phase: phases with smaller ones are not counted again
 ROUNDING = 1e-3  # of the peak memory: since an allocator rounds up, peaks deviate from lines by less
 
 
@@ -87,28 +88,41 @@ class Plan:
     def largest_batch(self, vram: int) -> int:
         """Return the largest batch without accumulation, up to `LARGEST_BATCH`, that fits ``vram`` bytes; 0: none.
 
-        The peak memory of a phase is the maximum of affine functions of the batch, one for each of its moments, and
-        thus convex: the line through two large batches is a lower bound for smaller ones, and exact for most. Four
-        counts then are enough; where the bound is not exact, bisection takes a few more.
+        The peak memory of a phase is a maximum of affine functions of the batch, thus convex: the line through two
+        small batches is a lower bound for larger ones, and exact for most. Its answer is checked by a count of the
+        phases that need most; where the line is not exact, bisection takes a few more counts.
         """
-        unit = self.config.group
+        unit, train = self.config.group, self.config.train
         units = max(1, LARGEST_BATCH // unit)
-        plan = cache(lambda count: self._with_batch(count * unit))
-        if units == 1 or plan(units).fits(vram):
-            return units * unit if plan(units).fits(vram) else 0
-        middle = (units + 1) // 2
-        ends = [(peak, plan(middle).peaks[name]) for name, peak in plan(units).peaks.items()]
+        second = train.batch_size // unit if train.accumulate == 1 and train.batch_size >= 2 * unit else 2
+        first = max(1, second // 2)
+        if units == 1:
+            return unit if self._at_batch(unit).fits(vram) else 0
+        peaks = {n: self._at_batch(n * unit).peaks for n in (first, second)}
+        lines = {name: (peak, (peaks[second][name] - peak) / (second - first)) for name, peak in peaks[first].items()}
 
-        def bound(count: int) -> float:
-            return max(peak - (units - count) * (peak - before) / (units - middle) for peak, before in ends)
+        @cache
+        def needed(n: int) -> int:
+            if n in peaks:
+                return with_margin(max(peaks[n].values()))
+            bounds = {name: peak + (n - first) * slope for name, (peak, slope) in lines.items()}
+            leading = [name for name, bound in bounds.items() if bound >= LEADING * max(bounds.values())]
+            plan = self._at_batch(n * unit)
+            return with_margin(max(count_step(plan.method, self.num_classes, only=leading).values()))
 
-        fitting = [n for n in range(1, units) if with_margin(bound(n) * (1 - ROUNDING)) <= vram]
-        for count in reversed(fitting[-2:]):
-            if plan(count).fits(vram):
-                return int(count * unit)
-        return bisect_right(fitting[:-2], vram, key=lambda count: plan(count).needed) * unit
+        def bound(n: int) -> int:
+            return with_margin(max(peak + (n - first) * slope for peak, slope in lines.values()) * (1 - ROUNDING))
 
-    def _with_batch(self, batch: int) -> "Plan":
+        fitting = [n for n in range(1, units + 1) if (needed(n) if n in peaks else bound(n)) <= vram]
+        for n in reversed(fitting[-2:]):
+            if needed(n) <= vram:
+                return n * unit
+        return bisect_right(fitting[:-2], vram, key=needed) * unit
+
+    def _at_batch(self, batch: int) -> "Plan":
+        """Return the plan at another batch size, without accumulation."""
+        if (batch, 1) == (self.config.train.batch_size, self.config.train.accumulate):
+            return self
         return self.changed(batch_size=batch, accumulate=1)
 
 
@@ -161,6 +175,8 @@ def _describe(settings: Mapping[str, object]) -> str:
 
 def cheapest(plan: Plan, vram: int) -> tuple[str, Plan] | None:
     """Return the first of the remedies that fits a card of ``vram`` bytes, with its description, or None."""
+    if with_margin(0) > vram:  # not even without tensors
+        return None
     return next((remedy for remedy in remedies(plan) if remedy[1].fits(vram)), None)
 
 

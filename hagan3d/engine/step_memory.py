@@ -1,6 +1,7 @@
 """Peak memory of a training step: the bytes of its tensors, counted on real or fake tensors."""
 
 import contextlib
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -15,13 +16,16 @@ from hagan3d.methods.registry import make_networks
 from hagan3d.peak_memory import PeakMemory
 
 
-def count_step(method: Method, num_classes: int = 0, fake: bool = True) -> dict[str, int]:
+def count_step(
+    method: Method, num_classes: int = 0, fake: bool = True, only: Collection[str] | None = None
+) -> dict[str, int]:
     """Count the peak memory of a training step, by default without computing it.
 
     Args:
         method: The method of a run.
         num_classes: Classes of a conditional model.
         fake: Whether to run the step on fake tensors, which have shapes and no values.
+        only: Names of the phases to count. Default: all.
 
     Returns:
         Peak of each phase by its name, and what is stored between steps as ``static``: weights, Adam's moments, moving
@@ -29,6 +33,7 @@ def count_step(method: Method, num_classes: int = 0, fake: bool = True) -> dict[
         but the slices of them that a step has on the device do.
     """
     config, phases = method.config, method.training_phases()
+    counted = [phase for phase in phases if only is None or phase.name in only]
     peaks: dict[str, int] = {}
     with FakeTensorMode() if fake else contextlib.nullcontext():
         networks = make_networks(config, num_classes)
@@ -42,7 +47,7 @@ def count_step(method: Method, num_classes: int = 0, fake: bool = True) -> dict[
                 _make_moments(updates)
                 lean = [optimizer for optimizer in updates.optimizers.values() if isinstance(optimizer, LeanAdam)]
                 memory.exclude(moment for optimizer in lean for moment in optimizer.offloaded())
-                for phase in (phase for phase in phases if phase.is_active(step)):
+                for phase in (phase for phase in counted if phase.is_active(step)):
                     memory.reset_peak()
                     updates.run(phase, replace(batch, phase=phase.name, step=step))
                     peaks[phase.name] = max(memory.peak, peaks.get(phase.name, 0))

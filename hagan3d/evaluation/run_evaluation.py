@@ -41,6 +41,29 @@ class EvaluateOptions:
     """Whether to replace another evaluation in the same folder."""
 
 
+@dataclass(frozen=True)
+class EvaluationResult:
+    """The result of an evaluation; report.html and metrics.json are in its folder."""
+
+    folder: Path
+    results: dict[str, Any]
+    """The content of metrics.json."""
+    lines: list[str]
+    """Lines that describe the result, with the verdicts."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Value of each metric between generated and held-out volumes, in the first features."""
+        if "features" not in self.results:  # a translation
+            return {name: values["mean"] for name, values in self.results["summary"]["translated"]["whole"].items()}
+        first = next(iter(self.results["features"].values()))
+        return {
+            name: value["value"]
+            for name, value in first["generated vs held-out"].items()
+            if isinstance(value, dict) and "value" in value
+        }
+
+
 def run_evaluation(
     run: Path,
     store: Path,

@@ -115,14 +115,14 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
 
 
 class Errors:
-    """How far a reconstruction is from its volume, summed slab by slab."""
+    """Errors of a reconstruction, accumulated slab by slab."""
 
     def __init__(self) -> None:
         self.voxels, self.absolute, self.squares = 0, 0.0, 0.0
 
-    def add(self, real: np.ndarray, made: np.ndarray) -> None:
-        """Take the same slices of both, in [-1, 1]."""
-        for one, other in zip(thin(real), thin(made), strict=True):
+    def add(self, real: np.ndarray, reconstructed: np.ndarray) -> None:
+        """Add the same slices of both, in [-1, 1]."""
+        for one, other in zip(thin(real), thin(reconstructed), strict=True):
             difference = (other - one).astype(np.float64)
             self.voxels += difference.size
             self.absolute += float(np.abs(difference).sum())
@@ -136,7 +136,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One volume and what became of it."""
+    """One volume, its latent and its reconstruction."""
 
     input: Input
     z: np.ndarray
@@ -164,13 +164,13 @@ def latents(
     """Encode volumes one at a time, sub-volume by sub-volume.
 
     Args:
-        model: The model; its encoders must have been trained.
+        model: The model, with a trained encoder.
         inputs: Volumes on the grid of the model.
         reconstruct: Whether to reconstruct each volume from its latent.
-        depth: Slices of a reconstruction made at a time. Default: as `volume_slabs` has it.
+        depth: Slices per window of a reconstruction. Default: that of the networks.
 
     Raises:
-        InputError: If the model has no encoders, or needs a class that a volume lacks.
+        InputError: If the model has no encoder, or needs a class that a volume lacks.
     """
     check_encoder(model)
     nets, step = model.networks, model.networks.encoder_depth()
@@ -221,48 +221,58 @@ def encode(
     table, and `reconstructions.png`.
 
     Args:
-        model: The model, with E^H and E^G, and with G to reconstruct.
+        model: The model, with its encoder, and its generator to reconstruct.
         inputs: Volumes on the grid of the model.
         out: The folder.
         reconstruct: Whether to reconstruct each volume from its latent.
-        format: Of the reconstructions, which is their ending.
-        depth: Slices of a reconstruction made at a time. Default: as `volume_slabs` has it.
+        format: Ending of the reconstructions.
+        depth: Slices per window of a reconstruction. Default: that of the networks.
 
     Returns:
         Volumes encoded.
 
     Raises:
-        InputError: If the model has no encoders, or needs a class that a volume lacks.
+        InputError: If the model has no encoder, or needs a class that a volume lacks.
     """
     rows: list[list[object]] = []
     zs: list[np.ndarray] = []
     shown: dict[str, list[MiddlePlanes]] = {"real": [], "reconstructed": []}
-    for done in latents(model, inputs, reconstruct, depth):
-        zs.append(done.z)
+    for encoded in latents(model, inputs, reconstruct, depth):
+        zs.append(encoded.z)
         errors: list[str] = []
-        if done.slabs is not None:
-            path = out / "reconstructions" / f"{done.input.id.replace('/', '_')}.{format}"
-            found, real, made = _write(done.slabs, done.input, model.description, path)
-            errors = [f"{value:.6g}" for value in found.result(done.input.lo, done.input.hi).values()]
-            if len(shown["real"]) < SHEET_VOLUMES:
-                shown["real"].append(real)
-                shown["reconstructed"].append(made)
-        rows.append([done.input.id, done.input.split, *errors, *(f"{value:.9g}" for value in done.z)])
+        if encoded.slabs is not None:
+            path = out / "reconstructions" / f"{encoded.input.id.replace('/', '_')}.{format}"
+            errors = _reconstruct(encoded.slabs, encoded.input, model.description, path, shown)
+        rows.append([encoded.input.id, encoded.input.split, *errors, *(f"{value:.9g}" for value in encoded.z)])
     names = ["mae", "psnr_db"] if reconstruct else []
     write_csv(out / "features.csv", ["id", "split", *names, *(f"z{i}" for i in range(zs[0].size))], rows)
-    with replacing(out / "features.npz") as beside, beside.open("wb") as file:
-        np.savez_compressed(
-            file, z=np.stack(zs), id=np.array([row[0] for row in rows]), split=np.array([row[1] for row in rows])
-        )
+    ids, splits = (np.array([row[column] for row in rows]) for column in (0, 1))
+    with replacing(out / "features.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, z=np.stack(zs), id=ids, split=splits)
     if reconstruct:
         comparison_sheet(shown, model.description.affine_array, out / "reconstructions.png")
     return len(rows)
 
 
+def _reconstruct(
+    slabs: Iterator[np.ndarray],
+    item: Input,
+    description: DataDescription,
+    path: Path,
+    shown: dict[str, list[MiddlePlanes]],
+) -> list[str]:
+    """Write a reconstruction, add it to what is shown, and return its errors as text."""
+    errors, real, reconstructed = _write(slabs, item, description, path)
+    if len(shown["real"]) < SHEET_VOLUMES:
+        shown["real"].append(real)
+        shown["reconstructed"].append(reconstructed)
+    return [f"{value:.6g}" for value in errors.result(item.lo, item.hi).values()]
+
+
 def _write(
     slabs: Iterator[np.ndarray], item: Input, description: DataDescription, path: Path
 ) -> tuple[Errors, MiddlePlanes, MiddlePlanes]:
-    """Write a reconstruction as it is made; return its errors, and the middle planes of the real volume and of it."""
+    """Write a reconstruction slab by slab; return its errors, and the middle planes of the real volume and of it."""
     errors, real = Errors(), MiddlePlanes(description.size, description.affine_array)
 
     def compared() -> Iterator[np.ndarray]:
@@ -276,5 +286,5 @@ def _write(
             yield slab
             del slab
 
-    made = write_slabs(compared(), description, path, affine=item.affine, interval=(item.lo, item.hi))
-    return errors, real, made
+    reconstructed = write_slabs(compared(), description, path, affine=item.affine, interval=(item.lo, item.hi))
+    return errors, real, reconstructed

@@ -156,7 +156,7 @@ def generate(
     depth: int | None = None,
     progress: Callable[[Iterator[Sample]], Iterator[Sample]] = lambda items: items,
 ) -> list[Path]:
-    """Write generated volumes, a contact sheet and a table into a folder.
+    """Write generated volumes, a contact sheet and a table into a folder; return the files of the volumes.
 
     Args:
         model: The model, with the networks that generate.
@@ -168,9 +168,6 @@ def generate(
         format: Ending of the files.
         depth: Slices per window. Default: that of the networks.
         progress: Wraps the iteration, to show a bar.
-
-    Returns:
-        The files.
     """
     paths: list[Path] = []
     shown: list[MiddlePlanes] = []

@@ -79,6 +79,10 @@ class TranslationNetworks(NetworkSet):
             statistics: Statistics ``[B]`` of the whole volumes; None: ``source`` is whole, compute them from it.
         """
 
+    def estimate(self, source: Tensor) -> Tensor:
+        """If it registers: estimate the transform parameters ``[B, 6 or 12]`` of sources ``[B, Cs, D, H, W]``."""
+        raise NotImplementedError
+
     def finalize(self, blended: Translation) -> Translation:
         """Turn an output of `translate`, after windows were blended, into the final translation."""
         return blended

@@ -150,10 +150,7 @@ except SystemExit as done:
     assert not done.code
 print(time.process_time(), *(name for name in ("torch", "monai", "sklearn", "scipy") if name in sys.modules))
 """
-QUICK = ("augment", "demo", "encode", "generate", "plan", "train", "translate")
-
-
-@pytest.mark.parametrize("command", QUICK)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_takes_less_than_a_second_and_does_not_import_torch(command):
     script = HELP.format(module=f"hagan3d.{command}")
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.config import AugmentConfig, DataConfig
+from hagan3d.config import AugmentConfig, SubvolumeDataConfig
 from hagan3d.data.batches.steps import sample_index
 from hagan3d.data.batches.subvolumes import BatchSource, choose_start
 from hagan3d.data.store.store import Store
@@ -146,7 +146,7 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_asked_for(source, m
 
 
 def test_a_source_of_a_config_is_the_one_written_out(small_store):
-    data = DataConfig(size=(32, 32, 32), subvolume_depth=8, sampling="uniform", augment=AugmentConfig(noise=0.1))
+    data = SubvolumeDataConfig(subvolume_depth=8, subvolume_sampling="uniform", augment=AugmentConfig(noise=0.1))
     made = BatchSource.from_config(Store(small_store), data, batch_size=2, seed=5, whole=False, rank=1, world_size=2)
     expected = BatchSource(
         made.store, "train", 8, 2, 5, AugmentConfig(noise=0.1), sampling="uniform", whole=False, rank=1, world_size=2

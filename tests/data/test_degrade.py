@@ -97,7 +97,7 @@ def test_a_thick_slice_is_the_mean_of_its_thin_ones(volume):
 
 @pytest.mark.parametrize("name, value", [("acceleration", 0.5), ("dose", 0.0), ("moves", 0), ("thickness", 0)])
 def test_settings_that_cannot_work_are_named(name, value):
-    with pytest.raises(InputError, match=f"data.degrade.{name}: want"):
+    with pytest.raises(InputError, match=f"data.degrade.{name}: must be"):
         dataclasses.replace(DegradeConfig(), **{name: value})
     with pytest.raises(InputError, match="a centre of 0.5"):
         DegradeConfig(kind="undersample", centre=0.5)

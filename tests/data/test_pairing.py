@@ -129,7 +129,7 @@ def test_domains_are_drawn_from_each_side_and_never_paired(folders, tmp_path):
             assert store.subjects[found[0]] != store.subjects[found[1]]
     with pytest.raises(InputError, match="two unpaired domains; train"):
         BatchSource(store, "train", 8, 4, 0)
-    with pytest.raises(InputError, match="two unpaired domains; use --data.paired false"):
+    with pytest.raises(InputError, match="two domains without pairs"):
         PairSource(store, "train", 4, 0)
 
 

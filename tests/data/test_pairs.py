@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.config import AugmentConfig, DataConfig, DegradeConfig
+from hagan3d.config import AugmentConfig, DegradeConfig, WindowDataConfig
 from hagan3d.data.batches.degrade import degrade
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.store.store import Store
@@ -119,6 +119,6 @@ def test_every_volume_once_a_pass(store):
 
 
 def test_a_source_of_a_config_is_the_one_written_out(store):
-    data = DataConfig(size=(32, 32, 32), window="hierarchical", subvolume_depth=8, degrade=MOTION, fraction=0.5)
+    data = WindowDataConfig(window="hierarchical", subvolume_depth=8, degrade=MOTION, fraction=0.5)
     made = PairSource.from_config(store, data, batch_size=2, seed=5, rank=1, world_size=2)
     assert made == PairSource(store, "train", 2, 5, MOTION, fraction=0.5, depth=8, with_low=True, rank=1, world_size=2)

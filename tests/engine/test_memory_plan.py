@@ -22,7 +22,7 @@ def make_plan(**settings):
 def line(monkeypatch):
     """Memory as a simple function of the settings, so that the search is tested and not the count."""
 
-    def count(method, num_classes=0):
+    def count(method, num_classes=0, fake=True, only=None):
         config, train = method.config, method.train
         activations = train.batch_size // train.accumulate * config.data.depth
         for saves in (train.recompute_norms, train.checkpointing, train.precision == "bf16"):
@@ -66,7 +66,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(line):
 def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monkeypatch, config, unit, largest):
     known, counts = {}, []
 
-    def count(method, num_classes):
+    def count(method, num_classes, fake=True, only=None):
         batch = method.config.train.batch_size
         counts.append(batch)
         if batch not in known:
@@ -86,7 +86,8 @@ def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monke
 
 
 def test_the_largest_batch_is_found_where_memory_is_not_affine(monkeypatch):
-    def count(method, num_classes):  # flat, as where the optimizer needs more than the losses; then a line
+    # flat, as where the optimizer needs more than the losses; then a line
+    def count(method, num_classes, fake=True, only=None):
         return {"g": max(200, 20 * method.config.train.batch_size) * 2**20, "static": 100 * 2**20}
 
     monkeypatch.setattr(planning, "count_step", count)

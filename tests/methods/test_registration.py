@@ -55,7 +55,7 @@ def test_misalignments_differ_by_step_and_are_reproducible(store):
     assert torch.equal(one.misalignment, again.misalignment) and not torch.equal(one.misalignment, two.misalignment)
     assert one.misalignment[:, :3].abs().max() <= 25 and one.misalignment[:, 3:6].abs().max() <= 8
     assert not one.misalignment[:, 6:].any()
-    parts = list(one.parts(2))
+    parts = list(one.micro_batches(2))
     assert torch.equal(torch.cat([part.misalignment for part in parts]), one.misalignment)
 
 

@@ -65,7 +65,7 @@ def test_augmented_maps_move_with_their_volumes_and_keep_their_labels(pairs):
     change = AugmentConfig(flip_axes=("D", "W"), rotate_deg=20, shift=0.1, contrast=0.3, noise=0.1)
     store, found = Store(pairs / "s.h5"), []
     for key in range(2):
-        pair = Pairs(store).pair(0, change=change, change_key=key)
+        pair = Pairs(store).pair(0, augmentation=change, augmentation_seed=key)
         assert set(pair.target.unique().tolist()) <= {-1.0, 0.0, 1.0}
         levels = [float(pair.source[pair.target == x].mean()) for x in (-1, 0, 1)]
         assert levels[1] - levels[0] > 0.4 and levels[2] - levels[1] > 0.4

@@ -170,7 +170,7 @@ def test_windows_in_training_are_those_of_inference(small_store, tmp_path):
     trainer = make_trainer(small_store, tmp_path, windowed("upgan", steps=2, ema=0.0))
     trainer.run()
     batch, method, seen = trainer.source.batch(5), make_method(trainer.config), []
-    whole = dataclasses.replace(trainer.source, depth=0, anchored=False).batch(5).source[0]
+    whole = dataclasses.replace(trainer.source, depth=0, with_low=False).batch(5).source[0]
     model = files.load_translation(tmp_path)
     assert set(model.loaded) == {"g_1", "g_2", "low_resolution"}
     with torch.no_grad():

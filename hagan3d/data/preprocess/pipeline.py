@@ -68,16 +68,14 @@ def prepare(
     an uninterrupted call, byte for byte. A complete store of the same settings and files is kept.
 
     Args:
-        inputs: Folders, lists or files (`find_volumes`), or `VolumeFile` objects, such as pairs
-            (`hagan3d.data.preprocess.pairing`).
+        inputs: Folders, lists or files (`find_volumes`), or `VolumeFile` objects, such as pairs.
         output: The .h5 file to write; with `config.shard` the folder of the shards.
         config: Settings.
         progress: Whether to show a progress bar on stderr.
         sources_as: Intensities of the sources of pairs, or of the source domain.
 
     Raises:
-        InputError: With one line per unusable file, unless `config.skip_bad`; or if there is a store of other settings
-            or files at `output`.
+        InputError: With one line per unusable file, unless `config.skip_bad`; or if `output` is another store.
     """
     check_orientation(config.orientation)
     path = _output_path(Path(output), config)
@@ -86,11 +84,10 @@ def prepare(
     folder = path.with_name(f".{path.name}.cache")
     if path.exists():
         return _check_finished(path, settings, listed, folder)
-    subjects = {file.id: listed.subject(file, config.subject) for file in listed.labelled}
-    state = {file.id: _state(settings, listed, file) for file in listed.labelled}
-    tasks = [
-        _task(listed, file, config, sources_as, folder / f"{_key(state[file.id])}.npz") for file in listed.labelled
-    ]
+    files = listed.labelled
+    subjects = {file.id: listed.subject(file, config.subject) for file in files}
+    state = {file.id: _state(settings, listed, file) for file in files}
+    tasks = [_task(listed, file, config, sources_as, folder / f"{_key(state[file.id])}.npz") for file in files]
     hashes, problems = _checked(tasks, state, folder, config, progress)
     problems = listed.problems + problems
     usable = [task for task in tasks if task.file.id in hashes]
@@ -100,10 +97,8 @@ def prepare(
     with _cache_folder(folder, state, hashes):
         _write_cache_files(usable, config, progress)
         records = [_record(task, listed, subjects[task.file.id], hashes, config) for task in usable]
-        sheet = path.with_suffix(".png")
-        _write_sheet(sheet, usable, records)
-        left_out = [file.id for file in listed.files if file.id not in hashes]
-        _write(path, settings, records, usable, left_out)
+        _write_sheet(sheet := path.with_suffix(".png"), usable, records)
+        _write(path, settings, records, usable, [file.id for file in listed.files if file.id not in hashes])
     return Prepared(path, len(records), tuple(problems), sheet)
 
 

@@ -81,12 +81,12 @@ def select_volumes(model: Model, store: Store, limit: int) -> RealIndices:
 def explore_attribute(
     model: Model, store: Store, name: str, out: Path, config: ExploreConfig, progress: ProgressCallback = no_progress
 ) -> AttributeExploration:
-    """Fit the direction of an attribute, walk along it, and measure whether the attribute changes.
+    """Fit the direction of the attribute ``name``, walk along it, and measure whether the attribute changes.
 
     Writes `explore.json` (the returned results), `direction.npz` and the files of `walk`.
 
     Args:
-        model: The model, with G, and with its encoders unless all latents are samples of the prior.
+        model: The model, with its encoder unless all latents are samples of the prior.
         store: Real volumes.
         name: Name of the attribute.
         out: Output folder.
@@ -101,8 +101,7 @@ def explore_attribute(
     used = select_volumes(model, store, config.limit)
     measurement = measurement_for(store, used.train, used.held_out, name, config, progress)
     z, y, groups, scale = _population(model, store, measurement, config, progress)
-    covariance = model.networks.prior_covariance().double().cpu().numpy() if config.source == "generated" else None
-    direction = attribute_direction(z, scale.score(y), groups, covariance=covariance)
+    direction = attribute_direction(z, scale.score(y), groups, covariance=_latent_covariance(model, config))
     starts = _starts(model, store, used, config)
     frames = walk(
         model,
@@ -115,9 +114,9 @@ def explore_attribute(
     )
     _write_direction(direction.direction, scale, out / "direction.npz")
     results = AttributeExploration(
-        origin=_origin(model, store, config),
-        measurement=measurement,
-        direction=direction,
+        _origin(model, store, config),
+        measurement,
+        direction,
         volumes=len(y),
         length=length_of(model, z),
         walked=_ends(y, config.span),
@@ -125,6 +124,13 @@ def explore_attribute(
         scores=_walk_scores(frames, starts),
     )
     return _write(results, out)
+
+
+def _latent_covariance(model: Model, config: ExploreConfig) -> np.ndarray | None:
+    """Return the covariance of the prior if directions are fitted on its samples; else it is estimated."""
+    if config.source != "generated":
+        return None
+    return model.networks.prior_covariance().double().cpu().numpy()
 
 
 def _write_direction(direction: Direction, scale: Scale, path: Path) -> None:

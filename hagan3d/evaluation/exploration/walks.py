@@ -57,7 +57,7 @@ class WalkFrame:
     file: str
 
 
-class Reader(Protocol):
+class AttributeReader(Protocol):
     """Measures an attribute of a volume."""
 
     def read(self, x: np.ndarray, interval: tuple[float, float], affine: np.ndarray) -> tuple[float, np.ndarray | None]:
@@ -93,7 +93,7 @@ def walk(
     *,
     title: str,
     caption: Callable[[WalkStop, float | None], Sequence[str]],
-    reader: Reader | None = None,
+    reader: AttributeReader | None = None,
     task: str = "walk",
     progress: ProgressCallback = no_progress,
 ) -> list[WalkFrame]:

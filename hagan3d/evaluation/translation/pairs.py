@@ -33,7 +33,6 @@ from hagan3d.evaluation.translation.results import (
     VolumeErrors,
 )
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
-from hagan3d.methods.registration.networks import RegistrationNetworks
 from hagan3d.networks.translation import Translation
 
 PAIR_PROTOCOL_VERSION = 1
@@ -217,7 +216,7 @@ class _PairEvaluator:
     def _misalignment(self, source: Tensor, truth: Tensor) -> dict[str, dict[str, float]]:
         """Errors of the transform parameters: of the identity (``before``) and of the model's estimate (``after``)."""
         networks = self.model.networks
-        if not isinstance(networks, RegistrationNetworks):
+        if not networks.registers:
             return {}
         with torch.no_grad():
             estimate = networks.estimate(source[None].to(self.translator.device))[0].cpu()

@@ -1,0 +1,110 @@
+"""The public API: `import hagan3d` is light, and its objects do what the commands do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+import hagan3d as h3
+from hagan3d import cli, generate
+from hagan3d.errors import InputError
+
+TINY = {"latent_dim": 8, "channels": 64, "d_channels": 64, "minibatch_std": 2}
+TRAIN = {"steps": 2, "batch_size": 2, "device": "cpu"}
+
+
+def test_importing_costs_nothing_and_changes_no_environment():
+    script = (
+        "import os, sys; before = dict(os.environ); import hagan3d; "
+        "print(sorted({'torch', 'numpy', 'h5py', 'yaml', 'jsonargparse'} & set(sys.modules)), before == dict(os.environ))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[] True"
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        _ = h3.Nothing
+
+
+def test_the_package_is_typed():
+    assert (Path(h3.__file__).parent / "py.typed").is_file()
+
+
+@pytest.fixture(scope="module")
+def trained(small_store, tmp_path_factory):
+    """A tiny run trained by the API; the same call again resumes."""
+    out = tmp_path_factory.mktemp("api") / "run"
+    config = h3.Config.load("hagan_32", hagan=TINY, data={"store": str(small_store)}, train=TRAIN)
+    assert h3.Run(config, out).train()
+    longer = h3.Config.load("hagan_32", hagan=TINY, data={"store": str(small_store)}, train=TRAIN | {"steps": 3})
+    assert h3.Run(longer, out).train()
+    return out
+
+
+def test_a_store_is_prepared_once(small_store, tmp_path):
+    inputs, out = small_store.parent, tmp_path / "s.h5"
+    settings = {"size": (32, 32, 32), "intensity": "window", "validation": 0.0, "workers": 1}
+    store = h3.Store.prepare(inputs, out, **settings)
+    written = out.stat().st_mtime_ns
+    assert len(h3.Store.prepare(inputs, out, **settings)) == len(store) == 8
+    assert out.stat().st_mtime_ns == written
+
+
+def test_a_plan_tells_whether_a_run_fits():
+    config = h3.Config.load("hagan_32", hagan=TINY)
+    assert "fits" in config.plan("16GB") and "does not fit" in config.plan("1GB")
+
+
+def test_settings_are_checked():
+    with pytest.raises(InputError, match="train.steps: must be at least 1, got 0"):
+        h3.Config.load("hagan_32", train={"steps": 0})
+    with pytest.raises(InputError, match="known: "):
+        h3.Config.load("hagan_32", train={"stepps": 1})
+    with pytest.raises(InputError, match="no such config"):
+        h3.Config.load("hagan_33")
+
+
+def test_volumes_are_those_of_the_command(trained, tmp_path):
+    model = h3.Model.load(trained, device="cpu")
+    volumes = model.generate(2, seed=3)
+    assert volumes.numpy().shape == (2, 32, 32, 32) and len(volumes) == 2
+    assert cli.run(generate.main, f"{trained} --seeds 3-4 --out {tmp_path / 'a'} --device cpu".split()) == 0
+    saved = volumes.save(tmp_path / "b")
+    commanded = sorted((tmp_path / "a").glob("volume-*.nii.gz"))
+    assert len(saved) == len(commanded) == 2
+    for one, other in zip(saved, commanded, strict=True):
+        left, right = nibabel.load(one), nibabel.load(other)
+        np.testing.assert_allclose(left.get_fdata(), right.get_fdata(), atol=0.01)
+        np.testing.assert_allclose(left.affine, right.affine)
+    np.testing.assert_allclose(np.abs(volumes.affine[:3, :3]).max(axis=1), 2.0)
+
+
+def test_encoding_and_decoding(trained, small_store):
+    model = h3.Model.load(trained, device="cpu")
+    z = model.encode(h3.Store(small_store))
+    assert z.shape == (8, 8)
+    np.testing.assert_array_equal(z, model.encode(small_store))
+    decoded = model.decode(z[:2])
+    assert decoded.numpy().shape == (2, 32, 32, 32)
+    assert model.encode(decoded).shape == (2, 8)
+
+
+def test_what_a_model_cannot_do_is_one_line(trained, tmp_path):
+    with pytest.raises(InputError, match="train one by"):
+        h3.Model.load(tmp_path / "nothing")
+    with pytest.raises(InputError, match="trained without classes"):
+        h3.Model.load(trained, device="cpu").generate(1, class_name="severe")
+
+
+def test_evaluation_has_its_metrics_by_name(phantom_run, phantom_store, tmp_path):
+    result = h3.Model.load(phantom_run, device="cpu").evaluate(
+        h3.Store(phantom_store), tmp_path, features="random", num=6, bootstrap=2, kid_subsets=2, pairs=2, reconstructions=1
+    )
+    assert {"kid", "mmd", "precision", "recall"} <= set(result.metrics)
+    assert (result.folder / "report.html").is_file() and result.lines
+    assert os.path.samefile(result.folder, tmp_path)
