@@ -227,7 +227,8 @@ struct Workspace {
 Tensor winograd_conv(const Tensor& x, const Tensor& folded, const std::optional<Tensor>& bias, int64_t padding,
                      int64_t slab_bytes) {
   const int64_t c_in = x.size(1), c_out = folded.size(0) / (kFiltered * kTaps);
-  STD_TORCH_CHECK(folded.size(1) == c_in, "winograd_conv: want weights for ", c_in, " channels, got ", folded.size(1));
+  STD_TORCH_CHECK(folded.size(1) == c_in, "winograd_conv: expected weights for ", c_in, " channels, got ",
+                  folded.size(1));
   const Grid grid(x, c_out, padding, slab_bytes);
   const Tensor y = torch::stable::new_empty(x, {grid.B, c_out, grid.depth, grid.H, grid.W});
   dispatch_precise(x.scalar_type(), [&](auto tag) {
@@ -238,13 +239,10 @@ Tensor winograd_conv(const Tensor& x, const Tensor& folded, const std::optional<
       T* from = workspaces[worker].x.get(kFiltered * grid.step(s, c_in));
       T* to = workspaces[worker].y.get(kFiltered * grid.step(s, c_out));
       filter_slab(grid, s, data<T>(x), c_in, from);
-      for (int k = 0; k < kFiltered; ++k) {
-        const auto a = weights(data<T>(folded), c_out, c_in, k, 0);
-        const auto b = filtered<const T>(from, grid, s, c_in, k);
-        const auto c = filtered(to, grid, s, c_out, k);
-        multiply(Product<T>{a.at, c_in, 1, c_out * c_in, b.at, b.stride, c.at, c.stride, c_out, c.columns, c_in, kTaps,
-                            false});
-      }
+      for (int k = 0; k < kFiltered; ++k)
+        for (int tap = 0; tap < kTaps; ++tap)
+          multiply(weights(data<T>(folded), c_out, c_in, k, tap).tensor(),
+                   filtered(from, grid, s, c_in, k, tap).tensor(), filtered(to, grid, s, c_out, k).tensor(), tap > 0);
       combine_slab<T>(grid, s, to, bias ? data<T>(*bias) : nullptr, c_out, mutable_data<T>(y));
     };
     run_slabs(grid.count(), workspaces.size(), work);
@@ -260,22 +258,22 @@ Tensor winograd_conv_weight(const Tensor& grad, const Tensor& x, int64_t padding
   dispatch_precise(x.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
     const int64_t workers = size > kMostSums ? 1 : workers_for(grid.count());
-    std::vector<T> partial((workers - 1) * size, T(0));
+    const Tensor partial = torch::stable::new_zeros(sums, {(workers - 1) * size});  // aligned, as all tensors
     std::vector<Workspace<T>> workspaces(workers);
     const auto work = [&](int64_t worker, int64_t i) {
       const Slab s = grid.at(i);
       T* from = workspaces[worker].x.get(kFiltered * grid.step(s, c_in));
       T* to = workspaces[worker].y.get(kFiltered * grid.step(s, c_out));
-      T* sum = worker ? partial.data() + (worker - 1) * size : mutable_data<T>(sums);
+      T* sum = worker ? mutable_data<T>(partial) + (worker - 1) * size : mutable_data<T>(sums);
       filter_slab(grid, s, data<T>(x), c_in, from);
       adjoint_slab(grid, s, data<T>(grad), c_out, to);
       for (int k = 0; k < kFiltered; ++k)
         for (int tap = 0; tap < kTaps; ++tap)
-          add_outer(filtered(to, grid, s, c_out, k), filtered(from, grid, s, c_in, k, tap),
-                    weights(sum, c_out, c_in, k, tap));
+          multiply(filtered(to, grid, s, c_out, k).tensor(), filtered(from, grid, s, c_in, k, tap).tensor(true),
+                   weights(sum, c_out, c_in, k, tap).tensor(), true);
     };
     run_slabs(grid.count(), workers, work);
-    for (size_t i = 0; i < partial.size(); ++i) mutable_data<T>(sums)[i % size] += partial[i];
+    for (int64_t i = 0; i < partial.numel(); ++i) mutable_data<T>(sums)[i % size] += data<T>(partial)[i];
   });
   return sums;
 }
