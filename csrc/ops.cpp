@@ -30,9 +30,6 @@ STABLE_TORCH_LIBRARY(hagan3d, m) {
       "-> (Tensor, Tensor, Tensor)");
 
   // `slab_bytes`: target size of the working set of a thread
-  m.def("winograd_conv(Tensor x, Tensor folded, Tensor? bias, int padding, int slab_bytes) -> Tensor");
-  m.def("winograd_conv_weight(Tensor grad, Tensor x, int padding, int slab_bytes) -> Tensor");
-
   m.def("winograd_upsample(Tensor x, Tensor folded, Tensor? bias, int trim, int slab_bytes) -> Tensor");
   m.def("winograd_upsample_x(Tensor grad, Tensor folded, int trim, int slab_bytes) -> Tensor");
   m.def("winograd_upsample_weight(Tensor grad, Tensor x, int trim, int slab_bytes) -> Tensor");

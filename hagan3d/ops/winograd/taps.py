@@ -1,4 +1,4 @@
-"""Weight transform of the Winograd convolutions: linear combinations of the 27 taps of a kernel."""
+"""Weight transform of the Winograd up-convolution: linear combinations of the 27 taps of a kernel."""
 
 import torch
 from torch import Tensor
