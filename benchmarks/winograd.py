@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hagan3d import cli, ops
+from hagan3d import ops, run_settings
 from hagan3d.config import Config
 from hagan3d.data.batches.subvolumes import Batch
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_method, make_networks
 from hagan3d.ops.winograd import dispatch
 
 ON, OFF = "on", "off (HAGAN3D_WINOGRAD=0)"
@@ -80,11 +79,7 @@ def describe() -> str:
 
 def load_config(path: Path, batch: int | None) -> Config:
     """Read a config file; precision becomes fp32, since there is no Winograd kernel for bf16."""
-    parser = cli.parser("winograd", "")
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Config)
-    arguments = parser.instantiate(parser.parse_args(["--config", str(path)]))
-    config = Config(**{name: getattr(arguments, name) for name in Config.__dataclass_fields__})
+    config = run_settings.load_config(path)
     size = batch or config.train.batch_size
     train = dataclasses.replace(config.train, precision="fp32", batch_size=size, accumulate=1)
     return dataclasses.replace(config, train=train)
@@ -93,25 +88,25 @@ def load_config(path: Path, batch: int | None) -> Config:
 def make_step(config: Config) -> Step:
     """Return a function that runs the training step of a given number, and returns its loss terms."""
     torch.manual_seed(0)
-    size, count, factor = config.data.size, config.train.batch_size, config.data.factor
-    networks = Networks(size, config.data.depth, config.model)
-    recipe = hagan.recipe(config.train)
-    updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
+    size, depth, factor, count = config.data.size, config.data.depth, config.data.factor, config.train.batch_size
+    method = make_method(config)
+    phases = method.training_phases()
+    updates = Updates(config.train, phases, make_networks(config), torch.device("cpu"))
     batch = RandomBatch(
-        window=torch.rand(count, 1, config.data.depth, *size[1:]) * 2 - 1,
+        window=torch.rand(count, 1, depth, *size[1:]) * 2 - 1,
         low=torch.rand(count, 1, *(side // factor for side in size)) * 2 - 1,
-        start=torch.arange(count) * factor % (size[0] - config.data.depth),
+        start=torch.arange(count) * factor % (size[0] - depth),
         label=torch.zeros(count, dtype=torch.int64),
         samples=tuple(range(count)),
         length=size[0],
         seed=0,
         step=0,
-        state=recipe.state,
+        state=method.initial_state(),
     )
 
     def step(number: int) -> dict[str, float]:
         terms: dict[str, float] = {}
-        for phase in recipe.phases_at(number):
+        for phase in (phase for phase in phases if phase.is_due(number)):
             values = updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=number))
             terms |= {f"{phase.name}/{name}": value.item() for name, value in values.items()}
         return terms
