@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hagan3d import ops
 
@@ -82,7 +81,6 @@ def all_cases(device: torch.device) -> Iterator[Case]:
     yield from likelihood_cases(device)
     yield from window_cases(device)
     yield from up_convolution_cases(device)
-    yield from convolution_cases(device)
     yield from norm_cases(device)
 
 
@@ -143,24 +141,6 @@ def up_convolution_cases(device: torch.device) -> Iterator[Case]:
         }
         name = f"upsample_conv3d, {c_in}->{c_out}, {batch} x {side}^3 -> {2 * side}^3, forward + backward"
         yield Case(name, variants, (x, weight, bias))
-
-
-def convolution_cases(device: torch.device) -> Iterator[Case]:
-    for c_in, c_out, size in (
-        (128, 64, (32, 32, 32)),
-        (64, 32, (64, 64, 64)),
-        (32, 32, (16, 128, 128)),
-        (64, 64, (16, 16, 16)),
-        (16, 1, (32, 32, 32)),
-    ):
-        x = torch.randn(1, c_in, *size, device=device, requires_grad=True)
-        weight = (torch.randn(c_out, c_in, 3, 3, 3, device=device) / math.sqrt(27 * c_in)).requires_grad_()
-        bias = torch.zeros(c_out, device=device, requires_grad=True)
-        eager = partial(F.conv3d, padding=1)
-        ours = partial(ops.conv3d, padding=(1, 1, 1))
-        variants = {"eager": eager, "eager, channels last": _channels_last(eager), "ours": ours}
-        shape = " x ".join(map(str, size))
-        yield Case(f"conv3d of 3^3 taps, {c_in}->{c_out}, {shape}, forward + backward", variants, (x, weight, bias))
 
 
 def norm_cases(device: torch.device) -> Iterator[Case]:

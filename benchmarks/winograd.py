@@ -1,9 +1,9 @@
-"""Does each Winograd part speed up a whole training step on the CPU? Steps with and without it, interleaved in one run.
+"""Does Winograd speed up a whole training step on the CPU? Steps with and without it, interleaved in one run.
 
 A step is that of `hagan3d train` on random volumes, with the real schedule of phases and penalties. Every round runs
-the same step number with each set of enabled parts, in rotating order. The first step must give the same loss terms.
-The gain of a part is the time without it, divided by the time with everything on. With one thread, times are CPU
-times of the process, so that other processes on the machine disturb them less; the fastest step is disturbed least.
+the same step number with and without it, in rotating order. The first step must give the same loss terms. The gain is
+the time without it, divided by the time with it. With one thread, times are CPU times of the process, so that other
+processes on the machine disturb them less; the fastest step is disturbed least.
 """
 
 import argparse
@@ -15,35 +15,20 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from hagan3d import cli, ops
+from hagan3d import ops, run_settings
 from hagan3d.config import Config
 from hagan3d.data.batches.subvolumes import Batch
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
-from hagan3d.methods.hagan import losses as hagan
-from hagan3d.methods.hagan.networks import Networks
+from hagan3d.methods.registry import make_method, make_networks
 from hagan3d.ops.winograd import dispatch
 
-ALL_ON, ALL_OFF = "all on", "all off (HAGAN3D_WINOGRAD=0)"
-NEVER = 1 << 62
-# Each variant overrides names of `dispatch`: the parts that are enabled, or the threshold of one rule.
-VARIANTS: dict[str, dict[str, Any]] = {
-    ALL_ON: {},
-    "upsample off": {"ENABLED": frozenset({dispatch.CONV})},
-    "conv off": {"ENABLED": frozenset({dispatch.UPSAMPLE})},
-    ALL_OFF: {"ENABLED": frozenset()},
-}
-RULES: dict[str, dict[str, Any]] = {
-    "conv off for many channels": {"MANY_CHANNELS": NEVER},
-    "conv off to few channels": {"TO_FEW_IN_CHANNELS": NEVER},
-    "conv off for small volumes": {"SLOW_CHANNELS": NEVER},
-}
-DEFAULTS = {name: getattr(dispatch, name) for values in (VARIANTS | RULES).values() for name in values}
+ON, OFF = "on", "off (HAGAN3D_WINOGRAD=0)"
+VARIANTS = {ON: True, OFF: False}  # values of `dispatch.ENABLED`
 Step = Callable[[int], dict[str, float]]
 
 
@@ -66,19 +51,18 @@ def main() -> None:
     parser.add_argument("configs", type=Path, nargs="+", help="Config files of method hagan, run in fp32.")
     parser.add_argument("--batch", type=int, help="Volumes per step, if not that of the config.")
     parser.add_argument("--rounds", type=int, default=16, help="Timed steps per variant, after one to warm up.")
-    parser.add_argument("--rules", action="store_true", help="Also switch off each rule of the predicate by itself.")
     a = parser.parse_args()
     print(f"$ {' '.join(['python', *sys.argv])}")
     print(describe())
     for path in a.configs:
         config = load_config(path, a.batch)
         check_same_terms(config)
-        times = interleaved(make_step(config), VARIANTS | RULES if a.rules else VARIANTS, a.rounds)
+        times = interleaved(make_step(config), VARIANTS, a.rounds)
         print(f"\n{path}, {'x'.join(map(str, config.data.size))}, batch {config.train.batch_size}, {a.rounds} rounds")
         print(f"  {'':30} {'median s':>9} {'fastest s':>9} {'gain, medians':>14} {'gain, fastest':>14}")
         for name, seconds in times.items():
             median, fastest = statistics.median(seconds), min(seconds)
-            gains = median / statistics.median(times[ALL_ON]), fastest / min(times[ALL_ON])
+            gains = median / statistics.median(times[ON]), fastest / min(times[ON])
             print(f"  {name:30} {median:9.3f} {fastest:9.3f} {gains[0]:14.3f} {gains[1]:14.3f}")
         sys.stdout.flush()
 
@@ -95,11 +79,7 @@ def describe() -> str:
 
 def load_config(path: Path, batch: int | None) -> Config:
     """Read a config file; precision becomes fp32, since there is no Winograd kernel for bf16."""
-    parser = cli.parser("winograd", "")
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Config)
-    arguments = parser.instantiate(parser.parse_args(["--config", str(path)]))
-    config = Config(**{name: getattr(arguments, name) for name in Config.__dataclass_fields__})
+    config = run_settings.load_config(path)
     size = batch or config.train.batch_size
     train = dataclasses.replace(config.train, precision="fp32", batch_size=size, accumulate=1)
     return dataclasses.replace(config, train=train)
@@ -108,25 +88,25 @@ def load_config(path: Path, batch: int | None) -> Config:
 def make_step(config: Config) -> Step:
     """Return a function that runs the training step of a given number, and returns its loss terms."""
     torch.manual_seed(0)
-    size, count, factor = config.data.size, config.train.batch_size, config.data.factor
-    networks = Networks(size, config.data.depth, config.model)
-    recipe = hagan.recipe(config.train)
-    updates = Updates(config.train, recipe.phases, networks, torch.device("cpu"))
+    size, depth, factor, count = config.data.size, config.data.depth, config.data.factor, config.train.batch_size
+    method = make_method(config)
+    phases = method.training_phases()
+    updates = Updates(config.train, phases, make_networks(config), torch.device("cpu"))
     batch = RandomBatch(
-        window=torch.rand(count, 1, config.data.depth, *size[1:]) * 2 - 1,
+        window=torch.rand(count, 1, depth, *size[1:]) * 2 - 1,
         low=torch.rand(count, 1, *(side // factor for side in size)) * 2 - 1,
-        start=torch.arange(count) * factor % (size[0] - config.data.depth),
+        start=torch.arange(count) * factor % (size[0] - depth),
         label=torch.zeros(count, dtype=torch.int64),
         samples=tuple(range(count)),
         length=size[0],
         seed=0,
         step=0,
-        state=recipe.state,
+        state=method.initial_state(),
     )
 
     def step(number: int) -> dict[str, float]:
         terms: dict[str, float] = {}
-        for phase in recipe.phases_at(number):
+        for phase in (phase for phase in phases if phase.is_due(number)):
             values = updates.run(phase, dataclasses.replace(batch, phase=phase.name, step=number))
             terms |= {f"{phase.name}/{name}": value.item() for name, value in values.items()}
         return terms
@@ -135,9 +115,8 @@ def make_step(config: Config) -> Step:
 
 
 def select(variant: str) -> None:
-    """Set the names of `dispatch` that a variant overrides, and reset the others."""
-    for name, value in (DEFAULTS | (VARIANTS | RULES)[variant]).items():
-        setattr(dispatch, name, value)
+    """Switch the Winograd kernels on or off."""
+    dispatch.ENABLED = VARIANTS[variant]
 
 
 def check_same_terms(config: Config) -> None:
@@ -146,7 +125,7 @@ def check_same_terms(config: Config) -> None:
     for name in VARIANTS:
         select(name)
         terms[name] = make_step(config)(0)
-    expected = terms[ALL_OFF]
+    expected = terms[OFF]
     for name, found in terms.items():
         for term, value in found.items():  # Adam's first step has the sign of each gradient, however small that is
             if not abs(value - expected[term]) <= 1e-2 * abs(expected[term]) + 1e-3:

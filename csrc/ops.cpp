@@ -29,13 +29,7 @@ STABLE_TORCH_LIBRARY(hagan3d, m) {
       "rms_norm_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, bool relu, float eps) "
       "-> (Tensor, Tensor, Tensor)");
 
-  m.def("fold_taps(Tensor weight, Tensor taps) -> Tensor");
-  m.def("unfold_taps(Tensor folded, Tensor taps) -> Tensor");
-
   // `slab_bytes`: target size of the working set of a thread
-  m.def("winograd_conv(Tensor x, Tensor folded, Tensor? bias, int padding, int slab_bytes) -> Tensor");
-  m.def("winograd_conv_weight(Tensor grad, Tensor x, int padding, int slab_bytes) -> Tensor");
-
   m.def("winograd_upsample(Tensor x, Tensor folded, Tensor? bias, int trim, int slab_bytes) -> Tensor");
   m.def("winograd_upsample_x(Tensor grad, Tensor folded, int trim, int slab_bytes) -> Tensor");
   m.def("winograd_upsample_weight(Tensor grad, Tensor x, int trim, int slab_bytes) -> Tensor");

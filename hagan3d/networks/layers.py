@@ -89,7 +89,7 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor, trim: int = 0) -> Tensor:
         """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) output slices are left out at each end of D."""
-        if self.out_channels == 1 and x.device.type == "cpu" and not ops.has_winograd(x):
+        if self.out_channels == 1 and x.device.type == "cpu":
             # The same sum, as a transposed convolution: on a CPU PyTorch is slow for a single output channel.
             weight = self.weight.flip(2, 3, 4).transpose(0, 1)
             return ops.conv_transpose3d(x, weight, self.bias, padding=(1 + trim, 1, 1))

@@ -10,7 +10,6 @@ from hagan3d.ops.group_norm import group_norm_relu, group_norm_relu_reference
 from hagan3d.ops.rms_norm import rms_norm, rms_norm_reference
 from hagan3d.ops.subvolume import missing_halo, select_subvolume, select_subvolume_reference, select_subvolumes
 from hagan3d.ops.upsample_conv import fold_weight, upsample_conv3d, upsample_conv3d_reference
-from hagan3d.ops.winograd.dispatch import has_winograd
 
 __all__ = [
     "backend",
@@ -25,7 +24,6 @@ __all__ = [
     "ggd_sigma",
     "group_norm_relu",
     "group_norm_relu_reference",
-    "has_winograd",
     "missing_halo",
     "rms_norm",
     "rms_norm_reference",

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from hagan3d.ops.winograd.conv import conv3d_winograd
-from hagan3d.ops.winograd.dispatch import SLOW_CONV_SIZE, is_frozen, use_winograd
-
 Triple = tuple[int, int, int]
 Fold = Callable[[Tensor], Tensor]
 _ONES: Triple = (1, 1, 1)
+
+# PyTorch takes its slow kernels, not oneDNN, for a single volume with C x D x H up to this.
+_SLOW_CONV_SIZE = 20480
 
 
 def _same(weight: Tensor) -> Tensor:
@@ -46,8 +46,6 @@ def conv3d(
     Returns:
         ``[B, C_out, ...]``, under autocast in its dtype. Any number of times differentiable.
     """
-    if fold is _same and stride == _ONES and use_winograd(x, weight, bias, padding):
-        return conv3d_winograd(x, weight, bias, padding[0])
     return _dispatch(x, weight, bias, fold, stride, padding, False)
 
 
@@ -66,12 +64,18 @@ def conv_transpose3d(
 def _dispatch(
     x: Tensor, weight: Tensor, bias: Tensor | None, fold: Fold, stride: Triple, padding: Triple, transposed: bool
 ) -> Tensor:
-    if not is_frozen(x, weight, bias):
+    if not _is_frozen(x, weight, bias):
         return _convolve(x, fold(weight), bias, stride, padding, transposed, (0, 0, 0))
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
     return _Frozen.apply(x, weight, bias, fold, stride, padding, transposed, (0, 0, 0))
+
+
+def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether only the input of a convolution needs a gradient."""
+    learns = weight.requires_grad or (bias is not None and bias.requires_grad)
+    return torch.is_grad_enabled() and x.requires_grad and not learns
 
 
 def _convolve(
@@ -99,7 +103,7 @@ def _should_swap_axes(x: Tensor, weight: Tensor) -> bool:
     if x.device.type != "cpu" or len(x) > 1 or min(weight.shape[3:]) > 3:
         return False
     _, C, D, H, W = x.shape
-    return C * D * H <= SLOW_CONV_SIZE < C * W * H
+    return C * D * H <= _SLOW_CONV_SIZE < C * W * H
 
 
 def _swap(triple: Triple) -> Triple:

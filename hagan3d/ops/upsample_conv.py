@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hagan3d.ops.conv import conv3d, conv_transpose3d
 from hagan3d.ops.winograd.contraction import with_bias_gradient
-from hagan3d.ops.winograd.dispatch import UPSAMPLE, has_winograd, use_winograd
+from hagan3d.ops.winograd.dispatch import has_winograd, use_winograd
 from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
 
 METHODS = ("auto", "plain", "transposed", "parity", "winograd")
@@ -55,7 +55,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity":
         return _by_parity(x, weight, bias, trim)
-    if method == "winograd" and has_winograd(x, UPSAMPLE):
+    if method == "winograd" and has_winograd(x):
         return upsample_conv3d_winograd(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
@@ -115,7 +115,7 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:
     voxels = x[:, 0].numel()
-    if use_winograd(x, weight, upsample=True):
+    if use_winograd(x, weight):
         return "winograd"
     if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"

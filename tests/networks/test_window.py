@@ -6,6 +6,7 @@ from torch import nn
 
 from hagan3d.methods.registry import make_networks
 from hagan3d.networks.layers import Conv3d
+from hagan3d.ops import extension
 from tests.helpers import make_config
 
 
@@ -50,6 +51,24 @@ def test_the_gradient_of_a_window_reaches_its_halo():
     g.high(a, torch.tensor([2]), 2).sum().backward()
     moved = a.grad.abs().sum((0, 1, 3, 4)) > 0
     assert moved.tolist() == [False, True, True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_window_has_the_same_gradients_without_compiled_operators(device, kernels, monkeypatch, recompute):
+    g = networks((32, 32, 32), 8, high_convs=1).g.double().to(device)
+    g.high.recompute = recompute
+    z, start, target = torch.randn(2, 8), torch.tensor([0, 24]), torch.randn(2, 1, 8, 32, 32)  # both ends of the volume
+    z, start, target = z.double().to(device), start.to(device), target.to(device)
+
+    def voxels_and_gradients():
+        window, low = g(z, start)
+        loss = (window * target).sum() + low.sum()
+        return window, *torch.autograd.grad(loss, list(g.parameters()))
+
+    compiled = voxels_and_gradients()
+    for name in ("_NO_CPU", "_NO_CUDA"):
+        monkeypatch.setattr(extension, name, "switched off")
+    torch.testing.assert_close(compiled, voxels_and_gradients(), rtol=1e-7, atol=1e-7)
 
 
 def test_windows_with_group_norm_are_as_published_but_not_exact():

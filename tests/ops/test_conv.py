@@ -1,13 +1,11 @@
-"""Convolutions with frozen weights and Winograd convolutions: the same values and gradients, and no input saved."""
+"""Convolutions with frozen weights: the same values and gradients, and no input saved."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hagan3d.ops import conv3d, conv_transpose3d, has_winograd
-from hagan3d.ops.winograd import conv as winograd_conv
-from hagan3d.ops.winograd.taps import fold_taps, unfold_taps
+from hagan3d.ops import conv3d, conv_transpose3d
 
 CASES = [
     (conv3d, F.conv3d, (1, 1, 1), (1, 1, 1), (3, 3, 3)),
@@ -36,11 +34,9 @@ def test_frozen_weights_change_neither_values_nor_gradients(device, ours, theirs
     torch.testing.assert_close(torch.autograd.grad(y.square().sum(), x)[0], gradient)
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 32, 32, 32), (1, 64, 9, 8, 8), (1, 16, 8, 40, 40), (1, 16, 40, 40, 8)])
+@pytest.mark.parametrize("shape", [(1, 16, 8, 40, 40), (1, 16, 40, 40, 8)])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, frozen):
-    if not has_winograd(torch.empty(0)):
-        pytest.skip("the compiled operators were not built")
+def test_a_single_flat_volume_is_convolved_with_fast_kernels(shape, frozen):
     torch.manual_seed(0)
     x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape[1], shape[1], 3, 3, 3)
     leaves = [x] if frozen else [x, weight.requires_grad_()]
@@ -51,71 +47,6 @@ def test_a_single_small_volume_is_convolved_with_fast_kernels(shape, frozen):
         found = torch.autograd.grad(y.square().mean(), leaves)
     torch.testing.assert_close((y, *found), (expected, *gradients), rtol=1e-4, atol=1e-3)
     assert not [event.key for event in profile.key_averages() if "slow_conv" in event.key]
-
-
-@pytest.fixture
-def winograd():
-    """The Winograd convolution itself, whichever would be faster."""
-    if not has_winograd(torch.empty(0)):
-        pytest.skip("the compiled operators were not built")
-    return winograd_conv.conv3d_winograd
-
-
-@pytest.mark.parametrize("padding", [0, 1, 2])
-@pytest.mark.parametrize("size", [(3, 1, 1), (4, 6, 8), (7, 5, 3)])
-@pytest.mark.parametrize("slab_bytes", [1, 20_000, 1 << 22])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_winograd_is_the_convolution(winograd, monkeypatch, threads, slab_bytes, size, padding):
-    monkeypatch.setattr(winograd_conv, "_SLAB_BYTES", slab_bytes)
-    torch.manual_seed(0)
-    shapes = (2, 3, *size), (5, 3, 3, 3, 3), (5,)
-    leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    y = winograd(*leaves, padding)
-    expected = F.conv3d(*leaves, padding=(padding, 1, 1))
-    found = torch.autograd.grad(y.square().sum(), leaves)
-    torch.set_num_threads(before)
-    torch.testing.assert_close((y, *found), (expected, *torch.autograd.grad(expected.square().sum(), leaves)))
-
-
-def test_winograd_has_any_derivative(winograd):
-    torch.manual_seed(0)
-    leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((1, 2, 3, 2, 2), (2, 2, 3, 3, 3))]
-    torch.autograd.gradcheck(lambda x, w: winograd(x, w, None, 1), leaves, fast_mode=True)
-    torch.autograd.gradgradcheck(lambda x, w: winograd(x, w, None, 1).tanh(), leaves, fast_mode=True)
-
-
-@pytest.mark.parametrize("channels", [(64, 40), (13, 1), (7, 19)])
-def test_winograd_is_as_exact_as_the_library(winograd, channels):
-    torch.manual_seed(0)
-    c_in, c_out = channels
-    x, weight = torch.randn(1, c_in, 6, 20, 21), torch.randn(c_out, c_in, 3, 3, 3) / (27 * c_in) ** 0.5
-    exact = F.conv3d(x.double(), weight.double(), None, 1, 1)
-    errors = [
-        (y - exact).square().mean().sqrt() for y in (winograd(x, weight, None, 1), F.conv3d(x, weight, None, 1, 1))
-    ]
-    assert errors[0] < 3 * errors[1] + 1e-7
-
-
-@pytest.mark.parametrize("channels", [(1, 1), (5, 13), (32, 32)])
-def test_taps_are_folded_and_unfolded(winograd, channels):
-    torch.manual_seed(0)
-    weight, taps = torch.randn(*channels, 3, 3, 3), torch.randn(9, 27)
-    folded = fold_taps(weight, taps)
-    expected = torch.einsum("oit,pt->poi", weight.flatten(2), taps).flatten(0, 1)
-    torch.testing.assert_close(folded, expected)
-    unfolded = torch.einsum("poi,pt->oit", expected.unflatten(0, (9, -1)), taps)
-    torch.testing.assert_close(unfold_taps(expected, taps), unfolded.unflatten(2, (3, 3, 3)), rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("depth", "channels", "summands"), [(16, 33, 32), (16, 32, 31), (2, 32, 32)], ids=["channels", "bias", "depth"]
-)
-def test_what_does_not_fit_is_refused(depth, channels, summands):
-    x, weight, bias = torch.zeros(1, 32, depth, 16, 16), torch.zeros(32, channels, 3, 3, 3), torch.zeros(summands)
-    with pytest.raises(RuntimeError):
-        conv3d(x, weight, bias, padding=(0, 1, 1))
 
 
 @pytest.mark.parametrize(("ours", "theirs", "stride", "padding", "kernel"), CASES)

@@ -1,6 +1,5 @@
 """The compiled libraries as such: both built, every operator registered as PyTorch wants it."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hagan3d
 from hagan3d import ops
-from hagan3d.ops.winograd.conv import conv3d_winograd
 from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
 
 FOLDER = Path(hagan3d.__file__).parent
@@ -32,10 +30,6 @@ CPU_NAMES = (
     "winograd_upsample_x",
     "winograd_upsample_weight",
     "winograd_upsample_both",
-    "winograd_conv",
-    "winograd_conv_weight",
-    "fold_taps",
-    "unfold_taps",
 )
 
 
@@ -89,16 +83,11 @@ def samples(device):
 def winograd_samples():
     """Arguments for the Winograd operators, which have no derivative of their own."""
     x, y, folded = ((0.5 * torch.randn(shape)) for shape in ((2, 3, 2, 3, 4), (2, 2, 4, 6, 8), (27 * 2, 3)))
-    fine, filters = 0.5 * torch.randn(2, 3, 4, 6, 8), 0.5 * torch.randn(48 * 2, 3)
     return {
         "winograd_upsample": (x, folded, None, 0, 1000),
         "winograd_upsample_x": (y, folded, 0, 1000),
         "winograd_upsample_weight": (y, x, 0, 1000),
         "winograd_upsample_both": (y, x, folded, 0, 1000),
-        "winograd_conv": (fine, filters, None, 1, 1000),
-        "winograd_conv_weight": (y, fine, 1, 1000),
-        "fold_taps": (torch.randn(5, 13, 3, 3, 3), torch.randn(9, 27)),
-        "unfold_taps": (torch.randn(9 * 5, 13), torch.randn(9, 27)),
     }
 
 
@@ -109,16 +98,13 @@ def test_opcheck_of_winograd(name):
     torch.library.opcheck(getattr(torch.ops.hagan3d, name).default, winograd_samples()[name], test_utils=checks)
 
 
-@pytest.mark.parametrize("name", CPU_NAMES[:-2])
+@pytest.mark.parametrize("name", CPU_NAMES)
 def test_operations_of_winograd_are_counted(name):
     skip_unless_built("_C.so")
     with FlopCounterMode(display=False) as counter:
         getattr(torch.ops.hagan3d, name)(*winograd_samples()[name])
     products = 2 if name == "winograd_upsample_both" else 1
-    each = (
-        2 * 48 * (2 * 3 * 8) if name.startswith("winograd_conv") else 27 * (2 * 2 * 3 * 4)
-    )  # 48 for 4 voxels, 27 for 8
-    assert counter.get_total_flops() == products * 2 * (2 * 3) * each
+    assert counter.get_total_flops() == products * 2 * 27 * (2 * 3) * (2 * 2 * 3 * 4)
 
 
 def test_operations_of_trimmed_slices_are_counted():
@@ -155,13 +141,12 @@ def test_compile_passes_through_without_a_graph_break(device):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("winograd", [partial(upsample_conv3d_winograd, trim=0), partial(conv3d_winograd, padding=1)])
-def test_compile_passes_through_winograd(winograd):
+def test_compile_passes_through_winograd():
     skip_unless_built("_C.so")
     x, weight, bias = (voxels(*shape, device="cpu") for shape in ((1, 3, 2, 2, 2), (8, 3, 3, 3, 3), (8,)))
 
     def function(x, weight, bias):
-        return winograd(x, weight, bias).square().sum()
+        return upsample_conv3d_winograd(x, weight, bias, trim=0).square().sum()
 
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     inputs = (x, weight, bias)

@@ -1,4 +1,4 @@
-"""Where Winograd convolutions are used, and the switch that turns them off."""
+"""Where the Winograd up-convolution is used, and the switch that turns it off."""
 
 import os
 import subprocess
@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 
-from hagan3d.ops import conv3d, has_winograd, upsample_conv3d
+from hagan3d.ops import conv3d, upsample_conv3d
 from hagan3d.ops.winograd import dispatch
-from hagan3d.ops.winograd.dispatch import CONV, UPSAMPLE, enabled_parts, use_winograd
+from hagan3d.ops.winograd.dispatch import has_winograd, is_on, use_winograd
+from hagan3d.ops.winograd.taps import fold_taps, unfold_taps
 
 
 @pytest.fixture
@@ -18,21 +19,17 @@ def built():
         pytest.skip("the compiled operators were not built, or Winograd is switched off")
 
 
-@pytest.mark.parametrize(("setting", "parts"), [("0", set()), ("1", {CONV, UPSAMPLE}), (CONV, {CONV})])
-def test_a_setting_selects_parts(setting, parts):
-    assert enabled_parts(setting) == parts
-
-
-def test_the_environment_variable_is_read_at_import():
-    code = "import torch; from hagan3d.ops.winograd import dispatch; print(*sorted(dispatch.ENABLED))"
-    environment = {**os.environ, dispatch.SWITCH: CONV}
+@pytest.mark.parametrize(("setting", "enabled"), [("0", "False"), ("1", "True")])
+def test_the_environment_variable_is_read_at_import(setting, enabled):
+    code = "import torch; from hagan3d.ops.winograd import dispatch; print(dispatch.ENABLED)"
+    environment = {**os.environ, dispatch.SWITCH: setting}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [CONV]
+    assert done.stdout.strip() == enabled
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(ValueError, match=r"HAGAN3D_WINOGRAD: must be one of 0, 1, conv, upsample, got 'off'"):
-        enabled_parts("off")
+    with pytest.raises(ValueError, match=r"HAGAN3D_WINOGRAD: must be one of 0, 1, got 'off'"):
+        is_on("off")
 
 
 def test_switched_off_no_winograd_operator_runs(built, monkeypatch):
@@ -44,8 +41,8 @@ def test_switched_off_no_winograd_operator_runs(built, monkeypatch):
             upsample_conv3d(x, weight, None)
         return {event.key for event in profile.key_averages() if "winograd" in event.key}
 
-    assert operators() == {"hagan3d::winograd_conv", "hagan3d::winograd_upsample"}
-    monkeypatch.setattr(dispatch, "ENABLED", frozenset())
+    assert operators() == {"hagan3d::winograd_upsample"}
+    monkeypatch.setattr(dispatch, "ENABLED", False)
     assert operators() == set()
 
 
@@ -60,3 +57,14 @@ def test_only_float32_and_float64_without_autocast_have_kernels(built):
     assert not has_winograd(torch.empty(1, dtype=torch.bfloat16))
     with torch.autocast("cpu", torch.bfloat16):
         assert not has_winograd(torch.empty(1))
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (5, 13), (32, 32)])
+def test_taps_are_folded_and_unfolded(channels):
+    torch.manual_seed(0)
+    weight, taps = torch.randn(*channels, 3, 3, 3), torch.randn(9, 27)
+    folded = fold_taps(weight, taps)
+    expected = torch.einsum("oit,pt->poi", weight.flatten(2), taps).flatten(0, 1)
+    torch.testing.assert_close(folded, expected)
+    unfolded = torch.einsum("poi,pt->oit", expected.unflatten(0, (9, -1)), taps)
+    torch.testing.assert_close(unfold_taps(expected, taps), unfolded.unflatten(2, (3, 3, 3)), rtol=1e-5, atol=1e-4)

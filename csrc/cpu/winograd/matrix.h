@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <new>
 
-#include "cpu/winograd/gemm.h"
 #include "tensor.h"
 
 namespace hagan3d {
@@ -19,53 +19,38 @@ struct Matrix {
   int64_t rows, columns, stride;
 
   Tensor tensor(bool transposed = false) const {
-    const std::array<int64_t, 2> sizes{rows, columns}, strides{stride, 1}, turned{columns, rows}, steps{1, stride};
-    const auto dtype = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+    using Pair = std::array<int64_t, 2>;
+    const Pair sizes = transposed ? Pair{columns, rows} : Pair{rows, columns};
+    const Pair strides = transposed ? Pair{1, stride} : Pair{stride, 1};
+    const auto dtype = std::is_same_v<std::remove_const_t<T>, double> ? ScalarType::Double : ScalarType::Float;
     const torch::stable::Device cpu(torch::headeronly::DeviceType::CPU);
-    return transposed ? torch::stable::from_blob(at, turned, steps, cpu, dtype)
-                      : torch::stable::from_blob(at, sizes, strides, cpu, dtype);
+    return torch::stable::from_blob(const_cast<std::remove_const_t<T>*>(at), sizes, strides, cpu, dtype);
   }
 };
 
-// out = a b, or out += a b
-template <typename T>
-void multiply(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& out, bool add) {
-  multiply(Product<T>{a.at, a.stride, 1, 0, b.at, b.stride, out.at, out.stride, a.rows, b.columns, a.columns, 1, add});
-}
-
-// out = a b, or out += a b
+// out = a b, or out += a b, by the BLAS of PyTorch
 inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out, bool add) {
   const auto status = add ? aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1)
                           : aoti_torch_cpu_mm_out(out.get(), a.get(), b.get());
   STABLE_TORCH_ERROR_CODE_CHECK(status);
 }
 
-constexpr int64_t kMaxStrided = 1 << 16;  // elements of a matrix that is read column by column rather than copied
-
-// out = a^T b, or out += a^T b
-template <typename T>
-void multiply_transposed(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& out, bool add) {
-  if (a.rows * a.columns > kMaxStrided) return multiply(a.tensor(true), b.tensor(), out.tensor(), add);
-  multiply(Product<T>{a.at, 1, a.stride, 0, b.at, b.stride, out.at, out.stride, a.columns, b.columns, a.rows, 1, add});
-}
-
-// out += a b^T, by the BLAS of PyTorch, which packs both
-template <typename T>
-void add_outer(const Matrix<T>& a, const Matrix<T>& b, const Matrix<T>& out) {
-  multiply(a.tensor(), b.tensor(true), out.tensor(), true);
-}
-
-// Grow-only uninitialised scratch buffer, padded by kSlack for vector over-reads.
+// Grow-only uninitialised scratch buffer. Aligned to a cache line: the rounding of a BLAS may depend on the alignment,
+// and a resumed run must equal an uninterrupted one bit for bit.
 template <typename T>
 class ScratchBuffer {
  public:
   T* get(int64_t count) {
-    if (count > size_) at_.reset(new T[(size_ = count) + kSlack]);
+    if (count > size_) at_.reset(static_cast<T*>(::operator new((size_ = count) * sizeof(T), kAlignment)));
     return at_.get();
   }
 
  private:
-  std::unique_ptr<T[]> at_;
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(T* at) const { ::operator delete(at, kAlignment); }
+  };
+  std::unique_ptr<T, Delete> at_;
   int64_t size_ = 0;
 };
 

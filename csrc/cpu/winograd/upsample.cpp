@@ -110,7 +110,8 @@ Tensor winograd_upsample(const Tensor& x, const Tensor& folded, const std::optio
       Workspace<T>& workspace = workspaces[worker];
       const Slices<T> slices(grid.at(i, c_in), c_in, c_out, workspace.scattered, workspace.products);
       scatter(grid.at(i, c_in), data<T>(x), slices.scattered);
-      for (int k = 0; k < kProducts; ++k) multiply(weights[k], slices.factors[k], slices.results[k], false);
+      for (int k = 0; k < kProducts; ++k)
+        multiply(weights[k].tensor(), slices.factors[k].tensor(), slices.results[k].tensor(), false);
       gather(grid.at(i, c_out), slices.products, bias ? data<T>(*bias) : nullptr, mutable_data<T>(y));
     };
     run_slabs(grid.count(), workspaces.size(), work);
@@ -123,7 +124,7 @@ template <typename T>
 void multiply_back(const std::array<Matrix<T>, kProducts>& weights, const Slices<T>& gradients) {
   for (int k = 0; k < kProducts; ++k) {
     const Matrix<T>& to = gradients.factors[k];
-    multiply_transposed(weights[k], gradients.results[k], to, k >= 8);
+    multiply(weights[k].tensor(true), gradients.results[k].tensor(), to.tensor(), k >= 8);
     if (k >= 4 && k < 8)
       for (int64_t c = 0; c < to.rows; ++c)
         std::fill(to.at + c * to.stride + to.columns, to.at + (c + 1) * to.stride, T(0));
@@ -142,7 +143,7 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& grad, const std::optional<Ten
     using T = typename decltype(tag)::type;
     const Grid grid(T(0), x ? *x : x_grad, c_out, trim, slab_bytes);
     const int64_t workers = size > kMostSums ? 1 : workers_for(grid.count());
-    std::vector<T> partial((workers - 1) * size, T(0));
+    const Tensor partial = torch::stable::new_zeros(sums, {(workers - 1) * size});  // aligned, as all tensors
     std::array<Matrix<T>, kProducts> weights;
     if (folded) weights = matrices(const_cast<T*>(data<T>(*folded)), c_out, c_in);
     std::vector<Workspace<T>> workspaces(workers);
@@ -152,9 +153,10 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& grad, const std::optional<Ten
       gather_adjoint(grid.at(i, c_out), data<T>(grad), slices.products);
       if (x) {
         scatter(grid.at(i, c_in), data<T>(*x), slices.scattered);
-        T* sum = worker ? partial.data() + (worker - 1) * size : mutable_data<T>(sums);
+        T* sum = worker ? mutable_data<T>(partial) + (worker - 1) * size : mutable_data<T>(sums);
         const auto totals = matrices(sum, c_out, c_in);
-        for (int k = 0; k < kProducts; ++k) add_outer(slices.results[k], slices.factors[k], totals[k]);
+        for (int k = 0; k < kProducts; ++k)
+          multiply(slices.results[k].tensor(), slices.factors[k].tensor(true), totals[k].tensor(), true);
       }
       if (folded)
         multiply_back(weights, Slices<T>(grid.at(i, c_in), c_in, c_out, workspace.gradient, workspace.products));
@@ -163,7 +165,7 @@ std::tuple<Tensor, Tensor> gradients(const Tensor& grad, const std::optional<Ten
       if (folded) scatter_adjoint(grid.at(i, c_in), workspaces[worker].gradient.get(0), mutable_data<T>(x_grad));
     };
     run_slabs(grid.count(), workers, work, then);
-    for (size_t i = 0; i < partial.size(); ++i) mutable_data<T>(sums)[i % size] += partial[i];
+    for (int64_t i = 0; i < partial.numel(); ++i) mutable_data<T>(sums)[i % size] += data<T>(partial)[i];
   });
   return {x_grad, sums};
 }

@@ -13,6 +13,7 @@ from hagan3d.config import Size, low_factor
 from hagan3d.methods.hagan.prior import Prior
 from hagan3d.methods.hagan.windows import Window, halos_of, window_plan
 from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, UpConv3d, checkpointed, norm_conv
+from hagan3d.ops.extension import has_kernels
 
 START_SIDE = 4  # voxels: longest side of the feature map that z is mapped to
 COMMON_CONVS = 5
@@ -199,8 +200,11 @@ class HighHead(nn.Module):
 
 
 def _norm_pad_conv(x: Tensor, norm: nn.Module, window: Window, conv: nn.Module, trim: int) -> Tensor:
-    # In place, because the norms keep their input for the backward pass and not their output.
-    return conv(window.zero_outside_(norm(x)), trim)
+    y = norm(x)
+    if y.requires_grad and not has_kernels(y):
+        y = y.clone()  # the backward pass of the PyTorch references needs the output of the ReLU
+    # In place, because the compiled norms keep their input for the backward pass and not their output.
+    return conv(window.zero_outside_(y), trim)
 
 
 class Generator(nn.Module):

@@ -1,1 +1,1 @@
-"""Winograd (minimal filtering) convolutions on CPU; `dispatch` decides where they are used."""
+"""Winograd (minimal filtering) up-convolution on CPU; `dispatch` decides where it is used."""
