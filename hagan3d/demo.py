@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
         command(shlex.split(line))
     write_samples(out)
     print(f"\nthe demo took {(time.monotonic() - started) / 60:.1f} minutes and left in {out}:")
-    print("  samples.png             real beside generated phantoms, three planes of each")
+    print("  samples.png             real and generated phantoms, three planes of each")
     print("  samples/*.nii.gz        generated volumes in HU, to open in any viewer (samples/samples.png: a sheet)")
     print("  checkpoints/, config.yaml, metrics.jsonl, tensorboard/, previews/   the run")
     print("  features/features.csv   latents of the real phantoms")
@@ -61,7 +61,7 @@ def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[
 
 
 def write_samples(out: Path) -> None:
-    """Write samples.png: real volumes beside the generated files, as they are on disk."""
+    """Write samples.png: real volumes next to the generated files, as they are on disk."""
     import nibabel as nib
 
     from hagan3d.checkpoint import load_model

@@ -1,4 +1,4 @@
-"""Checkpoint files: tensors and plain values, written beside their name and renamed."""
+"""Checkpoint files: tensors and plain values, written to a temporary name and renamed atomically."""
 
 import pickle
 import zipfile
@@ -101,7 +101,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "config": to_dict(checkpoint.config),
         "description": checkpoint.description.to_dict(),
     }
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         torch.save(values, file)
 
 

@@ -1,4 +1,4 @@
-"""Bounds of settings: stated once beside the default, checked when a section is made, shown by ``--help``."""
+"""Bounds of settings: stated once next to the default, checked when a section is made, shown by ``--help``."""
 
 import math
 from collections.abc import Mapping

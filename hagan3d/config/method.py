@@ -89,8 +89,8 @@ class TranslationConfig(MethodConfig):
         """Raise InputError if the method cannot work with these settings of data and training."""
         kind = data.degrade.kind
         if kind == "misalign" if self.degradations is None else kind not in self.degradations:
-            wanted = "any kind but misalign" if self.degradations is None else " or ".join(self.degradations)
-            raise InputError(f"data.degrade.kind {kind}: method {self.name} trains on {wanted}")
+            expected = "any kind but misalign" if self.degradations is None else " or ".join(self.degradations)
+            raise InputError(f"data.degrade.kind {kind}: method {self.name} trains on {expected}")
         if self.residual and self.source_channels != self.target_channels:
             raise InputError(
                 f"{self.name}.residual: adds the source to the target, but they have {self.source_channels} and "

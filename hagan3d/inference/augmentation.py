@@ -55,7 +55,7 @@ def augment(
     Args:
         model: A conditional model, with G.
         store: Its store, or one of the same classes, size and intensities.
-        out: The .h5 file, written whole or not at all; the picture is beside it.
+        out: The .h5 file, written whole or not at all; the picture is written to the same folder.
         generated: Which volumes to generate.
         progress: Wraps the iteration, to show a bar.
 
@@ -83,11 +83,11 @@ def picture_of(out: Path) -> Path:
 
 
 def check_match(model: Model, store: Store) -> None:
-    """Raise InputError unless the volumes of a model can stand beside those of a store, class by class."""
+    """Raise InputError unless the volumes of a model can be added to a store: same grid, units and classes."""
     data = store.description()
     if not model.num_classes:
         raise InputError(
-            f"{model.path}: trained without classes, so it cannot be asked for one; train a run with "
+            f"{model.path}: trained without classes, so it cannot generate a given class; train a run with "
             f"--{model.config.name}.conditional true"
         )
     labels = store.labels[store.indices("train")]

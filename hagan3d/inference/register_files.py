@@ -1,4 +1,4 @@
-"""Moving volumes and the fixed ones they shall lie on: from a table of files, two folders, or a store of pairs."""
+"""Moving and fixed volumes to register: from a table of files, two folders, or a store of pairs."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +26,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
     What comes of them has the units of the moving files and the grids of the fixed ones.
 
     Raises:
-        InputError: If the table is none, or some file cannot be used: one line for each, before any is given.
+        InputError: If the table is invalid or a file cannot be used: one line for each, before any is given.
     """
     from hagan3d.data.io.volumes import VolumeFile, read_volume
     from hagan3d.data.preprocess.pairing import find_pairs
@@ -74,7 +74,7 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
 
 def check_spacing(affine: np.ndarray, model: TranslationModel, name: str) -> None:
     """Raise InputError if a volume on the model's grid has not the spacing that its millimetres are counted in."""
-    wanted, found = model.networks.spacing, spacing_of(affine)
-    if not np.allclose(found, wanted, rtol=SAME_SPACING):
-        sides = ", ".join(f"{side:g}" for side in found)
-        raise InputError(f"{name}: {sides} mm per voxel on the model's grid, but the model was trained on {wanted}")
+    expected, spacing = model.networks.spacing, spacing_of(affine)
+    if not np.allclose(spacing, expected, rtol=SAME_SPACING):
+        sides = ", ".join(f"{side:g}" for side in spacing)
+        raise InputError(f"{name}: {sides} mm per voxel on the model's grid, but the model was trained on {expected}")

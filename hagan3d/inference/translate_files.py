@@ -173,7 +173,7 @@ def write_translations(
 ) -> int:
     """Translate volumes and write each as ID.nii.gz, on the grid of its file, in target units.
 
-    A model that knows its uncertainty leaves ID_sigma, ID_lower and ID_upper beside it. `translations.csv` has a line
+    A model with predicted uncertainty also writes ID_sigma, ID_lower and ID_upper. `translations.csv` has a line
     for each, `translations.png` shows some. One volume at a time is in memory, with its maps.
 
     Returns:

@@ -44,7 +44,7 @@ class GenerativeNetworks(NetworkSet):
         return self.max_depth()
 
     def windows(self, z: Tensor, label: Tensor | None, depth: int) -> Iterator[Tensor]:
-        """Generate volumes window by window, each when it is asked for.
+        """Generate volumes window by window, lazily: each when the iterator advances.
 
         Args:
             z: Latents ``[B, latent_dim]``.
