@@ -202,7 +202,7 @@ def load_model(
 
 
 class _Parts(NamedTuple):
-    """What a model is loaded for."""
+    """Purpose for which a model is loaded; it selects the networks."""
 
     generate: bool
     encode: bool

@@ -46,7 +46,7 @@ def import_published(
         side: Voxels per axis.
         out: Folder of the run, which must not hold one.
         window: Values of -1 and 1, file units; published HA-GAN runs clip to [-1024, 600] HU.
-        spacing: Millimetres per voxel along D, H, W; published weights do not say.
+        spacing: Millimetres per voxel along D, H, W; published weights do not store it.
         units: Name of the intensity units.
 
     Returns:

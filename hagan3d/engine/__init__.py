@@ -1,1 +1,1 @@
-"""The trainer: phases, optimizers, precision, averages, logs. It knows no method."""
+"""The trainer: phases, optimizers, precision, averages, logs. Independent of the method."""

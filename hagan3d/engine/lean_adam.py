@@ -1,4 +1,4 @@
-"""Adam whose moments take less of the device: fewer of them, of fewer bits, or kept in the memory of the machine."""
+"""Memory-efficient Adam: without first moment, with quantized moments, or with moments offloaded to host memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

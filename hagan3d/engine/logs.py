@@ -62,7 +62,7 @@ class RunLog:
 
 
 class MetricsFile:
-    """metrics.jsonl: one row per logged step. It holds no times, so that equal runs leave equal files."""
+    """metrics.jsonl: one row per logged step. It holds no times, so that equal runs write equal files."""
 
     def __init__(self, path: Path, steps_done: int) -> None:
         """Open the file and drop rows written after the last checkpoint of a stopped run."""

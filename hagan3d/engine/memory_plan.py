@@ -17,7 +17,7 @@ from hagan3d.errors import InputError
 from hagan3d.methods.base import Method
 from hagan3d.methods.registry import make_method, make_networks
 
-# What a card holds in addition to tensors. Chosen, not measured: no GPU was available.
+# Overhead of a GPU in addition to tensors. Chosen, not measured: no GPU was available.
 CONTEXT = 600 * 2**20  # bytes: the driver's context and the loaded kernels
 WORKSPACE = 512 * 2**20  # bytes: workspaces of the convolutions
 FRAGMENTATION = 0.08  # of the peak memory: gaps between blocks of the allocator
@@ -134,7 +134,7 @@ def with_margin(peak: float) -> int:
 def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
     """Yield changes that lower the memory of a run, the cheapest first, each together with those before it.
 
-    Changes that leave the result as it is come first.
+    Changes that do not alter the result come first.
     """
     train, group = plan.config.train, plan.config.group
     counts = [n for n in range(train.accumulate + 1, train.batch_size + 1) if train.batch_size % (n * group) == 0]

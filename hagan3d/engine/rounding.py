@@ -1,4 +1,4 @@
-"""Numbers in fewer bits, rounded up or down with the probability that leaves the mean where it is."""
+"""Stochastic rounding to fewer bits: up or down with the probability that keeps the expectation."""
 
 import math
 
@@ -23,7 +23,7 @@ def round_stochastically(x: Tensor, noise: torch.Generator) -> Tensor:
 def to_levels(x: Tensor, dtype: torch.dtype, noise: torch.Generator) -> tuple[Tensor, Tensor]:
     """Round float32 to levels that lie a constant factor apart, below the largest magnitude of each row.
 
-    What is smaller than the lowest level of its row becomes that level; with a sign, zeros stay.
+    Values below the lowest level of their row are rounded to that level; with a sign, zeros stay.
 
     Args:
         x: Numbers ``[N, ...]``; not negative for ``torch.uint8``.
@@ -44,7 +44,7 @@ def to_levels(x: Tensor, dtype: torch.dtype, noise: torch.Generator) -> tuple[Te
 
 
 def from_levels(codes: Tensor, scale: Tensor) -> Tensor:
-    """Give the float32 numbers that `to_levels` has made ``codes`` and ``scale`` of."""
+    """Dequantize ``codes`` and ``scale`` of `to_levels` to float32."""
     step, most = _levels(codes.dtype)
     levels = codes.float()
     x = ((levels.abs() - most) * step).exp_() * scale

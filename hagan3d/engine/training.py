@@ -91,7 +91,7 @@ def fit(config: Config, plan: Plan, vram: int, device: torch.device, prints: boo
 
 
 def _describe(trainer: Trainer, store: Store) -> None:
-    """Print what the run trains on, and where it resumes."""
+    """Print the training data, and the step from which the run resumes."""
     count = len(store.indices(trainer.config.data.split))
     volumes = "1 volume" if count == 1 else f"{count} volumes"
     ranks = "" if trainer.distributed.is_single else f"; {trainer.distributed.world_size} processes"

@@ -110,7 +110,7 @@ def check_match(model: Model, store: Store) -> None:
 
 
 def origin_warning(model: Model, store: Store) -> str:
-    """Say what may be wrong if the model was trained on another store; empty if it was not."""
+    """Return a warning if the model was trained on another store; empty if it was not."""
     known = {store.store_fingerprint, *(origin["store"] for origin in store.settings.get("generated", []))}
     if load(model.path, mapped=True).store in known:
         return ""
@@ -161,7 +161,7 @@ def _records(model: Model, store: Store, generated: GeneratedSet, generator: str
 
 
 def _refuse_same_seeds(store: Store, records: list[Record]) -> None:
-    """Raise InputError if the store holds volumes that this model made of some of these seeds."""
+    """Raise InputError if the store already holds volumes that this model generated from these seeds."""
     have = {id for id, generated in zip(store.ids, store.generated, strict=True) if generated}
     same = [record.id for record in records if record.id in have]
     if same:

@@ -65,7 +65,7 @@ def _generation(config: Config, num_classes: int, device: torch.device | str) ->
         with mode, torch.no_grad(), torch.device(device), PeakMemory(weights) as memory:
             z, label = torch.zeros(1, networks.latent_dim), torch.zeros(1, dtype=torch.int64) if num_classes else None
             for window in networks.sample_windows(z, label, depth or networks.default_depth()):
-                del window  # as what writes it does, before the next is made
+                del window  # as the writer does, before the next window is generated
             return memory.peak
 
     return count

@@ -21,12 +21,12 @@ SAME_SPACING = 0.01  # relative difference of two spacings that are one
 
 
 def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int, Iterator[SourceVolume]]:
-    """Give pairs of a CSV (id, source: what moves, target: what stays) on the grid of the model, and their count.
+    """Return the number of pairs of a CSV (id, source: moving, target: fixed), and an iterator on the model grid.
 
-    What comes of them has the units of the moving files and the grids of the fixed ones.
+    Registered volumes have the units of the moving files and the grids of the fixed ones.
 
     Raises:
-        InputError: If the table is invalid or a file cannot be used: one line for each, before any is given.
+        InputError: If the table is invalid or a file cannot be used: one line for each, before the first is yielded.
     """
     from hagan3d.data.io.volumes import VolumeFile, read_volume
     from hagan3d.data.preprocess.pairing import find_pairs
@@ -51,7 +51,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
 
 
 def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str) -> tuple[int, Iterator[SourceVolume]]:
-    """Give the pairs of a store as they are, and their count.
+    """Return the number of pairs of a store, and an iterator over them, unchanged.
 
     Raises:
         InputError: If it holds none, or of another spacing.
@@ -73,7 +73,7 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
 
 
 def check_spacing(affine: np.ndarray, model: TranslationModel, name: str) -> None:
-    """Raise InputError if a volume on the model's grid has not the spacing that its millimetres are counted in."""
+    """Raise InputError if a volume on the model's grid does not have the spacing that the model was trained on."""
     expected, spacing = model.networks.spacing, spacing_of(affine)
     if not np.allclose(spacing, expected, rtol=SAME_SPACING):
         sides = ", ".join(f"{side:g}" for side in spacing)

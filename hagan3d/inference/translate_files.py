@@ -88,11 +88,11 @@ def sources_of(path: Path, model: TranslationModel, split: str, simulate: bool) 
 
 
 def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Iterator[SourceVolume]]:
-    """Give the volumes of a folder, list, file or DICOM series on the grid of the model, and their count.
+    """Return the number of volumes of a folder, list, file or DICOM series, and an iterator on the model grid.
 
     Raises:
         InputError: If there is none, or some cannot be used or are in other units than the model was trained on: one
-            line for each, before any is given.
+            line for each, before the first is yielded.
     """
     from hagan3d.data.io.volumes import VolumeFile, find_volumes, read_volume
 
@@ -127,7 +127,7 @@ def check_units(values: np.ndarray, lo: float, hi: float, units: str, name: str)
 def sources_of_store(
     path: Path, model: TranslationModel, split: str, simulate: bool
 ) -> tuple[int, Iterator[SourceVolume]]:
-    """Give the sources of a store, and their count.
+    """Return the number of sources of a store, and an iterator over them.
 
     Args:
         path: The store: of pairs or two domains (its sources), or of volumes that are taken as they are.
@@ -209,7 +209,7 @@ def maps_of(made: Translation, interval: tuple[float, float], uncertainty: Uncer
 
 
 def _write(path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype) -> None:
-    """Write a volume of the model's grid on the grid of its source; a label map as whole numbers."""
+    """Resample a volume to the grid of its source and write it; label maps as integers."""
     is_map = description.intensity == "labels"
     array, dtype = (np.rint(array), "int16") if is_map else (array, dtype)
     if source.home is None:
@@ -224,7 +224,7 @@ def _write(path: Path, array: np.ndarray, source: SourceVolume, description: Dat
 def _show(
     shown: dict[str, list[MiddlePlanes]], source: SourceVolume, made: Translation, description: DataDescription
 ) -> None:
-    """Add the middle planes of a source and its translation to what is shown."""
+    """Add the middle planes of a source and its translation to the picture."""
     volumes = {"source": source.x[0], "translated": made.mean[0, 0].clamp(-1, 1)}
     if made.sigma is not None:
         sigma = made.sigma[0, 0]

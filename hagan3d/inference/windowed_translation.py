@@ -30,10 +30,10 @@ class Windows:
     depth: int
     """Slices of a window, those of its neighbours among them; a multiple of 32, or the whole volume."""
     overlap: int
-    """Slices that two neighbouring windows share, a multiple of 32. A quarter is thrown away on either side."""
+    """Slices that two neighbouring windows share, a multiple of 32. A quarter is discarded on either side."""
 
     def __post_init__(self) -> None:
-        """Raise InputError unless the windows can be made."""
+        """Raise InputError if depth or overlap is invalid for this length."""
         if self.depth >= self.length:
             return
         if self.depth % UNIT or self.overlap % UNIT or not 0 <= self.overlap < self.depth or self.length % UNIT:
@@ -72,7 +72,7 @@ class Windows:
 
 
 def blended(windows: Windows, compute: Callable[[int, int], Tensor]) -> Iterator[Tensor]:
-    """Compute windows one after the other and give the slices of the whole as soon as no window changes them.
+    """Compute windows one after the other and yield slices of the volume once no later window overlaps them.
 
     Args:
         windows: How the volume is cut.
@@ -139,7 +139,7 @@ class Translator:
         return Translation(**{name: torch.cat([getattr(slab, name).cpu() for slab in slabs], 2) for name in names})
 
     def _statistics(self, read: Read, length: int) -> Sequence[Tensor]:
-        """Numbers of the whole volume that a window needs, one after the other."""
+        """Statistics of the whole volume that windows need, computed one after the other."""
         windows, found = self.windows(length), list[Tensor]()
         if len(windows.starts) == 1:
             return found

@@ -1,4 +1,4 @@
-"""Base class of methods: the phases of a training step, and what the program must know of a method to run it."""
+"""Base class of methods: the phases of a training step, and the interface through which programs run it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Phases: what a training step consists of, each an update of named networks."""
+"""Phases of a training step: each updates named networks with one loss."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

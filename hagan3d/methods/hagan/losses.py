@@ -131,7 +131,7 @@ class HAGAN(GenerationMethod):
         return stacked.mean(0) if self.settings.logits == "mean" else stacked, classes
 
     def _augmented(self, batch: Batch, name: str, window: Tensor, low: Tensor) -> list[Tensor]:
-        """Inputs of the discriminators, after differentiable augmentation with the random numbers called ``name``."""
+        """Inputs of the discriminators, after differentiable augmentation seeded by ``name``."""
         if self.settings.diffaug.active:
             randoms = batch.uniform(name, NUM_RANDOMS)
             window, low = diffaug(window, low, self.settings.diffaug, batch.state[PROBABILITY], randoms)
@@ -152,7 +152,7 @@ class HAGAN(GenerationMethod):
         return interpolated_penalty(logits_of, real[:count], fake[:count], batch.uniform("mix", 1))
 
     def _penalised_logits(self, nets: HAGANNetworks, batch: Batch, inputs: list[Tensor]) -> Tensor:
-        """Logits ``[B]`` whose gradient is penalized: the mean of D^H and D^L, or the sum of both games."""
+        """Logits ``[B]`` whose gradient is penalized: the mean of D^H and D^L, or their sum (`logits` each)."""
         logits, _ = self._logits(nets, batch, inputs)
         return logits if logits.ndim == 1 else logits.sum(0)
 

@@ -100,7 +100,7 @@ class HAGANNetworks(GenerativeNetworks):
         self.d_h.checkpointing = checkpointing
 
     def latent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Map standard normal numbers ``x [B, latent_dim]`` to latents of the prior, of classes ``label [B]``."""
+        """Map standard normal samples ``x [B, latent_dim]`` to latents of the prior, of classes ``label [B]``."""
         return self.g.prior(x, label)
 
     def prior_covariance(self) -> Tensor:

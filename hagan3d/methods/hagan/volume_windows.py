@@ -34,7 +34,7 @@ def volume_windows(high: HighHead, a: Tensor, depth: int, skip: Tensor | None = 
     for block in high.blocks:
         norm: Any = block.norm
         if isinstance(norm, GroupNormReLU):
-            # The statistics of this norm need the layers before it, whose own statistics are known by now.
+            # The statistics of this norm need the layers before it, whose statistics have been computed already.
             norm = _with_statistics(norm, *_statistics(_windows(high, norms, a, depth), norm.num_groups))
         norms.append(norm)
     for first in range(0, a.shape[2], depth):

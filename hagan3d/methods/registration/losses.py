@@ -1,4 +1,4 @@
-"""Adversarial registration: regression of transform parameters, known from simulated misalignments.
+"""Adversarial registration: regression of transform parameters, supervised by simulated misalignments.
 
 Source: Yan et al., Adversarial Image Registration with Application for MR and TRUS Image Fusion, MLMI 2018. The
 discriminator compares the moving image warped by the true and by the estimated transform: both are interpolated alike.

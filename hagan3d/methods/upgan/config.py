@@ -27,7 +27,7 @@ class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     stage_steps: int = bounded(1000, at_least=1)
     """Training steps of each stage. The rest of `train.steps` fine-tunes all stages jointly."""
     guide: Literal["mean", "paper", "channels", "none"] = "mean"
-    """What a stage passes to the next. mean: prediction x sigma / mean sigma, and ln sigma. paper: prediction x sigma /
+    """Input of the next stage. mean: prediction x sigma / mean sigma, and ln sigma. paper: prediction x sigma /
     sum of sigma, and ln sigma. channels: prediction, alpha and beta. none: the prediction, without uncertainty and GGD
     likelihood (plain cascade). With windows, mean and sum are of the window in training and of the volume at inference.
     """

@@ -101,7 +101,7 @@ class UPGANNetworks(TranslationNetworks):
         return x
 
     def guide_of(self, prediction: Prediction, mean_sigma: Tensor | None = None) -> list[Tensor]:
-        """Return what a stage passes to the next: the uncertainty-weighted prediction, and ln sigma.
+        """Return the uncertainty guide, the input of the next stage: the uncertainty-weighted prediction, and ln sigma.
 
         Source: Upadhyay et al., MICCAI 2021, section 2.2, with the mean of sigma instead of the sum by default: the sum
         grows with the number of voxels, which would make the input of the next stage vanish.
