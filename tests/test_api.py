@@ -20,7 +20,8 @@ TRAIN = {"steps": 2, "batch_size": 2, "device": "cpu"}
 def test_importing_costs_nothing_and_changes_no_environment():
     script = (
         "import os, sys; before = dict(os.environ); import hagan3d; "
-        "print(sorted({'torch', 'numpy', 'h5py', 'yaml', 'jsonargparse'} & set(sys.modules)), before == dict(os.environ))"
+        "print(sorted({'torch', 'numpy', 'h5py', 'yaml', 'jsonargparse'} & set(sys.modules)), "
+        "before == dict(os.environ))"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[] True"
@@ -102,9 +103,8 @@ def test_what_a_model_cannot_do_is_one_line(trained, tmp_path):
 
 
 def test_evaluation_has_its_metrics_by_name(phantom_run, phantom_store, tmp_path):
-    result = h3.Model.load(phantom_run, device="cpu").evaluate(
-        h3.Store(phantom_store), tmp_path, features="random", num=6, bootstrap=2, kid_subsets=2, pairs=2, reconstructions=1
-    )
+    model, few = h3.Model.load(phantom_run, device="cpu"), {"bootstrap": 2, "kid_subsets": 2, "pairs": 2}
+    result = model.evaluate(h3.Store(phantom_store), tmp_path, features="random", num=6, reconstructions=1, **few)
     assert {"kid", "mmd", "precision", "recall"} <= set(result.metrics)
     assert (result.folder / "report.html").is_file() and result.lines
     assert os.path.samefile(result.folder, tmp_path)

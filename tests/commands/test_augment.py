@@ -88,7 +88,7 @@ def test_real_volumes_stay_and_generated_ones_are_those_of_the_run(run, store, m
     assert (
         made.ids[:count] == real.ids and made.splits[:count] == real.splits and made.subjects[:count] == real.subjects
     )
-    assert made.sources[-1] == "run step 2 class severe seed 5"
+    assert made.files[-1] == "run step 2 class severe seed 5"
     model = load_model(run, generate=True)
     for seed, label in ((0, 0), (5, 1)):
         wanted = next(samples(model, [seed], label)).volume
@@ -116,7 +116,7 @@ def test_evaluation_measures_against_real_volumes_alone_whatever_the_split_says(
     splits = Store(store).splits
     held = splits.count("validation") + splits.count("test")
     assert metrics["volumes"] == {"generated": 5, "held-out": held, "train": len(splits) - held}
-    assert any("6 generated volumes, which were left out" in line for line in metrics["warnings"])
+    assert any("6 generated volumes, which were excluded" in line for line in metrics["warnings"])
 
 
 def test_more_can_be_added_but_not_the_same_seeds(run, more, tmp_path, capsys):

@@ -150,7 +150,9 @@ except SystemExit as done:
     assert not done.code
 print(time.process_time(), *(name for name in ("torch", "monai", "sklearn", "scipy") if name in sys.modules))
 """
-@pytest.mark.parametrize("command", COMMANDS)
+
+
+@pytest.mark.parametrize("command", __main__.COMMANDS)
 def test_help_takes_less_than_a_second_and_does_not_import_torch(command):
     script = HELP.format(module=f"hagan3d.{command}")
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -117,12 +117,12 @@ def test_label_maps_come_to_the_grid_with_their_volume(labelled):
 
 
 def test_a_unet_learns_the_label_maps(labelled):
-    from hagan3d.evaluation.exploration.segmentation import UNetMethodConfig, read_label_maps, train_unet
+    from hagan3d.evaluation.exploration.segmentation import UNetConfig, read_label_maps, train_unet
 
     store, folder = labelled
     maps = read_label_maps(store, folder, range(len(store)))
     train, held_out = store.indices("train"), store.indices("validation")
-    segmenter = train_unet(store, maps, train, held_out, UNetMethodConfig(steps=20, batch_size=2, lr=2e-2))
+    segmenter = train_unet(store, maps, train, held_out, UNetConfig(steps=20, batch_size=2, lr=2e-2))
     assert segmenter.dice > 0.8
     labels = segmenter(store.volume(int(held_out[0])).numpy(), (0, 1), store.affines[0])
     assert set(np.unique(labels)) <= {0, 2}

@@ -131,8 +131,8 @@ def test_a_store_without_label_maps_is_one_line(small_store, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--intensity labels", "want --window 0 K"),
-        ("--intensity labels --window 0 1", "p0.nii.gz: holds 2, which is no label from 0 to 1"),
+        ("--intensity labels", "window: must be 0 K with --intensity labels"),
+        ("--intensity labels --window 0 1", "p0.nii.gz: labels must be integers from 0 to 1, got 2"),
     ],
 )
 def test_maps_of_other_labels_are_one_line(pairs, tmp_path, words, message, capsys):
@@ -157,4 +157,4 @@ def test_overlap_is_counted_per_label_and_not_where_there_is_none():
     found = dice_of_labels(made, wanted, 4 - 1)
     assert found == {"1": pytest.approx(2 * 8 / 24), "2": None}
     summary = dice_summary([found, {"1": 1.0, "2": None}])
-    assert summary["1"]["mean"] == pytest.approx((2 / 3 + 1) / 2) and summary.keys() == {"1"}
+    assert summary["1"].mean == pytest.approx((2 / 3 + 1) / 2) and summary.keys() == {"1"}
