@@ -30,7 +30,7 @@ from hagan3d.run_settings import load_config
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 HEADER = ("title", "config", "method", "generators", "discriminators", "objective", "terms x weights", "trained on")
-SMALL = {"width": 4, "critic_width": 4, "levels": 2, "channels": 64, "d_channels": 64, "latent_dim": 8}
+SMALL = {"width": 8, "critic_width": 4, "levels": 2, "channels": 64, "d_channels": 64, "latent_dim": 8}
 FEW = {"stages": 1, "blocks": 1, "pool": 0}  # weights of terms do not depend on sizes
 WEIGHTS = ("_weight", "_weights", "autoencode")  # ends of the names of settings that are weights
 PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
