@@ -1,0 +1,68 @@
+"""Networks of WGAN-GP: a generator of upsampling convolutions, and a critic of strided ones."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hagan3d.config import Config, Size
+from hagan3d.methods.wgan_gp.config import WGANGPConfig
+from hagan3d.networks.discriminators import GlobalDiscriminator
+from hagan3d.networks.generative import GenerativeNetworks
+from hagan3d.networks.layers import Conv3d, ConvBlock, num_halvings, widths_from
+
+
+class VolumeGenerator(nn.Module):
+    """Latents to whole volumes in [-1, 1]: a fully connected layer, then convolutions with upsampling."""
+
+    def __init__(self, size: Size, latent_dim: int, width: int) -> None:
+        """Build it for volumes of ``size`` voxels; ``width`` channels at full resolution."""
+        super().__init__()
+        levels = num_halvings(min(size))
+        widths = widths_from(width, levels + 1)[::-1]
+        self.start = (widths[0], *(side >> levels for side in size))
+        self.fc = nn.Linear(latent_dim, int(np.prod(self.start)))
+        self.blocks = nn.ModuleList(ConvBlock(a, b, "group", up=True) for a, b in pairwise(widths))
+        self.last = Conv3d(width, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map ``z [B, latent_dim]`` to ``[B, 1, D, H, W]``."""
+        x = self.fc(z).view(-1, *self.start)
+        for block in self.blocks:
+            x = block(x)
+        return torch.tanh(self.last(x))
+
+
+class WGANGPNetworks(GenerativeNetworks):
+    """The generator ``g`` and the critic ``d``."""
+
+    averaged = ("g",)
+    discriminators = ("d",)
+
+    def __init__(self, size: Size, settings: WGANGPConfig) -> None:
+        """Build the networks for volumes of ``size`` voxels."""
+        super().__init__()
+        self.depth, self.latent_dim = size[0], settings.latent_dim
+        self.g = VolumeGenerator(size, settings.latent_dim, settings.width)
+        self.d = GlobalDiscriminator(1, size, width=settings.width)
+
+    @classmethod
+    def from_config(cls, config: Config, num_classes: int = 0) -> Self:
+        """Build the networks for a run."""
+        return cls(config.data.size, config.method)
+
+    def max_depth(self) -> int:
+        """Return the slices D of a volume."""
+        return self.depth
+
+    def windows(self, z: Tensor, label: Tensor | None, depth: int) -> Iterator[Tensor]:
+        """Yield the whole volume at once: a generator with GroupNorm cannot run on windows."""
+        yield self.g(z)
+
+    @torch.no_grad()
+    def discriminate(self, volume: Tensor) -> np.ndarray:
+        """Return the score of the critic for one volume ``[1, 1, D, H, W]``, float64 ``[1]``."""
+        return self.d(volume).double().cpu().numpy()

@@ -1,0 +1,57 @@
+"""WGAN-GP: its losses against the formulas, its two speeds, and the way from training to volumes."""
+
+import dataclasses
+
+import torch
+
+from hagan3d import cli, generate, plan, train
+from hagan3d.data.store.store import Store
+from hagan3d.methods.registry import make_method, make_networks
+from tests.helpers import make_config
+
+SMALL = {"latent_dim": 8, "width": 8, "critic_steps": 2, "batch_size": 2, "device": "cpu"}
+
+
+def batch_of(store_path, method, step=0):
+    batch = method.batches(Store(store_path), 2).batch(step)
+    return dataclasses.replace(batch, phase="d")
+
+
+def test_critic_terms_are_those_of_the_paper(small_store):
+    method = make_method(make_config("wgan_gp", **SMALL, gp_weight=10.0))
+    torch.manual_seed(0)
+    nets = make_networks(method.config)
+    batch = batch_of(small_store, method)
+    terms = method.d_loss(nets, batch)
+    real, fake = batch.window, nets.g(batch.normal("z", 8)).detach()
+    t = torch.from_numpy(batch.uniform("mix", 1))[:, :, None, None, None]
+    between = (real + t * (fake - real)).requires_grad_()
+    (gradient,) = torch.autograd.grad(nets.d(between).sum(), between)
+    torch.testing.assert_close(terms["gan"], nets.d(fake).mean() - nets.d(real).mean())
+    torch.testing.assert_close(terms["gp"], 10 * ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean())
+
+
+def test_generator_loss_is_minus_the_mean_score(small_store):
+    method = make_method(make_config("wgan_gp", **SMALL))
+    nets = make_networks(method.config)
+    batch = batch_of(small_store, method)
+    expected = -nets.d(nets.g(batch.normal("z", 8))).mean()
+    torch.testing.assert_close(method.g_loss(nets, batch)["gan"], expected)
+
+
+def test_the_generator_learns_in_every_second_step():
+    method = make_method(make_config("wgan_gp", **SMALL))
+    due = [[phase.name for phase in method.phases() if phase.is_due(step)] for step in range(3)]
+    assert due == [["d", "g"], ["d"], ["d", "g"]]
+
+
+def test_from_training_to_volumes(small_store, tmp_path, capsys):
+    run = tmp_path / "run"
+    options = f"--config wgan_gp_32 --data.store {small_store} --wgan_gp.width 8 --train.batch_size 2"
+    assert cli.run(plan.main, f"{options} --vram 16GB".split()) == 0
+    assert "fits" in capsys.readouterr().out
+    length = "--train.steps 2 --train.device cpu --log.preview_every 2"
+    assert cli.run(train.main, f"{options} {length} --out {run}".split()) == 0
+    assert (run / "previews" / "step-00000002.png").exists()
+    assert cli.run(generate.main, f"{run} --num 1 --out {tmp_path / 'volumes'} --device cpu".split()) == 0
+    assert (tmp_path / "volumes" / "volume-000000.nii.gz").exists()
