@@ -18,7 +18,7 @@ from hagan3d.engine.plan_report import memory_lines
 from hagan3d.engine.training import default_folder, train
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.self_supervised import features_path, train_features
-from hagan3d.evaluation.run_evaluation import METRICS, EvaluationResult, run_evaluation
+from hagan3d.evaluation.run_evaluation import METRICS, EvaluateOptions, EvaluationResult, run_evaluation
 from hagan3d.evaluation.run_exploration import MODES, run_exploration
 from hagan3d.evaluation.settings import EvaluateConfig, ExploreConfig, FeatureTrainConfig
 from hagan3d.inference.devices import inference_device
@@ -91,9 +91,9 @@ class Run:
 class Model:
     """A trained model, for inference."""
 
-    def __init__(self, loaded: Any, run: Path) -> None:
+    def __init__(self, loaded: Any, run: Path, weights: str, device: str) -> None:
         """Wrap a loaded checkpoint; use `load`."""
-        self.loaded, self.run = loaded, run
+        self.loaded, self.run, self.weights, self.device = loaded, run, weights, device
 
     @classmethod
     def load(cls, run: str | Path, weights: str = "ema", device: str = "auto") -> Self:
@@ -109,7 +109,7 @@ class Model:
         """
         path = Path(run)
         load = checkpoint.load_translation if checkpoint.translates(path) else checkpoint.load_model
-        return cls(load(path, weights, inference_device(device)), path)
+        return cls(load(path, weights, inference_device(device)), path, weights, device)
 
     def generate(
         self, num: int = 1, seed: int = 0, class_name: str | None = None, truncation: float = 1.0
@@ -157,7 +157,7 @@ class Model:
             store: The store.
             out: Folder of the report. Default: ``evaluation`` in the folder of the run.
             settings: Those of `hagan3d evaluate --help`, such as ``num=50``. Without ``features``, the extractor of the
-                store is trained first if there is none yet (minutes).
+                store is trained first unless it was before (minutes).
         """
         folder = Path(out) if out else self.loaded.run_folder / "evaluation"
         if (
@@ -165,8 +165,9 @@ class Model:
             and "features" not in settings
             and not features_path(_path(store)).exists()
         ):
-            train_features(stores.Store(_path(store)), FeatureTrainConfig(), inference_device("auto"))
-        lines = run_evaluation(self.run, _path(store), folder, EvaluateConfig(**settings))
+            train_features(stores.Store(_path(store)), FeatureTrainConfig(), inference_device(self.device))
+        options = EvaluateOptions(weights=self.weights, device=self.device)
+        lines = run_evaluation(self.run, _path(store), folder, EvaluateConfig(**settings), options)
         return EvaluationResult(folder, json.loads((folder / METRICS).read_text(encoding="utf-8")), lines)
 
     def explore(
@@ -182,7 +183,9 @@ class Model:
         """
         folder = Path(out) if out else self.loaded.run_folder / f"explore-{attribute}"
         modes = {name: attribute if name == "attribute" else None for name in MODES}
-        return run_exploration(self.run, _path(store), folder, modes, ExploreConfig(**settings))
+        return run_exploration(
+            self.run, _path(store), folder, modes, ExploreConfig(**settings), weights=self.weights, device=self.device
+        )
 
     def _series(self, arrays: list[np.ndarray]) -> VolumeSeries:
         return VolumeSeries.from_normalized(arrays, self.loaded.description)

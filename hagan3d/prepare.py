@@ -1,6 +1,7 @@
 """`hagan3d prepare`: files to a store."""
 
 import sys
+from pathlib import Path
 
 from hagan3d import cli
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
     from hagan3d.data.preprocess.pipeline import prepare
 
     inputs = find_inputs(args.input, args.pairs, args.domains)
-    result = prepare(inputs, args.output, config, sources_as=args.source)
+    result = prepare(inputs, Path(args.output), config, sources_as=args.source)
     for line in result.left_out:
         print(f"left out: {line}", file=sys.stderr)
     state = "is already there" if result.done_before else "is ready"

@@ -1,4 +1,4 @@
-"""`hagan3d train`: train a model on a store, or on phantoms if there is none; the same line again resumes."""
+"""`hagan3d train`: train a model on a store, or on phantoms without a store; the same command again resumes."""
 
 import sys
 from pathlib import Path

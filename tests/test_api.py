@@ -108,3 +108,19 @@ def test_evaluation_has_its_metrics_by_name(phantom_run, phantom_store, tmp_path
     assert {"kid", "mmd", "precision", "recall"} <= set(result.metrics)
     assert (result.folder / "report.html").is_file() and result.lines
     assert os.path.samefile(result.folder, tmp_path)
+
+
+def test_evaluation_and_exploration_use_the_weights_and_the_device_of_the_model(trained, small_store, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hagan3d.api.run_exploration", lambda *_, **chosen: seen.append(chosen))
+
+    def run_evaluation(run, store, out, config, options):
+        seen.append({"weights": options.weights, "device": options.device})
+        raise InputError("enough")
+
+    monkeypatch.setattr("hagan3d.api.run_evaluation", run_evaluation)
+    model = h3.Model.load(trained, weights="raw", device="cpu")
+    model.explore(small_store, "age")
+    with pytest.raises(InputError, match="enough"):
+        model.evaluate(small_store, features="random")
+    assert seen == [{"weights": "raw", "device": "cpu"}] * 2

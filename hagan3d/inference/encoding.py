@@ -146,7 +146,7 @@ class Encoded:
 
     @cached_property
     def reconstruction(self) -> np.ndarray | None:
-        """The volume reconstructed ``[D, H, W]``, in memory: what is left of ``slabs``."""
+        """The reconstruction ``[D, H, W]`` from the slabs that were not iterated yet."""
         return None if self.slabs is None else np.concatenate(list(self.slabs))
 
     def errors(self) -> dict[str, float]:
@@ -214,7 +214,7 @@ def encode(
     format: Format = "nii.gz",
     depth: int | None = None,
 ) -> int:
-    """Write the latents of volumes, and their reconstructions if asked for, into a folder.
+    """Write the latents of volumes, with ``reconstruct`` also reconstructions, to a folder; return their number.
 
     Leaves `features.npz` (z ``[N, latent_dim]``, id, split) and `features.csv` with a row per volume; with
     reconstructions also `reconstructions/ID.nii.gz` in the units and the place of the input, their errors in the
@@ -227,9 +227,6 @@ def encode(
         reconstruct: Whether to reconstruct each volume from its latent.
         format: Ending of the reconstructions.
         depth: Slices per window of a reconstruction. Default: that of the networks.
-
-    Returns:
-        Volumes encoded.
 
     Raises:
         InputError: If the model has no encoder, or needs a class that a volume lacks.

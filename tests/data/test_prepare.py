@@ -135,7 +135,7 @@ def deadly(work):
     return wrapped
 
 {module}.{name} = deadly({module}.{name})
-hagan3d.data.preprocess.pipeline.prepare({scans!r}, {output!r}, CONFIG, progress=False)
+hagan3d.data.preprocess.pipeline.prepare({scans!r}, Path({output!r}), CONFIG, progress=False)
 """
 
 

@@ -63,7 +63,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def patient_id(path: Path) -> str | None:
-    """Return the PatientID of a DICOM file or a folder of slices; None if there is none."""
+    """Return the PatientID of a DICOM file or a folder of slices; None without one."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     first = next((file for file in files if is_dicom(file)), None)
     if first is None:

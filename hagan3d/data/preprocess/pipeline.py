@@ -56,11 +56,7 @@ class Prepared:
 
 
 def prepare(
-    inputs: Inputs,
-    output: Path | str,
-    config: PrepareConfig,
-    progress: bool = True,
-    sources_as: DomainConfig | None = None,
+    inputs: Inputs, output: Path, config: PrepareConfig, progress: bool = True, sources_as: DomainConfig | None = None
 ) -> Prepared:
     """Make a store of volumes.
 
@@ -78,7 +74,7 @@ def prepare(
         InputError: With one line per unusable file, unless `config.skip_bad`; or if `output` is another store.
     """
     check_orientation(config.orientation)
-    path = _output_path(Path(output), config)
+    path = _output_path(output, config)
     listed = collect_inputs(inputs, config)
     settings = _settings(config, listed.labels) | _source_settings(listed.files, sources_as)
     folder = path.with_name(f".{path.name}.cache")

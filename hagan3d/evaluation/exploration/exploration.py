@@ -83,13 +83,11 @@ def explore_attribute(
 ) -> AttributeExploration:
     """Fit the direction of the attribute ``name``, walk along it, and measure whether the attribute changes.
 
-    Writes `explore.json` (the returned results), `direction.npz` and the files of `walk`.
-
     Args:
         model: The model, with its encoder unless all latents are samples of the prior.
         store: Real volumes.
         name: Name of the attribute.
-        out: Output folder.
+        out: Folder for `explore.json` (the returned results), `direction.npz` and the files of `walk`.
         config: Settings.
         progress: Shows progress.
 

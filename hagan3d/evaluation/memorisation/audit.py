@@ -1,6 +1,6 @@
 """The memorisation audit: are generated volumes copies of training volumes, and do the discriminators reveal them?
 
-The audit can find evidence of memorisation. No evidence is not a proof that there is none.
+The audit can find evidence of memorisation; it cannot prove that a model memorised nothing.
 """
 
 import dataclasses

@@ -51,7 +51,7 @@ def psnr_db(pair: TranslatedPair, mask: Tensor) -> float:
 
 @metric("ssim", title="SSIM", better="higher", needs="pair")
 def ssim(pair: TranslatedPair, mask: Tensor) -> float:
-    """Mean structural similarity over voxels whose window is inside the volume; NaN where there is none."""
+    """Mean structural similarity over voxels whose window is inside the volume; NaN without such voxels."""
     margin = WINDOW // 2
     middle = mask[:, margin:-margin, margin:-margin, margin:-margin]
     return float(pair.ssim[middle].mean()) if middle.any() else math.nan

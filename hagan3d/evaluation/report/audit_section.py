@@ -22,7 +22,7 @@ MEMBERSHIP_HEADER = (
     "",
 )
 AUDIT_NOTES = (
-    "No evidence of memorisation is not a proof that there is none. Volumes are compared at 16^3 voxels, at the best "
+    "The audit cannot prove that a model memorised nothing. Volumes are compared at 16^3 voxels, at the best "
     "match over mirroring along W and shifts of up to 2 voxels; and in features, mirrored or not. Volumes of one "
     "subject are never compared with each other.",
     "Twin ratio: distance to the nearest training volume over that to the nearest one of another subject. Nearer: the "
