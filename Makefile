@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-INSTALL := $(VENV)/bin/uv pip install -q --python $(PY) -c constraints.txt
+INSTALL := $(VENV)/bin/uv pip install -q --compile-bytecode --python $(PY) -c constraints.txt
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .PHONY: build test test-fast lint demo bench format clean

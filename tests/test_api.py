@@ -56,6 +56,7 @@ def test_a_store_is_prepared_once(small_store, tmp_path):
     assert out.stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_plan_tells_whether_a_run_fits():
     config = h3.Config.load("hagan_32", hagan=TINY)
     assert "fits" in config.plan("16GB") and "does not fit" in config.plan("1GB")
@@ -70,6 +71,7 @@ def test_settings_are_checked():
         h3.Config.load("hagan_33")
 
 
+@pytest.mark.slow
 def test_volumes_are_those_of_the_command(trained, tmp_path):
     model = h3.Model.load(trained, device="cpu")
     volumes = model.generate(2, seed=3)
@@ -102,6 +104,7 @@ def test_what_a_model_cannot_do_is_one_line(trained, tmp_path):
         h3.Model.load(trained, device="cpu").generate(1, class_name="severe")
 
 
+@pytest.mark.slow
 def test_evaluation_has_its_metrics_by_name(phantom_run, phantom_store, tmp_path):
     model, few = h3.Model.load(phantom_run, device="cpu"), {"bootstrap": 2, "kid_subsets": 2, "pairs": 2}
     result = model.evaluate(h3.Store(phantom_store), tmp_path, features="random", num=6, reconstructions=1, **few)

@@ -25,6 +25,7 @@ def parsed(*words: str) -> Config:
     return parse_run("train", "", (), words, lambda parser: None)[0]
 
 
+@pytest.mark.slow
 def test_the_command_line_and_the_library_read_the_same(path):
     config = load_config(path)
     assert config == load_config(path.stem) == parsed("--config", str(path)) == parsed("--config", path.stem)

@@ -178,6 +178,7 @@ def with_class(z, classes, label):
     return torch.cat([z, F.one_hot(torch.tensor([label]), classes).float()], 1) if classes else z
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_generator_is_the_published_function(published):
     side, classes, states, model, _ = published
@@ -207,6 +208,7 @@ def test_discriminator_is_the_published_function(published):
     torch.testing.assert_close(sum(logits) / 2, published_d(states["D"], x, low, start, side), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_imported_run_generates_in_hounsfield_units(published, tmp_path):
     _, classes, states, model, _ = published
     (path,) = generate(model, [5], tmp_path)
@@ -220,6 +222,7 @@ def test_an_imported_run_generates_in_hounsfield_units(published, tmp_path):
     assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
 
 
+@pytest.mark.slow
 def test_the_256_networks_import_all_keys(tmp_path):
     torch.manual_seed(0)
     states = (generator_state(0), discriminator_state(256, 0), encoder_state(), sub_encoder_state(256))

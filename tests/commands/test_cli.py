@@ -133,6 +133,7 @@ def test_debug_shows_where_an_error_came_from(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", __main__.COMMANDS)
 def test_every_command_explains_itself(command):
     result = subprocess.run([sys.executable, "-m", f"hagan3d.{command}", "--help"], capture_output=True, text=True)
@@ -152,6 +153,7 @@ print(time.process_time(), *(name for name in ("torch", "monai", "sklearn", "sci
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", __main__.COMMANDS)
 def test_help_takes_less_than_a_second_and_does_not_import_torch(command):
     script = HELP.format(module=f"hagan3d.{command}")
@@ -161,6 +163,7 @@ def test_help_takes_less_than_a_second_and_does_not_import_torch(command):
     assert float(seconds) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_help_of_a_method_lists_its_settings_and_bounds(method):
     words = [sys.executable, "-m", "hagan3d.train", "--method", method, "--help"]

@@ -72,6 +72,7 @@ class Links(html.parser.HTMLParser):
         self.found += [value for name, value in attrs if name in ("src", "href")]
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_that_needs_nothing_beside_it(evaluated):
     text = (evaluated / "report.html").read_text()
     links = Links()
@@ -99,6 +100,7 @@ def test_the_numbers_say_what_was_measured(evaluated):
     assert all(row["ok"] for row in metrics["geometry"])
 
 
+@pytest.mark.slow
 def test_a_conditional_model_is_asked_for_the_classes_of_the_training_volumes(tmp_path):
     lines = [f"s{number:02d},{'sick' if number % 3 else 'well'}" for number in range(18)]
     (tmp_path / "labels.csv").write_text("\n".join(["id,class", *lines]))
@@ -135,6 +137,7 @@ def test_the_same_line_again_changes_nothing_and_another_is_refused(run, store, 
     assert {path: path.read_bytes() for path in evaluated.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_goes_on_from_what_is_kept_to_the_same_numbers(run, store, evaluated, tmp_path, capsys):
     shutil.copytree(evaluated / "features", tmp_path / "features")
     (tmp_path / "features" / "train-000000.npz").unlink()
@@ -142,6 +145,7 @@ def test_a_stopped_evaluation_goes_on_from_what_is_kept_to_the_same_numbers(run,
     assert (tmp_path / "metrics.json").read_bytes() == (evaluated / "metrics.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_features_kept_of_another_store_are_refused(run, store, evaluated, tmp_path, capsys):
     other = make_store(tmp_path / "other", count=16)
     out = tmp_path / "out"
@@ -173,6 +177,7 @@ def test_bad_input_is_one_line_and_status_2(run, store, small_store, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_audit_joins_an_evaluation_that_is_there(run, store, evaluated, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(evaluated, out)
@@ -197,6 +202,7 @@ def _ratio(audit, generated):
     return next(pair["ratio"] for pair in audit["pairs"] if pair["generated"] == generated)
 
 
+@pytest.mark.slow
 def test_an_audit_without_discriminators_asks_the_volumes_alone(run, store, evaluated, tmp_path):
     shutil.copytree(evaluated / "features", tmp_path / "out" / "features")
     newest = sorted((run / "checkpoints").glob("*.pt"))[-1]

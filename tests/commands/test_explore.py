@@ -37,6 +37,7 @@ def known_generator(monkeypatch):
         monkeypatch.setattr(module, "volume_at", lambda model, z, label=None: lungs_of(z))
 
 
+@pytest.mark.slow
 def test_a_known_direction_is_found_and_walked(phantom_run, phantom_store, tmp_path, known_generator, capsys):
     words = "--attribute lung_volume_ml --source generated --num 150 --steps 5 --seeds 3".split()
     assert command(phantom_run, "--store", phantom_store, *words, "--out", tmp_path / "out") == 0
@@ -50,6 +51,7 @@ def test_a_known_direction_is_found_and_walked(phantom_run, phantom_store, tmp_p
     assert "intended and measured correlate" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_a_walk_leaves(phantom_run, phantom_store, tmp_path):
     words = "--attribute fat_mm --steps 3 --starts 2 --seeds 1".split()
     assert command(phantom_run, "--store", phantom_store, *words, "--out", tmp_path) == 0
@@ -70,6 +72,7 @@ def test_what_a_walk_leaves(phantom_run, phantom_store, tmp_path):
     assert "no independent check" in (tmp_path / "explore.json").read_text()
 
 
+@pytest.mark.slow
 def test_components_interpolation_and_truncation(phantom_run, phantom_store, tmp_path):
     base = (phantom_run, "--store", phantom_store, "--steps", 3)
     assert command(*base, "--pca", 2, "--starts", 1, "--out", tmp_path / "pca") == 0
@@ -84,6 +87,7 @@ def test_components_interpolation_and_truncation(phantom_run, phantom_store, tmp
     assert spread["0"] < 1e-6 < spread["0.5"]
 
 
+@pytest.mark.slow
 def test_label_maps_are_an_attribute_and_its_measure(phantom_run, phantom_store, tmp_path, monkeypatch):
     from hagan3d.evaluation.exploration import measurement, segmentation
 

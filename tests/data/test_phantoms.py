@@ -20,6 +20,7 @@ def patients() -> list[Phantom]:
     return [make_phantom(seed, (32, 32, 32), severity=seed % 5) for seed in range(10)]
 
 
+@pytest.mark.slow
 def test_a_seed_is_a_patient(patients: list[Phantom]):
     again = make_phantom(3, (32, 32, 32), severity=3)
     np.testing.assert_array_equal(again.hu, patients[3].hu)
@@ -46,6 +47,7 @@ def test_attributes_agree_with_the_label_map(patients: list[Phantom]):
         assert 2000 < phantom.attributes["lung_volume_ml"] < 8500 and 500 < phantom.attributes["bone_volume_ml"] < 1700
 
 
+@pytest.mark.slow
 def test_severity_orders_emphysema():
     percent = [
         np.mean([make_phantom(seed, (32, 32, 32), severity).attributes["emphysema_percent"] for seed in (1, 2)])

@@ -139,6 +139,7 @@ hagan3d.data.preprocess.pipeline.prepare({scans!r}, Path({output!r}), CONFIG, pr
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
@@ -168,6 +169,7 @@ def test_after_a_kill_the_same_call_ends_with_the_same_bytes(
     assert files_in(tmp_path / "out") == ["whole.h5", "whole.png"]
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bytes_as_none(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(scans, tmp_path / "one.h5")
     monkeypatch.setattr("hagan3d.data.preprocess.pipeline.BYTES_PER_WORKER", 1)

@@ -38,6 +38,7 @@ def test_the_command_line_offers_the_formats_of_the_writer():
     assert {f".{name}" for name in get_args(Format)} == set(FORMATS)
 
 
+@pytest.mark.slow
 def test_the_table_does_not_depend_on_what_was_imported_first():
     code = "from hagan3d.data.io import {}registry; print(registry.supported_formats())"
     texts = [

@@ -31,6 +31,7 @@ from hagan3d.methods.hagan import losses as hagan
 from hagan3d.methods.registry import make_method, make_networks
 from tests.helpers import CPU, make_config, weights
 
+pytestmark = pytest.mark.slow
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 AUGMENT = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.5, adaptive=True, ramp=40)
 SETTINGS = {"batch_size": 8, "accumulate": 2, "r1_weight": 1.0, "autoencode": 1.0, "diffaug": AUGMENT}

@@ -113,6 +113,7 @@ def tiny_method(**train):
     return make_method(make_config("hagan", **sizes, **train))
 
 
+@pytest.mark.slow
 def test_memory_between_steps_shrinks_by_the_moments_that_are_not_stored(monkeypatch):
     monkeypatch.setattr(lean_adam, "CHUNK", 2**12)
     counts = {}
@@ -126,6 +127,7 @@ def test_memory_between_steps_shrinks_by_the_moments_that_are_not_stored(monkeyp
     assert abs(counts["8bit"] - static - moment / 4) < 0.05 * moment  # a scale per row, of 8 weights in this small fc
 
 
+@pytest.mark.slow
 def test_offloaded_moments_count_the_same_fake_and_real():
     method = tiny_method(optimizer_state="offload", betas=(0.5, 0.9))
     fake, real = count_step(method), count_step(method, fake=False)

@@ -33,6 +33,7 @@ def line(monkeypatch):
     monkeypatch.setattr(planning, "count_step", count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [{"checkpointing": True}, {"precision": "bf16", "r1_weight": 1.0}])
 def test_the_predicted_peak_is_that_of_real_tensors(train):
     plan = make_plan(batch_size=2, **train)
@@ -55,6 +56,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(line):
     assert plan.largest_batch(planning.CONTEXT) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "unit", "largest"),
     [
@@ -124,6 +126,7 @@ def test_advice_names_the_setting_or_that_there_is_none(line):
         fitted(plan, planning.CONTEXT)
 
 
+@pytest.mark.slow
 def test_operations_grow_with_the_batch():
     two, three, four = (make_plan(batch_size=batch).flops for batch in (2, 3, 4))
     assert two.keys() == {"d", "g", "e_h", "e_g"}
@@ -131,6 +134,7 @@ def test_operations_grow_with_the_batch():
     assert all(four[name] - three[name] == three[name] - two[name] for name in two)
 
 
+@pytest.mark.slow
 def test_operations_of_a_penalty_are_counted_where_it_is_due_in_every_step():
     without, lazy, always = (make_plan(r1_weight=w, r1_every=every).flops for w, every in ((0, 1), (1, 8), (1, 1)))
     assert without == lazy
@@ -138,12 +142,14 @@ def test_operations_of_a_penalty_are_counted_where_it_is_due_in_every_step():
     assert always["g"] == lazy["g"]
 
 
+@pytest.mark.slow
 def test_operations_of_a_gradient_penalty_are_counted():
     penalised, plain = make_plan(objective="wgan-gp").flops, make_plan(objective="bce").flops
     assert penalised["d"] > plain["d"]
     assert penalised["g"] == plain["g"]
 
 
+@pytest.mark.slow
 def test_operations_of_autoencoding_are_averaged_over_the_steps():
     settings = ((0, 1), (1, 1), (1, 2))
     plain, always, lazy = (make_plan(batch_size=2, autoencode=w, encoder_every=k).flops for w, k in settings)

@@ -56,6 +56,7 @@ def test_fake_tensors_count_as_real_ones():
     assert abs(fake - real) <= 0.01 * real
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [{}, {"checkpointing": True, "precision": "bf16"}])
 def test_a_whole_step_counts_the_same_fake_and_real(train):
     sizes = {"subvolume_depth": 8, "latent_dim": 8, "channels": 64, "d_channels": 64, "batch_size": 2}

@@ -77,6 +77,7 @@ def test_encoders_are_updated_every_nth_step(small_store, tmp_path):
         assert changed_networks(before, weights(trainer.networks)) == expected
 
 
+@pytest.mark.slow
 def test_autoencoding_g_reconstructs_real_volumes_and_latents_match_the_prior(small_store, tmp_path):
     """With this term alone, G learns to reconstruct a real batch, from latents with the norm of the prior's."""
     trainer = make_trainer(small_store, tmp_path, tiny_config(autoencode=10.0, lr_g=2e-3, lr_e=2e-3))
@@ -110,6 +111,7 @@ def test_without_fresh_fakes_g_learns_from_the_fakes_that_d_classified(small_sto
         torch.testing.assert_close(got[name], gradient)
 
 
+@pytest.mark.slow
 def test_compiled_networks_step_along_the_same_gradients(small_store, tmp_path, monkeypatch):
     compiled, backends = torch.nn.Module.compile, []
 
@@ -155,6 +157,7 @@ def test_without_the_low_resolution_branch_nothing_at_low_resolution_learns(smal
     assert "e_g/l1_low" not in terms and "e_g/l1_high" in terms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop_after", "optimizer_state", "every"), [(1, "fp32", 1), (3, "bf16", 1), (3, "fp32", 2)])
 def test_resuming_equals_an_uninterrupted_run(small_store, tmp_path, stop_after, optimizer_state, every):
     augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)
@@ -261,6 +264,7 @@ def test_every_objective_and_precision_trains(small_store, tmp_path, objective, 
     assert all(parameter.dtype == torch.float32 for parameter in trainer.networks.parameters())
 
 
+@pytest.mark.slow
 def test_fp16_has_a_loss_scaler_per_phase(small_store, tmp_path):
     trainer = make_trainer(small_store, tmp_path, tiny_config(precision="fp16", steps=2))
     trainer.step(trainer.source.batch(0))

@@ -36,6 +36,7 @@ def checked():
     return check(x, np.arange(64) // 2, random_extractor(), cases={name: CASES[name] for name in names})
 
 
+@pytest.mark.slow
 def test_copies_of_training_volumes_are_flagged_and_others_are_not(checked):
     for name, spaces in checked.items():
         flagged = {space: found.flagged for space, found in spaces.items()}

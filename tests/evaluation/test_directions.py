@@ -30,6 +30,7 @@ def test_values_that_occur_often_share_a_score():
         Scale.of(np.ones(5))
 
 
+@pytest.mark.slow
 def test_the_direction_of_a_known_law_is_found():
     z, law = latents(), np.array([3.0, 4, 0, 0, 0, 0, 0, 0])
     found = attribute_direction(z, z @ law / 5, np.arange(300), covariance=np.eye(z.shape[1]))
@@ -47,6 +48,7 @@ def test_the_way_stays_where_latents_are():
     np.testing.assert_allclose(found.direction.step[:2], [1, 1], atol=0.02)
 
 
+@pytest.mark.slow
 def test_noise_has_no_direction():
     found = attribute_direction(latents(), np.random.default_rng(5).standard_normal(300), np.arange(300))
     assert found.agreement.low < 0.3 and found.regression.r2.value < 0.05

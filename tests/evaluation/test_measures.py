@@ -21,6 +21,7 @@ from hagan3d.evaluation.exploration.measures import (
 WINDOW = (-1024.0, 600.0)
 
 
+@pytest.mark.slow
 def test_thresholds_find_the_lungs_and_the_emphysema_of_phantoms():
     measured, true = [], []
     for seed in range(10):

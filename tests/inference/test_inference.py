@@ -104,6 +104,7 @@ def test_an_unknown_class_is_refused(run, small_store, tmp_path):
         next(samples(plain, [0], label=0))
 
 
+@pytest.mark.slow
 def test_generation_imports_no_training_code(run, tmp_path):
     """The store, MONAI, HDF5, TensorBoard and the DICOM readers are not needed to generate."""
     code = (
@@ -188,6 +189,7 @@ def test_every_format_and_thickness_holds_the_same_volume(run, tmp_path):
     assert command(generate_command, run, "--num", 1, "--out", tmp_path / "c") == 2  # holds volumes already
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_one_line_that_names_the_minimum(run, small_store, tmp_path, capsys):
     assert command(generate_command, run, "--out", tmp_path, "--memory", "1MB") == 2
     message = capsys.readouterr().err

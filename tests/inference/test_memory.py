@@ -23,6 +23,7 @@ def test_a_volume_of_the_published_model_takes_no_more_than(side, gib, norm):
     assert count_generation(make_config("hagan", size=(side, side, side), norm=norm)) <= gib * GIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["rms", "group"])
 @pytest.mark.parametrize("depth", [4, 12])
 @pytest.mark.parametrize("output_skip", [False, True])

@@ -194,6 +194,7 @@ def test_a_folder_without_a_checkpoint_is_refused(small_store, tmp_path, run, ca
     assert target_interval(load_translation(run).description, -5.0, 5.0) == (-1024.0, 600.0)  # a window's own
 
 
+@pytest.mark.slow
 def test_counted_memory_grows_with_the_window_and_determines_it():
     config = make_config("upgan", size=(256, 64, 64), width=8, levels=2, critic_width=4, stages=2)
     thin, thick = (count_translation(config, depth) for depth in (64, 128))

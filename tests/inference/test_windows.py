@@ -21,6 +21,7 @@ def generator(size, norm, high_convs=0):
     return g
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["rms", "group"])
 @pytest.mark.parametrize(
     ("size", "depth"), [((32, 32, 32), 2), ((32, 64, 96), 3), ((96, 64, 32), 7), ((96, 32, 32), 30)]

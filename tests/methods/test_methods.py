@@ -37,6 +37,7 @@ FOLLOWERS = {
 """State that changes after an update without a gradient."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "name"), PHASES)
 def test_a_phase_updates_its_networks_and_no_other(method, name, small_store):
     config = small_config(method)
@@ -64,6 +65,7 @@ def gradients(config, name, batch):
     return seen, run_phase(updates, name, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"loss_groups": False}, {"accumulate": 2, "checkpointing": True}])
 @pytest.mark.parametrize(("method", "name"), PHASES)
 def test_loss_groups_micro_batches_and_recomputation_change_no_gradient(method, name, changes, small_store):
@@ -90,11 +92,13 @@ def test_a_resume_is_invisible_inside_and_between_stages(small_store, tmp_path, 
     assert logs[0] == logs[1] and len(logs[0].splitlines()) == one.step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_peak_memory_is_the_same_on_fake_and_real_tensors(method):
     assert_counts_agree(small_config(method, checkpointing=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_a_plan_counts_memory_operations_and_data_of_every_phase(method):
     plan = Plan(small_config(method))

@@ -89,6 +89,7 @@ def test_learns_a_pair_by_heart(pairs):
     assert all(value > 0.9 for value in dice_of_labels(made[0, 0], batch.target[0, 0], 3).values())
 
 
+@pytest.mark.slow
 def test_from_a_store_to_label_maps_on_the_grids_of_their_volumes(pairs, tmp_path, capsys):
     words = ["--config", "segan_32", "--data.store", str(pairs / "s.h5"), *SMALL]
     assert cli.run(train.main, [*words, "--out", str(tmp_path / "run")]) == 0

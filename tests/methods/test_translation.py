@@ -11,6 +11,7 @@ from tests.helpers import assert_equal
 from tests.methods.small import WINDOWED, make_trainer, make_updates, run_steps, small_batch, small_config
 
 
+@pytest.mark.slow
 def test_the_end_of_each_stage_is_kept(small_store, tmp_path):
     make_trainer(small_store, tmp_path, small_config("upgan")).run()
     assert [path.stem for path in files.all_of(tmp_path)] == ["step-00000002", "step-00000004", "step-00000006"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 import torch
 
 from hagan3d import cli, generate, plan, train
@@ -45,6 +46,7 @@ def test_the_generator_learns_in_every_second_step():
     assert due == [["d", "g"], ["d"], ["d", "g"]]
 
 
+@pytest.mark.slow
 def test_from_training_to_volumes(small_store, tmp_path, capsys):
     run = tmp_path / "run"
     options = f"--config wgan_gp_32 --data.store {small_store} --wgan_gp.width 8 --train.batch_size 2"

@@ -115,6 +115,7 @@ def test_peak_memory_is_the_same_on_fake_and_real_tensors(method, window):
     assert_counts_agree(windowed(method, window, batch_size=1, checkpointing=True, **stages))
 
 
+@pytest.mark.slow
 def test_windows_take_less_memory_and_read_less():
     plans = [Plan(small_config("pix2pix"))]
     plans += [Plan(windowed("pix2pix", window, 8)) for window in ("hierarchical", "patch")]

@@ -19,6 +19,7 @@ def networks(size, depth, **settings):
     return nets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 32, 32), (64, 32, 96), (96, 64, 32)])
 @pytest.mark.parametrize("high_convs", [0, 1, 2])
 @pytest.mark.parametrize("upsample", ["folded", "plain"])

@@ -36,6 +36,7 @@ def python(place, *words):
     return subprocess.run([sys.executable, *words], cwd=place, env=surroundings, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_kernels_for_cuda_pass_the_tests_of_the_operators(place):
     suites = [str(Path(__file__).parent / name) for name in SUITES]
     done = python(place, "-m", "pytest", "-p", "no:cacheprovider", "-k", f"not {SLOW}", *suites)
@@ -44,6 +45,7 @@ def test_the_kernels_for_cuda_pass_the_tests_of_the_operators(place):
     assert passed and int(passed[1]) > 200
 
 
+@pytest.mark.slow
 def test_a_barrier_that_not_all_threads_reach_is_found(place, tmp_path):
     source = tmp_path / "parted.cpp"
     source.write_text(

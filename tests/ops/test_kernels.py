@@ -115,6 +115,7 @@ def test_operations_of_trimmed_slices_are_counted():
     assert counter.get_total_flops() == 2 * 27 * (2 * 3) * (2 * 2 * 3 * 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_opcheck(device, name):
     skip_unless_built("_C.so")
@@ -124,6 +125,7 @@ def test_opcheck(device, name):
     torch.library.opcheck(getattr(torch.ops.hagan3d, name).default, samples(device)[name], test_utils=checks)
 
 
+@pytest.mark.slow
 def test_compile_passes_through_without_a_graph_break(device):
     x = voxels(2, 3, 4, 4, 4, device=device)
     start, weight = torch.tensor([0, 1], device=device), voxels(3, 3, 3, 3, 3, device=device)
@@ -141,6 +143,7 @@ def test_compile_passes_through_without_a_graph_break(device):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_compile_passes_through_winograd():
     skip_unless_built("_C.so")
     x, weight, bias = (voxels(*shape, device="cpu") for shape in ((1, 3, 2, 2, 2), (8, 3, 3, 3, 3), (8,)))

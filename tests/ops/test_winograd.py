@@ -19,6 +19,7 @@ def built():
         pytest.skip("the compiled operators were not built, or Winograd is switched off")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "enabled"), [("0", "False"), ("1", "True")])
 def test_the_environment_variable_is_read_at_import(setting, enabled):
     code = "import torch; from hagan3d.ops.winograd import dispatch; print(dispatch.ENABLED)"
