@@ -32,7 +32,7 @@ def main() -> int:
     store = Store(a.store)
     extractor = load_features(store) if features_path(store.path).exists() else random_extractor()
     count = min(len(store), a.limit)
-    x = np.stack([store.volume(i).numpy() for i in range(count)])
+    x = np.stack([store.channel(i).numpy() for i in range(count)])
     subjects = np.unique(store.subjects[:count], return_inverse=True)[1]
     print(f"{count} volumes {list(store.size)} of {subjects.max() + 1} subjects of {store.path.name}")
     print(f"features {extractor.name}: {extractor.dim} per volume, SHA-256 {extractor.sha256}")

@@ -35,7 +35,7 @@ def main() -> int:
     if a.run:
         extractors.append(encoder_extractor(load_model(a.run)))
     chosen = np.random.default_rng(a.seed).permutation(len(store))[: a.limit]
-    x = np.stack([store.volume(int(i)).numpy() for i in chosen])
+    x = np.stack([store.channel(int(i)).numpy() for i in chosen])
     print(f"{len(x)} volumes {list(x.shape[1:])} of {store.path.name}; seed {a.seed}; features:")
     for extractor in extractors:
         print(f"  {extractor.name}: {extractor.dim} per volume, SHA-256 {extractor.sha256}")

@@ -183,7 +183,7 @@ def training_sets(store: Store) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Te
 
 def tensors(store: Store, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     """Read volumes ``[N, 1, D, H, W]`` and their classes ``[N]``."""
-    x = torch.stack([store.volume(int(i)) for i in indices])[:, None]
+    x = torch.stack([store.volume(int(i)) for i in indices])
     return x, torch.from_numpy(store.labels[indices])
 
 

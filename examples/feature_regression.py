@@ -135,7 +135,7 @@ def of_run(model: Model, store: Store, chosen: np.ndarray) -> Features:
     made = latents(model, (item for i, item in enumerate(inputs) if i in wanted))
     maps = []
     for i in chosen:
-        slabs = store.volume(int(i))[None, None].to(model.device).split(model.config.data.depth, dim=2)
+        slabs = store.volume(int(i))[None].to(model.device).split(model.config.data.depth, dim=2)
         a = torch.cat([model.networks.e_h(slab) for slab in slabs], dim=2)
         maps.append(F.adaptive_avg_pool3d(a, OCTANTS).flatten().cpu().numpy())
     return {"E, latent": np.stack([done.z for done in made]), "E, map": np.stack(maps)}
@@ -152,7 +152,7 @@ def untrained(model: Model) -> Model:
 
 def histograms(store: Store, chosen: np.ndarray) -> np.ndarray:
     """Share of the voxels in each of 64 bins ``[N, 64]``."""
-    rows = [np.histogram(store.volume(int(i)).numpy(), BINS, (-1, 1))[0] for i in chosen]
+    rows = [np.histogram(store.channel(int(i)).numpy(), BINS, (-1, 1))[0] for i in chosen]
     return np.stack(rows) / np.prod(store.size)
 
 
@@ -169,7 +169,7 @@ def vae(store: Store, model: Model, minutes: float, path: Path) -> VarAutoEncode
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     begin, step = time.process_time(), 0
     while time.process_time() - begin < 60 * minutes or not step:
-        x = torch.stack([store.volume(int(i)) for i in random.choice(train, BATCH)])[:, None]
+        x = torch.stack([store.volume(int(i)) for i in random.choice(train, BATCH)])
         loss = vae_loss(x, *net(x)[:3])
         optimizer.zero_grad()
         loss.backward()
@@ -194,7 +194,7 @@ def vae_loss(x: Tensor, again: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 @torch.no_grad()
 def of_vae(net: VarAutoEncoder, store: Store, chosen: np.ndarray) -> np.ndarray:
     """Mean latents ``[N, latent_dim]``."""
-    return np.stack([net(store.volume(int(i))[None, None])[1][0].numpy() for i in chosen])
+    return np.stack([net(store.volume(int(i))[None])[1][0].numpy() for i in chosen])
 
 
 def methods(name: str, trees: int) -> list[RegressionMethod]:

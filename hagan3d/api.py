@@ -133,7 +133,7 @@ class Model:
         model = self._generative()
         label = None if class_name is None else torch.tensor([class_index(model, class_name)], device=model.device)
         rows = (torch.from_numpy(row)[None].to(model.device) for row in np.asarray(z, np.float32))
-        return self._series([np.concatenate(list(volume_slabs(model, row, label))) for row in rows])
+        return self._series([np.concatenate(list(volume_slabs(model, row, label)), axis=1) for row in rows])
 
     def translate(self, inputs: "str | Path | stores.Store", out: str | Path | None = None, split: str = "all") -> Path:
         """Translate files or the sources of a store to NIfTI, as `hagan3d translate`; return the folder.

@@ -71,11 +71,11 @@ def write_samples(out: Path) -> None:
 
     store = Store(out / "phantoms.h5")
     model = load_model(out)
-    real = [store.volume(int(i)).numpy() for i in store.indices("train")[:SHOWN]]
+    real = [store.channel(int(i)).numpy() for i in store.indices("train")[:SHOWN]]
     files = sorted((out / "samples").glob("volume-*.nii.gz"))[:SHOWN]
     description = model.description
     generated = [
-        normalize(nib.Nifti1Image.from_filename(file).get_fdata().transpose(2, 1, 0), description.lo, description.hi)
+        normalize(nib.Nifti1Image.from_filename(file).get_fdata().transpose(2, 1, 0), *description.channels[0].interval)
         for file in files
     ]
     comparison_sheet({"real": real, "generated": generated}, description.affine_array, out / "samples.png")

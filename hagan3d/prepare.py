@@ -2,15 +2,21 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hagan3d import cli
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+
+if TYPE_CHECKING:  # so that --help is fast
+    from hagan3d.data.preprocess.pipeline import Prepared
 
 DESCRIPTION = "Make a store: read, reorient, resample and scale volumes to [-1, 1]; write one HDF5 file for training."
 EXAMPLES = (
     "hagan3d prepare --input scans/ --output lungs.h5 --size 128 128 128 --intensity window",
     "hagan3d prepare --input list.txt --output heads.h5 --labels participants.csv --class_column Sex",
     "hagan3d prepare --input scans/ --output lungs/ --shard 3/16     # one task of an array job",
+    "hagan3d prepare --nnunet Dataset004_Hippocampus/ --output hippocampus.h5 --size 32 48 32",
+    "hagan3d prepare --input cases.csv --output brains.h5 --label_names background tumour    # id, t1, t2, seg",
     "hagan3d prepare --pairs pairs.csv --output pairs.h5 --intensity window --source.units SUV",
     "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
     "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2   # label maps",
@@ -21,8 +27,11 @@ EXAMPLES = (
 def main(arguments: list[str]) -> None:
     """Parse the command line, prepare, and report where the store is."""
     parser = cli.parser("prepare", DESCRIPTION, EXAMPLES)
-    parser.add_argument("--input", nargs="+", help="Folders, text files that list paths, or volume files.")
-    parser.add_argument("--pairs", nargs="+", help="CSV (id, source, target, optional mask, subject), or two folders.")
+    parser.add_argument("--input", nargs="+", help="Folders, lists of paths (.txt), volume files, or a CSV of cases.")
+    parser.add_argument("--nnunet", help="Folder of an nnU-Net data set (dataset.json, imagesTr, labelsTr).")
+    parser.add_argument(
+        "--pairs", nargs="+", help="CSV (id, source, source_2, ..., target, ..., mask, subject), or two folders."
+    )
     parser.add_argument("--domains", nargs=2, help="Folders of the unpaired source and target domains.")
     parser.add_argument("--output", required=True, help="The .h5 file to write; with --shard a folder.")
     parser.add_class_arguments(PrepareConfig, as_group=False)
@@ -32,15 +41,23 @@ def main(arguments: list[str]) -> None:
     from hagan3d.data.preprocess.inputs import find_inputs  # after parsing, so that --help is fast
     from hagan3d.data.preprocess.pipeline import prepare
 
-    inputs = find_inputs(args.input, args.pairs, args.domains)
+    inputs = find_inputs(args.input, args.pairs, args.domains, args.nnunet)
     result = prepare(inputs, Path(args.output), config, sources_as=args.source)
     for line in result.left_out:
         print(f"left out: {line}", file=sys.stderr)
+    for line in result.remarks:
+        print(line, file=sys.stderr)
     state = "is already there" if result.done_before else "is ready"
     print(f"{result.path} {state}: {cli.volumes(result.volumes)}; contact sheet: {result.sheet}")
     if config.shard is None:
         size = " ".join(str(side) for side in config.size)
-        print(f"next: hagan3d train --data.store {result.path} --data.size {size} --out RUN")
+        print(f"next: hagan3d train --data.store {result.path} --data.size {size}{_channels(result)} --out RUN")
+
+
+def _channels(result: "Prepared") -> str:
+    """Return the settings of a run that follow from the channels and labels of a store."""
+    images, labels = (f" --data.channels {result.channels}", f" --data.labels {result.labels}")
+    return (images if result.channels > 1 else "") + (labels if result.labels else "")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_encoding_and_decoding(trained, small_store):
     assert z.shape == (8, 8)
     np.testing.assert_array_equal(z, model.encode(small_store))
     decoded = model.decode(z[:2])
-    assert decoded.numpy().shape == (2, 32, 32, 32)
+    assert decoded.numpy().shape == (2, 1, 32, 32, 32)
     assert model.encode(decoded).shape == (2, 8)
 
 

@@ -20,7 +20,7 @@ from hagan3d.networks.generative import GenerativeNetworks
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
 
-FORMAT = "hagan3d checkpoint 2"
+FORMAT = "hagan3d checkpoint 3"
 FOLDER = "checkpoints"
 State = dict[str, Tensor]
 

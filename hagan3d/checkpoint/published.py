@@ -9,7 +9,7 @@ from torch import Tensor
 from hagan3d.checkpoint.files import FOLDER, Checkpoint, State, path_of, read_tensors, save
 from hagan3d.config import Size
 from hagan3d.config.methods import method_module
-from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.description import Channel, DataDescription
 from hagan3d.errors import InputError
 
 Triple = tuple[float, float, float]
@@ -88,10 +88,7 @@ def _description(
         orientation="RAS",
         axis="axial",
         affine=affine,
-        intensity="window",
-        lo=window[0],
-        hi=window[1],
-        units=units,
+        channels=(Channel("image", "window", *window, units),),
         class_names=tuple(str(index) for index in range(num_classes)),
         source="published weights",
     )

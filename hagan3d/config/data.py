@@ -88,7 +88,27 @@ class DataConfig(Section):
 
 
 @dataclass(frozen=True)
-class SubvolumeDataConfig(DataConfig):
+class VolumeDataConfig(DataConfig):
+    """Volumes of several channels, and their label maps."""
+
+    channels: int = bounded(1, at_least=1)
+    """Image channels of a volume. It must equal the store's."""
+    labels: int = bounded(0, at_least=0, at_most=256)
+    """Labels of the label maps, which are generated together with the images; 0: none. It must equal the store's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels == 1:
+            raise InputError("data.labels: must be 0 or at least 2, the background included, got 1")
+
+    @property
+    def volume_channels(self) -> int:
+        """Channels that networks see: the image channels, and one per label."""
+        return self.channels + self.labels
+
+
+@dataclass(frozen=True)
+class SubvolumeDataConfig(VolumeDataConfig):
     """Volumes, and the sub-volumes that are selected from them at full resolution."""
 
     subvolume_depth: int | None = bounded(None, at_least=1)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from hagan3d.config.bounds import Section, bounded
-from hagan3d.config.data import DataConfig, PairDataConfig, WindowDataConfig
+from hagan3d.config.data import DataConfig, PairDataConfig, VolumeDataConfig, WindowDataConfig
 from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
 
@@ -47,6 +47,8 @@ class MethodConfig(Section):
 @dataclass(frozen=True)
 class GenerationConfig(MethodConfig):
     """Settings that every method that generates volumes from latents has."""
+
+    data_config: ClassVar[type[DataConfig]] = VolumeDataConfig
 
     latent_dim: int = bounded(1024, at_least=1)
     """Dimension of the latent vector z."""

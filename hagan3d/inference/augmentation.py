@@ -101,12 +101,15 @@ def check_match(model: Model, store: Store) -> None:
             f"{store.path}: has the classes {', '.join(ours)}, the run those of {model.description.source}: "
             f"{', '.join(theirs)}; take the store that the run was trained on"
         )
-    for name in ("size", "axis", "orientation", "intensity"):
+    for name in ("size", "axis", "orientation", "label_names"):
         if getattr(model.description, name) != getattr(data, name):
             raise _mismatch(model, store, name, getattr(model.description, name), getattr(data, name))
-    windows = [(made.lo, made.hi) for made in (model.description, data)]
-    if data.intensity == "window" and windows[0] != windows[1]:
-        raise _mismatch(model, store, "window", *windows)
+    channels = [[(one.name, one.intensity) for one in made.channels] for made in (model.description, data)]
+    if channels[0] != channels[1]:
+        raise _mismatch(model, store, "channels", *channels)
+    for own, other in zip(model.description.channels, data.channels, strict=True):
+        if other.intensity == "window" and own.interval != other.interval:
+            raise _mismatch(model, store, "window", own.interval, other.interval)
 
 
 def origin_warning(model: Model, store: Store) -> str:
@@ -149,6 +152,7 @@ def _samples(model: Model, store: Store, generated: GeneratedSet) -> Iterator[Sa
 def _records(model: Model, store: Store, generated: GeneratedSet, generator: str) -> list[Record]:
     """Describe the volumes to come, in their order; what they hold follows from generator, class, seed, truncation."""
     data = model.description
+    intervals = [channel.interval for channel in data.channels]
     made = []
     for label, name in enumerate(store.class_names):
         for seed in generated.seeds(label):
@@ -156,7 +160,7 @@ def _records(model: Model, store: Store, generated: GeneratedSet, generator: str
             key = json.dumps([generator, name, seed, generated.truncation])
             hash = hashlib.sha256(key.encode()).hexdigest()
             source = f"{model.run_folder.name} step {model.step} class {name} seed {seed}"
-            made.append(Record(id, id, "train", label, data.affine_array, data.lo, data.hi, source, hash))
+            made.append(Record(id, id, "train", label, data.affine_array, intervals, source, hash))
     return made
 
 
@@ -178,7 +182,7 @@ def _draw(store: Store, path: Path) -> None:
     def some(label: int, generated: bool) -> list[np.ndarray]:
         found = np.flatnonzero((store.labels == label) & (store.generated == generated))
         mine = [i for i in found if store.splits[i] == "train"][-SHEET_VOLUMES:]
-        return [store.volume(int(i)).numpy() for i in mine]
+        return [store.channel(int(i)).numpy() for i in mine]
 
     groups = {
         f"{name}, {'generated' if generated else 'real'}": some(label, generated)

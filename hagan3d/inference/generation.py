@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from hagan3d.checkpoint import Model
 from hagan3d.data.io.files import write_text
-from hagan3d.data.io.writer import Dtype, Format, thin, volume_writer
+from hagan3d.data.io.writer import Dtype, Format
 from hagan3d.data.pictures import MiddlePlanes, contact_sheet
-from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
+from hagan3d.inference.volume_files import shown_channels, write_label_names, write_slabs
 
 SHEET_VOLUMES = 12  # on the contact sheet
 
@@ -31,12 +31,12 @@ class Sample:
     z: np.ndarray
     """Latent ``[latent_dim]``."""
     slabs: Iterator[np.ndarray]
-    """Its slices ``[depth, H, W]`` in [-1, 1], in order along D; each slab is computed when iterated, once."""
+    """Its slices ``[C, depth, H, W]`` in [-1, 1], in order along D; each slab is computed when iterated, once."""
 
     @property
     def volume(self) -> np.ndarray:
-        """All slices ``[D, H, W]``, in memory; consumes ``slabs``."""
-        return np.concatenate(list(self.slabs))
+        """All slices ``[C, D, H, W]``, in memory; consumes ``slabs``."""
+        return np.concatenate(list(self.slabs), axis=1)
 
 
 def latent(model: Model, seed: int, label: int | None = None, truncation: float = 1.0) -> np.ndarray:
@@ -102,46 +102,13 @@ def check_label(description: DataDescription, classes: int, label: int | None) -
 
 @torch.no_grad()
 def volume_slabs(model: Model, z: Tensor, label: Tensor | None, depth: int | None = None) -> Iterator[np.ndarray]:
-    """Generate one volume from ``z [1, latent_dim]``: slabs ``[depth, H, W]`` in [-1, 1], in order along D.
+    """Generate one volume from ``z [1, latent_dim]``: slabs ``[C, depth, H, W]`` in [-1, 1], in order along D.
 
     They equal the volume generated whole; each is computed when it is iterated.
     """
     for window in model.networks.windows(z, label, depth or model.networks.default_depth()):
-        yield window[0, 0].float().cpu().numpy()
+        yield window[0].float().cpu().numpy()
         del window  # before the next is made
-
-
-def write_slabs(
-    slabs: Iterable[np.ndarray],
-    description: DataDescription,
-    path: Path,
-    dtype: Dtype = "float32",
-    affine: np.ndarray | None = None,
-    interval: tuple[float, float] | None = None,
-) -> MiddlePlanes:
-    """Write a volume in the units, orientation and position of the data while its slabs are computed.
-
-    Args:
-        slabs: ``[depth, H, W]`` in [-1, 1], in order along D.
-        description: Of the training data.
-        path: File to write, whole or not at all: .nii, .nii.gz or .h5.
-        dtype: Type of the voxels in the file.
-        affine: Index to RAS mm ``[4, 4]`` of this volume. Default: the typical one.
-        interval: File units of -1 and 1 in this volume. Default: the typical ones.
-
-    Returns:
-        Its middle planes, in [-1, 1].
-    """
-    lo, hi = interval or (description.lo, description.hi)
-    placed = description.affine_array if affine is None else affine
-    planes = MiddlePlanes(description.size, description.affine_array)
-    with volume_writer(path, description.size, placed, description.orientation, dtype) as add:
-        for slab in slabs:
-            planes.add(slab)
-            for piece in thin(slab):
-                add(denormalize(piece, lo, hi))
-            del slab, piece  # before the next is made
-    return planes
 
 
 def generate(
@@ -161,7 +128,8 @@ def generate(
     Args:
         model: The model, with the networks that generate.
         seeds: One per volume; the name of its file.
-        out: Folder for `volume-SEED.nii.gz`, `samples.csv` and `samples.png`.
+        out: Folder for `volume-SEED.nii.gz` (of several channels, `volume-SEED_CHANNEL.nii.gz` and
+            `volume-SEED_seg.nii.gz`, with the names of labels in `labels.json`), `samples.csv` and `samples.png`.
         label: Class index for all volumes; None: all classes in turn.
         truncation: As in `samples`.
         dtype: Type of the voxels in the files.
@@ -171,19 +139,22 @@ def generate(
     """
     paths: list[Path] = []
     shown: list[MiddlePlanes] = []
+    captions: list[str] = []
     rows: list[list[object]] = []
     names = model.description.class_names
     for sample in progress(samples(model, seeds, label, truncation, depth)):
         path = out / f"volume-{sample.seed:06d}.{format}"
-        planes = write_slabs(sample.slabs, model.description, path, dtype)
-        paths.append(path)
-        if len(shown) < SHEET_VOLUMES:
-            shown.append(planes)
+        written, planes = write_slabs(sample.slabs, model.description, path, dtype)
+        paths += written
         name = "" if sample.label is None else names[sample.label]
-        rows.append([path.name, sample.seed, name, *(f"{value:.9g}" for value in sample.z)])
+        if len(rows) < SHEET_VOLUMES:
+            shown += planes
+            caption = f"seed {sample.seed}{f' class {name}' if name else ''}"
+            captions += [f"{caption} {channel}".rstrip() for channel in shown_channels(model.description)]
+        rows.append([written[0].name, sample.seed, name, *(f"{value:.9g}" for value in sample.z)])
+    write_label_names(out, model.description)
     header = ["file", "seed", "class", *(f"z{i}" for i in range(model.networks.latent_dim))]
     write_csv(out / "samples.csv", header, rows)
-    captions = [f"seed {row[1]}{f' class {row[2]}' if row[2] else ''}" for row in rows[: len(shown)]]
     contact_sheet(shown, model.description.affine_array, captions, out / "samples.png")
     return paths
 

@@ -34,19 +34,18 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
     if path.is_dir():
         raise InputError(f"{path}: registration wants a CSV with the columns id, source (moves) and target (stays)")
     description = model.description
-    rule = (description.source_domain or description).intensity_rule
+    own, rule = description.channels[0].rule, (description.source_channels or description.channels)[0].rule
 
     def read(source: VolumeFile) -> SourceVolume:
-        assert source.source is not None
-        fixed, moving = read_volume(source.path), read_volume(source.source)
-        made = preprocess_volume(fixed, description.grid_rule, description.intensity_rule)
+        fixed, moving = read_volume(source.path), read_volume(source.sources[0])
+        made = preprocess_volume(fixed, description.grid_rule, own)
         check_spacing(made.affine, model, fixed.name)
         lo, hi = rule.interval(moving.array)
         other = resample_onto(moving.array, moving.affine, made.affine, description.size)
         x = torch.from_numpy(np.stack([normalize(other, lo, hi), made.x]))
         return SourceVolume(source.id, x, made.affine, (lo, hi), (fixed.array.shape, fixed.affine))
 
-    found = find_pairs([path])
+    found = find_pairs([path]).files
     return len(found), all_readable(found, read)
 
 
@@ -65,7 +64,7 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
 
     def read() -> Iterator[SourceVolume]:
         for i in map(int, chosen):
-            pair, (lo, hi) = pairs.pair(i), store.source_intervals[i]
+            pair, (lo, hi) = pairs.pair(i), store.source_intervals[i, 0]
             x = torch.cat([pair.source, pair.target])
             yield SourceVolume(store.ids[i], x, store.affines[i], (float(lo), float(hi)))
 

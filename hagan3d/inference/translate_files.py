@@ -42,9 +42,10 @@ class Uncertainty:
 
 def target_interval(description: DataDescription, lo: float, hi: float) -> tuple[float, float]:
     """Values of -1 and 1 of a translation: the model's where targets have units of their own, else the source's."""
-    if description.source_domain is None and description.intensity not in ("window", "labels"):
+    target = description.channels[0]
+    if not description.source_channels and target.intensity not in ("window", "labels"):
         return lo, hi
-    return description.lo, description.hi
+    return target.interval
 
 
 def calibrated_scale(path: Path) -> float:
@@ -96,14 +97,14 @@ def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Ite
     """
     from hagan3d.data.io.volumes import VolumeFile, find_volumes, read_volume
 
-    domain = description.source_domain
-    rule = (domain or description).intensity_rule
+    channel = (description.source_channels or description.channels)[0]
+    rule = channel.rule
     found = find_volumes(path)
 
     def read(source: VolumeFile) -> SourceVolume:
         volume = read_volume(source.path)
         if rule.kind == "window":
-            check_units(volume.array, *rule.window, (domain or description).units, volume.name)
+            check_units(volume.array, *rule.window, channel.units, volume.name)
         made = preprocess_volume(volume, description.grid_rule, rule)
         interval = target_interval(description, made.lo, made.hi)
         home = (volume.array.shape, volume.affine)
@@ -153,8 +154,8 @@ def sources_of_store(
 
     def read() -> Iterator[SourceVolume]:
         for i in map(int, chosen):
-            x = store.volume(i)[None] if pairs is None or store.has_domains else pairs.pair(i).source
-            own = (float(store.lo[i]), float(store.hi[i]))
+            x = store.volume(i) if pairs is None or store.has_domains else pairs.pair(i).source
+            own = (float(store.intervals[i, 0, 0]), float(store.intervals[i, 0, 1]))
             interval = own if store.has_sources else target_interval(description, *own)
             yield SourceVolume(store.ids[i], x, store.affines[i], interval)
 
@@ -210,7 +211,7 @@ def maps_of(made: Translation, interval: tuple[float, float], uncertainty: Uncer
 
 def _write(path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype) -> None:
     """Resample a volume to the grid of its source and write it; label maps as integers."""
-    is_map = description.intensity == "labels"
+    is_map = description.channels[0].intensity == "labels"
     array, dtype = (np.rint(array), "int16") if is_map else (array, dtype)
     if source.home is None:
         turned, affine = to_output_axes(array, source.affine, description.orientation)

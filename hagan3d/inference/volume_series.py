@@ -7,9 +7,11 @@ from typing import Self
 
 import numpy as np
 
+from hagan3d.data.preprocess.intensity import normalize
 from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.format import one_hot
 from hagan3d.inference.encoding import Input
-from hagan3d.inference.generation import write_slabs
+from hagan3d.inference.volume_files import write_label_names, write_slabs
 
 
 @dataclass(frozen=True)
@@ -17,20 +19,30 @@ class VolumeSeries:
     """Volumes on one grid, in the units of the data."""
 
     arrays: np.ndarray
-    """``[N, D, H, W]``, float32."""
+    """Image channels ``[N, C, D, H, W]``, float32."""
     description: DataDescription
-    interval: tuple[float, float]
-    """Values of -1 and 1 of the networks, in file units."""
+    label_maps: np.ndarray | None = None
+    """``[N, D, H, W]``, uint8; None without labels."""
 
     @classmethod
     def from_normalized(cls, arrays: Sequence[np.ndarray], description: DataDescription) -> Self:
-        """Make a series of volumes ``[D, H, W]`` in [-1, 1], with the typical geometry and units of the data."""
-        lo, hi = description.lo, description.hi
-        voxels = (np.stack(arrays) + 1) * np.float32((hi - lo) / 2) + np.float32(lo)
-        return cls(voxels, description, (lo, hi))
+        """Make a series of volumes ``[C, D, H, W]`` in [-1, 1], with the typical geometry and units of the data.
+
+        Of the channels, those of labels come last, as networks yield them.
+        """
+        x, images = np.stack(arrays), len(description.channels)
+        voxels = np.stack(
+            [
+                (x[:, channel] + 1) * np.float32((one.hi - one.lo) / 2) + np.float32(one.lo)
+                for channel, one in enumerate(description.channels)
+            ],
+            axis=1,
+        )
+        label_maps = x[:, images:].argmax(axis=1).astype(np.uint8) if description.label_names else None
+        return cls(voxels, description, label_maps)
 
     def numpy(self) -> np.ndarray:
-        """Return the voxels ``[N, D, H, W]`` in file units."""
+        """Return the voxels of the image channels ``[N, C, D, H, W]`` in file units."""
         return self.arrays
 
     @property
@@ -40,26 +52,34 @@ class VolumeSeries:
 
     @property
     def normalized(self) -> np.ndarray:
-        """Voxels in [-1, 1]."""
-        lo, hi = self.interval
-        return np.clip(2 * (self.arrays - lo) / (hi - lo) - 1, -1, 1).astype(np.float32)
+        """Volumes as networks take them ``[N, C, D, H, W]`` in [-1, 1]: image channels, then one per label."""
+        channels = [
+            normalize(self.arrays[:, channel], *one.interval).astype(np.float32)
+            for channel, one in enumerate(self.description.channels)
+        ]
+        if self.label_maps is None:
+            return np.stack(channels, axis=1)
+        labels = one_hot(self.label_maps, len(self.description.label_names))
+        return np.concatenate([np.stack(channels, axis=1), labels.swapaxes(0, 1)], axis=1)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write each volume as NIfTI, in its units and position; return the files."""
-        paths = [Path(folder) / f"volume-{number:06d}.nii.gz" for number in range(len(self.arrays))]
-        for path, x in zip(paths, self.normalized, strict=True):
-            write_slabs([x], self.description, path, interval=self.interval)
+        """Write each volume as NIfTI, in its units and position: a file per channel; return the files."""
+        folder, paths = Path(folder), []
+        for number, x in enumerate(self.normalized):
+            written, _ = write_slabs([x], self.description, folder / f"volume-{number:06d}.nii.gz")
+            paths += written
+        write_label_names(folder, self.description)
         return paths
 
     def inputs(self) -> Iterator[Input]:
         """Yield the volumes as input of an encoder."""
-        lo, hi = self.interval
+        intervals = [channel.interval for channel in self.description.channels]
         for number, x in enumerate(self.normalized):
 
             def read(start: int, depth: int, x: np.ndarray = x) -> np.ndarray:
-                return x[start : start + depth]
+                return x[:, start : start + depth]
 
-            yield Input(f"volume-{number:06d}", read, len(x), self.affine, lo, hi)
+            yield Input(f"volume-{number:06d}", read, x.shape[1], self.affine, intervals)
 
     def __len__(self) -> int:
         return len(self.arrays)

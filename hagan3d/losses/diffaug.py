@@ -15,16 +15,17 @@ NUM_RANDOMS = 7  # uniform numbers per volume: 3 for whether a transform is appl
 
 
 def diffaug(
-    window: Tensor, low: Tensor, config: DiffAugConfig, probability: float, randoms: np.ndarray
+    window: Tensor, low: Tensor, config: DiffAugConfig, probability: float, randoms: np.ndarray, images: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Translate pairs and change their brightness and contrast.
+    """Translate pairs and change the brightness and contrast of their images.
 
     Args:
-        window: Sub-volumes ``[B, 1, depth, H, W]`` in [-1, 1].
-        low: Volumes at low resolution ``[B, 1, d, h, w]``.
+        window: Sub-volumes ``[B, C, depth, H, W]`` in [-1, 1].
+        low: Volumes at low resolution ``[B, C, d, h, w]``.
         config: Largest magnitudes.
         probability: Of each transform, 0 to 1.
         randoms: ``[B, NUM_RANDOMS]``, uniform in [0, 1).
+        images: Number of image channels; those of labels follow and are translated alone.
 
     Returns:
         The augmented ``(window, low)``; linear in both, so any number of times differentiable.
@@ -35,14 +36,15 @@ def diffaug(
     brightness = torch.tensor(config.brightness * applied[:, 1] * amount[:, 1]).to(window)
     shift = (config.translate * applied[:, 2:] * amount[:, 2:]).tolist() if config.translate else None
     return (
-        _translated(_recoloured(window, contrast, brightness), shift),
-        _translated(_recoloured(low, contrast, brightness), shift),
+        _translated(_recoloured(window, contrast, brightness, images), shift),
+        _translated(_recoloured(low, contrast, brightness, images), shift),
     )
 
 
-def _recoloured(x: Tensor, contrast: Tensor, brightness: Tensor) -> Tensor:
-    """Scale intensities and add to them, with one pair of values per volume."""
-    return x * contrast[:, None, None, None, None] + brightness[:, None, None, None, None]
+def _recoloured(x: Tensor, contrast: Tensor, brightness: Tensor, images: int) -> Tensor:
+    """Scale the intensities of image channels and add to them, with one pair of values per volume."""
+    changed = x[:, :images] * contrast[:, None, None, None, None] + brightness[:, None, None, None, None]
+    return changed if images == x.shape[1] else torch.cat([changed, x[:, images:]], dim=1)
 
 
 def _translated(x: Tensor, shift: list[list[float]] | None) -> Tensor:

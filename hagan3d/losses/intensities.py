@@ -8,7 +8,7 @@ SIDE = 8  # voxels, largest side of a block
 
 
 def sorted_l1(fake: Tensor, real: Tensor) -> Tensor:
-    """L1 distance of sorted intensities, of whole volumes plus of blocks of up to 8^3 voxels, a scalar.
+    """L1 distance of sorted intensities of each channel, of whole volumes plus of blocks of up to 8^3 voxels, a scalar.
 
     It is the 1-Wasserstein distance between the histograms, averaged over volumes and over blocks. A voxel-wise L1 loss
     is minimal at the conditional median, so that structures whose position cannot be predicted (emphysema) vanish. This
@@ -22,7 +22,7 @@ def sorted_l1(fake: Tensor, real: Tensor) -> Tensor:
 
     Source: Peyre and Cuturi, Computational Optimal Transport, 2019, section 2.6 (measures on a line).
     """
-    whole = _distance(fake.flatten(1), real.flatten(1))
+    whole = _distance(fake.flatten(2).flatten(0, 1), real.flatten(2).flatten(0, 1))
     return whole + _distance(_blocks(fake), _blocks(real))
 
 

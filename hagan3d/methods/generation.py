@@ -26,6 +26,13 @@ class GenerationMethod(Method):
     def check_store(self, store: Store) -> None:
         """Raise InputError unless the method can train on a store."""
         super().check_store(store)
+        data = self.config.data
+        if (len(store.channels), len(store.label_names)) != (data.channels, data.labels):
+            raise InputError(
+                f"{store.path}: has {len(store.channels)} image channels ({', '.join(store.channels)}) and "
+                f"{len(store.label_names)} labels, but data.channels is {data.channels} and data.labels {data.labels}; "
+                f"use --data.channels {len(store.channels)} --data.labels {len(store.label_names)}"
+            )
         if store.has_domains or store.has_label_maps:
             held = "two domains" if store.has_domains else "label maps as targets"
             able = [name for name in method_names() if config_class(name).translates]
@@ -51,8 +58,8 @@ class GenerationMethod(Method):
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
         data, count = self.config.data, self.train.batch_size
         return ZeroBatch(
-            window=torch.zeros(count, 1, window_depth(self.config), *data.size[1:]),
-            low=torch.zeros(count, 1, *data.low_size),
+            window=torch.zeros(count, data.volume_channels, window_depth(self.config), *data.size[1:]),
+            low=torch.zeros(count, data.volume_channels, *data.low_size),
             start=torch.zeros(count, dtype=torch.int64),
             label=torch.zeros(count, dtype=torch.int64),
             volumes=None,
@@ -69,7 +76,9 @@ class GenerationMethod(Method):
     def bytes_per_step(self) -> int:
         """Return the bytes of voxels (int16) that a step reads from the store."""
         data, settings = self.config.data, self.settings
-        voxels, low = math.prod(data.size), math.prod(data.low_size)
+        # label maps have one byte per voxel; at low resolution, two per label
+        channels = data.channels + (0.5 if data.labels else 0)
+        voxels, low = int(channels * math.prod(data.size)), data.volume_channels * math.prod(data.low_size)
         if data.augment.active:
             return VOXEL_BYTES * self.train.batch_size * (voxels + low)
         window = voxels * window_depth(self.config) // data.size[0]
@@ -115,10 +124,10 @@ class GenerationPreview(Preview):
             real = self.store.volume(index)
             label = torch.tensor([int(self.store.labels[index])], device=device) if networks.num_classes else None
             x = torch.from_numpy(random.standard_normal((1, networks.latent_dim), dtype=np.float32)).to(device)
-            groups["real"].append(real.numpy())
+            groups["real"].append(real[0].numpy())
             groups["generated"].append(first_volume(networks.volume(networks.latent(x, label), label)))
             if self.encodes:
-                z = networks.encode(slab[None, None].to(device) for slab in real.split(networks.encoder_depth()))
+                z = networks.encode(slab[None].to(device) for slab in real.split(networks.encoder_depth(), dim=1))
                 groups["reconstructed"].append(first_volume(networks.volume(z, label)))
         return groups
 

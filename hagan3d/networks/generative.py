@@ -32,7 +32,7 @@ class GenerativeNetworks(NetworkSet):
         return x
 
     def volume(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Generate whole volumes ``[B, 1, D, H, W]`` in [-1, 1] from latents ``z [B, latent_dim]``."""
+        """Generate whole volumes ``[B, C, D, H, W]`` in [-1, 1] from latents ``z [B, latent_dim]``."""
         return torch.cat(list(self.windows(z, label, self.max_depth())), dim=2)
 
     def max_depth(self) -> int:
@@ -52,7 +52,7 @@ class GenerativeNetworks(NetworkSet):
             depth: Slices per window, a multiple of ``window_step``; the last window may have fewer.
 
         Yields:
-            ``[B, 1, depth, H, W]`` in [-1, 1], in order along D; equal to the same slices of `volume`.
+            ``[B, C, depth, H, W]`` in [-1, 1], in order along D; equal to the same slices of `volume`.
         """
         raise NotImplementedError
 
@@ -61,7 +61,7 @@ class GenerativeNetworks(NetworkSet):
         return self.windows(z, label, depth)
 
     def encode(self, slabs: Iterable[Tensor]) -> Tensor:
-        """Encode volumes given as consecutive slabs ``[B, 1, depth, H, W]``: latents ``[B, latent_dim]``."""
+        """Encode volumes given as consecutive slabs ``[B, C, depth, H, W]``: latents ``[B, latent_dim]``."""
         raise NotImplementedError
 
     def encoder_depth(self) -> int:
@@ -69,7 +69,7 @@ class GenerativeNetworks(NetworkSet):
         return self.max_depth()
 
     def discriminate(self, volume: Tensor) -> np.ndarray:
-        """Return a logit of each discriminator ``[K]``, float64, for one volume ``[1, 1, D, H, W]``."""
+        """Return a logit of each discriminator ``[K]``, float64, for one volume ``[1, C, D, H, W]``."""
         raise NotImplementedError
 
     def prior_covariance(self) -> Tensor:

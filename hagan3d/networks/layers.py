@@ -138,6 +138,31 @@ class StridedBlock(nn.Sequential):
         return self[1]
 
 
+class VolumeOutput(nn.Module):
+    """The output of a generator: tanh of image channels, softmax over the channels of labels, all in [-1, 1].
+
+    A label's channel is 2 p - 1, p the probability of the label. Real label maps are one-hot, -1 or 1 (`Store.window`).
+    """
+
+    def __init__(self, images: int, labels: int = 0) -> None:
+        """Have ``images`` image channels and then ``labels`` channels of labels."""
+        super().__init__()
+        self.images, self.channels = images, images + labels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, D, H, W]``."""
+        if self.images == self.channels:
+            return torch.tanh(x)
+        return torch.cat([torch.tanh(x[:, : self.images]), 2 * x[:, self.images :].softmax(1) - 1], dim=1)
+
+    def in_place(self, x: Tensor) -> Tensor:
+        """Return the same, overwriting ``x``; for inference."""
+        x[:, : self.images].tanh_()
+        if self.images < self.channels:
+            x[:, self.images :] = x[:, self.images :].softmax(1).mul_(2).sub_(1)
+        return x
+
+
 def checkpointed(function: Callable[..., Tensor], x: Tensor, *args: Any, on: bool) -> Tensor:
     """Return ``function(x, *args)``; with ``on``, store ``x`` alone and recompute the rest in the backward pass.
 

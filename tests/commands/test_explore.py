@@ -188,7 +188,7 @@ def test_thresholds_measure_what_lies_in_the_window(phantom_store, tmp_path, win
 
 def _labels(store, identifier):
     i = store.ids.index(identifier)
-    return measures.ChestCT()(store.volume(i).numpy(), (store.lo[i], store.hi[i]), store.affines[i])
+    return measures.ChestCT()(store.channel(i).numpy(), tuple(store.intervals[i, 0]), store.affines[i])
 
 
 def test_nothing_is_overwritten_unasked(phantom_run, phantom_store, tmp_path, capsys):

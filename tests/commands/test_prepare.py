@@ -31,7 +31,7 @@ def test_phantoms_then_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.run(prepare.main, arguments) == 0
     assert "3 volumes" in capsys.readouterr().out
     store = Store(tmp_path / "a.h5")
-    assert store.class_names == ("0", "1", "2") and store.description().units == "HU"
+    assert store.class_names == ("0", "1", "2") and store.description().channels[0].units == "HU"
     assert "emphysema_percent" in store.columns
     assert cli.run(prepare.main, arguments) == 0
     assert "is already there" in capsys.readouterr().out

@@ -10,12 +10,15 @@ import torch
 from hagan3d.data.store.derived import record_of, training_fraction, write_subset, write_with_generated
 from hagan3d.data.store.format import SCALE
 from hagan3d.data.store.store import Store
-from hagan3d.data.store.write import Record, write_store
+from hagan3d.data.store.write import Record, Voxels, write_store
 from hagan3d.errors import InputError
 
 SETTINGS = {
     "size": [32, 32, 32], "orientation": "RAS", "axis": "axial", "spacing": None, "fit": "resize", "trim": False,
-    "intensity": "window", "window": [-1024.0, 600.0], "percentiles": [0.5, 99.5], "units": "HU",
+    "channels": [{
+        "name": "ct", "intensity": "window", "window": [-1024.0, 600.0], "percentiles": [0.5, 99.5], "units": "HU",
+    }],
+    "label_names": [],
     "class_names": ["a", "b"], "columns": ["age"], "shard": [1, 1],
 }  # fmt: skip
 
@@ -34,15 +37,14 @@ def store(tmp_path: Path) -> Store:
             split="validation" if i // 2 % 5 == 4 else "train",
             label=int(i // 2 % 4 == 0),
             affine=np.diag([3.0, 2, 1, 1]),
-            lo=-1024.0,
-            hi=600.0,
+            intervals=[(-1024.0, 600.0)],
             file=f"v{i}.nii",
             hash=f"hash{i}",
             columns={"age": 40.0 + i},
         )
         for i in range(40)
     ]
-    write_store(tmp_path / "a.h5", SETTINGS, records, volume_of)
+    write_store(tmp_path / "a.h5", SETTINGS, records, lambda i: Voxels(volume_of(i)[None]))
     return Store(tmp_path / "a.h5")
 
 
@@ -78,9 +80,9 @@ def test_a_part_of_a_store_holds_the_same_bits(store, tmp_path):
 
 
 def test_generated_volumes_are_marked_and_for_training_alone(store, tmp_path):
-    records = [Record(f"g{i}", f"g{i}", "validation", 1, np.eye(4), 0.0, 1.0, "run", f"g{i}") for i in range(3)]
+    records = [Record(f"g{i}", f"g{i}", "validation", 1, np.eye(4), [(0.0, 1.0)], "run", f"g{i}") for i in range(3)]
     made = write_with_generated(
-        tmp_path / "more.h5", store, records, lambda i: np.full((32, 32, 32), i / 4, np.float32), {"run": "r"}
+        tmp_path / "more.h5", store, records, lambda i: np.full((1, 32, 32, 32), i / 4, np.float32), {"run": "r"}
     )
     assert made.generated.tolist() == [False] * 40 + [True] * 3 and made.splits[40:] == ["train"] * 3
     assert all(same(record_of(made, i), record_of(store, i)) for i in range(40))
@@ -99,8 +101,13 @@ def test_no_volume_of_a_prepared_store_is_marked_as_generated(store):
 
 
 def test_a_store_of_pairs_is_refused_rather_than_cut_in_half(store, tmp_path):
-    records = [replace(record_of(store, i), source_interval=(0.0, 1.0)) for i in range(4)]
-    write_store(tmp_path / "pairs.h5", {**SETTINGS, "pairs": {}}, records, volume_of, sources=volume_of)
+    records = [replace(record_of(store, i), source_intervals=[(0.0, 1.0)]) for i in range(4)]
+    settings = {**SETTINGS, "pairs": [{**SETTINGS["channels"][0], "name": "source"}]}
+
+    def read(i: int) -> Voxels:
+        return Voxels(volume_of(i)[None])
+
+    write_store(tmp_path / "pairs.h5", settings, records, read, sources=read)
     with pytest.raises(InputError, match="holds pairs"):
         write_subset(tmp_path / "part.h5", Store(tmp_path / "pairs.h5"), [0, 1])
     assert not (tmp_path / "part.h5").exists()

@@ -61,12 +61,20 @@ def test_simulated_sources_are_cut_after_the_simulation(small_store):
 
 def test_only_the_window_is_read(store, monkeypatch):
     read, plain = [], Store._values
-    monkeypatch.setattr(Store, "_values", lambda self, name, i, at: read.append((name, at)) or plain(self, name, i, at))
+    monkeypatch.setattr(
+        Store, "_values", lambda self, name, i, *at: read.append((name, *at)) or plain(self, name, i, *at)
+    )
     batch = PairSource(store, "train", 1, 0, depth=8, with_low=True).batch(0)
     start = int(batch.start[0])
-    cut = slice(start, start + 8)
+    cut, every = slice(start, start + 8), slice(None)
     assert sorted(read, key=str) == sorted(
-        [("high", cut), ("source_high", cut), ("mask", cut), ("low", slice(None)), ("source_low", slice(None))],
+        [
+            ("high", every, cut),
+            ("source_high", every, cut),
+            ("mask", cut),
+            ("low", every),
+            ("source_low", every),
+        ],
         key=str,
     )
 

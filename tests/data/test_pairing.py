@@ -15,6 +15,7 @@ from hagan3d.config import DegradeConfig
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
+from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
@@ -68,13 +69,13 @@ def test_a_source_lies_on_the_grid_of_its_target_in_units_of_its_own(folders, tm
     settings = dataclasses.replace(SETTINGS, intensity="window", window=(-300.0, 300.0))
     made = prepare(find_pairs(folders), tmp_path / "s.h5", settings, progress=False, sources_as=rule)
     store = Store(made.path)
-    assert store.has_sources and store.source_intervals.tolist() == [[-10, 30]] * 4
+    assert store.has_sources and store.source_intervals.tolist() == [[[-10, 30]]] * 4
     pair = Pairs(store).pair(2)
     source = (pair.source[0].numpy() + 1) * 20 - 10
-    target = (pair.target[0].numpy() + 1) * (store.hi[2] - store.lo[2]) / 2 + store.lo[2]
+    target = denormalize(pair.target[0].numpy(), *store.intervals[2, 0])
     np.testing.assert_allclose(((source - 7) / 5)[1:-1, 1:-1, 1:-1], (target / 100)[1:-1, 1:-1, 1:-1], atol=0.05)
-    domain = store.description().source_domain
-    assert domain is not None and (domain.units, domain.lo, domain.hi) == ("SUV", -10, 30)
+    (channel,) = store.description().source_channels
+    assert (channel.name, channel.units, *channel.interval) == ("source", "SUV", -10, 30)
     again = prepare(find_pairs(folders), tmp_path / "s.h5", settings, progress=False, sources_as=rule)
     assert again.done_before
 
@@ -109,7 +110,7 @@ def test_masks_come_along_and_mark_the_same_voxels(write, tmp_path):
     batch = PairSource(store, "train", 2, 0).batch(0)
     assert store.subjects == ["who0", "who1"] and set(batch.mask.unique().tolist()) == {0, 1}
     for k in range(2):
-        target = (Pairs(store).pair(k).target + 1) * (store.hi[k] - store.lo[k]) / 2 + store.lo[k]
+        target = denormalize(Pairs(store).pair(k).target, *store.intervals[k, 0])
         agreed = ((target > 0.5) == (Pairs(store).pair(k).mask > 0)).float().mean()
         assert agreed > 0.98
 
@@ -122,7 +123,7 @@ def test_domains_are_drawn_from_each_side_and_never_paired(folders, tmp_path):
         batch = source.batch(step)
         for k in range(4):
             found = [
-                next(i for i in range(8) if np.array_equal(store.volume(i), volume[k, 0]))
+                next(i for i in range(8) if np.array_equal(store.volume(i), volume[k]))
                 for volume in (batch.source, batch.target)
             ]
             assert [store.domains[i] for i in found] == ["source", "target"]
@@ -139,7 +140,7 @@ def test_a_store_of_pairs_is_a_store(folders, tmp_path):
     alone = Store(prepare(folders[1], tmp_path / "t.h5", SETTINGS, progress=False).path)
     assert pairs.ids == alone.ids and not alone.has_sources and not alone.has_masks
     assert all(np.array_equal(pairs.volume(i), alone.volume(i)) for i in range(4))
-    assert "pairs" not in alone.settings and alone.description().source_domain is None
+    assert "pairs" not in alone.settings and alone.description().source_channels == ()
     with pytest.raises(InputError, match="holds sources of its own"):
         Pairs(pairs, DegradeConfig(kind="noise"))
 
@@ -193,7 +194,7 @@ def test_a_domain_of_one_volume_is_refused(folders, tmp_path, capsys):
     error = refused(capsys, tmp_path / "s.h5", "--domains", *map(str, folders))
     assert "the source domain must have at least 2 volumes" in error
     both = ("--domains", *map(str, folders), "--input", str(folders[0]))
-    assert "--input, --pairs, --domains: use exactly one of them" in refused(capsys, tmp_path / "s.h5", *both)
+    assert "--input, --nnunet, --pairs, --domains: use exactly one of them" in refused(capsys, tmp_path / "s.h5", *both)
 
 
 def test_dicom_series_of_two_patients_are_no_pair(series, tmp_path, capsys):

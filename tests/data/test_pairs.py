@@ -61,7 +61,7 @@ def test_evaluation_sees_one_acquisition_and_training_another_each_time(store, s
         steps = dataclasses.replace(source, degrade=DegradeConfig(kind="motion", fixed=fixed))
         passes = [steps.batch(step) for step in range(8)]
         of_two = [
-            batch.source[k, 0] for batch in passes for k in range(3) if torch.equal(batch.target[k, 0], store.volume(2))
+            batch.source[k, 0] for batch in passes for k in range(3) if torch.equal(batch.target[k], store.volume(2))
         ]
         assert len(of_two) >= 2
         seen[fixed] = [torch.equal(x, pairs.pair(2).source[0]) for x in of_two]
@@ -71,7 +71,7 @@ def test_evaluation_sees_one_acquisition_and_training_another_each_time(store, s
 def test_a_target_is_changed_before_it_is_spoilt(store):
     change = AugmentConfig(flip_axes=("W",), rotate_deg=10)
     pair = Pairs(store, MOTION).pair(1, degrade_seed=5, augmentation=change, augmentation_seed=9)
-    assert not torch.equal(pair.target[0], store.volume(1))
+    assert not torch.equal(pair.target, store.volume(1))
     assert torch.equal(pair.source[0], degrade(pair.target[0], MOTION, 5))
 
 
@@ -81,9 +81,9 @@ def test_unpaired_targets_are_of_other_subjects(store):
     for step in range(6):
         batch = source.batch(step)
         for k in range(4):
-            target = index_of(store, batch.target[k, 0])
+            target = index_of(store, batch.target[k])
             seen.add(target)
-            spoilt = degrade(store.volume(target), source.degrade, 0)
+            spoilt = degrade(store.channel(target), source.degrade, 0)
             assert not torch.equal(batch.source[k, 0], spoilt)
     assert len(seen) > 4
 
@@ -114,7 +114,7 @@ def test_a_store_without_pairs_says_how_to_get_some(store):
 
 def test_every_volume_once_a_pass(store):
     source = PairSource(store, "train", 4, 0, DegradeConfig(kind="gibbs"))
-    seen = [index_of(store, volume[0]) for step in (0, 1) for volume in source.batch(step).target]
+    seen = [index_of(store, volume) for step in (0, 1) for volume in source.batch(step).target]
     assert sorted(seen) == list(range(8)) and np.unique(seen).size == 8
 
 

@@ -45,10 +45,10 @@ def test_a_store_holds_volumes_low_resolution_and_records(scans: Path, tmp_path:
     assert store.ids == ["s0_0", "s0_1", "s1_2", "s1_3", "s2_4", "s2_5"] and store.subjects[::2] == ["s0", "s1", "s2"]
     assert store.files[0] == "s0_0.nii.gz" and len(set(store.hashes)) == 6 and store.labels.tolist() == [-1] * 6
     volume = store.volume(3)
-    assert volume.shape == (32, 32, 32) and volume.abs().max() <= 1 and volume.dtype.is_floating_point
-    assert (store.window(3, 8, 4) == volume[8:12]).all()
-    expected = volume.reshape(8, 4, 8, 4, 8, 4).mean((1, 3, 5))
-    assert (store.low(3) - expected).abs().max() < 2e-5
+    assert volume.shape == (1, 32, 32, 32) and volume.abs().max() <= 1 and volume.dtype.is_floating_point
+    assert (store.window(3, 8, 4) == volume[:, 8:12]).all()
+    expected = volume[0].reshape(8, 4, 8, 4, 8, 4).mean((1, 3, 5))
+    assert (store.low(3)[0] - expected).abs().max() < 2e-5
     assert files_in(tmp_path) == ["a.h5", "a.png", "in"]
 
 
@@ -64,9 +64,9 @@ def test_units_and_geometry_survive_the_way_through_the_store(tmp_path: Path, ax
     config = replace(CONFIG, size=tuple(sides[letter] for letter in letters), axis=axis, orientation=orientation)
     prepare(tmp_path / "in", tmp_path / "a.h5", replace(config, percentiles=(0.0, 100.0)), progress=False)
     store = Store(tmp_path / "a.h5")
-    values = denormalize(store.volume(0).numpy(), store.lo[0], store.hi[0])
+    values = denormalize(store.channel(0).numpy(), *store.intervals[0, 0])
     made, made_affine = to_output_axes(values, store.affines[0], orientation)
-    step = (store.hi[0] - store.lo[0]) / 65534
+    step = np.diff(store.intervals[0, 0])[0] / 65534
     for index in ((0, 0, 0), (3, 50, 90), (31, 63, 95)):  # by hand: where is this voxel of the file?
         where = np.linalg.solve(made_affine, affine @ (*index, 1))[:3]
         np.testing.assert_allclose(where, np.rint(where), atol=1e-5)
@@ -285,7 +285,7 @@ def test_heads_keep_their_labels_and_stand_upright(test_data: Path, tmp_path: Pa
         line = next(line for line in text.splitlines() if line.startswith(name.removesuffix("_T1")))
         assert line.split(",")[2] == store.class_names[store.labels[i]]
         assert float(line.split(",")[1]) == store.columns["Age"][i]
-        volume = store.volume(i)  # the crown is rounder and more in the air than the neck, which leaves the picture
+        volume = store.channel(i)  # the crown is rounder and more in the air than the neck, which leaves the picture
         assert volume[-1].mean() < volume[0].mean()
 
 
@@ -297,8 +297,8 @@ def test_a_z_score_looks_inside_the_masks(scans: Path, tmp_path: Path):
     store = run(scans, tmp_path / "a.h5", **masks)
     volume = read_volume(scans / "s1_2.nii.gz").array
     inside = volume[volume > 100].astype(np.float64)
-    assert store.lo[2] == pytest.approx(inside.mean() - 3 * inside.std(), rel=1e-5)
-    assert store.hi[2] == pytest.approx(inside.mean() + 3 * inside.std(), rel=1e-5)
+    assert store.intervals[2, 0, 0] == pytest.approx(inside.mean() - 3 * inside.std(), rel=1e-5)
+    assert store.intervals[2, 0, 1] == pytest.approx(inside.mean() + 3 * inside.std(), rel=1e-5)
     assert prepare(scans, tmp_path / "a.h5", replace(CONFIG, **masks), progress=False).done_before  # type: ignore[arg-type]
     write_nifti(tmp_path / "masks" / "s1_2_mask.nii.gz", np.eye(9)[None].repeat(3, 0), np.eye(4))
     with pytest.raises(InputError, match=r"s1_2.nii.gz, which has changed"):

@@ -14,12 +14,15 @@ import torch
 from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.format import FORMAT, SCALE
 from hagan3d.data.store.store import Store
-from hagan3d.data.store.write import Record, write_store
+from hagan3d.data.store.write import Record, Voxels, write_store
 from hagan3d.errors import InputError
 
 SETTINGS = {
     "size": [32, 64, 96], "orientation": "RAS", "axis": "axial", "spacing": None, "fit": "resize", "trim": False,
-    "intensity": "window", "window": [-1024.0, 600.0], "percentiles": [0.5, 99.5], "units": "HU",
+    "channels": [{
+        "name": "ct", "intensity": "window", "window": [-1024.0, 600.0], "percentiles": [0.5, 99.5], "units": "HU",
+    }],
+    "label_names": [],
     "class_names": ["a", "b"], "columns": ["age"], "shard": [1, 1],
 }  # fmt: skip
 
@@ -38,15 +41,14 @@ def path(tmp_path: Path) -> Path:
             split=["train", "validation"][i // 2],
             label=i % 2,
             affine=np.diag([3.0, 2, 1 + i, 1]),
-            lo=-1024.0,
-            hi=600.0,
+            intervals=[(-1024.0, 600.0)],
             file=f"v{i}.nii",
             hash=f"hash{i}",
             columns={"age": 40.0 + i},
         )
         for i in range(4)
     ]
-    write_store(tmp_path / "a.h5", SETTINGS, records, volume_of)
+    write_store(tmp_path / "a.h5", SETTINGS, records, lambda i: Voxels(volume_of(i)[None]))
     return tmp_path / "a.h5"
 
 
@@ -54,11 +56,11 @@ def test_what_is_written_is_read(path: Path):
     store = Store(path)
     assert len(store) == 4 and store.size == (32, 64, 96) and store.factor == 4
     for i in range(4):
-        expected = torch.from_numpy(volume_of(i).astype(np.float32)) / SCALE
-        assert torch.equal(store.volume(i), expected)
-        assert torch.equal(store.window(i, 12, 8), expected[12:20])
-        pooled = torch.nn.functional.avg_pool3d(expected[None, None], 4)[0, 0]
-        assert store.low(i).shape == (8, 16, 24) and (store.low(i) - pooled).abs().max() < 2e-5
+        expected = torch.from_numpy(volume_of(i).astype(np.float32))[None] / SCALE
+        assert torch.equal(store.volume(i), expected) and torch.equal(store.channel(i), expected[0])
+        assert torch.equal(store.window(i, 12, 8), expected[:, 12:20])
+        pooled = torch.nn.functional.avg_pool3d(expected, 4)
+        assert store.low(i).shape == (1, 8, 16, 24) and (store.low(i) - pooled).abs().max() < 2e-5
     assert store.ids == ["v0", "v1", "v2", "v3"] and store.labels.dtype == np.int64
     assert store.columns["age"].tolist() == [40, 41, 42, 43] and store.affines.shape == (4, 4, 4)
     assert store.indices("validation").tolist() == [2, 3] and store.indices("all").tolist() == [0, 1, 2, 3]
@@ -66,7 +68,7 @@ def test_what_is_written_is_read(path: Path):
 
 def test_a_window_is_whole_chunks(path: Path):
     with h5py.File(path) as file:
-        assert file["high"].chunks == (1, 4, 64, 96) and file["low"].chunks == (1, 8, 16, 24)
+        assert file["high"].chunks == (1, 1, 4, 64, 96) and file["low"].chunks == (1, 1, 8, 16, 24)
 
 
 def test_an_empty_split_and_an_impossible_window_are_refused(path: Path):
@@ -82,7 +84,9 @@ def test_an_empty_split_and_an_impossible_window_are_refused(path: Path):
 def test_the_description_survives_json_and_holds_medians_of_the_training_set(path: Path):
     made = Store(path).description()
     assert DataDescription.from_dict(json.loads(json.dumps(made.to_dict()))) == made
-    assert made.voxel_spacing == (3.0, 2.0, 1.5) and (made.lo, made.hi, made.units) == (-1024, 600, "HU")
+    assert made.voxel_spacing == (3.0, 2.0, 1.5) and [
+        (one.name, *one.interval, one.units) for one in made.channels
+    ] == [("ct", -1024, 600, "HU")]
     assert made.class_names == ("a", "b") and made.source == "a.h5" and made.volumes == 4
     with pytest.raises(InputError, match="must have the fields"):
         DataDescription.from_dict({**made.to_dict(), "surprise": 1})
@@ -125,7 +129,7 @@ def test_what_is_no_store_is_said(path: Path, tmp_path: Path):
         with pytest.raises(InputError, match=reason) as caught:
             Store(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
-    assert FORMAT.endswith("2")
+    assert FORMAT.endswith("3")
 
 
 def test_content_that_comes_twice_is_refused(path: Path):

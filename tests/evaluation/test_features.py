@@ -119,7 +119,7 @@ def test_features_of_a_store_are_trained_kept_and_the_same_again(store):
     assert first.path == features_path(store.path) and loaded.sha256 == first.extractor.sha256
     assert train_features(store, config).extractor.sha256 == loaded.sha256
     assert np.mean(first.losses[-5:]) < np.mean(first.losses[:5])
-    rows = loaded.features(store.volume(int(i)).numpy() for i in store.indices("train"))
+    rows = loaded.features(store.channel(int(i)).numpy() for i in store.indices("train"))
     np.testing.assert_allclose(rows.mean(axis=0), 0, atol=1e-3)
     assert np.median(rows.std(axis=0)) == pytest.approx(1, abs=1e-2)
 

@@ -114,7 +114,7 @@ def test_label_maps_come_to_the_grid_with_their_volume(labelled):
         true = nibabel.load(folder / f"{store.ids[index]}.nii.gz").get_fdata().astype(bool).sum() / 1000
         assert maps.measured(index, Measure("label_2_ml", (2,))) == pytest.approx(true, rel=1e-3)
         inside = maps.shares(index)[1] > 0.5
-        assert store.volume(index).numpy()[inside].mean() > store.volume(index).numpy()[~inside].mean() + 0.5
+        assert store.channel(index).numpy()[inside].mean() > store.channel(index).numpy()[~inside].mean() + 0.5
 
 
 def test_a_unet_learns_the_label_maps(labelled):
@@ -125,7 +125,7 @@ def test_a_unet_learns_the_label_maps(labelled):
     train, held_out = store.indices("train"), store.indices("validation")
     segmenter = train_unet(store, maps, train, held_out, UNetConfig(steps=20, batch_size=2, lr=2e-2))
     assert segmenter.dice > 0.8
-    labels = segmenter(store.volume(int(held_out[0])).numpy(), (0, 1), store.affines[0])
+    labels = segmenter(store.channel(int(held_out[0])).numpy(), (0, 1), store.affines[0])
     assert set(np.unique(labels)) <= {0, 2}
 
 

@@ -49,7 +49,7 @@ def test_volumes_have_the_units_and_the_position_of_the_data(run, tmp_path):
     np.testing.assert_allclose(image.affine[:3, 3], (-31, -40, 100), atol=1e-4)
     assert image.header.get_xyzt_units()[0] == "mm"
     sample = next(samples(model, [3]))
-    expected = (sample.volume.transpose(2, 1, 0) + 1) * 812 - 1024
+    expected = (sample.volume[0].transpose(2, 1, 0) + 1) * 812 - 1024
     np.testing.assert_allclose(image.get_fdata(), expected, atol=0.01)
 
 
@@ -81,8 +81,8 @@ def test_windows_equal_the_whole_volume(run):
     model = load_model(run)
     z, label = torch.randn(1, 8), torch.tensor([1])
     with torch.no_grad():
-        whole = model.networks.g.volume(z, label)[0, 0]
-        slabs = np.concatenate(list(volume_slabs(model, z, label)))
+        whole = model.networks.g.volume(z, label)[0]
+        slabs = np.concatenate(list(volume_slabs(model, z, label)), axis=1)
         torch.testing.assert_close(torch.from_numpy(slabs), whole, atol=1e-5, rtol=0)
 
 
@@ -159,8 +159,9 @@ def test_windows_with_group_norm_equal_the_whole_volume(small_store, tmp_path):
     model = load_model(make_run(small_store, tmp_path, norm="group", conditional=False))
     z = torch.randn(1, 8)
     with torch.no_grad():
-        whole = model.networks.g.volume(z)[0, 0].numpy()
-        np.testing.assert_allclose(np.concatenate(list(volume_slabs(model, z, None, 4))), whole, atol=1e-5)
+        whole = model.networks.g.volume(z)[0].numpy()
+        windows = np.concatenate(list(volume_slabs(model, z, None, 4)), axis=1)
+        np.testing.assert_allclose(windows, whole, atol=1e-5)
 
 
 def test_only_the_networks_that_are_needed_are_loaded(run):

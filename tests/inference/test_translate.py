@@ -154,7 +154,7 @@ def test_files_are_written_on_their_grid_in_target_units(run, tmp_path):
         -1024 <= array.min() - 60 < mean.min() < mean.max() < array.max() + 60
     )  # an untrained residual network gives back what it got, in HU
     assert np.corrcoef(mean.ravel(), array.ravel())[0, 1] > 0.99
-    assert model.description.units == "HU"
+    assert model.description.channels[0].units == "HU"
     assert cli.run(translate_command.main, words) == 2  # they are there
 
 

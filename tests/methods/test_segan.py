@@ -52,7 +52,7 @@ def pairs(tmp_path_factory):
 
 def test_label_maps_are_stored_without_a_value_between_labels(pairs):
     store = Store(pairs / "s.h5")
-    assert store.has_label_maps and (store.lo == 0).all() and (store.hi == 2).all()
+    assert store.has_label_maps and (store.intervals == [0, 2]).all()
     for i in range(len(store)):
         assert set(store.volume(i).unique().tolist()) == {-1.0, 0.0, 1.0}
         assert len(store.source(i).unique()) > 1000  # volumes are interpolated

@@ -149,18 +149,20 @@ class Pairs:
         target, mask = store.volume(i), store.mask(i) if store.has_masks else None
         if self.degrade.active:
             # augmented first, then degraded: the acquisition sees an augmented patient
-            moving = [store.source(i)] if store.has_sources else []  # of pairs that are misaligned for registration
-            stacked = augment(_stack_channels([target, *moving, mask]), augmentation, augmentation_seed)
-            target, origin, mask = stacked[0], stacked[len(moving)], stacked[1 + len(moving) :]
-            source = degrade(origin, self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))
-        else:
-            stacked = augment(_stack_channels([target, store.source(i), mask]), augmentation, augmentation_seed)
-            source, mask = stacked[1], stacked[2:]
-            # label maps move with their volumes but are never interpolated
-            is_label_map = store.has_label_maps
-            target = augment(target, augmentation, augmentation_seed, labels=True) if is_label_map else stacked[0]
-        sources = torch.stack([source, target]) if self.degrade.kind == "misalign" else source[None]
-        return Pair(sources, target[None], (mask > 0).float() if len(mask) else None)
+            # of pairs that are misaligned for registration, the source moves
+            origin = store.source(i) if store.has_sources else target
+            (target, origin), mask = _augmented([target, origin], mask, augmentation, augmentation_seed)
+            source = degrade(origin[0], self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))[None]
+            source = torch.cat([source, target]) if self.degrade.kind == "misalign" else source
+            return Pair(source, target, mask)
+        original = target
+        (target, source), mask = _augmented([target, store.source(i)], mask, augmentation, augmentation_seed)
+        # label maps move with their volumes but are never interpolated
+        images = 0 if store.has_label_maps else len(store.channels)
+        if augmentation.active and images < len(original):
+            maps = augment(original[images:], augmentation, augmentation_seed, labels=True)
+            target = torch.cat([target[:images], maps])
+        return Pair(source, target, mask)
 
     def misalignment(self, i: int, degrade_seed: int | None = None) -> Tensor | None:
         """Return the affine parameters ``[12]`` that register the source of `pair`; None without misalignment."""
@@ -175,16 +177,17 @@ class Pairs:
         """Read only ``depth`` slices of a pair of the store; ``with_low``: also the low-resolution volumes."""
         store = self.store
         mask = (store.mask(i, start, depth) > 0).float()[None] if store.has_masks else None
-        low = (store.low_source(i)[None], store.low(i)[None]) if with_low else (None, None)
-        return Pair(store.source(i, start, depth)[None], store.window(i, start, depth)[None], mask, *low)
+        low = (store.low_source(i), store.low(i)) if with_low else (None, None)
+        return Pair(store.source(i, start, depth), store.window(i, start, depth), mask, *low)
 
     def volume(self, i: int, augmentation: AugmentConfig, seed: int) -> Tensor:
-        """Read a volume of either domain ``[1, D, H, W]``, augmented."""
-        return augment(self.store.volume(i), augmentation, seed)[None]
+        """Read a volume of either domain ``[C, D, H, W]``, augmented."""
+        return augment(self.store.volume(i), augmentation, seed)
 
     def _physics(self, i: int) -> Physics:
         d, h, w = (float(side) for side in spacing_of(self.store.affines[i]))
-        return Physics(float(self.store.lo[i]), float(self.store.hi[i]), (d, h, w))
+        lo, hi = self.store.intervals[i, 0]
+        return Physics(float(lo), float(hi), (d, h, w))
 
 
 @dataclass(frozen=True)
@@ -334,11 +337,14 @@ class PairSource(StepSource[PairBatch]):
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
-def _stack_channels(volumes: list[Tensor | None]) -> Tensor:
-    """Stack volumes ``[D, H, W]`` to ``[C, D, H, W]``; the last, a mask of 0 and 1 or None, becomes -1 and 1."""
-    present = [volume for volume in volumes[:-1] if volume is not None]
-    mask = volumes[-1]
-    return torch.stack([*present, *([] if mask is None else [mask * 2 - 1])])
+def _augmented(
+    volumes: list[Tensor], mask: Tensor | None, config: AugmentConfig, seed: int
+) -> tuple[list[Tensor], Tensor | None]:
+    """Augment volumes ``[C, D, H, W]`` and a mask ``[D, H, W]`` of 0 and 1 jointly; the mask becomes ``[1, ...]``."""
+    signs = [] if mask is None else [mask[None] * 2 - 1]
+    stacked = augment(torch.cat([*volumes, *signs]), config, seed)
+    *augmented, rest = stacked.split([*map(len, volumes), len(signs)])
+    return augmented, None if mask is None else (rest > 0).float()
 
 
 def _stack_or_none(volumes: list[Tensor | None]) -> Tensor | None:

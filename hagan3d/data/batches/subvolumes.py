@@ -25,9 +25,9 @@ class Batch(StepBatch):
     """Real volumes of one step with a sub-volume of each."""
 
     window: Tensor
-    """Real sub-volumes ``[B, 1, depth, H, W]`` in [-1, 1], each at its own start."""
+    """Real sub-volumes ``[B, C, depth, H, W]`` in [-1, 1], each at its own start; image channels, then labels."""
     low: Tensor
-    """The whole volumes at low resolution ``[B, 1, d, h, w]``."""
+    """The whole volumes at low resolution ``[B, C, d, h, w]``."""
     start: Tensor
     """First slice of each sub-volume ``[B]``, int64, in voxels."""
     label: Tensor
@@ -41,7 +41,7 @@ class Batch(StepBatch):
         return self.window.device
 
     def slabs(self) -> Generator[Tensor]:
-        """Yield the whole volumes as disjoint sub-volumes ``[B, 1, depth, H, W]``; the last may be thinner.
+        """Yield the whole volumes as disjoint sub-volumes ``[B, C, depth, H, W]``; the last may be thinner.
 
         One slab is prefetched; at most two are in memory, unless the volumes were augmented.
         """
@@ -53,7 +53,7 @@ class Batch(StepBatch):
                 slab = prefetched.pop().result()
                 if first < length:
                     prefetched.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
-                yield pinned(slab, device)[:, None].to(device, non_blocking=True)
+                yield pinned(slab, device).to(device, non_blocking=True)
 
     def micro_batches(self, count: int) -> Generator[Self]:
         """Split the batch into ``count`` micro-batches of equal size."""
@@ -98,7 +98,7 @@ class VolumesInStore:
         return VolumesInStore(self.store, self.indices[rows])
 
     def slab(self, first: int, stop: int) -> Tensor:
-        """Read slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
+        """Read slices ``first`` to ``stop - 1`` of every volume: ``[B, C, stop - first, H, W]``."""
         return self.store.windows(self.indices, first, stop - first)
 
 
@@ -107,20 +107,20 @@ class VolumesInMemory:
     """Whole volumes in memory, as augmentation needs them."""
 
     x: Tensor
-    """``[B, D, H, W]`` in [-1, 1], on the CPU."""
+    """``[B, C, D, H, W]`` in [-1, 1], on the CPU."""
 
     @property
     def length(self) -> int:
         """Number of slices of a volume."""
-        return self.x.shape[1]
+        return self.x.shape[2]
 
     def rows(self, rows: slice) -> "VolumesInMemory":
         """Select volumes of the batch."""
         return VolumesInMemory(self.x[rows])
 
     def slab(self, first: int, stop: int) -> Tensor:
-        """Return slices ``first`` to ``stop - 1`` of every volume: ``[B, stop - first, H, W]``."""
-        return self.x[:, first:stop]
+        """Return slices ``first`` to ``stop - 1`` of every volume: ``[B, C, stop - first, H, W]``."""
+        return self.x[:, :, first:stop]
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ class BatchSource(StepSource[Batch]):
             strict=True,
         )
         return Batch(
-            window=torch.stack(windows)[:, None],
-            low=torch.stack(lows)[:, None],
+            window=torch.stack(windows),
+            low=torch.stack(lows),
             start=torch.tensor(starts),
             label=torch.tensor([int(self.store.labels[index]) for index in indices]),
             volumes=self._whole(indices, augmented) if self.whole else None,
@@ -229,8 +229,16 @@ class BatchSource(StepSource[Batch]):
         if not self.augment.active:
             return self.store.window(index, start, self.depth), self.store.low(index), None
         key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
-        volume = augment(self.store.volume(index), self.augment, int(key))
-        return volume[start : start + self.depth], F.avg_pool3d(volume[None], self.store.factor)[0], volume
+        volume = self._augmented(self.store.volume(index), int(key))
+        return volume[:, start : start + self.depth], F.avg_pool3d(volume, self.store.factor), volume
+
+    def _augmented(self, volume: Tensor, key: int) -> Tensor:
+        """Augment the channels of a volume ``[C, D, H, W]`` jointly; labels move but are never interpolated."""
+        images = len(self.store.channels)
+        augmented = augment(volume[:images], self.augment, key)
+        if not self.store.label_names:
+            return augmented
+        return torch.cat([augmented, augment(volume[images:], self.augment, key, labels=True)])
 
 
 def uniform_of(seed: int, step: int, sample: int) -> np.ndarray:

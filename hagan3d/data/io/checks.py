@@ -11,22 +11,24 @@ DEFAULT_FREE_BYTES = 8 * 2**30  # where the operating system does not report fre
 SINGULAR = 1e-3  # smallest determinant of the direction cosines of usable axes
 
 
-def check_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Drop trailing axes of length 1 and return the three remaining sides.
+def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Drop trailing axes of length 1 and return the remaining sides: three, or four with channels last.
 
     Raises:
-        InputError: For 2D, 4D (time, directions, colours) or empty data.
+        InputError: For 2D, 5D or empty data.
     """
     sides = [int(side) for side in shape]
     while len(sides) > 3 and sides[-1] == 1:
         sides.pop()
-    if len(sides) > 3:
+    if len(sides) == 5 and sides[3] == 1:  # NIfTI keeps vectors in its fifth axis, after time
+        del sides[3]
+    if len(sides) > 4:
         raise InputError(
             f"expected one 3D volume, got {len(sides)}D ({_times(sides)}); export one time point or channel"
         )
-    if len(sides) < 3 or min(sides) < 2:
+    if len(sides) < 3 or min(sides[:3]) < 2 or min(sides) < 1:
         raise InputError(f"expected a volume, got one slice ({_times(sides)})")
-    return sides[0], sides[1], sides[2]
+    return tuple(sides)
 
 
 def check_memory(shape: tuple[int, ...]) -> None:

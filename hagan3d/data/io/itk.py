@@ -21,18 +21,18 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     source.SetFileName(str(path))
     try:
         source.ReadImageInformation()
-        if source.GetNumberOfComponents() != 1:
-            raise InputError(f"expected one value per voxel, got {source.GetNumberOfComponents()} values per voxel")
+        components = source.GetNumberOfComponents()
         if min(source.GetSpacing()) <= 0:
             raise InputError(f"spacing must be above 0 mm, got {source.GetSpacing()}; repair the header")
-        check_memory(check_shape(source.GetSize()))
-        source.SetOutputPixelType(sitk.sitkFloat32)
+        shape = check_shape((*source.GetSize(), components))
+        check_memory(shape)
+        source.SetOutputPixelType(sitk.sitkVectorFloat32 if components > 1 else sitk.sitkFloat32)
         image = source.Execute()
     except RuntimeError as error:
         raise InputError("cannot be read: truncated, damaged, or not NRRD or MetaImage") from error
-    array = sitk.GetArrayFromImage(image)  # axes in reverse order
+    array = sitk.GetArrayFromImage(image)  # axes in reverse order, the values of a voxel last
+    array = np.moveaxis(array.transpose(), 0, -1) if components > 1 else array.transpose()
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3] * image.GetSpacing()[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    array = array.reshape(check_shape(image.GetSize())[::-1])
-    return array.transpose(2, 1, 0), LPS_TO_RAS @ affine
+    return array.reshape(shape), LPS_TO_RAS @ affine

@@ -35,8 +35,14 @@ class VolumeFile:
     """A file, or a folder with the slices of one series."""
     id: str
     """Unique in its list: the file name without its ending, preceded by folder names where needed."""
-    source: Path | None = None
-    """Of a pair: the source volume."""
+    channels: tuple[Path, ...] = ()
+    """Further channels, one file each, after that of ``path``."""
+    frames: int = 0
+    """Channels along the last axis of a 4D file; 0: a file has one channel."""
+    label_map: Path | None = None
+    """Label of every voxel."""
+    sources: tuple[Path, ...] = ()
+    """Of a pair: the channels of the source, one file each."""
     mask: Path | None = None
     """Of a pair: above 0 in the region of the likelihood and the metrics; on the grid of this volume."""
     subject: str | None = None
@@ -47,7 +53,15 @@ class VolumeFile:
     @property
     def files(self) -> list[Path]:
         """All files and folders it is read from."""
-        return [path for path in (self.path, self.source, self.mask) if path is not None]
+        others = (path for path in (self.label_map, self.mask) if path is not None)
+        return [self.path, *self.channels, *self.sources, *others]
+
+    @property
+    def images(self) -> list[tuple[Path, int | None]]:
+        """File and frame of every channel; the frame is None in a file of one channel."""
+        if self.frames:
+            return [(self.path, frame) for frame in range(self.frames)]
+        return [(path, None) for path in (self.path, *self.channels)]
 
 
 def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[VolumeFile]:
@@ -70,25 +84,30 @@ def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[VolumeFile]:
     return sorted(_with_ids(list(paths.values())), key=lambda file: file.id)
 
 
-def read_volume(path: Path, fill: float | None = None) -> Volume:
+def read_volume(path: Path, fill: float | None = None, frame: int | None = None) -> Volume:
     """Read a volume with its affine, in the units of its file, and check that it is usable.
 
     Args:
         path: A file or folder of any format in the table (`hagan3d.data.io.registry`).
         fill: Replaces NaN and infinite voxels; None: they are an error.
+        frame: Channel of a 4D file, an index of its last axis; None: the file has one channel.
 
     Raises:
         InputError: With path, reason and remedy, whatever is wrong with the file.
     """
     path = Path(path)
-    array, affine = read_voxels(path)
-    with _naming(path):
+    array, affine = read_voxels(path, frame)
+    with naming(path):
         check_affine(affine)
         return Volume(check_voxels(array, fill), np.asarray(affine, dtype=np.float64), str(path))
 
 
-def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_voxels(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read a volume or label map without the checks of `read_volume`.
+
+    Args:
+        path: As for `read_volume`.
+        frame: As for `read_volume`.
 
     Returns:
         Voxels [D, H, W], float32, in file units, and the affine from index (d, h, w) to RAS mm [4, 4].
@@ -96,14 +115,40 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: With path and reason, if it does not exist or cannot be read.
     """
+    array, affine = _read_frames(path)
+    with naming(path):
+        frames = array.shape[3] if array.ndim == 4 else 1
+        if frame is None and frames > 1:
+            sides = " x ".join(str(side) for side in array.shape)
+            raise InputError(
+                f"expected one 3D volume, got 4D ({sides}); use --channels 4d if the last axis are channels, or "
+                "export one time point"
+            )
+        if frame is not None and not frame < frames:
+            raise InputError(f"has {frames} channels, the first file has more; use files of one kind")
+        return (array[..., frame or 0] if array.ndim == 4 else array), affine
+
+
+def num_frames(path: Path) -> int:
+    """Return the number of channels along the last axis of a file: 1 of a 3D volume.
+
+    Raises:
+        InputError: As `read_voxels`.
+    """
+    array, _ = _read_frames(path)
+    return array.shape[3] if array.ndim == 4 else 1
+
+
+def _read_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read voxels ``[D, H, W]`` or ``[D, H, W, C]``, and the affine."""
     if not path.exists():
         raise InputError(f"{path}: {'broken symbolic link' if path.is_symlink() else 'does not exist'}")
-    with _naming(path):
+    with naming(path):
         return find_reader(path).read(path)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Put the path before the message of an InputError, and turn a lack of memory into one."""
     try:
         yield

@@ -1,17 +1,21 @@
 """The work on one file of a preparation: check it, and write its preprocessed voxels to a cache file."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from hagan3d.data.io.checks import check_affine
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import GridRule, overlap, resample_onto
-from hagan3d.data.io.volumes import Volume, VolumeFile, read_volume
-from hagan3d.data.preprocess.intensity import IntensityRule, normalize
-from hagan3d.data.preprocess.volume import preprocess_volume
+from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_volume, read_voxels
+from hagan3d.data.preprocess.intensity import IntensityRule
+from hagan3d.data.preprocess.volume import preprocess_channels, preprocess_label_map, preprocess_volume
 from hagan3d.data.store.format import to_int16
+from hagan3d.data.store.write import Interval, Voxels
 from hagan3d.errors import InputError
 
 AFFINE_TOLERANCE = 1e-2  # mm: largest difference of the affines of a mask and its volume
@@ -24,15 +28,18 @@ class PreprocessingTask:
 
     file: VolumeFile
     grid: GridRule
-    intensity: IntensityRule
+    intensities: tuple[IntensityRule, ...]
+    """One per channel."""
     fill: float | None
     """Replaces NaN and infinite voxels; None: they are an error."""
     cache_path: Path
     """File for the preprocessed voxels until the store is written."""
     mask: Path | None = None
     """Volume that is above 0 in the region of a z-score, or of the likelihood and metrics of a pair."""
-    source_intensity: IntensityRule | None = None
-    """Of a pair: intensities of the source."""
+    source_intensities: tuple[IntensityRule, ...] = ()
+    """Of a pair: one per channel of the source."""
+    label_names: tuple[str, ...] = ()
+    """Names of the labels of the label map, in the order of their values."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +50,23 @@ class CheckResult:
     """SHA-256 of its bytes."""
     error: str = ""
     """One line: file, reason, remedy; empty if the file is usable."""
+    remarks: tuple[str, ...] = ()
+    """What is done to the files that its user may not expect, one line each."""
 
 
 @dataclass(frozen=True)
 class CachedVolume:
     """Content of a cache file."""
 
-    voxels: np.ndarray
-    """int16 [D, H, W]."""
+    voxels: Voxels
     affine: np.ndarray
     """Index (d, h, w) to RAS mm [4, 4]."""
-    lo: float
-    hi: float
-    source: np.ndarray | None = None
-    """Of a pair: int16 [D, H, W], on the grid of the volume."""
-    source_interval: tuple[float, float] | None = None
-    mask: np.ndarray | None = None
+    intervals: list[Interval]
+    """Values of x = -1 and x = 1 of each channel."""
+    source: np.ndarray | None
+    """Of a pair: int16 [C, D, H, W], on the grid of the volume."""
+    source_intervals: list[Interval]
+    mask: np.ndarray | None
     """uint8 [D, H, W] of 0 and 1."""
 
 
@@ -66,14 +74,16 @@ def check_file(task: PreprocessingTask) -> CheckResult:
     """Read a volume and check everything that could make its preprocessing fail."""
     file = task.file
     try:
-        volume = read_volume(file.path, task.fill)
+        volume = read_volume(*_first(task))
         mask = _mask(task, volume)
-        task.intensity.interval(volume.array, mask)
+        task.intensities[0].interval(volume.array, mask)
         if file.mask is not None and mask is not None and not mask.any():
             raise InputError(f"{task.mask}: mask is empty; repair it or leave it out")
-        if file.source is not None:
-            _check_source(task, volume)
-        return CheckResult(content_hash(file.path, task.mask, file.source))
+        remarks = [*_check_channels(task, volume), *_check_label_map(task, volume)]
+        for source, rule in zip(file.sources, task.source_intensities, strict=True):
+            _check_source(task, volume, source, rule)
+        hashed = dict.fromkeys([*file.files, *([task.mask] if task.mask else [])])
+        return CheckResult(content_hash(list(hashed)), remarks=tuple(remarks))
     except InputError as error:
         message = str(error)
         is_named = any(str(path) in message for path in file.files)
@@ -82,14 +92,19 @@ def check_file(task: PreprocessingTask) -> CheckResult:
 
 def write_cache_file(task: PreprocessingTask) -> None:
     """Preprocess a volume and write it to its cache file, atomically."""
-    volume = read_volume(task.file.path, task.fill)
-    preprocessed = preprocess_volume(volume, task.grid, task.intensity, _mask(task, volume))
+    volume = read_volume(*_first(task))
+    first = preprocess_volume(volume, task.grid, task.intensities[0], _mask(task, volume))
+    read = partial(preprocess_channels, grid=first.affine, size=task.grid.size, fill=task.fill)
+    others = read(task.file.images[1:], task.intensities[1:])
     arrays = {
-        "voxels": to_int16(preprocessed.x),
-        "affine": preprocessed.affine,
-        "interval": np.array([preprocessed.lo, preprocessed.hi]),
-        **_source_and_mask(task, volume, preprocessed.affine),
+        "voxels": to_int16(np.concatenate([first.x[None], others.x])),
+        "affine": first.affine,
+        "intervals": np.array([(first.lo, first.hi), *others.intervals]),
     }
+    if task.file.sources:
+        sources = read([(path, None) for path in task.file.sources], task.source_intensities)
+        arrays |= {"source": to_int16(sources.x), "source_intervals": np.array(sources.intervals)}
+    arrays |= _masks(task, volume, first.affine)
     with replacing(task.cache_path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -97,16 +112,28 @@ def write_cache_file(task: PreprocessingTask) -> None:
 def read_cache_file(path: Path) -> CachedVolume:
     """Read a cache file."""
     with np.load(path, allow_pickle=False) as data:
-        lo, hi = data["interval"]
-        volume = CachedVolume(data["voxels"], data["affine"], float(lo), float(hi), mask=data.get("mask"))
-        if "source" not in data:
-            return volume
-        source_lo, source_hi = (float(value) for value in data["source_interval"])
-        return replace(volume, source=data["source"], source_interval=(source_lo, source_hi))
+        return CachedVolume(
+            Voxels(data["voxels"], data.get("label_map")),
+            data["affine"],
+            _intervals(data["intervals"]),
+            data.get("source"),
+            _intervals(data.get("source_intervals", np.zeros((0, 2)))),
+            data.get("mask"),
+        )
 
 
-def _source_and_mask(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[str, np.ndarray]:
-    """Resample the source and the mask of a pair onto the grid of the preprocessed volume."""
+def _intervals(values: np.ndarray) -> list[Interval]:
+    return [(float(lo), float(hi)) for lo, hi in values]
+
+
+def _first(task: PreprocessingTask) -> tuple[Path, float | None, int | None]:
+    """Return the arguments of `read_volume` for the first channel, whose grid all others are resampled onto."""
+    path, frame = task.file.images[0]
+    return path, task.fill, frame
+
+
+def _masks(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[str, np.ndarray]:
+    """Resample the mask of a pair and the label map onto the grid of the preprocessed volume."""
     arrays: dict[str, np.ndarray] = {}
     size = task.grid.size
     if task.file.mask is not None:
@@ -114,34 +141,72 @@ def _source_and_mask(task: PreprocessingTask, volume: Volume, grid: np.ndarray) 
         assert inside is not None
         resampled = resample_onto(inside.astype(np.float32), volume.affine, grid, size)
         arrays["mask"] = (resampled >= INSIDE).astype(np.uint8)
-    if task.file.source is not None and task.source_intensity is not None:
-        source = read_volume(task.file.source, task.fill)
-        lo, hi = task.source_intensity.interval(source.array)
-        x = normalize(resample_onto(source.array, source.affine, grid, size), lo, hi)
-        arrays |= {"source": to_int16(x), "source_interval": np.array([lo, hi])}
+    if task.file.label_map is not None:
+        arrays["label_map"] = preprocess_label_map(task.file.label_map, grid, size)
     return arrays
 
 
-def _check_source(task: PreprocessingTask, volume: Volume) -> None:
-    """Raise InputError unless the source of a pair is usable and fits its target."""
+def _check_channels(task: PreprocessingTask, volume: Volume) -> list[str]:
+    """Check the further channels of a case; return a remark on each that lies on another grid than the first."""
+    remarks = []
+    images = task.file.images
+    for (path, frame), rule in zip(images[1:], task.intensities[1:], strict=True):
+        channel = read_volume(path, task.fill, frame)
+        try:
+            rule.interval(channel.array)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        remarks += _check_grid(path, channel.array, channel.affine, volume)
+    return remarks
+
+
+def _check_label_map(task: PreprocessingTask, volume: Volume) -> list[str]:
+    """Check that a label map has no other labels than those named; return a remark if it lies on another grid."""
+    path, names = task.file.label_map, task.label_names
+    if path is None:
+        return []
+    array, affine = read_voxels(path)
+    with naming(path):
+        check_affine(affine)
+    if not np.isfinite(array).all() or (array != np.rint(array)).any():
+        raise InputError(f"{path}: labels must be integers, got fractions; is it a label map?")
+    unknown = sorted({int(label) for label in np.unique(array)} - set(range(len(names))))
+    if unknown:
+        known = ", ".join(f"{value} {name}" for value, name in enumerate(names))
+        raise InputError(f"{path}: has the label {unknown[0]}, but the labels are {known}; name it or correct the file")
+    return _check_grid(path, array, affine, volume)
+
+
+def _check_grid(path: Path, array: np.ndarray, affine: np.ndarray, volume: Volume) -> list[str]:
+    """Raise InputError unless a grid overlaps with that of the first channel; return a remark if it is another."""
+    if array.shape == volume.array.shape and np.allclose(affine, volume.affine, atol=AFFINE_TOLERANCE):
+        return []
+    if not overlap(array.shape, affine, volume.affine, volume.array.shape):
+        raise InputError(
+            f"{path}: its grid does not overlap with that of {volume.name}; register them first, or repair a header"
+        )
+    return [f"{path}: resampled onto the grid of {volume.name}"]
+
+
+def _check_source(task: PreprocessingTask, volume: Volume, path: Path, rule: IntensityRule) -> None:
+    """Raise InputError unless a source of a pair is usable and fits its target."""
     file = task.file
-    assert file.source is not None and task.source_intensity is not None
-    source = read_volume(file.source, task.fill)
+    source = read_volume(path, task.fill)
     try:
-        task.source_intensity.interval(source.array)
+        rule.interval(source.array)
     except InputError as error:
-        raise InputError(f"{file.source}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
     if not overlap(source.array.shape, source.affine, volume.affine, volume.array.shape):
         raise InputError(
-            f"{file.source}: its grid does not overlap with that of its target {file.path}; "
+            f"{path}: its grid does not overlap with that of its target {file.path}; "
             "register them first, or repair the header of one"
         )
     from hagan3d.data.io.dicom import patient_id  # not at the top: SimpleITK and pydicom are slow to import
 
-    ids = [patient_id(path) for path in (file.path, file.source)]
+    ids = [patient_id(one) for one in (file.path, path)]
     if None not in ids and ids[0] != ids[1]:
         raise InputError(
-            f"{file.source}: PatientID is {ids[1]!r}, but that of its target {file.path} is {ids[0]!r}; "
+            f"{path}: PatientID is {ids[1]!r}, but that of its target {file.path} is {ids[0]!r}; "
             f"pair volumes of one patient under the id {file.id}"
         )
 
@@ -156,9 +221,9 @@ def _mask(task: PreprocessingTask, volume: Volume) -> np.ndarray | None:
     return mask.array > 0
 
 
-def content_hash(path: Path, *others: Path | None) -> str:
-    """Return the SHA-256 of a volume, combined with that of its mask and its source if there are any."""
-    hashes = [file_hash(file) for file in (path, *others) if file is not None]
+def content_hash(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of the files of a volume: its channels, label map, mask and sources."""
+    hashes = [file_hash(path) for path in paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 

@@ -1,16 +1,18 @@
 """Inputs of a preparation: the volumes of this shard with their labels, subjects and masks."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hagan3d.data.io.volumes import VolumeFile, find_volumes
+from hagan3d.data.io.volumes import VolumeFile, find_volumes, num_frames
+from hagan3d.data.preprocess.cases import Cases, find_nnunet, find_table
 from hagan3d.data.preprocess.metadata import LabelRow, LabelTable, abbreviate, match_rows, read_labels, subject_of
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.errors import InputError
 
-Inputs = Path | str | Iterable[Path | str | VolumeFile]
+Inputs = Path | str | Iterable[Path | str] | Cases
+TABLE_SUFFIX = ".csv"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class PreparationInputs:
     labels: LabelTable
     problems: list[str]
     """Mismatches of volumes and the labels CSV, one line each."""
+    cases: Cases
+    """All volumes of all shards, with the names of channels and labels."""
 
     @property
     def labelled(self) -> list[VolumeFile]:
@@ -37,22 +41,30 @@ class PreparationInputs:
 
     def modified(self, file: VolumeFile) -> int:
         """Return the latest modification time of the files of a volume, its source and its mask, ns."""
-        paths = [*file.files, *([self.masks[file.id]] if file.id in self.masks else [])]
-        return max(part.stat().st_mtime_ns for path in paths for part in files_of(path))
+        return max(part.stat().st_mtime_ns for path in self.paths(file) for part in files_of(path))
+
+    def paths(self, file: VolumeFile) -> list[Path]:
+        """Return all files of a volume, the mask of its z-score included, each once."""
+        return list(dict.fromkeys([*file.files, *([self.masks[file.id]] if file.id in self.masks else [])]))
 
 
 def find_inputs(
-    inputs: Sequence[Path | str] | None, pairs: Sequence[Path | str] | None, domains: Sequence[Path | str] | None
+    inputs: Sequence[Path | str] | None,
+    pairs: Sequence[Path | str] | None = None,
+    domains: Sequence[Path | str] | None = None,
+    nnunet: Path | str | None = None,
 ) -> Inputs:
-    """Return the inputs of `prepare` from the three options of the command, exactly one of which is given.
+    """Return the inputs of `prepare` from the options of the command, exactly one of which is given.
 
     Raises:
-        InputError: If none or several are given, or pairs or domains are not usable.
+        InputError: If none or several are given, or they are not usable.
     """
-    if sum(given is not None for given in (inputs, pairs, domains)) != 1:
-        raise InputError("--input, --pairs, --domains: use exactly one of them")
+    if sum(given is not None for given in (inputs, pairs, domains, nnunet)) != 1:
+        raise InputError("--input, --nnunet, --pairs, --domains: use exactly one of them")
     if pairs is not None:
         return find_pairs(pairs)
+    if nnunet is not None:
+        return find_nnunet(Path(nnunet))
     return find_domains(domains) if domains is not None else list(inputs or ())
 
 
@@ -63,15 +75,56 @@ def collect_inputs(inputs: Inputs, config: PrepareConfig) -> PreparationInputs:
         InputError: If there are no volumes, or the labels CSV or the masks are not usable.
     """
     labels = read_labels(Path(config.labels), config.class_column) if config.labels else LabelTable()
-    given = [inputs] if isinstance(inputs, Path | str) else list(inputs)
-    listed = [item for item in given if isinstance(item, VolumeFile)]
-    files = listed or find_volumes([item for item in given if not isinstance(item, VolumeFile)])
+    cases = find_cases(inputs, config)
+    _check_intensities(cases, config)
+    files = cases.files
     k, n = config.shard_position
     own = files[k - 1 :: n]
     if not own:
         raise InputError(f"shard: {k}/{n} is empty, as there are {len(files)} volumes only; use fewer shards")
     rows, problems = _match_labels(files, own, labels, config)
-    return PreparationInputs(own, rows, _find_masks(own, config), labels, problems)
+    return PreparationInputs(own, rows, _find_masks(own, config), labels, problems, cases)
+
+
+def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
+    """List the volumes of folders, lists, files or a CSV of cases, with the names of their channels.
+
+    Raises:
+        InputError: If there are none, or they are not usable.
+    """
+    if isinstance(inputs, Cases):
+        cases = inputs
+    else:
+        given = [Path(inputs)] if isinstance(inputs, Path | str) else [Path(item) for item in inputs]
+        if len(given) == 1 and given[0].suffix.lower() == TABLE_SUFFIX:
+            cases = find_table(given[0], config.label_names)
+        else:
+            cases = Cases(find_volumes(given))
+    if config.channels == "3d":
+        if config.channel_names:
+            raise InputError("channel_names: name the channels of 4D files; use them with --channels 4d")
+        return cases
+    return _with_frames(cases, config.channel_names)
+
+
+def _with_frames(cases: Cases, names: tuple[str, ...]) -> Cases:
+    """Return cases whose channels lie along the last axis of one file each."""
+    if len(cases.channels) > 1 or cases.sources:
+        raise InputError("channels: 4d takes one file per case; leave it out where channels have files of their own")
+    frames = num_frames(cases.files[0].path)
+    if frames == 1 or len(names) not in (0, frames):
+        wanted = "two or more with --channels 4d" if frames == 1 else f"{len(names)} as --channel_names has"
+        raise InputError(f"{cases.files[0].path}: has {frames} channels along its last axis, expected {wanted}")
+    numbered = tuple(f"channel-{number}" for number in range(1, frames + 1))
+    return replace(cases, files=[replace(file, frames=frames) for file in cases.files], channels=names or numbered)
+
+
+def _check_intensities(cases: Cases, config: PrepareConfig) -> None:
+    """Raise InputError if intensities are set for a channel that does not exist."""
+    names = (*cases.channels, *cases.sources)
+    unknown = [name for name in config.intensities if name not in names]
+    if unknown:
+        raise InputError(f"intensities: no channel is named {unknown[0]!r}; the channels are {', '.join(names)}")
 
 
 def files_of(path: Path) -> list[Path]:

@@ -2,25 +2,28 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from hagan3d.data.io.volumes import VolumeFile, find_volumes
+from hagan3d.data.preprocess.cases import Cases
 from hagan3d.data.preprocess.metadata import abbreviate, read_table
 from hagan3d.errors import InputError
 
-COLUMNS = "use the columns id, source and target, and optionally mask and subject"
+COLUMNS = "use the columns id, source and target (further channels: source_2, target_2, ...), mask and subject"
 
 
-def find_pairs(inputs: Sequence[Path | str]) -> list[VolumeFile]:
-    """List pairs from one CSV (columns id, source, target, optionally mask and subject) or two folders.
+def find_pairs(inputs: Sequence[Path | str]) -> Cases:
+    """List pairs from one CSV or two folders.
 
-    Paths in a table are relative to it. In two folders, a source and its target have the same name without ending.
+    The CSV has the columns id, source, source_2, ..., target, target_2, ..., and optionally mask and subject. Paths in
+    it are relative to its folder. In two folders, a source and its target have the same name without ending.
 
     Returns:
         Targets with their sources, sorted by id.
 
     Raises:
-        InputError: If a source or target is missing, an id is repeated, or a path does not exist.
+        InputError: If a source or target is missing, a column is unknown, an id is repeated, or a path does not exist.
     """
     paths = [Path(item) for item in inputs]
     if len(paths) == 1 and not paths[0].is_dir():
@@ -32,7 +35,7 @@ def find_pairs(inputs: Sequence[Path | str]) -> list[VolumeFile]:
     )
 
 
-def find_domains(inputs: Sequence[Path | str]) -> list[VolumeFile]:
+def find_domains(inputs: Sequence[Path | str]) -> Cases:
     """List the volumes of two folders, the unpaired source and target domains.
 
     Returns:
@@ -49,21 +52,32 @@ def find_domains(inputs: Sequence[Path | str]) -> list[VolumeFile]:
         if len(files) < 2:
             raise InputError(f"{path}: the {domain} domain must have at least 2 volumes, got 1; add more")
         listed += [VolumeFile(one.path, f"{domain}_{one.id}", subject=one.id, domain=domain) for one in files]
-    return listed
+    return Cases(listed, sources=("source",))
 
 
-def _in_table(path: Path) -> list[VolumeFile]:
+def _in_table(path: Path) -> Cases:
     header, lines = read_table(path)
     names = {name.lower(): name for name in header}
     missing = [name for name in ("id", "source", "target") if name not in names]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r} among {header}; {COLUMNS}")
+    sources, targets = (_channels_of(kind, list(names)) for kind in ("source", "target"))
+    unknown = sorted({*names} - {"id", "mask", "subject", *sources, *targets})
+    if unknown:
+        raise InputError(f"{path}: the column {unknown[0]!r} has no meaning here; {COLUMNS}")
     cells = [{key: line[name] for key, name in names.items()} for line in lines]
     _check_ids(path, cells)
     unmasked = [line["id"] for line in cells if not line.get("mask")]
     if 0 < len(unmasked) < len(cells):
         raise InputError(f"{path}: has no mask for {abbreviate(unmasked)}, but for others; use one for each, or none")
-    return sorted((_to_file(path, line) for line in cells), key=lambda file: file.id)
+    files = sorted((_to_file(path, line, sources, targets) for line in cells), key=lambda file: file.id)
+    return Cases(files, targets, sources=sources)
+
+
+def _channels_of(kind: str, columns: list[str]) -> tuple[str, ...]:
+    """Return the columns of the channels of sources or targets: ``kind``, ``kind_2``, ..., without a gap."""
+    wanted = [kind, *(f"{kind}_{number}" for number in range(2, len(columns) + 1))]
+    return tuple(takewhile(lambda name: name in columns, wanted))
 
 
 def _check_ids(path: Path, cells: list[dict[str, str]]) -> None:
@@ -77,25 +91,33 @@ def _check_ids(path: Path, cells: list[dict[str, str]]) -> None:
             raise InputError(f"{path}: has the id {name!r} {count} times{who}; use one pair per id")
 
 
-def _to_file(path: Path, line: dict[str, str]) -> VolumeFile:
+def _to_file(path: Path, line: dict[str, str], sources: tuple[str, ...], targets: tuple[str, ...]) -> VolumeFile:
     """Convert one line of a table."""
-    files: dict[str, Path | None] = {}
-    for name in ("source", "target", "mask"):
+    files: dict[str, Path] = {}
+    for name in (*sources, *targets, "mask"):
         cell = line.get(name, "")
         if not cell and name != "mask":
             raise InputError(f"{path}: {line['id']} has no {name}; fill it in, or remove the line")
-        files[name] = (path.parent / cell) if cell else None
-        if files[name] is not None and not files[name].exists():  # type: ignore[union-attr]
-            raise InputError(f"{path}: the {name} of {line['id']}, {files[name]}, does not exist")
-    target = files["target"]
-    assert target is not None
-    return VolumeFile(target, line["id"], files["source"], files["mask"], line.get("subject") or None)
+        if cell and not (path.parent / cell).exists():
+            raise InputError(f"{path}: the {name} of {line['id']}, {path.parent / cell}, does not exist")
+        if cell:
+            files[name] = path.parent / cell
+    first, *others = (files[name] for name in targets)
+    return VolumeFile(
+        first,
+        line["id"],
+        channels=tuple(others),
+        sources=tuple(files[name] for name in sources),
+        mask=files.get("mask"),
+        subject=line.get("subject") or None,
+    )
 
 
-def _in_folders(sources: Path, targets: Path) -> list[VolumeFile]:
+def _in_folders(sources: Path, targets: Path) -> Cases:
     source_paths, target_paths = ({one.id: one.path for one in find_volumes(folder)} for folder in (sources, targets))
     for folder, own, other in ((targets, target_paths, source_paths), (sources, source_paths, target_paths)):
         missing = sorted(set(other) - set(own))
         if missing:
             raise InputError(f"{folder}: no file matches {abbreviate(missing)}; use equal names in both folders")
-    return [VolumeFile(path, name, source_paths[name]) for name, path in sorted(target_paths.items())]
+    files = [VolumeFile(path, name, sources=(source_paths[name],)) for name, path in sorted(target_paths.items())]
+    return Cases(files, ("target",), sources=("source",))

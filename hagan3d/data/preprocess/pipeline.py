@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from hagan3d.data.io.geometry import GridRule, check_orientation
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.pictures import contact_sheet
 from hagan3d.data.preprocess.cache import (
+    CachedVolume,
     CheckResult,
     PreprocessingTask,
     check_file,
@@ -25,17 +26,18 @@ from hagan3d.data.preprocess.cache import (
 )
 from hagan3d.data.preprocess.inputs import Inputs, PreparationInputs, collect_inputs, files_of
 from hagan3d.data.preprocess.intensity import IntensityRule
-from hagan3d.data.preprocess.metadata import LabelTable, split_of
-from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+from hagan3d.data.preprocess.metadata import split_of
+from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
 from hagan3d.data.preprocess.workers import map_files
 from hagan3d.data.store.format import to_float32
 from hagan3d.data.store.store import Store
-from hagan3d.data.store.write import Record, write_store
+from hagan3d.data.store.write import Record, Voxels, write_store
 from hagan3d.errors import InputError
 
 SHEET_VOLUMES = 12  # on the contact sheet
 BYTES_PER_VOXEL = 2
 BYTES_PER_WORKER = 32 * 2**20  # of input: below it, starting a process takes longer than its work
+CHANNEL_SETTINGS = ("intensity", "window", "percentiles", "units", "intensities", "channels", "channel_names")
 WITHOUT_EFFECT = ("skip_bad", "workers", "class_column", "partial_labels", "masks")  # on voxels beyond files and labels
 OTHER_OUTPUT = "use another --output, or delete the store"
 
@@ -47,10 +49,16 @@ class Prepared:
     path: Path
     """The store, or one shard of it."""
     volumes: int
+    channels: int = 1
+    """Image channels of a volume."""
+    labels: int = 0
+    """Labels of its label map; 0: it has none."""
     left_out: tuple[str, ...] = ()
     """Why files were left out, one line each; ids only if the store already existed."""
     sheet: Path | None = None
     """Contact sheet."""
+    remarks: tuple[str, ...] = ()
+    """What was done to files that their user may not expect, one line each."""
     done_before: bool = False
     """Whether the store already existed, complete."""
 
@@ -64,7 +72,7 @@ def prepare(
     an uninterrupted call, byte for byte. A complete store of the same settings and files is kept.
 
     Args:
-        inputs: Folders, lists or files (`find_volumes`), or `VolumeFile` objects, such as pairs.
+        inputs: Folders, lists or files (`find_volumes`), a CSV of cases, or `Cases`, such as pairs.
         output: The .h5 file to write; with `config.shard` the folder of the shards.
         config: Settings.
         progress: Whether to show a progress bar on stderr.
@@ -76,16 +84,16 @@ def prepare(
     check_orientation(config.orientation)
     path = _output_path(output, config)
     listed = collect_inputs(inputs, config)
-    settings = _settings(config, listed.labels) | _source_settings(listed.files, sources_as)
+    settings = _settings(config, listed, sources_as)
     folder = path.with_name(f".{path.name}.cache")
     if path.exists():
         return _check_finished(path, settings, listed, folder)
     files = listed.labelled
     subjects = {file.id: listed.subject(file, config.subject) for file in files}
     state = {file.id: _state(settings, listed, file) for file in files}
-    tasks = [_task(listed, file, config, sources_as, folder / f"{_key(state[file.id])}.npz") for file in files]
-    hashes, problems = _checked(tasks, state, folder, config, progress)
-    problems = listed.problems + problems
+    tasks = [_task(listed, file, config, settings, folder / f"{_key(state[file.id])}.npz") for file in files]
+    checked = _checked(tasks, state, folder, config, progress)
+    hashes, problems = checked.hashes, listed.problems + checked.problems
     usable = [task for task in tasks if task.file.id in hashes]
     if not usable or (problems and not config.skip_bad):
         raise InputError("\n".join(problems))
@@ -95,7 +103,8 @@ def prepare(
         records = [_record(task, listed, subjects[task.file.id], hashes, config) for task in usable]
         _write_sheet(sheet := path.with_suffix(".png"), usable, records)
         _write(path, settings, records, usable, [file.id for file in listed.files if file.id not in hashes])
-    return Prepared(path, len(records), tuple(problems), sheet)
+    counts = len(listed.cases.channels), len(listed.cases.label_names)
+    return Prepared(path, len(records), *counts, tuple(problems), sheet, tuple(checked.remarks))
 
 
 def _write_cache_files(tasks: list[PreprocessingTask], config: PrepareConfig, progress: bool) -> None:
@@ -118,30 +127,47 @@ def _output_path(output: Path, config: PrepareConfig) -> Path:
     return output / f"shard-{k:03d}-of-{n:03d}.h5"
 
 
-def _settings(config: PrepareConfig, labels: LabelTable) -> dict[str, Any]:
+def _settings(config: PrepareConfig, listed: PreparationInputs, sources_as: DomainConfig | None) -> dict[str, Any]:
     """Return everything besides the files that determines the content of a store."""
     settings = asdict(config)
-    for name in WITHOUT_EFFECT:
+    for name in (*WITHOUT_EFFECT, *CHANNEL_SETTINGS):
         del settings[name]
+    labels, cases = listed.labels, listed.cases
     settings |= {
         "fit": config.fit_used,
-        "units": config.units_used,
+        "channels": [_channel(name, config.intensities.get(name), config) for name in cases.channels],
+        "label_names": list(cases.label_names),
         "labels": labels.hash if config.labels else "",
         "class_names": list(labels.class_names),
         "columns": list(labels.columns),
         "shard": list(config.shard_position),
     }
+    if cases.sources:
+        default = sources_as or DomainConfig()
+        sources = [_channel(name, config.intensities.get(name), default) for name in cases.sources]
+        settings["domains" if cases.files[0].domain else "pairs"] = sources
     if config.masks is not None:
         settings["masks"] = True  # the name of their folder has no effect
     return dict(json.loads(json.dumps(settings)))
 
 
-def _source_settings(files: list[VolumeFile], sources_as: DomainConfig | None) -> dict[str, Any]:
-    """Return the settings of sources, under `pairs` or `domains`; empty for a store of single volumes."""
-    name = "domains" if any(file.domain for file in files) else "pairs"
-    if name == "pairs" and not any(file.source for file in files):
-        return {}
-    return {name: json.loads(json.dumps(asdict(sources_as or DomainConfig())))}
+def _channel(name: str, own: ChannelConfig | None, default: PrepareConfig | DomainConfig) -> dict[str, Any]:
+    """Return the settings of one channel: its own, or those of all channels."""
+    chosen = own or default
+    return {
+        "name": name,
+        "intensity": chosen.intensity,
+        "window": chosen.window,
+        "percentiles": chosen.percentiles,
+        "units": chosen.units_used if isinstance(chosen, PrepareConfig) else chosen.units,
+    }
+
+
+def _rules(channels: list[dict[str, Any]]) -> tuple[IntensityRule, ...]:
+    return tuple(
+        IntensityRule(channel["intensity"], tuple(channel["window"]), tuple(channel["percentiles"]))
+        for channel in channels
+    )
 
 
 def _check_finished(path: Path, settings: dict[str, Any], listed: PreparationInputs, folder: Path) -> Prepared:
@@ -158,23 +184,37 @@ def _check_finished(path: Path, settings: dict[str, Any], listed: PreparationInp
     for file in listed.files:
         if listed.modified(file) <= written:
             continue
-        if content_hash(file.path, listed.masks.get(file.id), file.source) != hashes.get(file.id, ""):
+        if content_hash(listed.paths(file)) != hashes.get(file.id, ""):
             raise InputError(f"{path}: is older than {file.path}, which has changed; {OTHER_OUTPUT}")
     shutil.rmtree(folder, ignore_errors=True)
-    return Prepared(path, len(store), tuple(store.left_out), path.with_suffix(".png"), done_before=True)
+    counts = len(store.channels), len(store.label_names)
+    return Prepared(path, len(store), *counts, tuple(store.left_out), path.with_suffix(".png"), done_before=True)
 
 
 def _task(
-    listed: PreparationInputs,
-    file: VolumeFile,
-    config: PrepareConfig,
-    sources_as: DomainConfig | None,
-    cache_path: Path,
+    listed: PreparationInputs, file: VolumeFile, config: PrepareConfig, settings: dict[str, Any], cache_path: Path
 ) -> PreprocessingTask:
     grid = GridRule(config.size, config.orientation, config.axis, config.spacing, config.fit_used, config.trim)
-    own, source = (IntensityRule(c.intensity, c.window, c.percentiles) for c in (config, sources_as or DomainConfig()))
-    intensity = source if file.domain == "source" else own
-    return PreprocessingTask(file, grid, intensity, config.fill, cache_path, listed.masks.get(file.id), source)
+    return PreprocessingTask(
+        file,
+        grid,
+        _rules(settings["domains" if file.domain == "source" else "channels"]),
+        config.fill,
+        cache_path,
+        listed.masks.get(file.id),
+        _rules(settings.get("pairs", [])),
+        listed.cases.label_names,
+    )
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Result of the checks of all files."""
+
+    hashes: dict[str, str]
+    """SHA-256 of each usable volume, by id."""
+    problems: list[str]
+    remarks: list[str]
 
 
 def _checked(
@@ -183,17 +223,17 @@ def _checked(
     folder: Path,
     config: PrepareConfig,
     progress: bool,
-) -> tuple[dict[str, str], list[str]]:
-    """Check every file, unless that was done before a kill: hashes of usable files by id, problems of the others."""
+) -> _Checked:
+    """Check every file, unless that was done before a kill."""
     hashes = _load_hashes(folder, state)
     if hashes is not None:
-        return hashes, []
+        return _Checked(hashes, [], [])
     workers = _workers([task.file for task in tasks], config)
     return _sort_out(tasks, list(map_files(check_file, tasks, workers, "Checking", progress)))
 
 
-def _sort_out(tasks: list[PreprocessingTask], results: list[CheckResult]) -> tuple[dict[str, str], list[str]]:
-    """Return hashes of usable files by id and problems of the others; a copy of another file is a problem."""
+def _sort_out(tasks: list[PreprocessingTask], results: list[CheckResult]) -> _Checked:
+    """Sort usable files from others; a copy of another file is a problem."""
     hashes: dict[str, str] = {}
     problems: list[str] = []
     first: dict[str, Path] = {}
@@ -205,7 +245,7 @@ def _sort_out(tasks: list[PreprocessingTask], results: list[CheckResult]) -> tup
         else:
             first[result.hash] = task.file.path
             hashes[task.file.id] = result.hash
-    return hashes, problems
+    return _Checked(hashes, problems, [remark for result in results for remark in result.remarks])
 
 
 @contextmanager
@@ -246,7 +286,10 @@ def _workers(files: list[VolumeFile], config: PrepareConfig) -> int:
 def _check_disk(path: Path, tasks: list[PreprocessingTask]) -> None:
     """Raise InputError if the remaining cache files do not fit on the disk."""
     todo = [task for task in tasks if not task.cache_path.exists()]
-    needed = sum(int(np.prod(task.grid.size)) * BYTES_PER_VOXEL * (2 if task.file.source else 1) for task in todo)
+    needed = sum(
+        int(np.prod(task.grid.size)) * BYTES_PER_VOXEL * (len(task.intensities) + len(task.source_intensities))
+        for task in todo
+    )
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(existing).free
     if needed > free:
@@ -267,12 +310,11 @@ def _record(
         split=split_of(subject, config.seed, config.validation, config.test),
         label=listed.labels.label(row),
         affine=cached.affine,
-        lo=cached.lo,
-        hi=cached.hi,
+        intervals=cached.intervals,
         file=file.path.name,
         hash=hashes[file.id],
         columns=row.columns,
-        source_interval=cached.source_interval,
+        source_intervals=cached.source_intervals,
         domain=file.domain,
     )
 
@@ -282,12 +324,28 @@ def _write(
 ) -> None:
     """Write the store from the cache files."""
 
-    def reader(name: str) -> Callable[[int], np.ndarray]:
-        return lambda index: getattr(read_cache_file(tasks[index].cache_path), name)
+    def cached(index: int) -> CachedVolume:
+        return read_cache_file(tasks[index].cache_path)
 
-    sources = reader("source") if any(task.file.source for task in tasks) else None
-    masks = reader("mask") if any(task.file.mask for task in tasks) else None
-    write_store(path, settings, records, reader("voxels"), left_out, sources, masks)
+    def source(index: int) -> Voxels:
+        images = cached(index).source
+        assert images is not None
+        return Voxels(images)
+
+    def mask(index: int) -> np.ndarray:
+        values = cached(index).mask
+        assert values is not None
+        return values
+
+    write_store(
+        path,
+        settings,
+        records,
+        lambda index: cached(index).voxels,
+        left_out,
+        source if any(task.file.sources for task in tasks) else None,
+        mask if any(task.file.mask for task in tasks) else None,
+    )
 
 
 def _write_sheet(path: Path, tasks: list[PreprocessingTask], records: list[Record]) -> None:
@@ -296,9 +354,21 @@ def _write_sheet(path: Path, tasks: list[PreprocessingTask], records: list[Recor
     shown, affines, captions = [], [], []
     for index in chosen:
         cached = read_cache_file(tasks[index].cache_path)
-        for voxels, prefix in ((cached.source, "source of "), (cached.voxels, "")):
-            if voxels is not None:
-                shown.append(to_float32(voxels))
-                affines.append(cached.affine)
-                captions.append(f"{prefix}{records[index].id}")
+        for title, x in _pictures(cached, tasks[index]):
+            shown.append(x)
+            affines.append(cached.affine)
+            captions.append(f"{title}{records[index].id}")
     contact_sheet(shown, np.array(affines), captions, path)
+
+
+def _pictures(cached: CachedVolume, task: PreprocessingTask) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the channels of a volume in [-1, 1] with a title, sources before targets, the label map last."""
+    sources = [] if cached.source is None else list(cached.source)
+    for number, x in enumerate(sources, 1):
+        yield f"source {number if len(sources) > 1 else ''} of ".replace("  ", " "), to_float32(x)
+    images = cached.voxels.images
+    for number, x in enumerate(images, 1):
+        yield f"channel {number} of " if len(images) > 1 else "", to_float32(x)
+    if cached.voxels.label_map is not None:
+        labels = max(1, len(task.label_names) - 1)
+        yield "labels of ", cached.voxels.label_map.astype(np.float32) * (2 / labels) - 1

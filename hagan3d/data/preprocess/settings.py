@@ -1,7 +1,7 @@
 """Settings of `hagan3d prepare`, with units, bounds and defaults."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from hagan3d.config import Size, check_size
@@ -12,23 +12,28 @@ MAX_LABEL = 255
 
 
 @dataclass(frozen=True)
-class DomainConfig(Section):
-    """Intensities of the sources of pairs, or of the source domain; targets have the settings of any other store."""
-
-    PREFIX: ClassVar[str] = "source."
+class ChannelConfig(Section):
+    """Intensities of one channel, or of the sources of pairs."""
 
     intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
-    """Interval of sources that becomes [-1, 1]."""
+    """Interval that becomes [-1, 1]."""
     window: tuple[float, float] = (-1024.0, 600.0)
-    """Lower and upper limit for `intensity: window`, in the units of the source files (HU for CT)."""
+    """Lower and upper limit for `intensity: window`, in the units of the files (HU for CT)."""
     percentiles: tuple[float, float] = bounded((0.5, 99.5), at_least=0, at_most=100)
     """Lower and upper percentile for `intensity: percentiles`."""
     units: str = ""
-    """Name of the intensity units of sources."""
+    """Name of the intensity units."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_order(self.PREFIX, self.window, self.percentiles)
+
+
+@dataclass(frozen=True)
+class DomainConfig(ChannelConfig):
+    """Intensities of the sources of pairs, or of the source domain; targets have the settings of any other store."""
+
+    PREFIX: ClassVar[str] = "source."
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,15 @@ class PrepareConfig(Section):
     """Lower and upper limit for `intensity: window`, in the units of the files (HU for CT)."""
     percentiles: tuple[float, float] = bounded((0.5, 99.5), at_least=0, at_most=100)
     """Lower and upper percentile for `intensity: percentiles`."""
+    intensities: dict[str, ChannelConfig] = field(default_factory=dict)
+    """Intensities of single channels, by name, where they differ from the settings above: `--intensities '{ct:
+    {intensity: window, units: HU}}'`."""
+    channels: Literal["3d", "4d"] = "3d"
+    """Channels of a file. 3d: one. 4d: one per index of the last axis of a 4D file or of its vectors."""
+    channel_names: tuple[str, ...] = ()
+    """Names of the channels of 4D files, in their order. Default: channel-1, channel-2, ..."""
+    label_names: tuple[str, ...] = ()
+    """Names of the labels in column `seg` of a CSV of cases, in the order of their values, background first."""
     masks: str | None = None
     """Folder of masks for `intensity: z-score`, above 0 in the region of the statistics; the name of a mask is that of
     its scan, or begins with it. Default: voxels above the mean of each scan."""
@@ -104,6 +118,8 @@ class PrepareConfig(Section):
             )
         if self.fill is not None and not math.isfinite(self.fill):
             raise InputError(f"fill: must be finite, got {self.fill}")
+        if len(set(self.channel_names)) < len(self.channel_names):
+            raise InputError(f"channel_names: must differ from each other, got {list(self.channel_names)}")
         if self.masks is not None and self.intensity != "z-score":
             raise InputError(f"masks: need --intensity z-score, got {self.intensity}")
 

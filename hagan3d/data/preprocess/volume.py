@@ -1,11 +1,14 @@
-"""Preprocessing of one volume: resample to a grid, scale intensities to [-1, 1]."""
+"""Preprocessing of one volume: resample its channels and its label map to a grid, scale intensities to [-1, 1]."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.io.geometry import GridRule, to_grid
-from hagan3d.data.io.volumes import Volume
+from hagan3d.config import Size
+from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
+from hagan3d.data.io.volumes import Volume, VolumeFile, read_volume, read_voxels
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
 
@@ -45,3 +48,67 @@ def preprocess_volume(
         raise InputError(f"{volume.name}: {error}") from error
     array, affine = to_grid(volume.array, volume.affine, grid, nearest=intensity.kind == "labels")
     return PreprocessedVolume(normalize(array, lo, hi), affine, lo, hi)
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Channels of a volume on one grid."""
+
+    x: np.ndarray
+    """Voxels [C, D, H, W], float32, in [-1, 1]."""
+    intervals: list[tuple[float, float]]
+    """Values of x = -1 and x = 1 of each channel, in file units."""
+
+
+def preprocess_channels(
+    images: Sequence[tuple[Path, int | None]],
+    rules: Sequence[IntensityRule],
+    grid: np.ndarray,
+    size: Size,
+    fill: float | None = None,
+) -> Channels:
+    """Read channels, resample each onto a grid and scale its intensities.
+
+    Args:
+        images: File and frame of each channel, see `VolumeFile.images`.
+        rules: How the interval of each channel is determined.
+        grid: Index (d, h, w) of the grid to RAS mm [4, 4].
+        size: Voxels D, H, W of the grid.
+        fill: Replaces NaN and infinite voxels; None: they are an error.
+
+    Raises:
+        InputError: If a file cannot be used.
+    """
+    x, intervals = np.empty((len(images), *size), np.float32), []
+    for row, (path, frame), rule in zip(x, images, rules, strict=True):
+        volume = read_volume(path, fill, frame)
+        lo, hi = rule.interval(volume.array)
+        resampled = resample_onto(volume.array, volume.affine, grid, size, nearest=rule.kind == "labels")
+        row[:] = normalize(resampled, lo, hi)
+        intervals.append((lo, hi))
+    return Channels(x, intervals)
+
+
+def preprocess_label_map(path: Path, grid: np.ndarray, size: Size) -> np.ndarray:
+    """Read a label map and resample it onto a grid by nearest neighbours: uint8 [D, H, W], 0 outside of it."""
+    array, affine = read_voxels(path)
+    return resample_onto(array, affine, grid, size, nearest=True).astype(np.uint8)
+
+
+def preprocess_case(
+    file: VolumeFile, grid: GridRule, rules: Sequence[IntensityRule]
+) -> tuple[Channels, np.ndarray | None, np.ndarray]:
+    """Read a volume of several channels onto the grid of a model, which follows from its first channel.
+
+    Returns:
+        Its channels, its label map if it has one, and the affine [4, 4] of the grid.
+
+    Raises:
+        InputError: If a file cannot be used.
+    """
+    path, frame = file.images[0]
+    first = preprocess_volume(read_volume(path, None, frame), grid, rules[0])
+    others = preprocess_channels(file.images[1:], rules[1:], first.affine, grid.size)
+    channels = Channels(np.concatenate([first.x[None], others.x]), [(first.lo, first.hi), *others.intervals])
+    label_map = None if file.label_map is None else preprocess_label_map(file.label_map, first.affine, grid.size)
+    return channels, label_map, first.affine

@@ -9,7 +9,7 @@ import numpy as np
 
 from hagan3d.data.store.format import to_int16
 from hagan3d.data.store.store import Store
-from hagan3d.data.store.write import Record, write_store
+from hagan3d.data.store.write import Record, Voxels, write_store
 from hagan3d.errors import InputError
 
 
@@ -21,8 +21,7 @@ def record_of(store: Store, i: int) -> Record:
         split=store.splits[i],
         label=int(store.labels[i]),
         affine=store.affines[i],
-        lo=float(store.lo[i]),
-        hi=float(store.hi[i]),
+        intervals=[(float(lo), float(hi)) for lo, hi in store.intervals[i]],
         file=store.files[i],
         hash=store.hashes[i],
         columns={name: float(values[i]) for name, values in store.columns.items()},
@@ -71,12 +70,12 @@ def write_subset(path: Path, store: Store, indices: Sequence[int] | np.ndarray) 
     """
     _check_plain(store)
     records = [record_of(store, int(i)) for i in indices]
-    write_store(path, _settings(store), records, lambda n: to_int16(store.volume(int(indices[n])).numpy()))
+    write_store(path, _settings(store), records, lambda n: store.encoded(int(indices[n])))
     return Store(path)
 
 
 def write_with_generated(
-    path: Path, store: Store, generated: Sequence[Record], voxels: Callable[[int], np.ndarray], origin: dict[str, Any]
+    path: Path, store: Store, generated: Sequence[Record], volumes: Callable[[int], np.ndarray], origin: dict[str, Any]
 ) -> Store:
     """Write a store of all volumes of another store and of generated volumes, atomically.
 
@@ -84,7 +83,8 @@ def write_with_generated(
         path: The .h5 file.
         store: The other store.
         generated: A record per generated volume; its split becomes ``train`` and it is marked as generated.
-        voxels: Returns the i-th generated volume ``[D, H, W]`` in [-1, 1]; called once for each, in order.
+        volumes: Returns the channels of the i-th generated volume ``[C, D, H, W]`` in [-1, 1], those of labels last;
+            called once for each, in order.
         origin: Provenance of the generated volumes (model, seeds), plain JSON types.
 
     Raises:
@@ -97,11 +97,17 @@ def write_with_generated(
     settings = _settings(store)
     settings["generated"] = [*settings.get("generated", []), origin]
 
-    def read(i: int) -> np.ndarray:
-        return to_int16(store.volume(i).numpy() if i < count else voxels(i - count))
+    def read(i: int) -> Voxels:
+        return store.encoded(i) if i < count else encode_volume(volumes(i - count), len(store.channels))
 
     write_store(path, settings, records, read, store.left_out)
     return Store(path)
+
+
+def encode_volume(x: np.ndarray, images: int) -> Voxels:
+    """Encode the channels of a volume [C, D, H, W] in [-1, 1], of which the first are images and the others labels."""
+    label_map = x[images:].argmax(axis=0).astype(np.uint8) if len(x) > images else None
+    return Voxels(to_int16(x[:images]), label_map)
 
 
 def _check_plain(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""Dataset metadata stored with a checkpoint: grid, spacing, intensity range and class names."""
+"""Dataset metadata stored with a checkpoint: grid, spacing, channels, label names and class names."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -10,25 +10,34 @@ from hagan3d.data.io.geometry import Axis, Fit, GridRule, spacing_of
 from hagan3d.data.preprocess.intensity import IntensityRule, Kind
 from hagan3d.errors import InputError
 
+CHANNEL_FIELDS = ("channels", "source_channels")
+
 
 @dataclass(frozen=True)
-class Domain:
-    """Intensities of the source domain of a translation."""
+class Channel:
+    """One image channel: its name, units and intensities."""
 
+    name: str
     intensity: Kind
-    """How the intensity interval [lo, hi] of each source was determined."""
+    """How the interval [lo, hi] of each volume was determined; x = 2 (v - lo) / (hi - lo) - 1, clipped to [-1, 1]."""
     lo: float
-    """Value of x = -1 in file units; the median if sources have individual intervals."""
+    """Value of x = -1 in file units; the median if volumes have individual intervals."""
     hi: float
-    """Value of x = 1 in file units; the median if sources have individual intervals."""
+    """Value of x = 1 in file units; the median if volumes have individual intervals."""
     units: str = ""
+    """Unit of the intensities; empty: arbitrary."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """Lower and upper percentile, for `intensity: percentiles`."""
 
     @property
-    def intensity_rule(self) -> IntensityRule:
+    def interval(self) -> tuple[float, float]:
+        """Values of x = -1 and x = 1 in file units."""
+        return self.lo, self.hi
+
+    @property
+    def rule(self) -> IntensityRule:
         """How the intensity interval of a new file is determined."""
-        return IntensityRule(self.intensity, (self.lo, self.hi), self.percentiles)
+        return IntensityRule(self.intensity, self.interval, self.percentiles)
 
 
 @dataclass(frozen=True)
@@ -43,16 +52,10 @@ class DataDescription:
     """Slice plane perpendicular to D."""
     affine: tuple[tuple[float, ...], ...]
     """Index (d, h, w) of a stored voxel to RAS mm, 4 x 4: the mean geometry of the training volumes."""
-    intensity: Kind
-    """How the interval [lo, hi] of each volume was determined; x = 2 (v - lo) / (hi - lo) - 1, clipped to [-1, 1]."""
-    lo: float
-    """Value of x = -1 in file units; the median if volumes have individual intervals."""
-    hi: float
-    """Value of x = 1 in file units; the median if volumes have individual intervals."""
-    units: str = ""
-    """Unit of the intensities; empty: arbitrary."""
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    """Lower and upper percentile, for `intensity: percentiles`."""
+    channels: tuple[Channel, ...]
+    """Image channels; of pairs, those of the targets."""
+    label_names: tuple[str, ...] = ()
+    """Names of the labels of the label map, in the order of their values; empty: no label map."""
     spacing: tuple[float, float, float] | None = None
     """Spacing requested from `prepare`, mm along D, H, W; None: not set."""
     fit: Fit = "resize"
@@ -65,8 +68,8 @@ class DataDescription:
     """Name of the store."""
     volumes: int = 0
     """Volumes in the store."""
-    source_domain: Domain | None = None
-    """Intensities of sources in pairs or two domains; None: those of the volumes."""
+    source_channels: tuple[Channel, ...] = ()
+    """Image channels of sources in pairs or two domains; empty: those of the volumes."""
 
     @property
     def affine_array(self) -> np.ndarray:
@@ -84,11 +87,6 @@ class DataDescription:
         """The target grid of a new file."""
         return GridRule(self.size, self.orientation, self.axis, self.spacing, self.fit, self.trim)
 
-    @property
-    def intensity_rule(self) -> IntensityRule:
-        """How the intensity interval of a new file is determined."""
-        return IntensityRule(self.intensity, (self.lo, self.hi), self.percentiles)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types."""
         return {key: _lists(value) for key, value in asdict(self).items()}
@@ -101,17 +99,20 @@ class DataDescription:
             InputError: If a field is missing or unknown.
         """
         known = {field.name for field in fields(cls)}
-        required = {"size", "orientation", "axis", "affine", "intensity", "lo", "hi"}
+        required = {"size", "orientation", "axis", "affine", "channels"}
         if not isinstance(values, dict) or not required <= set(values) <= known:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise InputError(f"data description: must have the fields {sorted(known)}, got {got}")
-        plain = {key: _tuples(value) for key, value in values.items() if key != "source_domain"}
-        domain = values.get("source_domain")
-        if domain is None:
-            return cls(**plain)
-        if not isinstance(domain, dict) or not set(domain) <= {field.name for field in fields(Domain)}:
-            raise InputError(f"data description: source_domain must have the fields of a domain, got {domain}")
-        return cls(**plain, source_domain=Domain(**{key: _tuples(value) for key, value in domain.items()}))
+        plain = {key: _tuples(value) for key, value in values.items() if key not in CHANNEL_FIELDS}
+        plain |= {key: tuple(map(_channel, values[key])) for key in CHANNEL_FIELDS if key in values}
+        return cls(**plain)
+
+
+def _channel(values: Any) -> Channel:
+    names = {field.name for field in fields(Channel)}
+    if not isinstance(values, dict) or not {"name", "intensity", "lo", "hi"} <= set(values) <= names:
+        raise InputError(f"data description: a channel must have the fields {sorted(names)}, got {values}")
+    return Channel(**{key: _tuples(value) for key, value in values.items()})
 
 
 def _lists(value: Any) -> Any:

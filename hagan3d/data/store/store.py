@@ -13,15 +13,16 @@ import numpy as np
 from hagan3d.config import low_factor
 from hagan3d.data.io.geometry import typical_affine
 from hagan3d.data.preprocess.metadata import abbreviate
-from hagan3d.data.store.description import DataDescription, Domain
-from hagan3d.data.store.format import FORMAT, SCALE, SPLITS, to_float32
+from hagan3d.data.store.description import Channel, DataDescription
+from hagan3d.data.store.format import FORMAT, SCALE, SPLITS, one_hot, to_float32
+from hagan3d.data.store.write import Voxels
 from hagan3d.errors import InputError
 
 if TYPE_CHECKING:  # preparing needs no torch, which takes seconds to import
     from torch import Tensor
 
 TEXT_COLUMNS = ("id", "subject", "split", "file", "hash", "domain", "left_out")
-VALUE_COLUMNS = ("label", "affine", "lo", "hi", "columns", "generated", "source_interval")
+VALUE_COLUMNS = ("label", "affine", "interval", "columns", "generated", "source_interval")
 
 
 class Store:
@@ -51,6 +52,10 @@ class Store:
         """Voxels D, H, W."""
         self.factor = low_factor(self.size)
         """Voxels per low-resolution voxel along each axis."""
+        self.channels: tuple[str, ...] = tuple(channel["name"] for channel in self.settings["channels"])
+        """Names of the image channels; of pairs, those of the targets."""
+        self.label_names: tuple[str, ...] = tuple(self.settings["label_names"])
+        """Names of the labels of the label maps, in the order of their values; empty: no label maps."""
         self._set_records(merged)
         self.has_masks = bool(tables[0]["has_masks"][0]) if len(self.ids) else False
         _check_unique(self.path, self.ids, "id")
@@ -74,14 +79,12 @@ class Store:
         """Numeric columns of the labels CSV, float64 [N] each, NaN if unknown."""
         self.affines: np.ndarray = table["affine"]
         """Index (d, h, w) to RAS mm [N, 4, 4]."""
-        self.lo: np.ndarray = table["lo"]
-        """Value of x = -1 in file units [N]."""
-        self.hi: np.ndarray = table["hi"]
-        """Value of x = 1 in file units [N]."""
+        self.intervals: np.ndarray = table["interval"]
+        """Values of x = -1 and x = 1 of each channel, in file units [N, C, 2]."""
         self.domains: list[str] = table["domain"].tolist()
         """source or target for each volume of a store of two unpaired domains, else empty."""
         self.source_intervals: np.ndarray = table["source_interval"]
-        """Values of x = -1 and x = 1 of the source of each pair, in its file units [N, 2]; NaN without pairs."""
+        """Values of x = -1 and x = 1 of each source channel of a pair, in its file units [N, Cs, 2]."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -120,9 +123,20 @@ class Store:
         return "pairs" in self.settings
 
     @property
+    def num_channels(self) -> int:
+        """Channels of `volume`, `window` and `low`: the image channels, then one per label."""
+        return len(self.channels) + len(self.label_names)
+
+    @property
+    def source_channels(self) -> tuple[str, ...]:
+        """Names of the source channels of pairs, or of the source domain; empty without sources."""
+        rules = self.settings.get("pairs") or self.settings.get("domains") or []
+        return tuple(channel["name"] for channel in rules)
+
+    @property
     def has_label_maps(self) -> bool:
-        """Whether the volumes (of pairs, the targets) are label maps."""
-        return bool(self.settings["intensity"] == "labels")
+        """Whether the volumes (of pairs, the targets) are label maps, coded as intensities."""
+        return bool(self.settings["channels"][0]["intensity"] == "labels")
 
     @property
     def has_domains(self) -> bool:
@@ -130,33 +144,51 @@ class Store:
         return "domains" in self.settings
 
     def window(self, i: int, start: int, depth: int) -> "Tensor":
-        """Read `depth` slices of volume `i` from slice `start`: [depth, H, W], float32 in [-1, 1]."""
-        return self._read("high", i, self._slices(start, depth))
+        """Read `depth` slices of volume `i` from slice `start`: [C, depth, H, W], float32 in [-1, 1].
 
-    def windows(self, indices: Sequence[int], start: int, depth: int) -> "Tensor":
-        """Read the same slices of several volumes: [B, depth, H, W]."""
+        The C channels are the image channels, then one per label: 1 where a voxel has the label, else -1.
+        """
         import torch
 
-        # decoded into the output, without a copy of all windows
-        out = torch.empty(len(indices), depth, *self.size[1:])
+        x = np.empty((self.num_channels, depth, *self.size[1:]), np.float32)
+        self._read_into(x, i, self._slices(start, depth))
+        return torch.from_numpy(x)
+
+    def windows(self, indices: Sequence[int], start: int, depth: int) -> "Tensor":
+        """Read the same slices of several volumes: [B, C, depth, H, W]."""
+        import torch
+
+        out = torch.empty(len(indices), self.num_channels, depth, *self.size[1:])
         for row, i in zip(out, indices, strict=True):
-            np.divide(self._values("high", i, self._slices(start, depth)), np.float32(SCALE), out=row.numpy())
+            self._read_into(row.numpy(), i, self._slices(start, depth))
         return out
 
     def volume(self, i: int) -> "Tensor":
-        """Read volume `i` [D, H, W], float32 in [-1, 1]."""
-        return self._read("high", i, slice(None))
+        """Read all channels of volume `i` [C, D, H, W], float32 in [-1, 1], as `window` does."""
+        return self.window(i, 0, self.size[0])
+
+    def channel(self, i: int, channel: int = 0) -> "Tensor":
+        """Read one image channel of volume `i` [D, H, W], float32 in [-1, 1]."""
+        return self._read("high", i, channel)
+
+    def label_map(self, i: int) -> np.ndarray:
+        """Read the label map of volume `i` [D, H, W], uint8."""
+        return self._values("label_map", i, slice(None))
+
+    def encoded(self, i: int) -> Voxels:
+        """Read volume `i` as it is stored."""
+        return Voxels(self._values("high", i, slice(None)), self.label_map(i) if self.label_names else None)
 
     def low(self, i: int) -> "Tensor":
-        """Read the low-resolution volume `i` [D/f, H/f, W/f] (area average), float32 in [-1, 1]."""
+        """Read the channels of `window` at low resolution [C, D/f, H/f, W/f] (area average), float32 in [-1, 1]."""
         return self._read("low", i, slice(None))
 
     def source(self, i: int, start: int = 0, depth: int | None = None) -> "Tensor":
-        """Read the source of pair `i` [D, H, W], or `depth` slices of it, float32 in [-1, 1]."""
-        return self._read("source_high", i, self._slices(start, depth))
+        """Read the source of pair `i` [Cs, D, H, W], or `depth` slices of it, float32 in [-1, 1]."""
+        return self._read("source_high", i, slice(None), self._slices(start, depth))
 
     def low_source(self, i: int) -> "Tensor":
-        """Read the low-resolution source of pair `i` [D/f, H/f, W/f] (area average), float32 in [-1, 1]."""
+        """Read the low-resolution source of pair `i` [Cs, D/f, H/f, W/f] (area average), float32 in [-1, 1]."""
         return self._read("source_low", i, slice(None))
 
     def mask(self, i: int, start: int = 0, depth: int | None = None) -> "Tensor":
@@ -176,29 +208,23 @@ class Store:
             orientation=settings["orientation"],
             axis=settings["axis"],
             affine=tuple(tuple(float(value) for value in row) for row in affine),
-            intensity=settings["intensity"],
-            lo=float(np.median(self.lo[targets])),
-            hi=float(np.median(self.hi[targets])),
-            units=settings["units"],
-            percentiles=tuple(settings["percentiles"]),
+            channels=_channels(settings["channels"], self.intervals[targets]),
+            label_names=self.label_names,
             spacing=None if settings["spacing"] is None else tuple(settings["spacing"]),
             fit=settings["fit"],
             trim=settings["trim"],
             class_names=self.class_names,
             source=self.path.name,
             volumes=len(self),
-            source_domain=self._source_domain(chosen),
+            source_channels=self._source_channels(chosen),
         )
 
-    def _source_domain(self, chosen: np.ndarray) -> Domain | None:
-        """Return the intensities of the sources of pairs or of the source domain."""
-        rule = self.settings.get("pairs") or self.settings.get("domains")
-        if rule is None:
-            return None
-        own = chosen[[self.domains[i] == "source" for i in chosen]]
-        intervals = np.stack([self.lo[own], self.hi[own]], 1) if self.has_domains else self.source_intervals[chosen]
-        lo, hi = (float(value) for value in np.median(intervals, axis=0))
-        return Domain(rule["intensity"], lo, hi, rule["units"], tuple(rule["percentiles"]))
+    def _source_channels(self, chosen: np.ndarray) -> tuple[Channel, ...]:
+        """Return the channels of the sources of pairs or of the source domain."""
+        if self.has_domains:
+            own = chosen[[self.domains[i] == "source" for i in chosen]]
+            return _channels(self.settings["domains"], self.intervals[own])
+        return _channels(self.settings.get("pairs", []), self.source_intervals[chosen])
 
     def close(self) -> None:
         """Close the file handles; the next read opens them again."""
@@ -212,24 +238,40 @@ class Store:
             raise ValueError(f"expected 0 <= start <= {self.size[0] - depth}, got {start}")
         return slice(start, start + depth)
 
-    def _read(self, name: str, i: int, slices: slice) -> "Tensor":
+    def _read_into(self, x: np.ndarray, i: int, slices: slice) -> None:
+        """Read slices of all channels of a volume into an array [C, depth, H, W]."""
+        images = len(self.channels)
+        # decoded into the output, without a copy, and in NumPy: a torch kernel may hang in a forked process
+        np.divide(self._values("high", i, slice(None), slices), np.float32(SCALE), out=x[:images])
+        if self.label_names:
+            x[images:] = one_hot(self._values("label_map", i, slices), len(self.label_names))
+
+    def _read(self, name: str, i: int, *index: int | slice) -> "Tensor":
         import torch
 
-        # the division runs in NumPy: a torch kernel may hang in a forked process
-        return torch.from_numpy(to_float32(self._values(name, i, slices)))
+        return torch.from_numpy(to_float32(self._values(name, i, *index)))
 
-    def _values(self, name: str, i: int, slices: slice) -> np.ndarray:
+    def _values(self, name: str, i: int, *index: int | slice) -> np.ndarray:
         number, row = self._locations[i]
         key = (os.getpid(), number)  # HDF5 handles are not valid after a fork
         if key not in self._handles:
             self._handles[key] = h5py.File(self._files[number], "r")
         try:
-            values: np.ndarray = self._handles[key][name][row, slices]
+            values: np.ndarray = self._handles[key][name][(row, *index)]
         except OSError as error:
             raise InputError(
                 f"{self._files[number]}: volume {i} cannot be read, the file is damaged; copy or prepare it again"
             ) from error
         return values
+
+
+def _channels(rules: Sequence[dict[str, Any]], intervals: np.ndarray) -> tuple[Channel, ...]:
+    """Return channels by their settings, with the median intervals of volumes [N, C, 2]."""
+    medians = np.median(intervals, axis=0)
+    return tuple(
+        Channel(rule["name"], rule["intensity"], float(lo), float(hi), rule["units"], tuple(rule["percentiles"]))
+        for rule, (lo, hi) in zip(rules, medians, strict=True)
+    )
 
 
 def _store_files(path: Path) -> list[Path]:

@@ -4,17 +4,29 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from hagan3d.config import low_factor
 from hagan3d.data.io.files import replacing
-from hagan3d.data.store.format import FORMAT
+from hagan3d.data.store.format import FORMAT, SCALE
 
-VoxelReader = Callable[[int], np.ndarray]
-"""Index of a volume to its encoded voxels [D, H, W]."""
+Interval = tuple[float, float]
+
+
+class Voxels(NamedTuple):
+    """The encoded voxels of one volume."""
+
+    images: np.ndarray
+    """int16 [C, D, H, W]."""
+    label_map: np.ndarray | None = None
+    """uint8 [D, H, W]."""
+
+
+VoxelReader = Callable[[int], Voxels]
+"""Index of a volume to its voxels."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +40,8 @@ class Record:
     """Class index, -1 if unknown."""
     affine: np.ndarray
     """Index (d, h, w) to RAS mm [4, 4]."""
-    lo: float
-    """Value of x = -1 in file units."""
-    hi: float
-    """Value of x = 1 in file units."""
+    intervals: Sequence[Interval]
+    """Values of x = -1 and x = 1 of each channel, in file units."""
     file: str
     """Name of the file, without folders."""
     hash: str
@@ -40,8 +50,8 @@ class Record:
     """Numeric columns of the labels CSV."""
     generated: bool = False
     """Whether a model generated the volume; generated volumes are never held out."""
-    source_interval: tuple[float, float] | None = None
-    """Of a pair: values of x = -1 and x = 1 of the source, in the units of its file."""
+    source_intervals: Sequence[Interval] = ()
+    """Of a pair: values of x = -1 and x = 1 of each channel of the source, in the units of its file."""
     domain: str = ""
     """source or target in a store of two unpaired domains."""
 
@@ -53,7 +63,7 @@ def write_store(
     voxels: VoxelReader,
     left_out: Sequence[str] = (),
     sources: VoxelReader | None = None,
-    masks: VoxelReader | None = None,
+    masks: Callable[[int], np.ndarray] | None = None,
 ) -> None:
     """Write a store atomically; equal input gives equal bytes.
 
@@ -63,57 +73,73 @@ def write_store(
         path: Name of the .h5 file.
         settings: Everything the voxels depend on besides the files, plain JSON types (`prepare` lists it).
         records: One per volume.
-        voxels: Voxels of the i-th volume, int16 [D, H, W].
+        voxels: Voxels of the i-th volume, with a label map if the settings name labels; called once, in order.
         left_out: Ids of volumes that were listed but not usable.
-        sources: Of pairs: voxels of the i-th source, int16 [D, H, W] on the grid of the volume.
+        sources: Of pairs: voxels of the i-th source, on the grid of the volume.
         masks: The i-th mask, uint8 [D, H, W] of 0 and 1.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         file.attrs["format"] = FORMAT
         file.attrs["settings"] = json.dumps(settings, sort_keys=True)
         file.create_dataset("left_out", data=list(left_out), dtype=h5py.string_dtype())
-        _write_voxels(file, "high", "low", settings["size"], len(records), voxels)
+        size, count = settings["size"], len(records)
+        shape, labels = (len(settings["channels"]), *size), len(settings["label_names"])
+        _write_voxels(file, ("high", "low"), shape, count, voxels, labels)
         if sources is not None:
-            _write_voxels(file, "source_high", "source_low", settings["size"], len(records), sources)
+            _write_voxels(file, ("source_high", "source_low"), (len(settings["pairs"]), *size), count, sources)
         if masks is not None:
-            shape, chunks = file["high"].shape, file["high"].chunks
-            mask = file.create_dataset("mask", shape, np.uint8, chunks=chunks, compression="lzf")
-            for index in range(len(records)):
+            mask = _byte_dataset(file, "mask", (count, *size))
+            for index in range(count):
                 mask[index] = masks(index)
-        _write_records(file, records, settings["columns"])
+        _write_records(file, records, settings)
 
 
 def _write_voxels(
-    file: h5py.File, high_name: str, low_name: str, size: Sequence[int], count: int, voxels: VoxelReader
+    file: h5py.File, names: tuple[str, str], shape: Sequence[int], count: int, voxels: VoxelReader, labels: int = 0
 ) -> None:
-    """Write volumes at full resolution and their area averages at low resolution."""
-    depth, height, width = size
+    """Write volumes at full resolution, and area averages of their channels and of each label at low resolution."""
+    channels, depth, height, width = shape
     factor = low_factor((depth, height, width))
-    # A chunk is a slab of `factor` slices: windows start at multiples of it, so that a step reads whole chunks.
-    high = file.create_dataset(high_name, (count, *size), np.int16, chunks=(1, factor, height, width))
+    # A chunk is a slab of `factor` slices of a channel: windows start at multiples of it, so that a step reads whole
+    # chunks, and only of the channels that it needs.
+    high = file.create_dataset(names[0], (count, *shape), np.int16, chunks=(1, 1, factor, height, width))
     low_size = (depth // factor, height // factor, width // factor)
-    low = file.create_dataset(low_name, (count, *low_size), np.int16, chunks=(1, *low_size))
+    low_shape = (count, channels + labels, *low_size)
+    low = file.create_dataset(names[1], low_shape, np.int16, chunks=(1, 1, *low_size))
+    label_maps = _byte_dataset(file, "label_map", (count, depth, height, width)) if labels else None
     for index in range(count):
-        values = voxels(index)
-        high[index] = values
-        low[index] = area_average(values, factor)
+        images, label_map = voxels(index)
+        high[index] = images
+        low[index, :channels] = area_average(images, factor)
+        if label_maps is not None and label_map is not None:
+            label_maps[index] = label_map
+            for label in range(labels):  # the average of a label's channel is its share of the block
+                low[index, channels + label] = area_average(np.where(label_map == label, SCALE, -SCALE), factor)
+
+
+def _byte_dataset(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
+    """Create a dataset of masks or label maps [N, D, H, W], which compress well, in slabs as those of the volumes."""
+    chunks = (1, *file["high"].chunks[2:])
+    return file.create_dataset(name, shape, np.uint8, chunks=chunks, compression="lzf")
 
 
 def area_average(values: np.ndarray, factor: int) -> np.ndarray:
-    """Average over blocks of factor^3 voxels, rounded to int16: [D, H, W] to [D/f, H/f, W/f]."""
-    d, h, w = (side // factor for side in values.shape)
-    blocks = values.reshape(d, factor, h, factor, w, factor)
-    return np.rint(blocks.mean(axis=(1, 3, 5), dtype=np.float64)).astype(np.int16)
+    """Average over blocks of factor^3 voxels, rounded to int16: [..., D, H, W] to [..., D/f, H/f, W/f]."""
+    d, h, w = (side // factor for side in values.shape[-3:])
+    blocks = values.reshape(*values.shape[:-3], d, factor, h, factor, w, factor)
+    return np.rint(blocks.mean(axis=(-5, -3, -1), dtype=np.float64)).astype(np.int16)
 
 
-def _write_records(file: h5py.File, records: Sequence[Record], columns: Sequence[str]) -> None:
-    text, count = h5py.string_dtype(), len(records)
+def _write_records(file: h5py.File, records: Sequence[Record], settings: dict[str, Any]) -> None:
+    text, count, columns = h5py.string_dtype(), len(records), settings["columns"]
     for name in ("id", "subject", "split", "file", "hash", "domain"):
         file.create_dataset(name, data=[getattr(record, name) for record in records], dtype=text)
-    for name, dtype in (("label", np.int64), ("lo", np.float64), ("hi", np.float64), ("generated", bool)):
+    for name, dtype in (("label", np.int64), ("generated", bool)):
         file.create_dataset(name, data=np.array([getattr(record, name) for record in records], dtype))
     file.create_dataset("affine", data=np.array([record.affine for record in records], np.float64).reshape(-1, 4, 4))
     table = np.array([[record.columns.get(name, np.nan) for name in columns] for record in records], np.float64)
     file.create_dataset("columns", data=table.reshape(count, len(columns)))
-    intervals = [record.source_interval or (np.nan, np.nan) for record in records]
-    file.create_dataset("source_interval", data=np.array(intervals, np.float64).reshape(count, 2))
+    intervals = np.array([record.intervals for record in records], np.float64)
+    file.create_dataset("interval", data=intervals.reshape(count, len(settings["channels"]), 2))
+    source_intervals = np.array([record.source_intervals for record in records], np.float64)
+    file.create_dataset("source_interval", data=source_intervals.reshape(count, -1, 2))

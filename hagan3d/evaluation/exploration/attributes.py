@@ -96,8 +96,8 @@ def ct_measures(store: Store) -> tuple[Measure, ...]:
 
     None unless the window is in Hounsfield units and includes emphysema and the body; bone only if it is included too.
     """
-    lowest, highest = float(store.lo.max()), float(store.hi.min())
-    if store.settings["units"] != "HU" or lowest >= EMPHYSEMA_BELOW or highest <= BODY_ABOVE:
+    lowest, highest = float(store.intervals[:, 0, 0].max()), float(store.intervals[:, 0, 1].min())
+    if store.settings["channels"][0]["units"] != "HU" or lowest >= EMPHYSEMA_BELOW or highest <= BODY_ABOVE:
         return ()
     return tuple(measure for measure in CT_MEASURES if highest > BONE_ABOVE or measure.labels != (BONE,))
 

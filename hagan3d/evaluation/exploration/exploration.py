@@ -155,7 +155,7 @@ def _population(
     sampled = seed_starts(model, config.num, first=FIRST_SEED)
     y = np.array(
         [
-            measurement.reader.read(volume_at(model, start.z, start.label), start.interval, start.affine)[0]
+            measurement.reader.read(volume_at(model, start.z, start.label), start.intervals, start.affine)[0]
             for start in track(sampled, "generate, measure", len(sampled), progress)
         ]
     )
@@ -186,16 +186,17 @@ def _starts(model: Model, store: Store, used: RealIndices, config: ExploreConfig
 
 def _start_of(model: Model, item: Input, z: np.ndarray) -> WalkStart:
     label = max(item.label, 0) if model.num_classes else None
-    return WalkStart(item.id, z, label, item.affine, (item.lo, item.hi))
+    return WalkStart(item.id, z, label, item.affine, item.intervals)
 
 
 def seed_starts(model: Model, count: int, truncation: float = 1.0, first: int = 0) -> list[WalkStart]:
     """Return starts at seeds first, first + 1, ..., with the typical geometry and units; classes in turn, if any."""
     starts, described = [], model.description
+    intervals = [channel.interval for channel in described.channels]
     for seed in range(first, first + count):
         label = seed % model.num_classes if model.num_classes else None
         z = latent(model, seed, label, truncation)
-        starts.append(WalkStart(f"seed-{seed}", z, label, described.affine_array, (described.lo, described.hi)))
+        starts.append(WalkStart(f"seed-{seed}", z, label, described.affine_array, intervals))
     return starts
 
 

@@ -15,7 +15,7 @@ from hagan3d.evaluation.exploration.attributes import Attribute, ct_measures, fi
 from hagan3d.evaluation.exploration.directions import Direction, Scale
 from hagan3d.evaluation.exploration.measures import ChestCT, Measure, Segmenter, calibrate
 from hagan3d.evaluation.exploration.segmentation import read_label_maps, train_unet
-from hagan3d.evaluation.exploration.walks import SegmenterReader
+from hagan3d.evaluation.exploration.walks import Intervals, SegmenterReader
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import ExploreConfig
 from hagan3d.inference.encoding import Input, latents
@@ -75,7 +75,8 @@ def measure_volumes(
     """Return the measure of volumes of a store ``[N]``."""
     values = []
     for i in track(indices, "measure real volumes", len(indices), progress):
-        labels = segmenter(store.volume(i).numpy(), (float(store.lo[i]), float(store.hi[i])), store.affines[i])
+        lo, hi = store.intervals[i, 0]
+        labels = segmenter(store.channel(i).numpy(), (float(lo), float(hi)), store.affines[i])
         values.append(measure(labels, store.affines[i]))
     return np.array(values)
 
@@ -88,9 +89,9 @@ class ReadBack:
     direction: Direction
     scale: Scale
 
-    def read(self, x: np.ndarray, interval: tuple[float, float], affine: np.ndarray) -> tuple[float, None]:
-        """Return the attribute that the regression predicts for a volume ``[D, H, W]``."""
-        item = Input("", lambda start, depth: x[start : start + depth], len(x), affine, *interval)
+    def read(self, x: np.ndarray, intervals: Intervals, affine: np.ndarray) -> tuple[float, None]:
+        """Return the attribute that the regression predicts for a volume ``[C, D, H, W]``."""
+        item = Input("", lambda start, depth: x[:, start : start + depth], x.shape[1], affine, intervals)
         (done,) = latents(self.model, [item])
         return float(self.scale.value(self.direction.read(done.z))), None
 

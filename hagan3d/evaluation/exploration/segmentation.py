@@ -168,7 +168,7 @@ def _learn(
         for group in optimizer.param_groups:
             group["lr"] = config.lr * (1 + math.cos(math.pi * step / config.steps)) / 2
         batch = random.choice(train, config.batch_size)
-        pairs = [_block(store.volume(int(i)).numpy(), maps.shares(int(i)), random) for i in batch]
+        pairs = [_block(store.channel(int(i)).numpy(), maps.shares(int(i)), random) for i in batch]
         x, target = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
         optimizer.zero_grad()
         loss(network(x[:, None]), target).backward()
@@ -193,8 +193,8 @@ def _block(x: np.ndarray, share: np.ndarray, random: np.random.Generator) -> tup
 def _dice(segmenter: UNetSegmenter, store: Store, maps: LabelMaps, index: int) -> float:
     """Mean Dice over labels of one volume, without labels that both maps lack."""
     truth = np.array((0, *maps.labels))[maps.shares(index).argmax(axis=0)]
-    interval = float(store.lo[index]), float(store.hi[index])
-    found = segmenter(store.volume(index).numpy(), interval, store.affines[index])
+    lo, hi = store.intervals[index, 0]
+    found = segmenter(store.channel(index).numpy(), (float(lo), float(hi)), store.affines[index])
     sizes = [
         (int(((found == k) & (truth == k)).sum()), int((found == k).sum() + (truth == k).sum())) for k in maps.labels
     ]

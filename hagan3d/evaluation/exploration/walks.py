@@ -16,7 +16,11 @@ from hagan3d.evaluation.exploration.regression import correlation, resampled
 from hagan3d.evaluation.exploration.strips import Tile, planes_of, write_gif, write_strip
 from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
-from hagan3d.inference.generation import volume_slabs, write_csv, write_slabs
+from hagan3d.inference.generation import volume_slabs, write_csv
+from hagan3d.inference.volume_files import write_slabs
+
+Intervals = Sequence[tuple[float, float]]
+"""Intensities of -1 and 1 of each image channel, in file units."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class WalkStart:
     """Class index; None for an unconditional model."""
     affine: np.ndarray
     """Index (d, h, w) to RAS mm ``[4, 4]``."""
-    interval: tuple[float, float]
-    """Intensities of -1 and 1, in file units."""
+    intervals: Sequence[tuple[float, float]]
+    """Intensities of -1 and 1 of each image channel, in file units."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class WalkFrame:
 class AttributeReader(Protocol):
     """Measures an attribute of a volume."""
 
-    def read(self, x: np.ndarray, interval: tuple[float, float], affine: np.ndarray) -> tuple[float, np.ndarray | None]:
-        """Return the value of a volume ``[D, H, W]`` in [-1, 1], and the mask of the measured voxels."""
+    def read(self, x: np.ndarray, intervals: Intervals, affine: np.ndarray) -> tuple[float, np.ndarray | None]:
+        """Return the value of a volume ``[C, D, H, W]`` in [-1, 1], and the mask of the measured voxels."""
         ...
 
 
@@ -73,17 +77,17 @@ class SegmenterReader:
     measure: Measure
     calibration: LinearCalibration
 
-    def read(self, x: np.ndarray, interval: tuple[float, float], affine: np.ndarray) -> tuple[float, np.ndarray | None]:
-        """Segment, measure, calibrate."""
-        labels = self.segmenter(x, interval, affine)
+    def read(self, x: np.ndarray, intervals: Intervals, affine: np.ndarray) -> tuple[float, np.ndarray | None]:
+        """Segment the first channel, measure, calibrate."""
+        labels = self.segmenter(x[0], intervals[0], affine)
         return self.calibration(self.measure(labels, affine)), np.isin(labels, self.measure.labels)
 
 
 def volume_at(model: Model, z: np.ndarray, label: int | None = None) -> np.ndarray:
-    """Generate the volume of a latent ``[latent_dim]``: ``[D, H, W]`` in [-1, 1]."""
+    """Generate the volume of a latent ``[latent_dim]``: ``[C, D, H, W]`` in [-1, 1]."""
     index = None if label is None else torch.tensor([label], device=model.device)
     latent = torch.from_numpy(np.asarray(z, np.float32))[None].to(model.device)
-    return np.concatenate(list(volume_slabs(model, latent, index)))
+    return np.concatenate(list(volume_slabs(model, latent, index)), axis=1)
 
 
 def walk(
@@ -116,11 +120,11 @@ def walk(
     rows: dict[str, list[Tile]] = {start.name: [] for start, _ in walks}
     for start, step, stop in track(todo, task, len(todo), progress):
         x = volume_at(model, stop.z, start.label)
-        value, mask = reader.read(x, start.interval, start.affine) if reader else (None, None)
+        value, mask = reader.read(x, start.intervals, start.affine) if reader else (None, None)
         path = out / "volumes" / f"{start.name.replace('/', '_')}_{step}.nii.gz"
-        write_slabs([x], model.description, path, affine=start.affine, interval=start.interval)
+        write_slabs([x], model.description, path, affine=start.affine, intervals=start.intervals)
         frames.append(WalkFrame(start.name, step, stop.position, stop.intended, value, path.name))
-        rows[start.name].append(Tile(planes_of(x, start.affine, mask), tuple(caption(stop, value))))
+        rows[start.name].append(Tile(planes_of(x[0], start.affine, mask), tuple(caption(stop, value))))
     _write_table(frames, out / "walk.csv")
     write_strip(list(rows.items()), title, out / "strip.png")
     write_gif(list(rows.items()), title, out / "walk.gif")

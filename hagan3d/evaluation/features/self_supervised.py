@@ -177,7 +177,7 @@ def _reader(store: Store, indices: np.ndarray) -> Callable[[int], Tensor]:
     """Return a function that reads a volume: cached in memory if all fit, else from the file."""
     if len(indices) * int(np.prod(store.size)) > MOST_IN_MEMORY:
         return store.volume
-    cached = {int(i): store.volume(int(i)) for i in indices}
+    cached = {int(i): store.channel(int(i)) for i in indices}
     return cached.__getitem__
 
 

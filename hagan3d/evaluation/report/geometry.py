@@ -4,6 +4,7 @@ import numpy as np
 
 from hagan3d.checkpoint import Model
 from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.features.summary import Summary
 from hagan3d.evaluation.report.results import GeometryCheck
@@ -25,10 +26,14 @@ def check_geometry(model: Model, store: Store, generated: Summary) -> tuple[Geom
         GeometryCheck("orientation", description.orientation == typical.orientation, description.orientation),
         GeometryCheck("slices", description.axis == typical.axis, description.axis),
         GeometryCheck("spacing", bool(inside.all()), f"{_mm(spacing)} mm; store: {_mm(least)} to {_mm(most)} mm"),
-        GeometryCheck("intensity rule", description.intensity == typical.intensity, description.intensity),
+        GeometryCheck("intensity rule", _rules(description) == _rules(typical), ", ".join(_rules(description))),
         GeometryCheck("range", in_range, f"{lowest:.3f} to {highest:.3f}; expected -1 to 1"),
         GeometryCheck("not constant", constant == 0, f"{constant} constant volumes"),
     )
+
+
+def _rules(description: DataDescription) -> list[str]:
+    return [channel.intensity for channel in description.channels]
 
 
 def _mm(values: np.ndarray) -> str:

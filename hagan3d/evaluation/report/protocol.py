@@ -96,7 +96,7 @@ def _generated_set(model: Model, store: Store, train: VolumeSet, config: Evaluat
         for number in range(first, last):
             label = identity["labels"][number] if model.num_classes else None
             for sample in samples(model, [config.seed + number], label, config.truncation):
-                yield sample.volume
+                yield sample.volume[0]
 
     return VolumeSet("generated", store.size, config.num, generate, identity)
 
@@ -106,7 +106,7 @@ def _real_set(name: str, store: Store, indices: np.ndarray, config: EvaluateConf
     order = np.random.default_rng(config.seed).permutation(indices)[: config.train_limit]
 
     def read(first: int, last: int) -> Iterator[np.ndarray]:
-        return (store.volume(int(i)).numpy() for i in order[first:last])
+        return (store.channel(int(i)).numpy() for i in order[first:last])
 
     identity = {"store": store.store_fingerprint, "indices": [int(i) for i in order]}
     return VolumeSet(name, store.size, len(order), read, identity)
@@ -267,7 +267,7 @@ def _reconstruction(
             if len(rows) == config.reconstructions:
                 break
             assert item.reconstruction is not None
-            rows.append(_reconstruction_errors(item.reconstruction, item.input.x, mean))
+            rows.append(_reconstruction_errors(item.reconstruction[0], item.input.x[0], mean))
             advance(1)
     mae, psnr_db, ms_ssim, mae_of_mean = (float(np.mean(column)) for column in zip(*rows, strict=True))
     return Reconstruction(len(rows), mae, psnr_db, ms_ssim, None if mean is None else mae_of_mean)

@@ -190,7 +190,7 @@ class _PairEvaluator:
         """Translate a volume and compute its errors."""
         pair = self.pairs.pair(i)
         prediction = self.translator.whole(pair.source)
-        unit = float(self.store.hi[i] - self.store.lo[i]) / 2
+        unit = float(np.diff(self.store.intervals[i, 0])[0]) / 2
         mask = _mask(pair)[:1]
         compared = {TRANSLATED: prediction.mean[0].clamp(-1, 1)}
         if self.pairs.degrade.active:
@@ -239,7 +239,7 @@ class _PairEvaluator:
         threshold = f"target above {FOREGROUND} of the [-1, 1] range"
         return PairEvaluation(
             origin=origin,
-            units=self.model.description.units,
+            units=self.model.description.channels[0].units,
             mask="masks of the store" if self.store.has_masks else threshold,
             summary={name: {where: self._summary(name, where) for where in ("whole", "mask")} for name in names},
             rows=tuple(self.rows),

@@ -32,7 +32,14 @@ class HighDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, size: Size, depth: int, *, num_classes: int = 0, channels: int = 512, spectral: bool = True
+        self,
+        size: Size,
+        depth: int,
+        *,
+        volume_channels: int = 1,
+        num_classes: int = 0,
+        channels: int = 512,
+        spectral: bool = True,
     ) -> None:
         """Build D^H for sub-volumes of ``depth`` slices of volumes of ``size`` voxels."""
         super().__init__()
@@ -40,7 +47,7 @@ class HighDiscriminator(nn.Module):
         self.range = max(size[0] - depth, 1)
         levels = num_halvings(max(size[1:]))
         sides = [depth, size[1], size[2]]
-        widths = [1, *widths_up_to(channels, levels)]
+        widths = [volume_channels, *widths_up_to(channels, levels)]
         convs: list[nn.Module] = []
         for level in range(levels):
             kernel, stride, padding = _kernel(sides)
@@ -54,7 +61,7 @@ class HighDiscriminator(nn.Module):
         self.checkpointing = False
 
     def forward(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``[B]`` and class logits ``[B, K]`` of ``x [B, 1, depth, H, W]`` at ``start [B]``."""
+        """Return the logits ``[B]`` and class logits ``[B, K]`` of ``x [B, C, depth, H, W]`` at ``start [B]``."""
         # The linear layers stay outside the checkpoint: their inputs are small.
         x = checkpointed(self._features, x, on=self.checkpointing)
         position = (start.to(x.dtype) / self.range)[:, None]
@@ -87,7 +94,14 @@ class LowDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, low_size: Size, *, num_classes: int = 0, channels: int = 256, spectral: bool = True, group: int = 0
+        self,
+        low_size: Size,
+        *,
+        volume_channels: int = 1,
+        num_classes: int = 0,
+        channels: int = 256,
+        spectral: bool = True,
+        group: int = 0,
     ) -> None:
         """Build D^L for volumes of ``low_size`` voxels."""
         super().__init__()
@@ -95,7 +109,7 @@ class LowDiscriminator(nn.Module):
         self.group = group
         levels = num_halvings(max(low_size))
         sides = list(low_size)
-        widths = [1, *widths_up_to(channels, levels)]
+        widths = [volume_channels, *widths_up_to(channels, levels)]
         convs: list[nn.Module] = []
         for level in range(levels):
             kernel, stride, padding = halving_kernel(sides)
@@ -105,7 +119,7 @@ class LowDiscriminator(nn.Module):
         self.logits = conv(widths[-1] + bool(group), 1 + num_classes, sides)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``[B]`` of volumes ``x [B, 1, d, h, w]`` and class logits ``[B, K]`` or None."""
+        """Return the logits ``[B]`` of volumes ``x [B, C, d, h, w]`` and class logits ``[B, K]`` or None."""
         for conv in self.convs:
             x = leaky_relu_(conv(x))
         if self.group:

@@ -23,15 +23,15 @@ from hagan3d.networks.layers import (
 
 
 class HighEncoder(nn.Sequential):
-    """E^H: a sub-volume ``[B, 1, depth, H, W]`` to its slices of A ``[B, channels, depth / factor, ...]``.
+    """E^H: a sub-volume ``[B, C, depth, H, W]`` to its slices of A ``[B, features, depth / factor, ...]``.
 
     One convolution of stride 2 per halving, with doubled channels, and a convolution of stride 1 between each two.
     """
 
-    def __init__(self, factor: int, channels: int) -> None:
-        """Build E^H for a low-resolution factor and the channels of A."""
+    def __init__(self, factor: int, channels: int, volume_channels: int = 1) -> None:
+        """Build E^H for a low-resolution factor, the channels of A and those of volumes."""
         levels = int(math.log2(factor))
-        widths = [1, *widths_up_to(channels, levels)]
+        widths = [volume_channels, *widths_up_to(channels, levels)]
         blocks: list[nn.Module] = []
         for level in range(levels):
             blocks.append(StridedBlock(widths[level], widths[level + 1]))
@@ -111,5 +111,5 @@ def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedB
 
 
 def encode(e_h: nn.Module, e_g: nn.Module, slabs: Iterable[Tensor]) -> Tensor:
-    """Encode volumes, given as consecutive sub-volumes ``[B, 1, depth, H, W]``, to z ``[B, latent_dim]``."""
+    """Encode volumes, given as consecutive sub-volumes ``[B, C, depth, H, W]``, to z ``[B, latent_dim]``."""
     return e_g(torch.cat([e_h(slab) for slab in slabs], dim=2))

@@ -12,7 +12,7 @@ from hagan3d import ops
 from hagan3d.config import Size, low_factor
 from hagan3d.methods.hagan.prior import Prior
 from hagan3d.methods.hagan.windows import Window, halos_of, window_plan
-from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, UpConv3d, checkpointed, norm_conv
+from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, UpConv3d, VolumeOutput, checkpointed, norm_conv
 from hagan3d.ops.extension import has_kernels
 
 START_SIDE = 4  # voxels: longest side of the feature map that z is mapped to
@@ -86,21 +86,21 @@ def _fully_connected(inputs: int, outputs: int, rank: int) -> nn.Module:
 class LowHead(nn.Sequential):
     """G^L: A to the whole volume at low resolution, in [-1, 1]."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, output: VolumeOutput) -> None:
         super().__init__(
             ConvBlock(channels, max(channels // 2, GROUPS), "group"),
             ConvBlock(max(channels // 2, GROUPS), max(channels // 4, GROUPS), "group"),
-            Conv3d(max(channels // 4, GROUPS), 1),
-            nn.Tanh(),
+            Conv3d(max(channels // 4, GROUPS), output.channels),
+            output,
         )
         self.recompute = False
 
     def forward(self, a: Tensor) -> Tensor:
-        """Map ``A [B, C, d, h, w]`` to the low-resolution volume ``[B, 1, d, h, w]``."""
+        """Map ``A [B, features, d, h, w]`` to the low-resolution volume ``[B, C, d, h, w]``."""
         return self[-1](self.logits(a))
 
     def logits(self, a: Tensor) -> Tensor:
-        """Return the low-resolution volume before its tanh."""
+        """Return the low-resolution volume before its tanh and softmax."""
         convs: list[Any] = [self[0].conv, self[1].conv, self[2]]
         x = convs[0](a)
         for block, conv in zip(self, convs[1:], strict=False):
@@ -119,7 +119,9 @@ class HighHead(nn.Module):
     Image Quality of StyleGAN, CVPR 2020, section 4 (output skips).
     """
 
-    def __init__(self, factor: int, channels: int, norm: str, high_convs: int, upsample: str) -> None:
+    def __init__(
+        self, factor: int, channels: int, norm: str, high_convs: int, upsample: str, output: VolumeOutput
+    ) -> None:
         super().__init__()
         levels = int(math.log2(factor))
         widths = [max(channels >> level, GROUPS) for level in range(levels + 1)]
@@ -132,7 +134,9 @@ class HighHead(nn.Module):
             extra = high_convs - 1 if is_last else high_convs
             blocks += [ConvBlock(widths[level + 1], widths[level + 1], norm) for _ in range(extra)]
         self.blocks = nn.ModuleList(blocks)
-        self.last = Conv3d(widths[levels], 1) if high_convs else UpConv3d(widths[levels - 1], 1, upsample)
+        channels = output.channels
+        self.last = Conv3d(widths[levels], channels) if high_convs else UpConv3d(widths[levels - 1], channels, upsample)
+        self.output = output
         self.is_exact = norm == "rms"  # no statistics over space, so a window can equal the volume
         self.scales = [2 if isinstance(conv, UpConv3d) else 1 for conv in self.convs]
         self.halos = halos_of(self.scales)
@@ -153,19 +157,19 @@ class HighHead(nn.Module):
             a: Feature map ``[B, C, d, h, w]``, all of it.
             start: First slice of each window ``[B]``, in slices of ``a``; None for the whole volume.
             depth: Slices of ``a`` per window.
-            skip: Low-resolution volume ``[B, 1, d, h, w]``, all of it; upsampled and added before the tanh.
+            skip: Low-resolution volume ``[B, C, d, h, w]``, all of it; upsampled and added before the tanh.
 
         Returns:
-            ``[B, 1, factor * depth, factor * h, factor * w]``.
+            ``[B, C, factor * depth, factor * h, factor * w]``.
         """
         if skip is None:  # the tanh inside the checkpoint: otherwise its output would be stored
             return checkpointed(self._voxels, a, start, depth, on=self.checkpointing)
         # Outside: the skip at full resolution would add to the peak of the recomputation.
         x = checkpointed(self._logits, a, start, depth, on=self.checkpointing)
-        return torch.tanh(x + self.enlarged(skip, start, depth))
+        return self.output(x + self.enlarged(skip, start, depth))
 
     def _voxels(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
-        return torch.tanh(self._logits(a, start, depth))
+        return self.output(self._logits(a, start, depth))
 
     def _logits(self, a: Tensor, start: Tensor | None, depth: int | None) -> Tensor:
         total = a.shape[2]
@@ -186,7 +190,7 @@ class HighHead(nn.Module):
         return x
 
     def enlarged(self, low: Tensor, start: Tensor | None = None, depth: int | None = None) -> Tensor:
-        """Upsample volumes ``[B, 1, d, h, w]`` by linear interpolation, doubling by doubling; arguments as `forward`.
+        """Upsample volumes ``[B, C, d, h, w]`` by linear interpolation, doubling by doubling; arguments as `forward`.
 
         One slice more at each end, an edge or a neighbour, so that a window equals its slices of the whole volume.
         """
@@ -218,6 +222,8 @@ class Generator(nn.Module):
         latent_dim: int = 1024,
         num_classes: int = 0,
         channels: int = 512,
+        images: int = 1,
+        labels: int = 0,
         features: int = 64,
         norm: str = "rms",
         high_convs: int = 0,
@@ -226,8 +232,9 @@ class Generator(nn.Module):
         encoded_prior: bool = False,
         output_skip: bool = False,
     ) -> None:
-        """Build G for volumes of ``size`` voxels and sub-volumes of ``depth`` slices."""
+        """Build G for volumes of ``size`` voxels with so many image channels and labels."""
         super().__init__()
+        output = VolumeOutput(images, labels)
         self.latent_dim = latent_dim
         self.output_skip = output_skip
         self.factor = low_factor(size)
@@ -235,8 +242,8 @@ class Generator(nn.Module):
         low_size = (size[0] // self.factor, size[1] // self.factor, size[2] // self.factor)
         self.prior = Prior(latent_dim, num_classes, encoded_prior)
         self.common = CommonBlock(low_size, latent_dim, num_classes, channels, features, upsample, fc_rank)
-        self.low = LowHead(features)
-        self.high = HighHead(self.factor, features, norm, high_convs, upsample)
+        self.low = LowHead(features, output)
+        self.high = HighHead(self.factor, features, norm, high_convs, upsample, output)
 
     def forward(self, z: Tensor, start: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Generate a sub-volume and a low-resolution volume per latent, as training needs them.
@@ -247,7 +254,7 @@ class Generator(nn.Module):
             label: Class of each volume ``[B]``, for a conditional generator.
 
         Returns:
-            Sub-volumes ``[B, 1, depth, H, W]`` and low-resolution volumes ``[B, 1, D / factor, ...]``.
+            Sub-volumes ``[B, C, depth, H, W]`` and low-resolution volumes ``[B, C, D / factor, ...]``.
 
         Source: Sun et al., HA-GAN, IEEE JBHI 26(8), 2022.
         """
@@ -256,16 +263,16 @@ class Generator(nn.Module):
         if not self.output_skip:
             return self.high(a, start, depth), self.low(a)
         logits = self.low.logits(a)
-        return self.high(a, start, depth, logits), torch.tanh(logits)
+        return self.high(a, start, depth, logits), self.high.output(logits)
 
     def skip(self, a: Tensor) -> Tensor | None:
         """Return the low-resolution volume that G^H adds to, before its tanh; None without ``output_skip``."""
         return self.low.logits(a) if self.output_skip else None
 
     def voxels(self, a: Tensor) -> Tensor:
-        """Map a feature map ``[B, C, d, h, w]``, or a crop of it, to all its voxels ``[B, 1, factor * d, ...]``."""
+        """Map a feature map ``[B, features, d, h, w]``, or a crop of it, to its voxels ``[B, C, factor * d, ...]``."""
         return self.high(a, skip=self.skip(a))
 
     def volume(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Generate whole volumes ``[B, 1, D, H, W]``."""
+        """Generate whole volumes ``[B, C, D, H, W]``."""
         return self.voxels(self.common(z, label))

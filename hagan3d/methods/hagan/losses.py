@@ -134,7 +134,8 @@ class HAGAN(GenerationMethod):
         """Inputs of the discriminators, after differentiable augmentation seeded by ``name``."""
         if self.settings.diffaug.active:
             randoms = batch.uniform(name, NUM_RANDOMS)
-            window, low = diffaug(window, low, self.settings.diffaug, batch.state[PROBABILITY], randoms)
+            probability, images = batch.state[PROBABILITY], self.config.data.channels
+            window, low = diffaug(window, low, self.settings.diffaug, probability, randoms, images)
         return [window, low] if self.settings.low_resolution_branch else [window]
 
     def _r1(self, nets: HAGANNetworks, batch: Batch) -> Tensor:

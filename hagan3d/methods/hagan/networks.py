@@ -27,7 +27,16 @@ class HAGANNetworks(GenerativeNetworks):
     encoders = ("e_h", "e_g")
     discriminators = ("d_h", "d_l")
 
-    def __init__(self, size: Size, depth: int, settings: HAGANConfig, num_classes: int = 0, std_group: int = 0) -> None:
+    def __init__(
+        self,
+        size: Size,
+        depth: int,
+        settings: HAGANConfig,
+        num_classes: int = 0,
+        std_group: int = 0,
+        images: int = 1,
+        labels: int = 0,
+    ) -> None:
         """Build the networks for volumes of ``size`` voxels and sub-volumes of ``depth`` slices.
 
         Args:
@@ -36,6 +45,8 @@ class HAGANNetworks(GenerativeNetworks):
             settings: Widths and norms.
             num_classes: Classes of a conditional model, else 0.
             std_group: Group size of the minibatch standard deviation layer of D^L; 0: no such layer.
+            images: Image channels of a volume.
+            labels: Labels of its label map; 0: it has none.
         """
         super().__init__()
         self.size, self.depth, self.num_classes = size, depth, num_classes
@@ -49,6 +60,8 @@ class HAGANNetworks(GenerativeNetworks):
             latent_dim=settings.latent_dim,
             num_classes=num_classes,
             channels=settings.channels,
+            images=images,
+            labels=labels,
             features=features,
             norm=settings.norm,
             high_convs=settings.high_convs,
@@ -59,19 +72,19 @@ class HAGANNetworks(GenerativeNetworks):
         )
         if settings.init == "centred":
             centre_filters(self.g)
-        width, spectral = settings.d_channels, settings.spectral_norm
-        self.d_h = HighDiscriminator(size, depth, num_classes=num_classes, channels=width, spectral=spectral)
-        self.d_l = LowDiscriminator(
-            low_size, num_classes=num_classes, channels=width // 2, spectral=spectral, group=std_group
-        )
-        self.e_h = HighEncoder(factor, features)
+        width, common = settings.d_channels, {"num_classes": num_classes, "volume_channels": images + labels}
+        spectral = settings.spectral_norm
+        self.d_h = HighDiscriminator(size, depth, channels=width, spectral=spectral, **common)
+        self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, group=std_group, **common)
+        self.e_h = HighEncoder(factor, features, images + labels)
         self.e_g = GroundEncoder(low_size, features, settings.latent_dim)
 
     @classmethod
     def from_config(cls, config: Config, num_classes: int = 0) -> Self:
         """Build the networks for a run."""
         data, settings = config.data, config.method
-        return cls(data.size, data.depth, settings, num_classes, settings.std_group(config.train.batch_size))
+        group = settings.std_group(config.train.batch_size)
+        return cls(data.size, data.depth, settings, num_classes, group, data.channels, data.labels)
 
     def logits(self, start: Tensor, window: Tensor, low: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
         """Discriminate sub-volumes at ``start``, and low-resolution volumes if given.
@@ -112,7 +125,7 @@ class HAGANNetworks(GenerativeNetworks):
         return self.g.prior.mean_square
 
     def volume(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Generate whole volumes ``[B, 1, D, H, W]`` in [-1, 1], in one pass."""
+        """Generate whole volumes ``[B, C, D, H, W]`` in [-1, 1], in one pass."""
         return self.g.volume(z, label)
 
     def max_depth(self) -> int:
@@ -136,7 +149,7 @@ class HAGANNetworks(GenerativeNetworks):
         return volume_windows(self.g.high, a[:, :, :needed], slices, None if skip is None else skip[:, :, :needed])
 
     def encode(self, slabs: Iterable[Tensor]) -> Tensor:
-        """Encode volumes given as consecutive slabs ``[B, 1, depth, H, W]``: latents ``[B, latent_dim]``."""
+        """Encode volumes given as consecutive slabs ``[B, C, depth, H, W]``: latents ``[B, latent_dim]``."""
         return encode(self.e_h, self.e_g, slabs)
 
     def encoder_depth(self) -> int:

@@ -23,12 +23,12 @@ def volume_windows(high: HighHead, a: Tensor, depth: int, skip: Tensor | None = 
 
     Args:
         high: G^H.
-        a: The feature map A ``[B, C, d, h, w]``.
+        a: The feature map A ``[B, features, d, h, w]``.
         depth: Slices of A per window; the last window may have fewer.
-        skip: Low-resolution volume that is added before the tanh ``[B, 1, d, h, w]``.
+        skip: Low-resolution volume that is added before the tanh ``[B, C, d, h, w]``.
 
     Yields:
-        ``[B, 1, factor * depth, factor * h, factor * w]``, in order along D.
+        ``[B, C, factor * depth, factor * h, factor * w]``, in order along D.
     """
     norms: list[Norm] = []
     for block in high.blocks:
@@ -68,10 +68,10 @@ def _cut(a: Tensor, window: Window) -> Tensor:
 
 
 def _with_skip(high: HighHead, x: Tensor, skip: Tensor | None, first: int, depth: int) -> Tensor:
-    """Add the slices of the upsampled low-resolution volume, and apply the tanh, in place."""
+    """Add the slices of the upsampled low-resolution volume, and apply the tanh and softmax, in place."""
     if skip is not None:
         x += high.enlarged(skip, torch.full((len(x),), first, device=x.device), depth)
-    return x.tanh_()
+    return high.output.in_place(x)
 
 
 def _statistics(windows: Iterable[Tensor], groups: int) -> tuple[Tensor, Tensor]:

@@ -41,7 +41,7 @@ class SegAN(TranslationMethod):
                 f"{store.path}: method segan needs pairs of volumes and label maps; make them with "
                 "`hagan3d prepare --pairs volumes/ labels/ --intensity labels --window 0 K`, K the largest label"
             )
-        labels = round(float(store.hi.max())) + 1
+        labels = round(float(store.intervals[:, 0, 1].max())) + 1
         if labels != self.settings.labels:
             raise InputError(
                 f"{store.path}: its maps have {labels} labels, with the background, but segan.labels is "

@@ -42,5 +42,5 @@ class WGANGP(GenerationMethod):
 
 
 def generate(nets: WGANGPNetworks, batch: Batch) -> Tensor:
-    """Generate volumes from new latents ``[B, 1, D, H, W]``."""
+    """Generate volumes from new latents ``[B, C, D, H, W]``."""
     return nets.g(batch.normal("z", nets.latent_dim))

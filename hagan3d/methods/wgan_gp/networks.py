@@ -12,13 +12,13 @@ from hagan3d.config import Config, Size
 from hagan3d.methods.wgan_gp.config import WGANGPConfig
 from hagan3d.networks.discriminators import GlobalDiscriminator
 from hagan3d.networks.generative import GenerativeNetworks
-from hagan3d.networks.layers import Conv3d, ConvBlock, num_halvings, widths_from
+from hagan3d.networks.layers import Conv3d, ConvBlock, VolumeOutput, num_halvings, widths_from
 
 
 class VolumeGenerator(nn.Module):
     """Latents to whole volumes in [-1, 1]: a fully connected layer, then convolutions with upsampling."""
 
-    def __init__(self, size: Size, latent_dim: int, width: int) -> None:
+    def __init__(self, size: Size, latent_dim: int, width: int, output: VolumeOutput) -> None:
         """Build it for volumes of ``size`` voxels; ``width`` channels at full resolution."""
         super().__init__()
         levels = num_halvings(min(size))
@@ -26,14 +26,14 @@ class VolumeGenerator(nn.Module):
         self.start = (widths[0], *(side >> levels for side in size))
         self.fc = nn.Linear(latent_dim, int(np.prod(self.start)))
         self.blocks = nn.ModuleList(ConvBlock(a, b, "group", up=True) for a, b in pairwise(widths))
-        self.last = Conv3d(width, 1)
+        self.last, self.output = Conv3d(width, output.channels), output
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map ``z [B, latent_dim]`` to ``[B, 1, D, H, W]``."""
+        """Map ``z [B, latent_dim]`` to ``[B, C, D, H, W]``."""
         x = self.fc(z).view(-1, *self.start)
         for block in self.blocks:
             x = block(x)
-        return torch.tanh(self.last(x))
+        return self.output(self.last(x))
 
 
 class WGANGPNetworks(GenerativeNetworks):
@@ -42,17 +42,17 @@ class WGANGPNetworks(GenerativeNetworks):
     averaged = ("g",)
     discriminators = ("d",)
 
-    def __init__(self, size: Size, settings: WGANGPConfig) -> None:
-        """Build the networks for volumes of ``size`` voxels."""
+    def __init__(self, size: Size, settings: WGANGPConfig, images: int = 1, labels: int = 0) -> None:
+        """Build the networks for volumes of ``size`` voxels with so many image channels and labels."""
         super().__init__()
         self.depth, self.latent_dim = size[0], settings.latent_dim
-        self.g = VolumeGenerator(size, settings.latent_dim, settings.width)
-        self.d = GlobalDiscriminator(1, size, width=settings.width)
+        self.g = VolumeGenerator(size, settings.latent_dim, settings.width, VolumeOutput(images, labels))
+        self.d = GlobalDiscriminator(images + labels, size, width=settings.width)
 
     @classmethod
     def from_config(cls, config: Config, num_classes: int = 0) -> Self:
         """Build the networks for a run."""
-        return cls(config.data.size, config.method)
+        return cls(config.data.size, config.method, config.data.channels, config.data.labels)
 
     def max_depth(self) -> int:
         """Return the slices D of a volume."""
@@ -64,5 +64,5 @@ class WGANGPNetworks(GenerativeNetworks):
 
     @torch.no_grad()
     def discriminate(self, volume: Tensor) -> np.ndarray:
-        """Return the score of the critic for one volume ``[1, 1, D, H, W]``, float64 ``[1]``."""
+        """Return the score of the critic for one volume ``[1, C, D, H, W]``, float64 ``[1]``."""
         return self.d(volume).double().cpu().numpy()

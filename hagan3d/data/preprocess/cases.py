@@ -1,0 +1,155 @@
+"""Cases of several channels with label maps: an nnU-Net data set, or a CSV with a column per channel."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hagan3d.data.io.volumes import VolumeFile
+from hagan3d.data.preprocess.metadata import abbreviate, read_table
+from hagan3d.data.store.format import MAX_LABELS
+from hagan3d.errors import InputError
+
+IMAGE = "image"  # name of the channel of volumes whose channels are not named
+SEGMENTATION = "seg"  # name of a table's column of label maps
+RESERVED = ("id", "subject", SEGMENTATION)
+KEYS = ("channel_names", "labels", "file_ending")  # of an nnU-Net dataset.json
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Volumes with the names of their channels and labels."""
+
+    files: list[VolumeFile]
+    channels: tuple[str, ...] = (IMAGE,)
+    label_names: tuple[str, ...] = ()
+    """Names of the labels of label maps, in the order of their values; empty: no label maps."""
+    sources: tuple[str, ...] = ()
+    """Names of the channels of the sources of pairs."""
+
+
+def find_nnunet(folder: Path) -> Cases:
+    """List the training cases of an nnU-Net data set (version 2).
+
+    Args:
+        folder: Holds dataset.json, `imagesTr/CASE_0000.nii.gz` with a file per channel, and `labelsTr/CASE.nii.gz`.
+
+    Raises:
+        InputError: If dataset.json is not usable, or files of a case are missing: one line for each.
+    """
+    about = _read_dataset(folder / "dataset.json")
+    ending, names = about["file_ending"], about["channel_names"]
+    channels = tuple(str(names[key]) for key in sorted(names, key=int))
+    images, maps = folder / "imagesTr", folder / "labelsTr"
+    for part in (images, maps):
+        if not part.is_dir():
+            raise InputError(f"{part}: does not exist; an nnU-Net data set has the folders imagesTr and labelsTr")
+    ids = sorted({path.name[: -len(ending) - 5] for path in images.iterdir() if _is_image(path, ending)})
+    if not ids:
+        raise InputError(f"{images}: no file is named CASE_0000{ending}, as nnU-Net expects")
+    problems, files = [], []
+    for case in ids:
+        parts = [images / f"{case}_{number:04d}{ending}" for number in range(len(channels))]
+        label_map = maps / f"{case}{ending}"
+        missing = [path for path in [*parts, label_map] if not path.exists()]
+        problems += [f"{path}: does not exist, but case {case} needs it; add it or remove the case" for path in missing]
+        files.append(VolumeFile(parts[0], case, channels=tuple(parts[1:]), label_map=label_map))
+    if problems:
+        raise InputError("\n".join(problems))
+    return Cases(files, _checked_names(folder / "dataset.json", channels), _label_names(folder, about["labels"]))
+
+
+def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
+    """List the cases of a CSV: the columns id, optionally subject and seg, and one column of files per channel.
+
+    Args:
+        path: The CSV; paths in it are relative to its folder.
+        label_names: Names of the labels of the label maps in column `seg`, in the order of their values.
+
+    Raises:
+        InputError: If a column is missing or a file does not exist: one line for each.
+    """
+    header, lines = read_table(path)
+    channels = tuple(name for name in header if name not in RESERVED)
+    has_maps = SEGMENTATION in header
+    if "id" not in header or not channels:
+        raise InputError(f"{path}: must have the column id and a column of files per channel, got {', '.join(header)}")
+    if has_maps != bool(label_names):
+        what = "has the column seg, so name its labels" if has_maps else "has no column seg, so leave out the labels"
+        raise InputError(f"{path}: {what} (--label_names background liver tumour, in the order of their values)")
+    ids = [line["id"] for line in lines]
+    repeated = sorted({name for name in ids if not name or ids.count(name) > 1})
+    if repeated:
+        raise InputError(f"{path}: the id {repeated[0]!r} is repeated or empty; use one line per id")
+    problems = [
+        f"{path}: {line['id']} has no {name}; fill it in, or remove the line"
+        if not line[name]
+        else f"{path}: the {name} of {line['id']}, {path.parent / line[name]}, does not exist"
+        for line in lines
+        for name in (*channels, *([SEGMENTATION] if has_maps else []))
+        if not line[name] or not (path.parent / line[name]).exists()
+    ]
+    if problems:
+        raise InputError("\n".join(problems))
+    files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
+    return Cases(files, channels, check_label_names(label_names))
+
+
+def check_label_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of labels; InputError if they are not usable."""
+    if names and (len(names) < 2 or len(names) > MAX_LABELS or len(set(names)) < len(names)):
+        raise InputError(f"label_names: must be 2 to {MAX_LABELS} different names, background first, got {list(names)}")
+    return names
+
+
+def _case(folder: Path, line: dict[str, str], channels: tuple[str, ...]) -> VolumeFile:
+    first, *others = (folder / line[name] for name in channels)
+    label_map = folder / line[SEGMENTATION] if SEGMENTATION in line else None
+    subject = line.get("subject") or None
+    return VolumeFile(first, line["id"], channels=tuple(others), label_map=label_map, subject=subject)
+
+
+def _read_dataset(path: Path) -> dict[str, Any]:
+    """Read and check dataset.json."""
+    if not path.is_file():
+        raise InputError(f"{path}: does not exist; --nnunet takes the folder of an nnU-Net data set")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); repair it") from error
+    if isinstance(about, dict) and "modality" in about and "channel_names" not in about:
+        raise InputError(f"{path}: of nnU-Net version 1; convert it (nnUNetv2_convert_MSD_dataset), or use a CSV")
+    missing = [key for key in KEYS if not isinstance(about, dict) or not about.get(key)]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; a data set of nnU-Net has {', '.join(KEYS)}")
+    names = about["channel_names"]
+    if not isinstance(names, dict) or sorted(names) != sorted(str(number) for number in range(len(names))):
+        raise InputError(f"{path}: channel_names must number the channels from 0, got {names}")
+    return dict(about)
+
+
+def _checked_names(path: Path, channels: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({name for name in channels if channels.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: the channel name {twice[0]!r} is used twice; give every channel its own name")
+    return channels
+
+
+def _label_names(folder: Path, labels: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of labels in the order of their values."""
+    path = folder / "dataset.json"
+    if not isinstance(labels, dict) or not all(isinstance(value, int) for value in labels.values()):
+        raise InputError(f"{path}: labels must map each name to one integer; regions of several labels are not read")
+    ordered = sorted(labels, key=lambda name: labels[name])
+    if [labels[name] for name in ordered] != list(range(len(ordered))):
+        raise InputError(
+            f"{path}: labels must be 0 (background), 1, 2, ... without gaps, got {abbreviate([str(labels)])}"
+        )
+    if "ignore" in ordered:
+        raise InputError(f"{path}: has the label `ignore`, unknown voxels cannot be generated; use complete label maps")
+    return check_label_names(tuple(ordered))
+
+
+def _is_image(path: Path, ending: str) -> bool:
+    stem = path.name[: -len(ending)]
+    return path.name.endswith(ending) and len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdecimal()
