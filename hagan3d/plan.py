@@ -27,11 +27,10 @@ def main(argv: list[str]) -> None:
 
     store = Store(config.data.store) if config.data.store else None
     plan = Plan(config, make_method(config).num_classes(store))
-    volumes = len(store.indices(config.data.split)) if store else None
     with Console(stderr=True).status("counting peak memory on fake tensors") as status:
         lines = memory_lines(plan, vram)
         status.update("counting operations")
-        lines += ["", *cost_lines(plan, volumes)]
+        lines += ["", *cost_lines(plan, store)]
     print("\n".join(lines))
 
 

@@ -28,7 +28,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
     parser.add_argument("--split", type=str, default="all", help="Part of a store: train, validation, test or all.")
     parser.add_argument("--simulate", type=bool, default=False, help="Degrade a store's volumes first, as in training.")
-    parser.add_argument("--depth", type=int, default=LONGEST, help="Slices per window, a multiple of 32; 0: all.")
+    parser.add_argument(
+        "--depth", type=int, default=LONGEST, help="Slices per window, x32; 0: all. Of a slice model: slices at once."
+    )
     parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
     parser.add_argument("--overlap", type=int, default=32, help="Slices that windows overlap, a multiple of 32.")
     parser.add_argument("--level", type=float, default=0.9, help="Probability between the lower and the upper bound.")

@@ -12,7 +12,10 @@ from hagan3d.config.data import (
     VolumeDataConfig,
     WindowDataConfig,
     check_size,
+    is_slice,
     low_factor,
+    low_factors,
+    shortest_side,
 )
 from hagan3d.config.degrade import DegradeConfig
 from hagan3d.config.log import LogConfig
@@ -47,5 +50,8 @@ __all__ = [
     "VolumeDataConfig",
     "WindowDataConfig",
     "check_size",
+    "is_slice",
     "low_factor",
+    "low_factors",
+    "shortest_side",
 ]

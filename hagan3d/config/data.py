@@ -1,6 +1,7 @@
 """Settings of the volumes that a run trains on; a method names the class whose settings it reads."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -15,16 +16,34 @@ SIZE_STEP = 32  # voxels: every side is a multiple of it
 
 
 def check_size(size: Size) -> None:
-    """Raise InputError unless every side is a multiple of 32."""
-    if len(size) != 3 or any(side < SIZE_STEP or side % SIZE_STEP for side in size):
+    """Raise InputError unless every side is a multiple of 32; D may be 1, the size of slices."""
+    sides = size[1:] if is_slice(size) else size
+    if len(size) != 3 or any(side < SIZE_STEP or side % SIZE_STEP for side in sides):
         raise InputError(
-            f"size {list(size)}: every side D, H, W must be a multiple of {SIZE_STEP}, at least {SIZE_STEP}"
+            f"size {list(size)}: every side D, H, W must be a multiple of {SIZE_STEP}, at least {SIZE_STEP} (D of "
+            "slices: 1)"
         )
+
+
+def is_slice(size: Sequence[int]) -> bool:
+    """Return whether volumes of a size are single slices ``[1, H, W]``."""
+    return size[0] == 1
+
+
+def shortest_side(size: Sequence[int]) -> int:
+    """Return the shortest side; of slices, the shorter of H and W."""
+    return min(size[1:] if is_slice(size) else size)
 
 
 def low_factor(size: Size) -> int:
     """Downsampling factor of the low-resolution volume and of A: 4 up to 256, 8 at 512, 16 at 1024."""
     return max(4, 2 ** math.ceil(math.log2(max(size) / LOW_SIDE)))
+
+
+def low_factors(size: Size) -> Size:
+    """Return the downsampling factor along D, H and W; along D of slices it is 1."""
+    factor = low_factor(size)
+    return (1 if is_slice(size) else factor), factor, factor
 
 
 @dataclass(frozen=True)
@@ -63,7 +82,11 @@ class DataConfig(Section):
     store: str | None = None
     """HDF5 store made by `hagan3d prepare`, or a folder of its shards. Default: synthetic chest CTs are made."""
     size: Size = (32, 32, 32)
-    """Voxels per axis D, H, W; each a multiple of 32. It must equal the store's."""
+    """Voxels per axis D, H, W; each a multiple of 32. It must equal the store's; with `slices`, that of its slices, [1,
+    H, W]."""
+    slices: Literal["none", "axial", "coronal", "sagittal"] = "none"
+    """Train on slices of this plane: each sample is a random slice of a volume. A slice is blank, and another is
+    sampled, if less than 1 % of its voxels are above -0.95 in every channel. none: volumes are used whole."""
     split: str = "train"
     """Part of the store to train on: train, validation, test or all."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -74,6 +97,19 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self.size)
+        if self.slices != "none" and not is_slice(self.size):
+            raise InputError(
+                f"data.slices {self.slices}: slices have the size [1, H, W], but data.size is {list(self.size)}; use "
+                f"--data.size 1 {self.size[1]} {self.size[2]}, or --data.slices none"
+            )
+
+    @property
+    def phantom_size(self) -> Size:
+        """Voxels of the synthetic volumes made when there is no store: with `slices`, as many slices as rows."""
+        _, rows, columns = self.size
+        if self.slices == "none":
+            return self.size
+        return (rows, columns, rows) if self.slices == "sagittal" else (rows, rows, columns)
 
     @property
     def factor(self) -> int:
@@ -83,7 +119,7 @@ class DataConfig(Section):
     @property
     def low_size(self) -> Size:
         """Voxels of the low-resolution volume."""
-        d, h, w = (side // self.factor for side in self.size)
+        d, h, w = (side // factor for side, factor in zip(self.size, low_factors(self.size), strict=True))
         return d, h, w
 
 
@@ -136,9 +172,21 @@ class PairDataConfig(DataConfig):
     """Simulated sources: the volumes of a store without pairs, degraded."""
     fraction: float = bounded(1.0, above=0, at_most=1)
     """Fraction of the subjects of the split to train on; smaller fractions are subsets of larger ones."""
+    context: int = bounded(1, at_least=1, at_most=15)
+    """Slices that a source shows, an odd number: the slice itself and its neighbours, as further channels (2.5D). At
+    the faces of a volume the outermost slice is repeated. It needs `slices`; a target is one slice."""
 
     paired = True
     window = "whole"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context % 2 == 0:
+            raise InputError(f"data.context: must be an odd number, got {self.context}")
+        if self.context > 1 and self.slices == "none":
+            raise InputError(
+                f"data.context {self.context}: neighbouring slices need data.slices; set it, or leave it out"
+            )
 
     @property
     def depth(self) -> int:
@@ -158,6 +206,14 @@ class UnpairedDataConfig(PairDataConfig):
     paired: bool = False
     """Whether source and target of a sample are of one subject; if not, targets are sampled independently."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context > 1:
+            raise InputError(
+                f"data.context {self.context}: a method that also translates targets to sources would have to predict "
+                "the neighbours; leave it out"
+            )
+
 
 @dataclass(frozen=True)
 class WindowDataConfig(PairDataConfig):
@@ -171,6 +227,8 @@ class WindowDataConfig(PairDataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.window != "whole" and is_slice(self.size):
+            raise InputError(f"data.window {self.window}: a slice has no windows along D; use --data.window whole")
         check_depth(self.subvolume_depth, self.size, self.factor)
         if self.window == "whole" and self.subvolume_depth is not None:
             raise InputError(
@@ -188,8 +246,8 @@ class WindowDataConfig(PairDataConfig):
 
 
 def check_depth(depth: int | None, size: Size, factor: int) -> None:
-    """Raise InputError unless sub-volumes of ``depth`` slices lie on the low-resolution grid."""
-    if depth is not None and not (depth <= size[0] and depth % factor == 0):
+    """Raise InputError unless sub-volumes of ``depth`` slices lie on the low-resolution grid; slices have none."""
+    if depth is not None and not is_slice(size) and not (depth <= size[0] and depth % factor == 0):
         raise InputError(
             f"data.subvolume_depth: must be a multiple of {factor} (the low-resolution factor at {list(size)}), at "
             f"most {size[0]}, got {depth}"

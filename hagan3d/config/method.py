@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from hagan3d.config.bounds import Section, bounded
-from hagan3d.config.data import DataConfig, PairDataConfig, VolumeDataConfig, WindowDataConfig
+from hagan3d.config.data import DataConfig, PairDataConfig, VolumeDataConfig, WindowDataConfig, shortest_side
 from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
 
@@ -21,6 +21,8 @@ class MethodConfig(Section):
     """Class of the section ``data``: what the method reads of the data."""
     translates: ClassVar[bool] = False
     """Whether it maps source volumes to target volumes, rather than latents to volumes."""
+    takes_slices: ClassVar[bool] = True
+    """Whether it works on slices, `data.size` [1, H, W], as on volumes."""
     width_setting: ClassVar[str] = "width"
     """The setting that makes its networks narrower."""
 
@@ -130,7 +132,7 @@ class PatchDiscriminatorConfig(TranslationConfig):
     def check(self, data: PairDataConfig, train: TrainConfig) -> None:
         """Raise InputError if the method cannot work with these settings of data and training."""
         super().check(data, train)
-        side = min(data.train_size)
+        side = shortest_side(data.train_size)
         if side >> self.critic_layers < LAST_SIDE:
             raise InputError(
                 f"{self.name}.critic_layers {self.critic_layers}: leaves {side >> self.critic_layers} voxels of "

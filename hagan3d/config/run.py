@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from hagan3d.config.data import DataConfig
+from hagan3d.config.data import DataConfig, is_slice
 from hagan3d.config.log import LogConfig
 from hagan3d.config.method import MethodConfig
+from hagan3d.config.methods import config_class, method_names
 from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
 
@@ -30,6 +31,12 @@ class Config:
             object.__setattr__(self, "data", kind())
         if type(self.data) is not kind:
             raise ValueError(f"method {self.name} reads {kind.__name__}, got {type(self.data).__name__}")
+        if is_slice(self.data.size) and not self.method.takes_slices:
+            able = [name for name in method_names() if config_class(name).takes_slices]
+            raise InputError(
+                f"data.size {list(self.data.size)}: method {self.name} works on volumes alone; methods that work on "
+                f"slices too: {', '.join(able)}"
+            )
         self.method.check(self.data, self.train)
         self._check_group()
 

@@ -55,7 +55,7 @@ def contact_sheet(
     affine: np.ndarray,
     captions: Sequence[str],
     path: Path,
-    planes: Sequence[Plane] = PLANES,
+    planes: Sequence[Plane] | None = None,
     columns: int = 2,
 ) -> None:
     """Write a PNG with the middle planes of each volume side by side and a caption below.
@@ -65,11 +65,11 @@ def contact_sheet(
         affine: Index (d, h, w) to RAS mm, of all volumes [4, 4] or of each [N, 4, 4].
         captions: One per volume; long ones are shortened in the middle.
         path: Name of the .png; written atomically.
-        planes: Planes, in order.
+        planes: Planes, in order. Default: all; of single slices, their own.
         columns: Volumes side by side.
     """
     tiles = [
-        _captioned(_row([_plane(volume, own, plane) for plane in planes]), text)
+        _captioned(_row([_plane(volume, own, plane) for plane in planes or planes_of(volume.shape, own)]), text)
         for volume, own, text in zip(volumes, np.broadcast_to(affine, (len(volumes), 4, 4)), captions, strict=True)
     ]
     rows = [_row(tiles[first : first + columns], 3 * GAP) for first in range(0, len(tiles), columns)]
@@ -77,7 +77,7 @@ def contact_sheet(
 
 
 def comparison_sheet(
-    groups: Mapping[str, Sequence[Any]], affine: np.ndarray, path: Path, planes: Sequence[Plane] = PLANES
+    groups: Mapping[str, Sequence[Any]], affine: np.ndarray, path: Path, planes: Sequence[Plane] | None = None
 ) -> None:
     """Write a PNG with one block per group, such as real and generated: volumes side by side, a row per plane.
 
@@ -85,13 +85,21 @@ def comparison_sheet(
         groups: Arrays or CPU tensors [D, H, W] in [-1, 1], or their `MiddlePlanes`, by the title of their block.
         affine: Index (d, h, w) to RAS mm [4, 4], of all of them.
         path: Name of the .png; written atomically.
-        planes: Planes, in order.
+        planes: Planes, in order. Default: all; of single slices, their own.
     """
-    blocks = []
+    first = next(volume for volumes in groups.values() for volume in volumes)
+    shown, blocks = planes or planes_of(first.shape, affine), []
     for title, volumes in groups.items():
-        rows = [_row([_plane(volume, affine, plane) for volume in volumes]) for plane in planes]
+        rows = [_row([_plane(volume, affine, plane) for volume in volumes]) for plane in shown]
         blocks.append(_titled(_column(rows), title))
     _save(_column(blocks, 2 * GAP), path)
+
+
+def planes_of(shape: Sequence[int], affine: np.ndarray) -> Sequence[Plane]:
+    """Return the planes to show of a volume [D, H, W]: all, or of a single slice [1, H, W] its own."""
+    if shape[0] > 1:
+        return PLANES
+    return [plane for plane in PLANES if _middle(shape, affine, plane)[0] == 0]
 
 
 def middle_plane(volume: Any, affine: np.ndarray, plane: Plane) -> tuple[np.ndarray, tuple[float, float]]:

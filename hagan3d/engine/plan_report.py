@@ -1,5 +1,6 @@
 """The plan of a run as text."""
 
+from hagan3d.data.store.store import Store
 from hagan3d.engine.memory_plan import CONTEXT, FRAGMENTATION, LARGEST_BATCH, WORKSPACE, Plan, advice
 
 GB = 1e9
@@ -24,19 +25,20 @@ def memory_lines(plan: Plan, vram: int) -> list[str]:
     return lines
 
 
-def cost_lines(plan: Plan, volumes: int | None) -> list[str]:
-    """Return lines on cost: operations, bytes read, epochs over ``volumes`` volumes of the store."""
+def cost_lines(plan: Plan, store: Store | None) -> list[str]:
+    """Return lines on cost: operations, bytes read, and epochs over the volumes of a store."""
     train = plan.config.train
     counts = {phase.name: phase.count(train.steps) for phase in plan.method.training_phases()}
     flops = sum(count * counts[name] for name, count in plan.flops.items())
     phases = ", ".join(f"{name} {count / 1e9:.0f}" for name, count in plan.flops.items())
-    mean, read = flops / train.steps / 1e9, plan.method.bytes_per_step()
+    mean, read = flops / train.steps / 1e9, plan.method.bytes_per_step(store.size if store else None)
     lines = [
         f"a step                 {mean:.0f} GFLOP ({phases}), reads {read / 1e6:.1f} MB of voxels",
         f"the run                {train.steps} steps, {flops / 1e15:.1f} PFLOP, "
         f"reads {read * train.steps / 1e12:.2f} TB of voxels",
     ]
-    if volumes:
+    if store:
+        volumes = len(store.indices(plan.config.data.split))
         seen = train.steps * train.batch_size
         lines.append(f"epochs                 {seen / volumes:.0f} ({seen} volumes seen, {volumes} in the store)")
     return lines

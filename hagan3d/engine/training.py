@@ -45,7 +45,9 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     make_method(config).check_ranks(distributed.world_size)
     with distributed.first_rank_first():
         path = (
-            Path(config.data.store) if config.data.store else phantom_store(out, config.data.phantoms, config.data.size)
+            Path(config.data.store)
+            if config.data.store
+            else phantom_store(out, config.data.phantoms, config.data.phantom_size)
         )
     store = Store(path)
     make_method(config).check_store(store)
@@ -57,7 +59,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     networks, method = make_networks(config, num_classes), make_method(config)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
     fingerprint = store.store_fingerprint
-    trainer = Trainer(method, networks, source, store.description(), out, device, fingerprint, distributed)
+    trainer = Trainer(method, networks, source, method.description(store), out, device, fingerprint, distributed)
     if distributed.is_first:
         _describe(trainer, store)
     try:

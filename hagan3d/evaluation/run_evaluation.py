@@ -19,7 +19,7 @@ from hagan3d.evaluation.settings import EvaluateConfig
 from hagan3d.evaluation.translation.pairs import evaluate_pairs, pair_evaluation_key
 from hagan3d.evaluation.translation.report import pair_report, pair_verdicts
 from hagan3d.inference.devices import inference_device
-from hagan3d.inference.windowed_translation import Translator
+from hagan3d.inference.translate_files import make_translator
 
 REPORT, METRICS, FEATURE_FOLDER = "report.html", "metrics.json", "features"
 
@@ -119,7 +119,7 @@ def _evaluate_translation(
     run: Path, store_path: Path, out: Path, config: EvaluateConfig, options: EvaluateOptions, progress: ProgressCallback
 ) -> list[str]:
     model, store = load_translation(run, options.weights, inference_device(options.device)), Store(store_path)
-    translator = Translator(model.networks, options.depth, options.overlap)
+    translator = make_translator(model, options.depth, options.overlap)
     if is_done(out, pair_evaluation_key(model, store, translator), False, options.force):
         return ["this evaluation is there already:"]
     evaluated = evaluate_pairs(model, store, translator, progress)

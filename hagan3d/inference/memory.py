@@ -2,14 +2,14 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
 from torch import nn
 
 from hagan3d.checkpoint import Model
-from hagan3d.config import Config
+from hagan3d.config import Config, Size, is_slice
 from hagan3d.data.io.writer import BLOCK_BYTES
 from hagan3d.errors import InputError
 from hagan3d.inference.windowed_translation import UNIT
@@ -121,7 +121,7 @@ def count_translation(config: Config, depth: int, device: torch.device | str = "
 
     Args:
         config: The run.
-        depth: Slices of the window, including the overlap.
+        depth: Slices of the window, including the overlap; of a model of slices, those at a time.
         device: Device to translate on.
     """
     return _translation(config, device)(depth)
@@ -139,7 +139,10 @@ def _translation(config: Config, device: torch.device | str) -> Callable[[int], 
     @cache
     def count(depth: int) -> int:
         with mode, torch.no_grad(), torch.device(device), PeakMemory(weights) as memory:
-            source = torch.zeros(1, seen_channels(config), depth, H, W)
+            sides = (
+                (depth, seen_channels(config), 1) if is_slice(config.data.size) else (1, seen_channels(config), depth)
+            )
+            source = torch.zeros(*sides, H, W)
             networks.translate(source, [torch.ones(1)] * networks.num_statistics)
             return memory.peak
 
@@ -154,26 +157,35 @@ def translation_depth(config: Config, overlap: int, budget: int, device: torch.d
     Raises:
         InputError: If not even the thinnest fit; it names the minimum.
     """
-    D, H, W = config.data.size
-    held, count = VOLUMES_HELD * 4 * D * H * W, _translation(config, device)
+    size = config.data.size
+    depths = [*range(overlap + UNIT, size[0], UNIT), size[0]]
+    return _largest(
+        depths, size, _translation(config, device), budget, f"the minimum with an overlap of {overlap} slices"
+    )
 
-    def needed(depth: int) -> int:
-        return held + count(depth)
 
-    depths = [*range(overlap + UNIT, D, UNIT), D]
-    depth = depths[max(bisect_right(depths, budget, key=needed) - 1, 0)]
-    if needed(depth) > budget:
+def slices_at_once(config: Config, size: Size, axis: int, budget: int, device: torch.device | str = "cpu") -> int:
+    """Choose how many slices of a volume of ``size`` voxels are translated at a time; see `translation_depth`."""
+    return _largest(range(1, size[axis] + 1), size, _translation(config, device), budget, "the minimum")
+
+
+def _largest(depths: Sequence[int], size: Size, count: Callable[[int], int], budget: int, minimum: str) -> int:
+    """Return the largest of some depths whose translation fits a budget, with the volumes in memory."""
+    held = VOLUMES_HELD * 4 * math.prod(size)
+    depth = depths[max(bisect_right(depths, budget, key=lambda depth: held + count(depth)) - 1, 0)]
+    if held + count(depth) > budget:
         raise InputError(
-            f"--memory {budget / 1e6:.0f}MB: too little for this model; the minimum with an overlap of "
-            f"{overlap} slices is {math.ceil(needed(depth) / 1e6)}MB"
+            f"--memory {budget / 1e6:.0f}MB: too little for this model; {minimum} is "
+            f"{math.ceil((held + count(depth)) / 1e6)}MB"
         )
     return depth
 
 
 def seen_channels(config: Config) -> int:
-    """Return the channels of a source as the networks see it, with the low-resolution prediction if there is one."""
-    settings = config.method
-    return settings.source_channels + (settings.target_channels if config.data.window == "hierarchical" else 0)
+    """Return the channels of a source as the networks see it, with its context or a low-resolution prediction."""
+    settings, data = config.method, config.data
+    low = settings.target_channels if data.window == "hierarchical" else 0
+    return settings.source_channels * data.context + low
 
 
 def _bytes(network: nn.Module) -> int:

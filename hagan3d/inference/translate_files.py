@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import TranslationModel
-from hagan3d.data.io.geometry import resample_onto, to_output_axes
+from hagan3d.data.io.geometry import resample_onto, slice_axis, to_output_axes
 from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.preprocess.intensity import denormalize
@@ -18,8 +18,9 @@ from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
 from hagan3d.inference.inputs import all_readable, is_store
-from hagan3d.inference.memory import translation_depth
+from hagan3d.inference.memory import slices_at_once, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
+from hagan3d.inference.slice_translation import SliceTranslator
 from hagan3d.inference.source_volume import SourceVolume
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
@@ -65,9 +66,17 @@ def calibrated_scale(path: Path) -> float:
 def make_translator(model: TranslationModel, depth: int, overlap: int, budget: int | None = None) -> Translator:
     """Return a translator by windows of ``depth`` slices (0: whole volumes), or by the thickest that fit a budget.
 
+    For a model of slices, ``depth`` is the number of slices at a time, and there is no overlap.
+
     Raises:
         InputError: If the windows do not fit the volumes, or no windows fit the budget (bytes).
     """
+    data, description = model.config.data, model.description
+    if data.slices != "none":
+        axis = slice_axis(data.slices, description.orientation, description.axis)
+        if budget is not None:
+            depth = slices_at_once(model.config, description.size, axis, budget, model.device)
+        return SliceTranslator(model.networks, axis, data.context, depth)
     if budget is not None:
         depth = translation_depth(model.config, overlap, budget, model.device)
     translator = Translator(model.networks, depth, overlap)

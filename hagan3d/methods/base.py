@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hagan3d.config import Config
+from hagan3d.config import Config, Size, is_slice
 from hagan3d.data.batches.steps import StepBatch, StepSource
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store.description import DataDescription
@@ -22,7 +22,11 @@ class Preview(ABC):
 
     def write(self, path: Path, networks: Any, description: DataDescription) -> None:
         """Write a PNG with a row for each kind of volume."""
-        comparison_sheet(self.groups(networks), description.affine_array, path)
+        comparison_sheet(self.groups(networks), self.affine(description), path)
+
+    def affine(self, description: DataDescription) -> np.ndarray:
+        """Return the affine ``[4, 4]`` of the volumes that it shows."""
+        return description.affine_array
 
     @abstractmethod
     def groups(self, networks: Any) -> dict[str, list[np.ndarray]]:
@@ -62,12 +66,20 @@ class Method(ABC):
 
     def check_store(self, store: Store) -> None:
         """Raise InputError unless the method can train on a store."""
-        size = self.config.data.size
-        if tuple(store.size) != size:
+        size, plane = self.config.data.size, self.config.data.slices
+        found = store.size if plane == "none" else store.slice_size(store.slice_axis(plane))
+        if found != size:
+            what = "volumes" if plane == "none" else f"{plane} slices"
+            sliced = is_slice(size) and plane == "none"
+            hint = "set --data.slices to train on slices of them" if sliced else "prepare the store at the other size"
             raise InputError(
-                f"{store.path}: volumes of {list(store.size)} voxels, but data.size is {list(size)}; use "
-                f"--data.size {' '.join(map(str, store.size))}, or prepare the store at the other size"
+                f"{store.path}: {what} of {list(found)} voxels, but data.size is {list(size)}; use "
+                f"--data.size {' '.join(map(str, found))}, or {hint}"
             )
+
+    def description(self, store: Store) -> DataDescription:
+        """Return the metadata of the data that the model reads and writes, stored with a checkpoint."""
+        return store.description()
 
     def check_ranks(self, world_size: int) -> None:  # noqa: B027 - most methods train on any number
         """Raise InputError unless the method can train on so many ranks."""
@@ -85,5 +97,9 @@ class Method(ABC):
         """Return the preview of a run on the batches of ``source``."""
 
     @abstractmethod
-    def bytes_per_step(self) -> int:
-        """Return the bytes of voxels (int16) that a step reads from the store."""
+    def bytes_per_step(self, stored: Size | None = None) -> int:
+        """Return the bytes of voxels (int16) that a step reads from the store.
+
+        Args:
+            stored: Voxels of a volume of the store, of which slices are cut. Default: those of synthetic volumes.
+        """

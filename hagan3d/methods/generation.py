@@ -1,16 +1,19 @@
 """Base class of methods that generate volumes from latents: data, previews, checks."""
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hagan3d.config import Config, SubvolumeDataConfig
+from hagan3d.config import Config, Size, SubvolumeDataConfig
 from hagan3d.config.methods import config_class, method_names
+from hagan3d.data.batches.slices import SliceBatchSource
 from hagan3d.data.batches.subvolumes import Batch, BatchSource
+from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.methods.base import Method, Preview
@@ -52,7 +55,13 @@ class GenerationMethod(Method):
         """Return the source of batches of ``batch_size`` volumes per rank."""
         place = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
         seed, whole = self.train.seed, self.settings.encodes
-        return BatchSource.from_config(store, self.config.data, seed=seed, whole=whole, **place)
+        kind = BatchSource if self.config.data.slices == "none" else SliceBatchSource
+        return kind.from_config(store, self.config.data, seed=seed, whole=whole, **place)
+
+    def description(self, store: Store) -> DataDescription:
+        """Return the metadata of the generated data; of a run on slices, that of single slices."""
+        plane = self.config.data.slices
+        return store.description() if plane == "none" else store.description().of_slices(plane)
 
     def zero_batch(self) -> Batch:
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
@@ -71,14 +80,18 @@ class GenerationMethod(Method):
 
     def preview(self, source: Any) -> Preview:
         """Return the preview of a run on the batches of ``source``."""
-        return GenerationPreview(source.store, source.split, self.train.seed, self.settings.encodes)
+        read = partial(source.slice, step=0, sample=0) if isinstance(source, SliceBatchSource) else source.store.volume
+        return GenerationPreview(source.store, source.split, self.train.seed, self.settings.encodes, read)
 
-    def bytes_per_step(self) -> int:
-        """Return the bytes of voxels (int16) that a step reads from the store."""
+    def bytes_per_step(self, stored: Size | None = None) -> int:
+        """Return the bytes of voxels (int16) that a step reads from the store; see `Method`."""
         data, settings = self.config.data, self.settings
         # label maps have one byte per voxel; at low resolution, two per label
         channels = data.channels + (0.5 if data.labels else 0)
         voxels, low = int(channels * math.prod(data.size)), data.volume_channels * math.prod(data.low_size)
+        if data.slices != "none":
+            whole = int(channels * math.prod(stored or data.phantom_size))
+            return VOXEL_BYTES * self.train.batch_size * (whole if data.augment.active else voxels)
         if data.augment.active:
             return VOXEL_BYTES * self.train.batch_size * (voxels + low)
         window = voxels * window_depth(self.config) // data.size[0]
@@ -108,9 +121,9 @@ class ZeroBatch(Batch):
 class GenerationPreview(Preview):
     """Real volumes, volumes generated from fixed latents, and reconstructions if there is an encoder."""
 
-    def __init__(self, store: Store, split: str, seed: int, encodes: bool) -> None:
-        """Choose the first volumes of a split."""
-        self.store, self.seed, self.encodes = store, seed, encodes
+    def __init__(self, store: Store, split: str, seed: int, encodes: bool, read: Callable[[int], Tensor]) -> None:
+        """Choose the first volumes of a split; ``read`` returns one ``[C, D, H, W]``, or a slice of it."""
+        self.store, self.seed, self.encodes, self.read = store, seed, encodes, read
         self.indices = [int(index) for index in store.indices(split)[:COLUMNS]]
 
     def groups(self, networks: GenerativeNetworks) -> dict[str, list[np.ndarray]]:
@@ -121,7 +134,7 @@ class GenerationPreview(Preview):
         if self.encodes:
             groups["reconstructed"] = []
         for index in self.indices:
-            real = self.store.volume(index)
+            real = self.read(index)
             label = torch.tensor([int(self.store.labels[index])], device=device) if networks.num_classes else None
             x = torch.from_numpy(random.standard_normal((1, networks.latent_dim), dtype=np.float32)).to(device)
             groups["real"].append(real[0].numpy())

@@ -6,8 +6,9 @@ imported separately: settings must not need torch, nor inference training code.
 
 from typing import TYPE_CHECKING, cast
 
-from hagan3d.config import Config
+from hagan3d.config import Config, is_slice
 from hagan3d.config.methods import config_class, defined_class, method_module, method_names
+from hagan3d.networks.flat_layers import flat_layers
 from hagan3d.networks.generative import GenerativeNetworks
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.translation import TranslationNetworks
@@ -32,8 +33,9 @@ def networks_class(name: str) -> type[NetworkSet]:
 
 
 def make_networks(config: Config, num_classes: int = 0) -> NetworkSet:
-    """Build the networks of a run; ``num_classes`` is that of a conditional model."""
-    return networks_class(config.name).from_config(config, num_classes)
+    """Build the networks of a run, flat if it is on slices; ``num_classes`` is that of a conditional model."""
+    with flat_layers(is_slice(config.data.size)):
+        return networks_class(config.name).from_config(config, num_classes)
 
 
 def make_generative_networks(config: Config, num_classes: int = 0) -> GenerativeNetworks:

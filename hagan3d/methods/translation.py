@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import Config, UnpairedDataConfig
+from hagan3d.config import Config, Size, UnpairedDataConfig
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.batches.pairs import PairBatch, PairSource
+from hagan3d.data.batches.slices import SlicePairSource
+from hagan3d.data.io.geometry import slice_affine
+from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.methods.base import Method, Preview
@@ -87,12 +90,13 @@ class TranslationMethod(Method):
     def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> PairSource:
         """Return the source of batches of ``batch_size`` pairs per rank."""
         place = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
-        return PairSource.from_config(store, self.config.data, seed=self.train.seed, **place)
+        kind = PairSource if self.config.data.slices == "none" else SlicePairSource
+        return kind.from_config(store, self.config.data, seed=self.train.seed, **place)
 
     def zero_batch(self) -> PairBatch:
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
         data, count = self.config.data, self.train.batch_size
-        channels = self.settings.source_channels, self.settings.target_channels
+        channels = self.settings.source_channels * data.context, self.settings.target_channels
         source, target = (torch.zeros(count, channel, *data.train_size) for channel in channels)
         batch = PairBatch(
             source=source,
@@ -113,10 +117,16 @@ class TranslationMethod(Method):
         """Return the preview of a run on the batches of ``source``."""
         return TranslationPreview(source)
 
-    def bytes_per_step(self) -> int:
-        """Return the bytes of voxels (int16) that a step reads from the store."""
+    def bytes_per_step(self, stored: Size | None = None) -> int:
+        """Return the bytes of voxels (int16) that a step reads from the store; see `Method`."""
         data = self.config.data
         volumes = 1 if data.degrade.active and data.paired else 2
+        if data.slices != "none":
+            # degraded and augmented volumes are read whole, before a slice is cut; blank slices are not counted
+            simulated = data.degrade.active or data.augment.active
+            whole = volumes * math.prod(stored or data.phantom_size)
+            read = whole if simulated else (data.context + 1) * math.prod(data.size)
+            return VOXEL_BYTES * self.train.batch_size * read
         # degraded and augmented volumes are read whole, before a window is cut
         reads_windows = data.window != "whole" and not data.degrade.active and not data.augment.active
         low = math.prod(data.low_size) if reads_windows and data.window == "hierarchical" else 0
@@ -142,7 +152,13 @@ class TranslationPreview(Preview):
         batches = [replace(source, depth=0, with_low=False).batch(step) for step in range(steps)]
         self.sources = torch.cat([batch.source for batch in batches])[:COLUMNS]
         self.targets = torch.cat([batch.target for batch in batches])[:COLUMNS]
-        self.depth = source.depth or source.store.size[0]
+        self.depth = source.depth or self.sources.shape[2]
+        self.axis = source.slices.axis if isinstance(source, SlicePairSource) else None
+
+    def affine(self, description: DataDescription) -> np.ndarray:
+        """Return the affine ``[4, 4]`` of the volumes that it shows; of slices, that of the middle one."""
+        whole = description.affine_array
+        return whole if self.axis is None else slice_affine(whole, description.size, self.axis)
 
     def groups(self, networks: TranslationNetworks) -> dict[str, list[np.ndarray]]:
         """Return volumes by kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1]."""

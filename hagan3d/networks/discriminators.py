@@ -6,8 +6,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hagan3d.config import Size
-from hagan3d.networks.layers import StridedConv3d, leaky_relu_, num_halvings, widths_from
+from hagan3d.config import Size, shortest_side
+from hagan3d.networks.layers import StridedConv3d, halved_size, leaky_relu_, num_halvings, widths_from
 
 KERNEL = (4, 4, 4)
 
@@ -71,11 +71,10 @@ class GlobalDiscriminator(nn.Module):
     def __init__(self, in_channels: int, size: Size, *, width: int) -> None:
         """Build it for volumes of ``size`` voxels; the first layer has ``width`` channels."""
         super().__init__()
-        layers = num_halvings(min(size))
+        layers = num_halvings(shortest_side(size))
         widths = [in_channels, *widths_from(width, layers)]
         self.convs = halving_convs(widths)
-        d, h, w = (side >> layers for side in size)
-        self.logits = StridedConv3d(widths[-1], 1, (d, h, w))
+        self.logits = StridedConv3d(widths[-1], 1, halved_size(size, layers))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``[B]`` of ``x [B, C, D, H, W]``."""

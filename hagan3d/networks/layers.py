@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from hagan3d import ops
+from hagan3d.config import Size
+from hagan3d.networks.flat_layers import PlainConv3d
 from hagan3d.ops.conv import Triple
 
 GROUPS = 8  # of every GroupNorm
@@ -34,6 +36,12 @@ def halving_kernel(sides: Sequence[int]) -> tuple[Any, Any, Any]:
 def halved(side: int) -> int:
     """Return a side after the convolution of `halving_kernel`."""
     return side // 2 if side >= LAST_SIDE else side
+
+
+def halved_size(size: Size, times: int) -> Size:
+    """Return a size after some halvings; the D of slices stays 1."""
+    d, h, w = (max(1, side >> times) for side in size)
+    return d, h, w
 
 
 def widths_from(width: int, layers: int) -> list[int]:
@@ -81,7 +89,7 @@ def norm_relu(norm: str, channels: int) -> nn.Module:
     return RMSNormReLU(channels) if norm == "rms" else GroupNormReLU(channels)
 
 
-class Conv3d(nn.Conv3d):
+class Conv3d(PlainConv3d):
     """3^3 convolution with zero padding 1; ``trim`` leaves out the outermost slices of axis D."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -89,11 +97,12 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor, trim: int = 0) -> Tensor:
         """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) output slices are left out at each end of D."""
+        along_d = self.kernel_size[0] // 2  # 1, or 0 in networks of slices
         if self.out_channels == 1 and x.device.type == "cpu":
             # The same sum, as a transposed convolution: on a CPU PyTorch is slow for a single output channel.
             weight = self.weight.flip(2, 3, 4).transpose(0, 1)
-            return ops.conv_transpose3d(x, weight, self.bias, padding=(1 + trim, 1, 1))
-        return ops.conv3d(x, self.weight, self.bias, padding=(1 - trim, 1, 1))
+            return ops.conv_transpose3d(x, weight, self.bias, padding=(along_d + trim, 1, 1))
+        return ops.conv3d(x, self.weight, self.bias, padding=(along_d - trim, 1, 1))
 
 
 class UpConv3d(Conv3d):
@@ -125,7 +134,7 @@ class StridedBlock(nn.Sequential):
     """Convolution of kernel 4 and stride 2, GroupNorm, ReLU; halves every side."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "group") -> None:
-        super().__init__(nn.Conv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels))
+        super().__init__(PlainConv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels))
 
     @property
     def conv(self) -> nn.Module:
@@ -240,12 +249,8 @@ class _Spectral(nn.Module):
             return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
 
 
-class StridedConv3d(nn.Conv3d):
+class StridedConv3d(PlainConv3d):
     """Convolution of any kernel and stride that stores its input only if its weight needs a gradient."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int], **keywords: Any) -> None:
-        d, h, w = kernel
-        super().__init__(in_channels, out_channels, (d, h, w), **keywords)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[B, C, D, H, W]``."""

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from hagan3d.config import shortest_side
 from hagan3d.networks.layers import (
     Conv3d,
     ConvBlock,
@@ -21,7 +22,7 @@ MAX_LEVELS = 5  # every side is a multiple of 2^5
 
 def num_levels(size: tuple[int, ...], levels: int | None) -> int:
     """Return the number of levels: ``levels`` if set, else until the shortest side is below 8 voxels, at most 5."""
-    return levels or min(MAX_LEVELS, num_halvings(min(size)))
+    return levels or min(MAX_LEVELS, num_halvings(shortest_side(size)))
 
 
 class ResidualUnit(nn.Module):

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from hagan3d.networks.flat_layers import PlainConv3d, TransposedConv3d
 from hagan3d.networks.layers import checkpointed, norm_relu
 from hagan3d.networks.strided_unet import PlainNorm
 
@@ -12,9 +13,9 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, norm: str) -> None:
         super().__init__()
         self.change = nn.Sequential(
-            nn.Conv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            PlainConv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
             norm_relu(norm, channels),
-            nn.Conv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            PlainConv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
             PlainNorm(norm, channels),  # no activation: the residual is added before the next one
         )
 
@@ -36,17 +37,17 @@ class ResNetGenerator(nn.Module):
         """Build it with ``width`` channels at full resolution (published: 64) and ``blocks`` residual blocks (9)."""
         super().__init__()
         self.in_channels = in_channels
-        first = nn.Conv3d(in_channels, width, 7, padding=3, padding_mode="reflect")
+        first = PlainConv3d(in_channels, width, 7, padding=3, padding_mode="reflect")
         parts = [nn.Sequential(first, norm_relu(norm, width))]
         for channels in (width, 2 * width):
-            down = nn.Conv3d(channels, 2 * channels, 3, stride=2, padding=1)
+            down = PlainConv3d(channels, 2 * channels, 3, stride=2, padding=1)
             parts.append(nn.Sequential(down, norm_relu(norm, 2 * channels)))
         parts += [nn.Sequential(ResidualBlock(4 * width, norm)) for _ in range(blocks)]
         for channels in (4 * width, 2 * width):
-            up = nn.ConvTranspose3d(channels, channels // 2, 3, stride=2, padding=1, output_padding=1)
+            up = TransposedConv3d(channels, channels // 2, 3, padding=1, output_padding=1)
             parts.append(nn.Sequential(up, norm_relu(norm, channels // 2)))
         self.parts = nn.ModuleList(parts)
-        self.last = nn.Conv3d(width, out_channels, 7, padding=3, padding_mode="reflect")
+        self.last = PlainConv3d(width, out_channels, 7, padding=3, padding_mode="reflect")
         self.checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d import ops
+from hagan3d.networks.flat_layers import TransposedConv3d
 from hagan3d.networks.layers import StridedConv3d, checkpointed, leaky_relu_, norm_relu, widths_from
 
 DROPOUT_LAYERS = 3  # innermost layers of the decoder, which have dropout
@@ -53,9 +54,7 @@ class StridedUNet(nn.Module):
         self.norms = nn.ModuleList(PlainNorm(norm, channels) for channels in widths[1:])
         inputs = [widths[-1], *(2 * channels for channels in reversed(widths[:-1]))]  # doubled by the skip connections
         outputs = [*reversed(widths[:-1]), out_channels]
-        self.ups = nn.ModuleList(
-            nn.ConvTranspose3d(a, b, 4, stride=2, padding=1) for a, b in zip(inputs, outputs, strict=True)
-        )
+        self.ups = nn.ModuleList(TransposedConv3d(a, b, 4, padding=1) for a, b in zip(inputs, outputs, strict=True))
         self.up_norms = nn.ModuleList(norm_relu(norm, channels) for channels in outputs[:-1])
         self.checkpointing = False
 

@@ -60,8 +60,9 @@ class TranslationNetworks(NetworkSet):
 
     @classmethod
     def from_config(cls, config: Config, num_classes: int = 0) -> Self:
-        """Build the networks for what a run trains on: whole volumes, or windows."""
-        data, settings = config.data, config.method
+        """Build the networks for what a run trains on: whole volumes, windows, or slices with their context."""
+        data = config.data
+        settings = replace(config.method, source_channels=config.method.source_channels * data.context)
         if data.window != "hierarchical":
             return cls(data.train_size, settings)
         extended = replace(settings, source_channels=settings.source_channels + settings.target_channels)

@@ -29,7 +29,8 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
 
     Args:
         x: Feature maps ``[B, C_in, D, H, W]``.
-        weight: Kernel ``[C_out, C_in, 3, 3, 3]``, folded in its own precision also under autocast.
+        weight: Kernel ``[C_out, C_in, 3, 3, 3]``, folded in its own precision also under autocast; or flat, ``[C_out,
+            C_in, 1, 3, 3]``, which upsamples H and W alone, by ``plain`` or ``transposed``.
         bias: ``[C_out]`` or None.
         trim: 0, 1 or 2 output slices to omit at both ends of D.
         method: ``plain`` stores the upsampled tensor; ``transposed`` is one transposed convolution with 4^3 taps;
@@ -38,8 +39,8 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
             fastest.
 
     Returns:
-        ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, contiguous or channels last. Any number of times
-        differentiable.
+        ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, of a flat kernel ``[B, C_out, D, 2 * H, 2 * W]``; contiguous or
+        channels last. Any number of times differentiable.
 
     Raises:
         ValueError: If the shapes disagree or ``method`` or ``trim`` is invalid.
@@ -53,34 +54,44 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         x = x if method == "winograd" else _fast_layout(x)
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
-    if method == "parity":
+    if method == "parity" and not _is_flat(weight):
         return _by_parity(x, weight, bias, trim)
-    if method == "winograd" and has_winograd(x):
+    if method == "winograd" and has_winograd(x) and not _is_flat(weight):
         return upsample_conv3d_winograd(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
 
 def upsample_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0) -> Tensor:
     """``upsample_conv3d`` as two PyTorch operations, without argument checks."""
-    y = F.conv3d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    along_d = 1 if _is_flat(weight) else 2
+    y = F.conv3d(
+        F.interpolate(x, scale_factor=(along_d, 2, 2), mode="nearest"), weight, bias, padding=(along_d - 1, 1, 1)
+    )
     return y[:, :, trim : y.shape[2] - trim]
 
 
 def fold_weight(weight: Tensor) -> Tensor:
     """Fold a 3^3 kernel ``[C_out, C_in, 3, 3, 3]`` into that of the transposed convolution ``[C_in, C_out, 4, 4, 4]``.
 
-    One product with a constant 0/1 matrix, in the precision of the weight also under autocast.
+    A flat one, ``[C_out, C_in, 1, 3, 3]``, becomes ``[C_in, C_out, 1, 4, 4]``. One product with a constant 0/1 matrix,
+    in the precision of the weight also under autocast.
     """
     c_out, c_in = weight.shape[:2]
     with torch.autocast(weight.device.type, enabled=False):
-        folded = weight.transpose(0, 1).reshape(-1, 27) @ _taps(weight)
-    return folded.view(c_in, c_out, 4, 4, 4)
+        folded = weight.transpose(0, 1).reshape(-1, weight[0, 0].numel()) @ _taps(weight)
+    return folded.view(c_in, c_out, 1 if _is_flat(weight) else 4, 4, 4)
 
 
 def _taps(weight: Tensor) -> Tensor:
-    """Matrix ``[27, 64]`` from taps to folded taps; along one axis w2, w1 + w2, w0 + w1, w0."""
+    """Matrix ``[27, 64]`` (flat: ``[9, 16]``) from taps to folded taps; along one axis w2, w1 + w2, w0 + w1, w0."""
     axis = weight.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
-    return torch.kron(torch.kron(axis, axis), axis)
+    taps = torch.kron(axis, axis)
+    return taps if _is_flat(weight) else torch.kron(taps, axis)
+
+
+def _is_flat(weight: Tensor) -> bool:
+    """Return whether a kernel is one of slices, with a single tap along D."""
+    return weight.shape[2] == 1
 
 
 def fold_parities(weight: Tensor) -> Tensor:
@@ -97,7 +108,8 @@ def fold_parities(weight: Tensor) -> Tensor:
 
 def _by_transposition(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     fixed = None if bias is None else bias.detach()
-    y = conv_transpose3d(x, weight, fixed, stride=(2, 2, 2), padding=(1 + trim, 1, 1), fold=fold_weight)
+    stride, padding = ((1, 2, 2), (0, 1, 1)) if _is_flat(weight) else ((2, 2, 2), (1 + trim, 1, 1))
+    y = conv_transpose3d(x, weight, fixed, stride=stride, padding=padding, fold=fold_weight)
     return with_bias_gradient(y, bias)
 
 
@@ -115,11 +127,11 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
 
 def _fast_method(x: Tensor, weight: Tensor) -> str:
     voxels = x[:, 0].numel()
-    if use_winograd(x, weight):
+    if not _is_flat(weight) and use_winograd(x, weight):
         return "winograd"
     if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"
-    return "parity" if len(weight) <= _PARITY_CHANNELS else "transposed"
+    return "parity" if len(weight) <= _PARITY_CHANNELS and not _is_flat(weight) else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:
@@ -130,9 +142,12 @@ def _fast_layout(x: Tensor) -> Tensor:
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, method: str) -> None:
-    if x.ndim != 5 or weight.shape != (weight.shape[0], x.shape[1], 3, 3, 3):
+    kernels = ((3, 3, 3), (1, 3, 3))
+    if x.ndim != 5 or weight.ndim != 5 or weight.shape[1] != x.shape[1] or weight.shape[2:] not in kernels:
         shapes = f"{tuple(x.shape)} and {tuple(weight.shape)}"
-        raise ValueError(f"expected x [B, C_in, D, H, W] and weight [C_out, C_in, 3, 3, 3], got {shapes}")
+        raise ValueError(f"expected x [B, C_in, D, H, W] and weight [C_out, C_in, 3 or 1, 3, 3], got {shapes}")
+    if trim and _is_flat(weight):
+        raise ValueError(f"trim must be 0 for a flat kernel, got {trim}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"expected bias [{weight.shape[0]}], got {tuple(bias.shape)}")
     if trim not in (0, 1, 2) or 2 * x.shape[2] <= 2 * trim:

@@ -228,9 +228,12 @@ class BatchSource(StepSource[Batch]):
         """Read the sub-volume, the low-resolution volume and, if augmented, the whole volume of one sample."""
         if not self.augment.active:
             return self.store.window(index, start, self.depth), self.store.low(index), None
-        key = np.random.SeedSequence([self.seed, step, sample, zlib.crc32(b"augment")]).generate_state(1)[0]
-        volume = self._augmented(self.store.volume(index), int(key))
-        return volume[:, start : start + self.depth], F.avg_pool3d(volume, self.store.factor), volume
+        volume = self._augmented(self.store.volume(index), self._augment_seed(step, sample))
+        return volume[:, start : start + self.depth], F.avg_pool3d(volume, self.store.factors), volume
+
+    def _augment_seed(self, step: int, sample: int) -> int:
+        words = [self.seed, step, sample, zlib.crc32(b"augment")]
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def _augmented(self, volume: Tensor, key: int) -> Tensor:
         """Augment the channels of a volume ``[C, D, H, W]`` jointly; labels move but are never interpolated."""

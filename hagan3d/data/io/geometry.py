@@ -61,6 +61,19 @@ def stored_code(orientation: str, axis: Axis) -> str:
     return across + "".join(letter for letter in reversed(orientation) if letter != across)
 
 
+def slice_axis(plane: Axis, orientation: str, axis: Axis) -> int:
+    """Return the axis of a stored array, 0 to 2 for D, H, W, that slices of a plane are perpendicular to."""
+    return next(i for i, letter in enumerate(stored_code(orientation, axis)) if letter in ACROSS[plane])
+
+
+def slice_affine(affine: np.ndarray, size: Size, axis: int) -> np.ndarray:
+    """Return the affine [4, 4] of the middle slice of a volume as a volume [1, rows, columns]."""
+    order = [axis, *(other for other in range(3) if other != axis)]
+    moved = affine[:, [*order, 3]].copy()
+    moved[:3, 3] += affine[:3, axis] * (size[axis] // 2)
+    return moved
+
+
 def reorient(array: np.ndarray, affine: np.ndarray, code: str) -> tuple[np.ndarray, np.ndarray]:
     """Permute and flip axes to the orientation `code`; the affine follows, so that no voxel moves in mm.
 

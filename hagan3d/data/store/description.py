@@ -1,12 +1,12 @@
 """Dataset metadata stored with a checkpoint: grid, spacing, channels, label names and class names."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from hagan3d.config import Size
-from hagan3d.data.io.geometry import Axis, Fit, GridRule, spacing_of
+from hagan3d.data.io.geometry import Axis, Fit, GridRule, slice_affine, slice_axis, spacing_of
 from hagan3d.data.preprocess.intensity import IntensityRule, Kind
 from hagan3d.errors import InputError
 
@@ -90,6 +90,14 @@ class DataDescription:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON types."""
         return {key: _lists(value) for key, value in asdict(self).items()}
+
+    def of_slices(self, plane: Axis) -> "DataDescription":
+        """Return the description of single slices ``[1, rows, columns]``, at the place of the middle slice."""
+        axis = slice_axis(plane, self.orientation, self.axis)
+        rows, columns = (side for other, side in enumerate(self.size) if other != axis)
+        affine = slice_affine(self.affine_array, self.size, axis)
+        spacing = None if self.spacing is None else (self.spacing[axis], *np.delete(self.spacing, axis).tolist())
+        return replace(self, size=(1, rows, columns), axis=plane, affine=_tuples(affine.tolist()), spacing=spacing)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataDescription":

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from hagan3d.config import low_factor
-from hagan3d.data.io.geometry import typical_affine
+from hagan3d.config import Size, low_factor, low_factors
+from hagan3d.data.io.geometry import Axis, slice_axis, typical_affine
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.description import Channel, DataDescription
 from hagan3d.data.store.format import FORMAT, SCALE, SPLITS, one_hot, to_float32
@@ -51,7 +51,9 @@ class Store:
         self.size = (int(depth), int(height), int(width))
         """Voxels D, H, W."""
         self.factor = low_factor(self.size)
-        """Voxels per low-resolution voxel along each axis."""
+        """Voxels per low-resolution voxel along each axis; see `factors`."""
+        self.factors = low_factors(self.size)
+        """Voxels per low-resolution voxel along D, H, W; 1 along D for a store of slices."""
         self.channels: tuple[str, ...] = tuple(channel["name"] for channel in self.settings["channels"])
         """Names of the image channels; of pairs, those of the targets."""
         self.label_names: tuple[str, ...] = tuple(self.settings["label_names"])
@@ -143,15 +145,17 @@ class Store:
         """Whether it holds two unpaired domains."""
         return "domains" in self.settings
 
-    def window(self, i: int, start: int, depth: int) -> "Tensor":
+    def window(self, i: int, start: int, depth: int, axis: int = 0) -> "Tensor":
         """Read `depth` slices of volume `i` from slice `start`: [C, depth, H, W], float32 in [-1, 1].
 
-        The C channels are the image channels, then one per label: 1 where a voxel has the label, else -1.
+        The C channels are the image channels, then one per label: 1 where a voxel has the label, else -1. The slices
+        are perpendicular to `axis`: along H or W, 1 or 2, `depth` is the side of that axis instead.
         """
         import torch
 
-        x = np.empty((self.num_channels, depth, *self.size[1:]), np.float32)
-        self._read_into(x, i, self._slices(start, depth))
+        sides = [depth if other == axis else side for other, side in enumerate(self.size)]
+        x = np.empty((self.num_channels, *sides), np.float32)
+        self._read_into(x, i, self._slices(start, depth, axis))
         return torch.from_numpy(x)
 
     def windows(self, indices: Sequence[int], start: int, depth: int) -> "Tensor":
@@ -183,19 +187,19 @@ class Store:
         """Read the channels of `window` at low resolution [C, D/f, H/f, W/f] (area average), float32 in [-1, 1]."""
         return self._read("low", i, slice(None))
 
-    def source(self, i: int, start: int = 0, depth: int | None = None) -> "Tensor":
-        """Read the source of pair `i` [Cs, D, H, W], or `depth` slices of it, float32 in [-1, 1]."""
-        return self._read("source_high", i, slice(None), self._slices(start, depth))
+    def source(self, i: int, start: int = 0, depth: int | None = None, axis: int = 0) -> "Tensor":
+        """Read the source of pair `i` [Cs, D, H, W], or `depth` slices of it as `window`, float32 in [-1, 1]."""
+        return self._read("source_high", i, slice(None), *self._slices(start, depth, axis))
 
     def low_source(self, i: int) -> "Tensor":
         """Read the low-resolution source of pair `i` [Cs, D/f, H/f, W/f] (area average), float32 in [-1, 1]."""
         return self._read("source_low", i, slice(None))
 
-    def mask(self, i: int, start: int = 0, depth: int | None = None) -> "Tensor":
-        """Read mask `i` [D, H, W], or `depth` slices of it, float32 of 0 and 1."""
+    def mask(self, i: int, start: int = 0, depth: int | None = None, axis: int = 0) -> "Tensor":
+        """Read mask `i` [D, H, W], or `depth` slices of it as `window`, float32 of 0 and 1."""
         import torch
 
-        return torch.from_numpy(self._values("mask", i, self._slices(start, depth)).astype(np.float32))
+        return torch.from_numpy(self._values("mask", i, *self._slices(start, depth, axis)).astype(np.float32))
 
     def description(self) -> DataDescription:
         """Return the metadata stored with a checkpoint; medians are over the training set, if there is one."""
@@ -226,25 +230,35 @@ class Store:
             return _channels(self.settings["domains"], self.intervals[own])
         return _channels(self.settings.get("pairs", []), self.source_intervals[chosen])
 
+    def slice_axis(self, plane: Axis) -> int:
+        """Return the axis, 0 to 2 for D, H, W, that slices of a plane are perpendicular to."""
+        return slice_axis(plane, self.settings["orientation"], self.settings["axis"])
+
+    def slice_size(self, axis: int) -> Size:
+        """Return the voxels [1, rows, columns] of a slice perpendicular to an axis."""
+        rows, columns = (side for other, side in enumerate(self.size) if other != axis)
+        return 1, rows, columns
+
     def close(self) -> None:
         """Close the file handles; the next read opens them again."""
         while self._handles:
             self._handles.popitem()[1].close()
 
-    def _slices(self, start: int, depth: int | None) -> slice:
-        """Return the slices of a window, or all."""
-        depth = self.size[0] if depth is None else depth
-        if not 0 <= start <= self.size[0] - depth:
-            raise ValueError(f"expected 0 <= start <= {self.size[0] - depth}, got {start}")
-        return slice(start, start + depth)
+    def _slices(self, start: int, depth: int | None, axis: int = 0) -> tuple[slice, ...]:
+        """Return the region of a window along an axis, or the whole."""
+        length = self.size[axis]
+        depth = length if depth is None else depth
+        if not 0 <= start <= length - depth:
+            raise ValueError(f"expected 0 <= start <= {length - depth}, got {start}")
+        return (*[slice(None)] * axis, slice(start, start + depth))
 
-    def _read_into(self, x: np.ndarray, i: int, slices: slice) -> None:
-        """Read slices of all channels of a volume into an array [C, depth, H, W]."""
+    def _read_into(self, x: np.ndarray, i: int, region: tuple[slice, ...]) -> None:
+        """Read a region of all channels of a volume into an array [C, ...] of its shape."""
         images = len(self.channels)
         # decoded into the output, without a copy, and in NumPy: a torch kernel may hang in a forked process
-        np.divide(self._values("high", i, slice(None), slices), np.float32(SCALE), out=x[:images])
+        np.divide(self._values("high", i, slice(None), *region), np.float32(SCALE), out=x[:images])
         if self.label_names:
-            x[images:] = one_hot(self._values("label_map", i, slices), len(self.label_names))
+            x[images:] = one_hot(self._values("label_map", i, *region), len(self.label_names))
 
     def _read(self, name: str, i: int, *index: int | slice) -> "Tensor":
         import torch

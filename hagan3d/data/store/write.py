@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from hagan3d.config import low_factor
+from hagan3d.config import Size, low_factors
 from hagan3d.data.io.files import replacing
 from hagan3d.data.store.format import FORMAT, SCALE
 
@@ -99,22 +99,22 @@ def _write_voxels(
 ) -> None:
     """Write volumes at full resolution, and area averages of their channels and of each label at low resolution."""
     channels, depth, height, width = shape
-    factor = low_factor((depth, height, width))
-    # A chunk is a slab of `factor` slices of a channel: windows start at multiples of it, so that a step reads whole
-    # chunks, and only of the channels that it needs.
-    high = file.create_dataset(names[0], (count, *shape), np.int16, chunks=(1, 1, factor, height, width))
-    low_size = (depth // factor, height // factor, width // factor)
+    factors = low_factors((depth, height, width))
+    # A chunk is a slab of `low_factor` slices of a channel (1 of a slice): windows start at multiples of it, so that a
+    # step reads whole chunks, and only of the channels that it needs.
+    high = file.create_dataset(names[0], (count, *shape), np.int16, chunks=(1, 1, factors[0], height, width))
+    low_size = tuple(side // factor for side, factor in zip((depth, height, width), factors, strict=True))
     low_shape = (count, channels + labels, *low_size)
     low = file.create_dataset(names[1], low_shape, np.int16, chunks=(1, 1, *low_size))
     label_maps = _byte_dataset(file, "label_map", (count, depth, height, width)) if labels else None
     for index in range(count):
         images, label_map = voxels(index)
         high[index] = images
-        low[index, :channels] = area_average(images, factor)
+        low[index, :channels] = area_average(images, factors)
         if label_maps is not None and label_map is not None:
             label_maps[index] = label_map
             for label in range(labels):  # the average of a label's channel is its share of the block
-                low[index, channels + label] = area_average(np.where(label_map == label, SCALE, -SCALE), factor)
+                low[index, channels + label] = area_average(np.where(label_map == label, SCALE, -SCALE), factors)
 
 
 def _byte_dataset(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
@@ -123,10 +123,10 @@ def _byte_dataset(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Da
     return file.create_dataset(name, shape, np.uint8, chunks=chunks, compression="lzf")
 
 
-def area_average(values: np.ndarray, factor: int) -> np.ndarray:
-    """Average over blocks of factor^3 voxels, rounded to int16: [..., D, H, W] to [..., D/f, H/f, W/f]."""
-    d, h, w = (side // factor for side in values.shape[-3:])
-    blocks = values.reshape(*values.shape[:-3], d, factor, h, factor, w, factor)
+def area_average(values: np.ndarray, factors: Size) -> np.ndarray:
+    """Average over blocks of as many voxels along D, H, W, rounded to int16: [..., D, H, W] to [..., D/f, H/f, W/f]."""
+    sides = zip(values.shape[-3:], factors, strict=True)
+    blocks = values.reshape(*values.shape[:-3], *(part for side, f in sides for part in (side // f, f)))
     return np.rint(blocks.mean(axis=(-5, -3, -1), dtype=np.float64)).astype(np.int16)
 
 

@@ -17,6 +17,7 @@ class HAGANConfig(GenerationConfig):
 
     data_config: ClassVar[type[SubvolumeDataConfig]] = SubvolumeDataConfig
     width_setting: ClassVar[str] = "channels"
+    takes_slices: ClassVar[bool] = False
 
     channels: int = bounded(512, at_least=64, multiple_of=64)
     """Channels of the widest feature map of G^A; the rest of G, E^H and E^G scales with it (512: as published)."""

@@ -14,6 +14,7 @@ class RegistrationConfig(PatchDiscriminatorConfig):
     """Adversarial registration of a moving to a fixed image, the two channels of the source."""
 
     degradations: ClassVar[tuple[str, ...]] = ("misalign",)
+    takes_slices: ClassVar[bool] = False
 
     objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
     """Adversarial loss."""

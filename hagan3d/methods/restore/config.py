@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
-from hagan3d.config.data import WindowDataConfig
+from hagan3d.config.data import PairDataConfig, WindowDataConfig, is_slice
 from hagan3d.config.method import UNetMethodConfig
+from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
 
 
@@ -47,3 +48,9 @@ class RestoreConfig(UNetMethodConfig):
         super().__post_init__()
         if self.generator == "skips" and self.depth % 2:
             raise InputError(f"restore.depth: must be even for restore.generator skips, got {self.depth}")
+
+    def check(self, data: PairDataConfig, train: TrainConfig) -> None:
+        """Raise InputError if the method cannot work with these settings of data and training."""
+        super().check(data, train)
+        if self.slice_tv_weight and is_slice(data.size):
+            raise InputError("restore.slice_tv_weight: a single slice has no variation along D; use 0")

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hagan3d.config import Size
 from hagan3d.methods.unit.config import UNITConfig
+from hagan3d.networks.flat_layers import PlainConv3d, TransposedConv3d
 from hagan3d.networks.layers import SLOPE, SpectralConv3d, StridedConv3d, checkpointed, leaky_relu_
 from hagan3d.networks.resnet import ResidualBlock
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
@@ -105,9 +106,9 @@ class UNITNetworks(TranslationNetworks):
 
 def _encoder(channels: int, settings: UNITConfig) -> _Checkpointed:
     width = settings.width
-    layers: list[nn.Module] = [nn.Sequential(nn.Conv3d(channels, width, 7, padding=3), nn.LeakyReLU(SLOPE))]
+    layers: list[nn.Module] = [nn.Sequential(PlainConv3d(channels, width, 7, padding=3), nn.LeakyReLU(SLOPE))]
     for wide in (width, 2 * width):
-        layers.append(nn.Sequential(nn.Conv3d(wide, 2 * wide, 3, stride=2, padding=1), nn.LeakyReLU(SLOPE)))
+        layers.append(nn.Sequential(PlainConv3d(wide, 2 * wide, 3, stride=2, padding=1), nn.LeakyReLU(SLOPE)))
     layers += [ResidualBlock(4 * width, settings.norm) for _ in range(settings.blocks)]
     return _Checkpointed(*layers, *([SelfAttention(4 * width)] if settings.attention else []))
 
@@ -116,6 +117,6 @@ def _decoder(channels: int, settings: UNITConfig) -> _Checkpointed:
     width = settings.width
     layers: list[nn.Module] = [ResidualBlock(4 * width, settings.norm) for _ in range(settings.blocks)]
     for wide, narrow in ((4 * width, 4 * width), (4 * width, 2 * width)):
-        up = nn.ConvTranspose3d(wide, narrow, 3, stride=2, padding=1, output_padding=1)
+        up = TransposedConv3d(wide, narrow, 3, padding=1, output_padding=1)
         layers.append(nn.Sequential(up, nn.LeakyReLU(SLOPE)))
     return _Checkpointed(*layers, nn.Sequential(nn.Conv3d(2 * width, channels, 1), nn.Tanh()))
