@@ -109,7 +109,7 @@ def _blocks(network: nn.Module) -> Iterator[str]:
 
 def _shared_blocks(module: nn.Module) -> Iterator[nn.Module]:
     package, _, name = type(module).__module__.rpartition(".")
-    if package == "hagan3d.networks" and name != "layers":
+    if package == "hagan3d.networks" and name not in ("layers", "flat_layers"):
         yield module
         return
     for child in module.children():

@@ -139,11 +139,11 @@ def _translation(config: Config, device: torch.device | str) -> Callable[[int], 
     @cache
     def count(depth: int) -> int:
         with mode, torch.no_grad(), torch.device(device), PeakMemory(weights) as memory:
-            sides = (
-                (depth, seen_channels(config), 1) if is_slice(config.data.size) else (1, seen_channels(config), depth)
-            )
-            source = torch.zeros(*sides, H, W)
-            networks.translate(source, [torch.ones(1)] * networks.num_statistics)
+            channels = seen_channels(config)
+            if is_slice(config.data.size):  # each with statistics of its own
+                networks.translate(torch.zeros(depth, channels, 1, H, W))
+            else:
+                networks.translate(torch.zeros(1, channels, depth, H, W), [torch.ones(1)] * networks.num_statistics)
             return memory.peak
 
     return count

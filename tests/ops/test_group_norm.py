@@ -12,7 +12,7 @@ def tensors(device="cpu", dtype=torch.float64, shape=(3, 16, 2, 5, 3)):
     return [t.to(device, dtype).requires_grad_() for t in (x, weight, bias)]
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 2, 5, 3), (1, 8, 1, 1, 2), (2, 64, 4, 4, 4)])
+@pytest.mark.parametrize("shape", [(3, 16, 2, 5, 3), (2, 16, 1, 5, 3), (1, 8, 1, 1, 2), (2, 64, 4, 4, 4)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 def test_matches_reference(device, shape, layout):
     leaves = tensors(device, shape=shape)

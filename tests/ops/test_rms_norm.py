@@ -4,7 +4,15 @@ import torch
 from hagan3d.ops import rms_norm, rms_norm_reference
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-SHAPES = [(2, 5, 3, 4, 7), (2, 64, 8, 8, 9), (1, 300, 2, 2, 2), (3, 7, 1, 1, 1), (2, 1, 3, 3, 3), (0, 4, 2, 2, 2)]
+SHAPES = [
+    (2, 5, 3, 4, 7),
+    (2, 64, 8, 8, 9),
+    (1, 300, 2, 2, 2),
+    (3, 7, 1, 1, 1),
+    (2, 5, 1, 6, 7),
+    (2, 1, 3, 3, 3),
+    (0, 4, 2, 2, 2),
+]
 
 
 def arguments(shape, dtype, device, layout=torch.contiguous_format):

@@ -45,6 +45,33 @@ def test_gradients_of_first_and_second_order(device, method):
     assert torch.autograd.gradgradcheck(lambda *t: upsample_conv3d(*t, 0, method), inputs, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("shape", "channels"), [((2, 3, 1, 5, 6), 2), ((1, 16, 1, 65, 65), 8), ((1, 2, 4, 3, 2), 3)])
+def test_a_flat_kernel_upsamples_h_and_w_alone(device, shape, channels, method):
+    x, weight, bias = arguments(shape, channels, device)
+    flat = weight[:, :, :1].detach().clone().requires_grad_()
+    ours = upsample_conv3d(x, flat, bias, method=method)
+    rows = x.movedim(2, 1).flatten(0, 1)  # slices as a batch of images
+    theirs = torch.nn.functional.conv2d(
+        torch.nn.functional.interpolate(rows, scale_factor=2), flat[:, :, 0], bias, padding=1
+    )
+    theirs = theirs.unflatten(0, (shape[0], shape[2])).movedim(1, 2)
+    torch.testing.assert_close(ours, theirs)
+    grad, inputs = torch.randn_like(ours), (x, flat, bias)
+    for a, b in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(ValueError, match="trim must be 0 for a flat kernel"):
+        upsample_conv3d(x, flat, bias, trim=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_of_a_flat_kernel(device, method):
+    x, weight, bias = arguments((1, 1, 1, 2, 2), 1, device)
+    inputs = [x, weight[:, :, :1].detach().clone().requires_grad_(), bias]
+    assert torch.autograd.gradcheck(lambda *t: upsample_conv3d(*t, 0, method), inputs)
+    assert torch.autograd.gradgradcheck(lambda *t: upsample_conv3d(*t, 0, method), inputs, atol=1e-4)
+
+
 @pytest.fixture
 def threads(request):
     before = torch.get_num_threads()

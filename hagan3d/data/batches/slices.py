@@ -17,7 +17,6 @@ from hagan3d.data.batches.steps import sample_index
 from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.store.store import Store
 
-TRIES = 16  # slices sampled at most; the last is used even if it is blank
 BLANK_LEVEL = -0.95  # of the [-1, 1] range: voxels above it are foreground
 LEAST_FOREGROUND = 0.01  # fraction of the voxels of a slice
 
@@ -38,7 +37,7 @@ class Slices:
     def sample(
         self, store: Store, key: Sequence[int], read: Callable[[int], Slice], images: Callable[[Slice], Tensor]
     ) -> Slice:
-        """Sample slices of a volume until one is not blank.
+        """Sample a slice of a volume: the first that is not blank in a random order; of a blank volume, the last.
 
         Args:
             store: The store of the volume.
@@ -46,9 +45,8 @@ class Slices:
             read: Reads a slice by its number.
             images: Image channels of a slice ``[C, 1, rows, columns]`` in [-1, 1].
         """
-        length = store.size[self.axis]
-        numbers = np.random.default_rng([*key, zlib.crc32(b"slice")]).integers(length, size=TRIES)
-        for number in map(int, numbers):
+        order = np.random.default_rng([*key, zlib.crc32(b"slice")]).permutation(store.size[self.axis])
+        for number in map(int, order):
             sampled = read(number)
             if not is_blank(images(sampled)):
                 break
@@ -70,7 +68,7 @@ def neighbours(number: int, length: int, context: int) -> list[int]:
 
 def is_blank(images: Tensor) -> bool:
     """Return whether less than 1 % of the voxels are above -0.95 in every channel of ``images [C, ...]``."""
-    return float((images > BLANK_LEVEL).flatten(1).float().mean(1).max()) < LEAST_FOREGROUND
+    return float((images > BLANK_LEVEL).flatten(1).double().mean(1).max()) < LEAST_FOREGROUND
 
 
 @dataclass(frozen=True)
