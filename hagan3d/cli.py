@@ -264,7 +264,7 @@ def parser_message(text: str, known: Sequence[str]) -> str:
     if found := re.search(r"unrecognized arguments: --(\S+)|[Oo]ption '(\S+)'", text):
         name = found[1] or found[2]
         if found[1] in known:
-            return f"{text}; {found[1]} has no --: write its value alone"
+            return f"--{found[1]}: no option; write its value alone"
         names = {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
         near = difflib.get_close_matches(name, names, 1)
         return f"{text}; did you mean {'--' if found[1] else ''}{names[near[0]]}?" if near else text
