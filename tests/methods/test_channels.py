@@ -23,6 +23,7 @@ from hagan3d.inference.encoding import error_names, inputs_of_files
 from hagan3d.inference.generation import generate, samples, volume_slabs
 from hagan3d.losses.diffaug import NUM_RANDOMS, diffaug
 from hagan3d.losses.intensities import sorted_l1
+from hagan3d.methods.hagan.losses import with_label_noise
 from hagan3d.methods.registry import make_networks
 from hagan3d.networks.layers import VolumeOutput
 from tests.helpers import assert_equal
@@ -237,3 +238,25 @@ def test_windows_of_inference_hold_every_channel(run: Path):
     windows = np.concatenate(list(volume_slabs(model, z, None, 4)), axis=1)
     np.testing.assert_allclose(windows, whole, atol=1e-5)
     assert files.load_model(run).description.label_names == LABEL_NAMES
+
+
+def test_noise_on_labels_is_of_the_step_and_spares_images():
+    x = torch.zeros(2, 8, 8, 16, 16)
+    noisy = with_label_noise(x, 4, 0.3, np.array([5, 6]))
+    assert torch.equal(noisy[:, :4], x[:, :4])
+    assert noisy[:, 4:].std().item() == pytest.approx(0.3, abs=0.01)
+    assert torch.equal(noisy, with_label_noise(x, 4, 0.3, np.array([5, 6])))
+    assert not torch.equal(noisy[0], with_label_noise(x, 4, 0.3, np.array([7, 6]))[0])
+    # a sample has its own noise, whatever else is in its micro-batch
+    assert torch.equal(noisy[1], with_label_noise(x[1:], 4, 0.3, np.array([6]))[0])
+
+
+def test_discriminators_see_noisy_labels(heads: Path, tmp_path: Path):
+    seen = {}
+    for noise in (0.0, 0.5):
+        trainer = make_trainer(heads / "store.h5", tmp_path / str(noise), channel_config("hagan", label_noise=noise))
+        batch = replace(trainer.source.batch(0), phase="d", state=trainer.state)
+        seen[noise] = trainer.method._augmented(batch, "real", batch.window, batch.low)
+    for clean, noisy in zip(seen[0.0], seen[0.5], strict=True):
+        assert torch.equal(clean[:, :4], noisy[:, :4])
+        assert (noisy - clean)[:, 4:].std().item() == pytest.approx(0.5, abs=0.02)
