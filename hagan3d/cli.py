@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,7 +32,8 @@ _KINDS = {
 Item = TypeVar("Item")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# a setting names values, never a class to import
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[is_dataclass])
 
 
 def parser(command: str, description: str, examples: Sequence[str] = ()) -> "Parser":
@@ -256,6 +258,12 @@ def parser_message(text: str, known: Sequence[str]) -> str:
         known: Names of all settings, for suggestions.
     """
     text = re.sub(r"\s+", " ", text).strip()
+    if found := re.fullmatch(r'Parser key "(.+?)": Problem with given class_path \'\S+\': (.*)', text):
+        return f"{found[1]}: {parser_message(found[2], known)}"
+    if found := re.fullmatch(
+        r'Parser key "(.+?)": Not a valid subclass of \w+. Got value: (.*?) Subclass types .*', text
+    ):
+        return f"{found[1]} {found[2]}: must be settings by name, such as {{intensity: window}}"
     if found := re.fullmatch(r'Parser key "(.+?)": Expected a (.+)\. Got value: (.*)', text):
         return f"{found[1]} {found[3]}: must be {_kind(found[2])}"
     if found := re.fullmatch(r'Parser key "(.+?)": .*Subtypes: \[(.*?)\] Errors:.* Given value: (.*)', text):

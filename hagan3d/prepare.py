@@ -15,7 +15,7 @@ EXAMPLES = (
     "hagan3d prepare --input scans/ --output lungs.h5 --size 128 128 128 --intensity window",
     "hagan3d prepare --input list.txt --output heads.h5 --labels participants.csv --class_column Sex",
     "hagan3d prepare --input scans/ --output lungs/ --shard 3/16     # one task of an array job",
-    "hagan3d prepare --nnunet Dataset004_Hippocampus/ --output hippocampus.h5 --size 32 48 32",
+    "hagan3d prepare --nnunet Dataset004_Hippocampus/ --output hippocampus.h5 --size 32 64 32",
     "hagan3d prepare --input cases.csv --output brains.h5 --label_names background tumour    # id, t1, t2, seg",
     "hagan3d prepare --pairs pairs.csv --output pairs.h5 --intensity window --source.units SUV",
     "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
