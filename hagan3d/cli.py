@@ -33,7 +33,9 @@ Item = TypeVar("Item")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
 # a setting names values, never a class to import
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True, subclasses_disabled=[is_dataclass])
+jsonargparse.set_parsing_settings(
+    docstring_parse_attribute_docstrings=True, subclasses_disabled=[is_dataclass], import_path_allowlist=["hagan3d"]
+)
 
 
 def parser(command: str, description: str, examples: Sequence[str] = ()) -> "Parser":
