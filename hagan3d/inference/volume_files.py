@@ -81,7 +81,12 @@ def channel_paths(path: Path, description: DataDescription) -> list[Path]:
         return [path]
     suffixes = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     stem = path.name[: -len(suffixes)]
-    return [path.with_name(f"{stem}_{name.replace('/', '-').replace(' ', '-')}{suffixes}") for name in names]
+    return [path.with_name(f"{stem}_{file_name(name)}{suffixes}") for name in names]
+
+
+def file_name(channel: str) -> str:
+    """Return the name of a channel as part of the name of a file: without / and spaces."""
+    return channel.replace("/", "-").replace(" ", "-")
 
 
 def shown_channels(description: DataDescription) -> list[str]:
