@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hagan3d.config import Config
 from hagan3d.data.batches.steps import StepBatch, StepSource
 from hagan3d.data.pictures import comparison_sheet
@@ -25,8 +23,8 @@ class Preview(ABC):
         comparison_sheet(self.groups(networks), description.affine_array, path)
 
     @abstractmethod
-    def groups(self, networks: Any) -> dict[str, list[np.ndarray]]:
-        """Return volumes ``[D, H, W]`` in [-1, 1] by kind."""
+    def groups(self, networks: Any) -> dict[str, list[Any]]:
+        """Return volumes ``[D, H, W]`` in [-1, 1], or with their label maps, by the title of their row."""
 
 
 class Method(ABC):

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hagan3d as h3
 from hagan3d import augment, cli, encode
@@ -23,6 +24,7 @@ from hagan3d.inference.encoding import error_names, inputs_of_files
 from hagan3d.inference.generation import generate, samples, volume_slabs
 from hagan3d.losses.diffaug import NUM_RANDOMS, diffaug
 from hagan3d.losses.intensities import sorted_l1
+from hagan3d.methods.generation import GenerationPreview
 from hagan3d.methods.hagan.losses import with_label_noise
 from hagan3d.methods.registry import make_networks
 from hagan3d.networks.layers import VolumeOutput
@@ -260,3 +262,19 @@ def test_discriminators_see_noisy_labels(heads: Path, tmp_path: Path):
     for clean, noisy in zip(seen[0.0], seen[0.5], strict=True):
         assert torch.equal(clean[:, :4], noisy[:, :4])
         assert (noisy - clean)[:, 4:].std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_previews_show_every_channel_and_the_labels(run: Path, heads: Path, tmp_path: Path):
+    model, store = load_model(run), Store(heads / "store.h5")
+    preview = GenerationPreview(store, "train", 0, True)
+    with torch.no_grad():
+        groups = preview.groups(model.networks)
+        preview.write(tmp_path / "preview.png", model.networks, model.description)
+    kinds = ("real", "generated", "reconstructed")
+    assert list(groups) == [f"{kind} {name}" for kind in kinds for name in (*CHANNELS, "labels")]
+    i = int(store.indices("train")[1])
+    for channel, name in enumerate(CHANNELS):
+        assert np.array_equal(groups[f"real {name}"][1], store.channel(i, channel).numpy())
+    assert np.array_equal(groups["real labels"][1].label_map, store.label_map(i))
+    with Image.open(tmp_path / "preview.png") as picture:
+        assert picture.mode == "RGB"

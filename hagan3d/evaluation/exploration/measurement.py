@@ -42,7 +42,8 @@ class Measurement:
         if self.reader is None:
             return {"name": "prediction of the encoder and the regression: no independent check"}
         names = {"name": self.reader.measure.name, "segmenter": self.reader.name}
-        return {**names, "on_real_held_out": asdict(self.reader.calibration)}
+        calibration = self.reader.calibration
+        return names if calibration is None else {**names, "on_real_held_out": asdict(calibration)}
 
 
 def measurement_for(
@@ -70,8 +71,10 @@ def measurement_for(
     if measure is None:
         return Measurement(attribute, None)
     if maps is None and own_label_measure(measure.name, store) is not None:
-        values = measure_label_maps(store, attribute.indices, measure)
-        calibration = calibrate(values, attribute.values, np.isin(attribute.indices, held_out))
+        calibration = None
+        if measure.name != attribute.name:
+            values = measure_label_maps(store, attribute.indices, measure)
+            calibration = calibrate(values, attribute.values, np.isin(attribute.indices, held_out))
         return Measurement(attribute, LabelMapReader(len(store.channels), measure, calibration))
     segmenter: Segmenter = ChestCT()
     if maps is not None:

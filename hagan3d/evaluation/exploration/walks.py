@@ -71,7 +71,7 @@ class AttributeReader(Protocol):
 
 
 class MeasureReader(AttributeReader, Protocol):
-    """Measures labels of a volume, calibrated on real volumes."""
+    """Measures labels of a volume."""
 
     @property
     def name(self) -> str:
@@ -84,8 +84,8 @@ class MeasureReader(AttributeReader, Protocol):
         ...
 
     @property
-    def calibration(self) -> LinearCalibration:
-        """Measures to values of the attribute."""
+    def calibration(self) -> LinearCalibration | None:
+        """Measures to values of the attribute, fitted on real volumes; None: the measure is the attribute."""
         ...
 
 
@@ -96,7 +96,8 @@ class LabelMapReader:
     images: int
     """Image channels, which come before those of labels."""
     measure: Measure
-    calibration: LinearCalibration
+    calibration: LinearCalibration | None = None
+    """None: the measure is the attribute."""
 
     @property
     def name(self) -> str:
@@ -106,7 +107,8 @@ class LabelMapReader:
     def read(self, x: np.ndarray, intervals: Intervals, affine: np.ndarray) -> tuple[float, np.ndarray | None]:
         """Measure the most probable labels, calibrate."""
         labels = label_map_of(x, self.images)
-        return self.calibration(self.measure(labels, affine)), np.isin(labels, self.measure.labels)
+        value = self.measure(labels, affine)
+        return self.calibration(value) if self.calibration else value, np.isin(labels, self.measure.labels)
 
 
 @dataclass(frozen=True)

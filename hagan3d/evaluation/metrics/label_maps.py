@@ -6,6 +6,7 @@ from scipy.stats import wasserstein_distance
 from hagan3d.evaluation.metrics.registry import metric
 
 
+@metric("label_components", title="connected components, Wasserstein", better="lower", needs="labels:components")
 @metric(
     "label_volume",
     title="volume, Wasserstein",
@@ -13,7 +14,6 @@ from hagan3d.evaluation.metrics.registry import metric
     better="lower",
     needs="labels:volume",
 )
-@metric("label_components", title="connected components, Wasserstein", better="lower", needs="labels:components")
 def distribution_distance(x: np.ndarray, y: np.ndarray) -> float:
     """1D Wasserstein distance between the values ``[M]`` and ``[N]`` of two sets."""
     return float(wasserstein_distance(x, y))
