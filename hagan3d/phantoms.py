@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="Number of processes.")
     args = parser.parse_args(arguments)
-    from hagan3d.data.phantoms.head import write_heads  # after parsing, so that --help is fast
+    from hagan3d.data.phantoms.anatomy import LABEL_NAMES  # after parsing, so that --help is fast
+    from hagan3d.data.phantoms.head import write_heads
     from hagan3d.data.phantoms.thorax import write_phantoms
 
     if args.kind == "head":
@@ -43,6 +44,8 @@ def main(arguments: list[str]) -> None:
     print(f"{out}: {args.num} phantoms in volumes/, label maps in labels/, ground truth in attributes.csv")
     options = f"--input {out}/volumes --labels {out}/attributes.csv --intensity window"
     print(f"next: hagan3d prepare {options} --output STORE.h5")
+    labels = " ".join(f"'{name}'" if " " in name else name for name in LABEL_NAMES)
+    print(f"with label maps: the same with --input {out}/cases.csv --label_names {labels}")
 
 
 if __name__ == "__main__":

@@ -122,3 +122,11 @@ def test_heads_are_written_as_an_nnunet_data_set(tmp_path: Path):
     np.testing.assert_allclose(t2, np.clip(np.rint(phantom.images[2]), lo, hi), atol=0.6)
     np.testing.assert_allclose(store.affines[1], phantom.affine, atol=1e-4)
     assert store.columns["tumour_ml"][1] == phantom.attributes["tumour_ml"]
+
+
+def test_chests_are_prepared_with_their_label_maps(tmp_path: Path):
+    folder = write_phantoms(tmp_path / "chests", 2, (32, 32, 32), seed=3)
+    config = PrepareConfig(size=(32, 32, 32), intensity="window", label_names=anatomy.LABEL_NAMES, validation=0)
+    store = Store(prepare(folder / "cases.csv", tmp_path / "s.h5", config, progress=False).path)
+    assert store.channels == ("ct",) and store.label_names == anatomy.LABEL_NAMES
+    np.testing.assert_array_equal(store.label_map(1), make_phantom(4, (32, 32, 32), severity=1).labels)

@@ -1,4 +1,4 @@
-"""The table of the ground truth of phantoms."""
+"""Tables of phantoms: their ground truth, and their files."""
 
 import csv
 import io

@@ -75,10 +75,10 @@ def write_phantoms(
     workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Write phantoms (NIfTI, RAS, int16 HU), their label maps and attributes.csv.
+    """Write phantoms (NIfTI, RAS, int16 HU), their label maps, attributes.csv and cases.csv.
 
     Args:
-        out: Folder; volumes go to volumes/, label maps to labels/.
+        out: Folder; volumes go to volumes/, label maps to labels/; cases.csv names both for `prepare`.
         num: Number of phantoms; they cycle through the severities.
         size: Voxels D, H, W.
         seed: Seed of the first patient; the next ones have seed + 1, ...
@@ -94,6 +94,9 @@ def write_phantoms(
     tasks = [(out, seed + index, size, index % SEVERITIES) for index in range(num)]
     rows = list(map_files(_write_one, tasks, workers, "Phantoms", progress))
     write_attributes(out / "attributes.csv", rows)
+    names = [str(row["id"]) for row in rows]
+    cases = [{"id": name, "ct": f"volumes/{name}.nii.gz", "seg": f"labels/{name}.nii.gz"} for name in names]
+    write_attributes(out / "cases.csv", cases)
     return out
 
 
