@@ -5,10 +5,13 @@ import html.parser
 import json
 from pathlib import Path
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.spatial.distance import cdist
 
 from hagan3d import cli, evaluate, explore
 from hagan3d.checkpoint import load_model
@@ -18,6 +21,7 @@ from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.exploration.strips import regions_of
+from hagan3d.evaluation.features.extractors import random_extractor
 from hagan3d.evaluation.run_evaluation import EvaluationResult
 from hagan3d.inference.encoding import inputs_of_store, latents
 from hagan3d.inference.generation import samples
@@ -29,10 +33,13 @@ IMAGES, LABELS = len(CHANNELS), len(LABEL_NAMES)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
-    """A store of 24 head phantoms: four channels, four labels."""
+    """A store of 24 head phantoms of four channels and four labels; the voxels of each have a size of their own."""
     folder = write_heads(tmp_path_factory.mktemp("heads"), 24, (32, 32, 32))
     config = PrepareConfig(size=(32, 32, 32), validation=0.4)
-    return prepare(find_inputs(None, nnunet=folder), folder / "store.h5", config, progress=False).path
+    path = prepare(find_inputs(None, nnunet=folder), folder / "store.h5", config, progress=False).path
+    with h5py.File(path, "r+") as file:
+        file["affine"][:, :3, :3] = file["affine"][:, :3, :3] * (1 + 0.02 * np.arange(24))[:, None, None]
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +109,23 @@ def test_labels_are_measured_in_millilitres(evaluated: Path, store: Path, run: P
         assert found[name]["generated"]["mean_ml"]["value"] == pytest.approx(np.mean(own))
         columns = found[name]["distances"]
         assert list(columns) == ["generated vs held-out", "generated vs train", "train vs held-out"]
-        train = [(opened.label_map(i) == value).sum() for i in opened.indices("train")]
+        train = [
+            (opened.label_map(i) == value).sum() * np.abs(np.linalg.det(opened.affines[i][:3, :3])) / 1000
+            for i in opened.indices("train")
+        ]
         quantiles = np.linspace(0, 1, 20001)
         gap = np.abs(
             np.quantile(own, quantiles, method="inverted_cdf") - np.quantile(real, quantiles, method="inverted_cdf")
         )
-        expected = gap.mean() / (np.std(train) * voxel)
+        expected = gap.mean() / np.std(train)
         assert columns["generated vs held-out"]["label_volume"]["value"] == pytest.approx(expected, rel=2e-3)
+    for value, name in enumerate(LABEL_NAMES[1:], 1):
+        dice, inputs = [], inputs_of_store(store, model.description, "validation")[1]
+        for item, _ in zip(latents(model, inputs, True), range(2), strict=False):
+            one, other = (x[IMAGES:].argmax(0) == value for x in (item.reconstruction, item.input.x))
+            if one.any() or other.any():
+                dice.append(2 * (one & other).sum() / (one.sum() + other.sum()))
+        assert found[name]["reconstruction_dice"]["value"] == pytest.approx(np.mean(dice))
 
 
 class Tags(html.parser.HTMLParser):
@@ -160,6 +177,17 @@ def test_a_channel_alone_and_its_audit(run, store, evaluated, tmp_path, capsys):
     other = results(tmp_path / "other")
     assert one["audit"]["membership"] == other["audit"]["membership"]
     assert one["audit"]["spaces"]["voxels"] != other["audit"]["spaces"]["voxels"]
+    # features of the audited channel: the median distance of held-out volumes to training volumes, mirrored or not
+    opened, extractor, rows = Store(store), random_extractor(), {}
+    for name in ("train", "held-out"):
+        chosen = [i for i, split in enumerate(opened.splits) if (split == "train") == (name == "train")]
+        x = [opened.channel(i, CHANNELS.index("T2")).numpy() for i in chosen]
+        rows[name] = [extractor.features(iter(x)), extractor.features(one[..., ::-1].copy() for one in x)]
+    deviation = rows["train"][0].std(axis=0)
+    scale = np.maximum(deviation, 0.05 * np.median(deviation))
+    distances = [cdist(rows["held-out"][0] / scale, train / scale) for train in rows["train"]]
+    median = np.median(np.minimum(*distances).min(axis=1))
+    assert one["audit"]["spaces"]["features"]["distances"]["held_train"] == pytest.approx(median, rel=1e-3)
     assert call(evaluate, *words[:-4], "--channel", "PET", "--out", tmp_path / "none") == 2
     assert "has no image channel 'PET'; use one of T1" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
@@ -172,8 +200,9 @@ def test_features_are_trained_for_each_channel(store: Path, tmp_path: Path, caps
     few = "--feature_training.steps 2 --feature_training.batch_size 2 --train-features".split()
     assert call(evaluate, "--store", path, *few) == 0
     assert len(capsys.readouterr().out.splitlines()) == IMAGES
-    files = {file.name: file.read_bytes() for file in tmp_path.glob("*.features.pt")}
-    assert set(files) == {f"own.{name}.features.pt" for name in CHANNELS} and len(set(files.values())) == IMAGES
+    files = {file.name: torch.load(file, weights_only=True) for file in tmp_path.glob("*.features.pt")}
+    assert set(files) == {f"own.{name}.features.pt" for name in CHANNELS}
+    assert len({values["sha256"] for values in files.values()}) == IMAGES
     assert call(evaluate, "--store", path, *few, "--channel", "T2") == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
 
