@@ -65,6 +65,7 @@ def results(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_channel_is_evaluated_in_its_own_folder(evaluated: Path, store: Path, run: Path):
     overview = results(evaluated)
     assert list(overview["channels"]) == list(CHANNELS) and list(overview["labels"]) == list(LABEL_NAMES[1:])
@@ -92,6 +93,7 @@ def test_every_channel_is_evaluated_in_its_own_folder(evaluated: Path, store: Pa
     assert "T1/kid" in EvaluationResult(evaluated, overview, []).metrics
 
 
+@pytest.mark.slow
 def test_labels_are_measured_in_millilitres(evaluated: Path, store: Path, run: Path):
     found, opened, model = results(evaluated)["labels"], Store(store), load_model(run)
     held_out = [i for i, split in enumerate(opened.splits) if split != "train"]
@@ -138,6 +140,7 @@ class Tags(html.parser.HTMLParser):
         self.headings += [tag] if tag in ("h2", "h3") else []
 
 
+@pytest.mark.slow
 def test_the_overview_links_to_the_channels(evaluated: Path):
     text, tags = (evaluated / "report.html").read_text(), Tags()
     tags.feed(text)
@@ -147,6 +150,7 @@ def test_the_overview_links_to_the_channels(evaluated: Path):
     assert "channel T2" in (evaluated / "T2" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_line_again_changes_nothing_and_goes_on_where_it_stopped(run, store, evaluated, tmp_path, capsys):
     import shutil
 
@@ -207,6 +211,7 @@ def test_features_are_trained_for_each_channel(store: Path, tmp_path: Path, caps
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_walk_along_the_volume_of_a_label(run: Path, store: Path, tmp_path: Path, capsys):
     words = "--attribute label_edema_ml --steps 3 --starts 1 --seeds 1".split()
     assert call(explore, run, "--store", store, *words, "--out", tmp_path) == 0
