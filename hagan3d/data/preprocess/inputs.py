@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile, find_volumes, num_frames
 from hagan3d.data.preprocess.cases import Cases, find_nnunet, find_table
 from hagan3d.data.preprocess.metadata import LabelRow, LabelTable, abbreviate, match_rows, read_labels, subject_of
@@ -41,7 +42,7 @@ class PreparationInputs:
 
     def modified(self, file: VolumeFile) -> int:
         """Return the latest modification time of the files of a volume, its source and its mask, ns."""
-        return max(part.stat().st_mtime_ns for path in self.paths(file) for part in files_of(path))
+        return max(part.stat().st_mtime_ns for path in self.paths(file) for part in parts_of(path))
 
     def paths(self, file: VolumeFile) -> list[Path]:
         """Return all files of a volume, the mask of its z-score included, each once."""
@@ -125,11 +126,6 @@ def _check_intensities(cases: Cases, config: PrepareConfig) -> None:
     unknown = [name for name in config.intensities if name not in names]
     if unknown:
         raise InputError(f"intensities: no channel is named {unknown[0]!r}; the channels are {', '.join(names)}")
-
-
-def files_of(path: Path) -> list[Path]:
-    """Return a file, or the files of a folder of slices."""
-    return list(path.iterdir()) if path.is_dir() else [path]
 
 
 def _match_labels(
