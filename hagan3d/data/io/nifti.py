@@ -54,7 +54,7 @@ def _total_bytes(content: bytes) -> int:
         header = kind.header_class(content[: _header_size(content)], check=False)
         dtype, shape = header.get_data_dtype(), header.get_data_shape()
         offset = int(header["vox_offset"])
-    except (nib.spatialimages.HeaderDataError, ValueError, OverflowError) as error:
+    except (nib.spatialimages.HeaderDataError, ValueError, KeyError, OverflowError) as error:
         raise InputError("not a NIfTI file, in spite of its ending, or its header is damaged") from error
     if header["magic"].item()[:2] != b"n+":
         raise InputError("is the header of a NIfTI pair (.hdr, .img); convert it to one .nii file")
