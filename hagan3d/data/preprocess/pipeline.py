@@ -105,7 +105,7 @@ def prepare(
         _write_sheet(sheet := path.with_suffix(".png"), usable, records)
         _write(path, settings, records, usable, [file.id for file in listed.files if file.id not in hashes])
     counts = len(listed.cases.channels), len(listed.cases.label_names)
-    return Prepared(path, len(records), *counts, tuple(problems), sheet, tuple(checked.remarks))
+    return Prepared(path, len(records), *counts, tuple(problems), sheet, tuple(listed.remarks + checked.remarks))
 
 
 def _write_cache_files(tasks: list[PreprocessingTask], config: PrepareConfig, progress: bool) -> None:
