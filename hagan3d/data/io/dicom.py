@@ -23,14 +23,14 @@ from hagan3d.data.io.dicom_frames import (
     stack,
 )
 from hagan3d.data.io.geometry import LPS_TO_RAS
-from hagan3d.data.io.registry import reader
+from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.errors import InputError
 
 __all__ = ["is_dicom", "patient_id", "read_multiframe", "read_series"]
 
 
 @reader(title="folder of DICOM slices", matches=Path.is_dir)
-def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_series(folder: Path) -> RawVolume:
     """Read a folder that holds the slices of one series, in any file order, or one multi-frame file.
 
     Returns:
@@ -43,7 +43,7 @@ def read_series(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @reader(*SUFFIXES, title="multi-frame DICOM", matches=is_dicom, is_slice=True)
-def read_multiframe(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_multiframe(path: Path) -> RawVolume:
     """Read one DICOM file that holds a whole volume (enhanced CT, MR or PET), its frames in any order.
 
     Raises:
@@ -57,7 +57,7 @@ def read_multiframe(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return _volume(frames)
 
 
-def _volume(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
+def _volume(frames: Sequence[Frame]) -> RawVolume:
     """Read the voxels of frames that make one volume, and its affine to RAS mm."""
     check_one_volume(frames)
     ordered, affine = stack(frames)
@@ -72,7 +72,7 @@ def _volume(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
         slope, intercept = frame.rescale or (1.0, 0.0)
         values = pixels[frame.path][0 if is_series else frame.index]
         array[:, :, number] = values.T * np.float32(slope) + np.float32(intercept)
-    return array, LPS_TO_RAS @ affine
+    return RawVolume(array, LPS_TO_RAS @ affine)
 
 
 def _stored_values(frame: Frame) -> np.ndarray:
