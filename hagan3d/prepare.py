@@ -56,6 +56,9 @@ def main(arguments: list[str]) -> None:
 
 def _channels(result: "Prepared") -> str:
     """Return the settings of a run that follow from the channels and labels of a store."""
+    if result.sources:
+        counts = {"source_channels": result.sources, "target_channels": result.channels}
+        return " --method METHOD" + "".join(f" --METHOD.{name} {count}" for name, count in counts.items() if count > 1)
     images, labels = (f" --data.channels {result.channels}", f" --data.labels {result.labels}")
     return (images if result.channels > 1 else "") + (labels if result.labels else "")
 

@@ -93,10 +93,10 @@ class TranslationConfig(MethodConfig):
         if kind == "misalign" if self.degradations is None else kind not in self.degradations:
             expected = "any kind but misalign" if self.degradations is None else " or ".join(self.degradations)
             raise InputError(f"data.degrade.kind {kind}: method {self.name} trains on {expected}")
-        if self.residual and self.source_channels != self.target_channels:
+        if self.residual and self.source_channels < self.target_channels:
             raise InputError(
-                f"{self.name}.residual: adds the source to the target, but they have {self.source_channels} and "
-                f"{self.target_channels} channels"
+                f"{self.name}.residual: adds a source channel to each target channel, but there are "
+                f"{self.source_channels} and {self.target_channels}; leave it out"
             )
 
 

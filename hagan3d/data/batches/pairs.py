@@ -97,17 +97,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         """Raise InputError unless the store has the pairs, domains or volumes that `degrade` needs."""
-        path, active = self.store.path, self.degrade.active
-        registers = self.degrade.kind == "misalign"
-        if active and ((self.store.has_sources and not registers) or self.store.has_domains):
-            raise InputError(
-                f"{path}: holds sources of its own; use --data.degrade.kind none, or a store of single volumes"
-            )
-        if not active and not self.store.has_sources and not self.store.has_domains:
-            raise InputError(
-                f"{path}: holds no pairs; make some with `hagan3d prepare --pairs` (--domains: unpaired), "
-                "or simulate sources with --data.degrade.kind"
-            )
+        check_sources(self.store, self.degrade)
 
     def indices(self, split: str, domain: str = "target", fraction: float = 1.0, seed: int = 0) -> np.ndarray:
         """Return the indices of the volumes of a domain in a split, optionally of a fraction of the subjects.
@@ -335,6 +325,27 @@ class PairSource(StepSource[PairBatch]):
         """Return the seed of one random operation on one sample."""
         words = [self.seed, step, sample, zlib.crc32(name.encode())]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def check_sources(store: Store, degrade: DegradeConfig) -> None:
+    """Raise InputError unless a store has the pairs, domains or volumes that `degrade` needs."""
+    path, registers = store.path, degrade.kind == "misalign"
+    if degrade.active and ((store.has_sources and not registers) or store.has_domains):
+        raise InputError(
+            f"{path}: holds sources of its own; use --data.degrade.kind none, or a store of single volumes"
+        )
+    if not degrade.active and not store.has_sources and not store.has_domains:
+        raise InputError(
+            f"{path}: holds no pairs; make some with `hagan3d prepare --pairs` (--domains: unpaired), "
+            "or simulate sources with --data.degrade.kind"
+        )
+    names = max(store.channels + store.label_names, store.source_channels, key=len)
+    if degrade.active and len(names) > 1:
+        # noise would have to be independent in each channel, motion and k-space masks common to all
+        raise InputError(
+            f"{path}: a simulated source has one channel, but its volumes have {len(names)} ({', '.join(names)}); "
+            "prepare a store of one of them"
+        )
 
 
 def _augmented(
