@@ -84,6 +84,9 @@ class TranslationConfig(MethodConfig):
     """Channels of the first layer of the discriminator; they double with each downsampling, up to 8 times."""
     adversarial_weight: float = bounded(1.0, at_least=0)
     """Weight of the adversarial term of the generator."""
+    masked_losses: bool = False
+    """Whether voxel-wise losses (L1, L2, NMSE, Dice, reconstruction) are averaged over the mask of each pair instead of
+    over all voxels. A likelihood always is; adversarial and feature losses see whole volumes."""
 
     residual = False
 
@@ -97,6 +100,10 @@ class TranslationConfig(MethodConfig):
             raise InputError(
                 f"{self.name}.residual: adds a source channel to each target channel, but there are "
                 f"{self.source_channels} and {self.target_channels}; leave it out"
+            )
+        if self.masked_losses and not data.paired:
+            raise InputError(
+                f"{self.name}.masked_losses: masks belong to pairs; set data.paired, or leave the setting out"
             )
 
 

@@ -16,6 +16,7 @@ from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.batches.pairs import PairBatch, PairSource, check_sources
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.base import Method, Preview
 from hagan3d.methods.cache import PhaseCache
 from hagan3d.methods.generation import COLUMNS, VOXEL_BYTES, first_volume
@@ -50,7 +51,11 @@ class TranslationMethod(Method):
         """Loss of the low-resolution network: L1 to the low-resolution target."""
         assert nets.low_resolution is not None and batch.low_target is not None
         prediction = self.low_resolution_cache.put("low", batch, nets.low_resolution(batch.low_source))
-        return {"l1": F.l1_loss(prediction, batch.low_target)}
+        return {"l1": l1(prediction, batch.low_target, batch.low_mask)}
+
+    def loss_mask(self, batch: PairBatch) -> Tensor | None:
+        """Return the mask ``[B, 1, D, H, W]`` of voxel-wise losses; None: all voxels count."""
+        return batch.mask if self.settings.masked_losses else None
 
     def _window_loss(self, loss: Loss, nets: TranslationNetworks, batch: PairBatch) -> Terms | Iterator[Terms]:
         """Loss of a phase on windows concatenated with the low-resolution prediction, which gets no gradient."""
@@ -74,6 +79,11 @@ class TranslationMethod(Method):
                 f"{store.path}: its targets are label maps, but method {self.config.name} predicts intensities; use a "
                 "method for label maps, or prepare the targets with another --intensity"
             )
+        if self.settings.masked_losses and not store.has_masks:
+            raise InputError(
+                f"{store.path}: holds no masks for {self.config.name}.masked_losses; prepare the pairs from a CSV "
+                "with the column mask, or leave the setting out"
+            )
         self.check_channels(store)
 
     def check_channels(self, store: Store) -> None:
@@ -94,7 +104,8 @@ class TranslationMethod(Method):
     def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> PairSource:
         """Return the source of batches of ``batch_size`` pairs per rank."""
         place = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
-        return PairSource.from_config(store, self.config.data, seed=self.train.seed, **place)
+        source = PairSource.from_config(store, self.config.data, seed=self.train.seed, **place)
+        return replace(source, with_low_mask=source.with_low and self.settings.masked_losses)
 
     def zero_batch(self) -> PairBatch:
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
@@ -114,7 +125,8 @@ class TranslationMethod(Method):
             return batch
         low_source, low_target = (torch.zeros(count, channel, *data.low_size) for channel in channels)
         start = torch.zeros(count, dtype=torch.int64)
-        return replace(batch, start=start, low_source=low_source, low_target=low_target)
+        low_mask = torch.zeros(count, 1, *data.low_size) if self.settings.masked_losses else None
+        return replace(batch, start=start, low_source=low_source, low_target=low_target, low_mask=low_mask)
 
     def preview(self, source: Any) -> Preview:
         """Return the preview of a run on the batches of ``source``."""
