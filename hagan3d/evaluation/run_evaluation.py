@@ -53,9 +53,17 @@ class EvaluationResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Value of each metric between generated and held-out volumes, in the first features."""
-        if "features" not in self.results:  # a translation
-            return {name: values["mean"] for name, values in self.results["summary"]["translated"]["whole"].items()}
+        """Value of each metric between generated and held-out volumes, in the first features.
+
+        Of a translation, between translations and targets: whole volumes; of several channels, METRIC_CHANNEL.
+        """
+        if "features" not in self.results:
+            channels = self.results.get("channels") or {"": self.results}
+            return {
+                f"{name}_{channel}" if channel else name: values["mean"]
+                for channel, one in channels.items()
+                for name, values in one["summary"]["translated"]["whole"].items()
+            }
         first = next(iter(self.results["features"].values()))
         return {
             name: value["value"]

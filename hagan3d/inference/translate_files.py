@@ -22,15 +22,14 @@ from hagan3d.inference.generation import write_csv
 from hagan3d.inference.inputs import all_readable, is_store
 from hagan3d.inference.memory import translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
-from hagan3d.inference.source_volume import SourceVolume
+from hagan3d.inference.source_volume import SourceVolume, check_channels
 from hagan3d.inference.volume_files import channel_paths, shown_channels
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
 
-if TYPE_CHECKING:  # HDF5 is opened where a store is translated
+if TYPE_CHECKING:
     from hagan3d.data.io.volumes import VolumeFile
-    from hagan3d.data.store.store import Store
 
 Interval = tuple[float, float]
 SHEET_VOLUMES = 6
@@ -190,7 +189,7 @@ def sources_of_store(
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
-    _check_channels(store, description)
+    check_channels(store, description)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, "source")
 
@@ -202,17 +201,6 @@ def sources_of_store(
             yield SourceVolume(store.ids[i], x, store.affines[i], intervals)
 
     return len(chosen), read()
-
-
-def _check_channels(store: "Store", description: DataDescription) -> None:
-    """Raise InputError unless the sources of a store have the channels that a model translates."""
-    names = store.source_channels or store.channels
-    expected = [channel.name for channel in description.source_channels or description.channels]
-    if len(names) != len(expected):
-        raise InputError(
-            f"{store.path}: its sources have the channels {', '.join(names)}, but the model translates "
-            f"{', '.join(expected)}; prepare a store with the channels of the model"
-        )
 
 
 def write_translations(

@@ -76,7 +76,7 @@ def _in_table(path: Path) -> Cases:
 
 
 def _channels_of(kind: str, columns: list[str]) -> tuple[str, ...]:
-    """Return the columns of the channels of sources or targets in their order: ``kind``, ``kind_t1``, ``kind_2``, ..."""
+    """Return the columns of the channels of sources or targets, ``kind`` or ``kind_...``, in their order."""
     return tuple(name for name in columns if name == kind or name.startswith(f"{kind}_"))
 
 
