@@ -49,23 +49,31 @@ class EvaluationResult:
     def metrics(self) -> dict[str, float]:
         """Value of each metric between generated and held-out volumes, in the first features.
 
-        Of several channels or with label maps, the main ones, as CHANNEL/METRIC.
+        Of several channels or with label maps, the main ones, as CHANNEL/METRIC. Of a translation, between translations
+        and targets: whole volumes.
         """
-        if "channels" in self.results:
+        channels = self.results.get("channels")
+        if channels:
             return {
-                f"{channel}/{name}": value["value"]
-                for channel, values in self.results["channels"].items()
-                for name, value in values.items()
-                if isinstance(value, dict)
+                f"{channel}/{name}": value
+                for channel, results in channels.items()
+                for name, value in _main_metrics(results).items()
             }
-        if "features" not in self.results:  # a translation
-            return {name: values["mean"] for name, values in self.results["summary"]["translated"]["whole"].items()}
+        if "features" not in self.results:
+            return _main_metrics(self.results)
         first = next(iter(self.results["features"].values()))
         return {
             name: value["value"]
             for name, value in first["generated vs held-out"].items()
             if isinstance(value, dict) and "value" in value
         }
+
+
+def _main_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of one channel: of a translation those of whole volumes, else those with a value."""
+    if "summary" in results:
+        return {name: values["mean"] for name, values in results["summary"]["translated"]["whole"].items()}
+    return {name: found["value"] for name, found in results.items() if isinstance(found, dict) and "value" in found}
 
 
 def run_evaluation(

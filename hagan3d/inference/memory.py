@@ -16,7 +16,8 @@ from hagan3d.inference.windowed_translation import UNIT
 from hagan3d.methods.registry import make_generative_networks, make_translation_networks
 from hagan3d.peak_memory import PeakMemory
 
-VOLUMES_HELD = 10  # of float32, while a translation is written
+MAPS = 4  # of a translation: mean, alpha, beta and sigma
+MAPS_WRITTEN = 5  # of one channel in target units, with half the width of the interval
 WRITER_BLOCKS = 5  # what the writer of files holds at once, in blocks of voxels
 
 
@@ -155,7 +156,9 @@ def translation_depth(config: Config, overlap: int, budget: int, device: torch.d
         InputError: If not even the thinnest fit; it names the minimum.
     """
     D, H, W = config.data.size
-    held, count = VOLUMES_HELD * 4 * D * H * W, _translation(config, device)
+    settings, count = config.method, _translation(config, device)
+    volumes = settings.source_channels + MAPS * settings.target_channels + MAPS_WRITTEN
+    held = volumes * 4 * D * H * W  # float32
 
     def needed(depth: int) -> int:
         return held + count(depth)

@@ -65,7 +65,7 @@ def frames_in_folder(folder: Path) -> list[Frame]:
     """Return the frames of the DICOM images in a folder; reports, DICOMDIR and files of other kinds are ignored.
 
     Raises:
-        InputError: If there is no image, or a file with the ending of DICOM is none.
+        InputError: If there is no image, or a file with the ending of DICOM is no DICOM.
     """
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     dicoms = [file for file in files if is_dicom(file)]

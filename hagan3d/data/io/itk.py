@@ -110,7 +110,7 @@ def _check_voxels(path: Path, header: Header) -> bytes:
     unpacked = b""
     for file in files:
         if not file.is_file():
-            raise InputError(f"names the file of its voxels {file.name}, which does not exist beside it")
+            raise InputError(f"names the file of its voxels {file.name}, which does not exist in its folder")
         size, start = file.stat().st_size, max(header.start, 0)
         if header.encoding in ("gzip", "zlib", "bzip2"):
             if header.voxel_bytes > 1032 * size and header.encoding != "bzip2":  # the largest ratio of deflate

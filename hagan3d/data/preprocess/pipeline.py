@@ -54,6 +54,8 @@ class Prepared:
     """Image channels of a volume."""
     labels: int = 0
     """Labels of its label map; 0: it has none."""
+    sources: int = 0
+    """Channels of the source of a pair or of the source domain; 0: there is none."""
     left_out: tuple[str, ...] = ()
     """Why files were left out, one line each; ids only if the store already existed."""
     sheet: Path | None = None
@@ -104,7 +106,8 @@ def prepare(
         records = [_record(task, listed, subjects[task.file.id], hashes, config) for task in usable]
         _write_sheet(sheet := path.with_suffix(".png"), usable, records)
         _write(path, settings, records, usable, [file.id for file in listed.files if file.id not in hashes])
-    counts = len(listed.cases.channels), len(listed.cases.label_names)
+    cases = listed.cases
+    counts = len(cases.channels), len(cases.label_names), len(cases.sources)
     return Prepared(path, len(records), *counts, tuple(problems), sheet, tuple(listed.remarks + checked.remarks))
 
 
@@ -188,7 +191,7 @@ def _check_finished(path: Path, settings: dict[str, Any], listed: PreparationInp
         if content_hash(listed.paths(file)) != hashes.get(file.id, ""):
             raise InputError(f"{path}: is older than {file.path}, which has changed; {OTHER_OUTPUT}")
     shutil.rmtree(folder, ignore_errors=True)
-    counts = len(store.channels), len(store.label_names)
+    counts = len(store.channels), len(store.label_names), len(store.source_channels)
     return Prepared(path, len(store), *counts, tuple(store.left_out), path.with_suffix(".png"), done_before=True)
 
 
