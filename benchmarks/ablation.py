@@ -17,6 +17,7 @@ import metered
 import numpy as np
 import torch
 
+from hagan3d.data.store.store import Store
 from hagan3d.evaluation.features.self_supervised import features_path
 
 PUBLISHED = {
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="Of each run.")
     parser.add_argument("--table", action="store_true", help="Print what there is and make nothing.")
     a = parser.parse_args()
-    if not features_path(a.store).exists():
+    if not features_path(Store(a.store)).exists():
         raise SystemExit(f"{a.store}: no features yet: hagan3d evaluate --store {a.store} --train-features")
     names = list(VARIANTS) if a.all else a.variants
     if not a.table:

@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=200, help="Maximum number of volumes.")
     a = parser.parse_args()
     store = Store(a.store)
-    extractor = load_features(store) if features_path(store.path).exists() else random_extractor()
+    extractor = load_features(store) if features_path(store).exists() else random_extractor()
     count = min(len(store), a.limit)
     x = np.stack([store.channel(i).numpy() for i in range(count)])
     subjects = np.unique(store.subjects[:count], return_inverse=True)[1]

@@ -30,7 +30,7 @@ def main() -> int:
     a = parser.parse_args()
     store = Store(a.store)
     extractors = [random_extractor()]
-    if features_path(store.path).exists():
+    if features_path(store).exists():
         extractors.insert(0, load_features(store))
     if a.run:
         extractors.append(encoder_extractor(load_model(a.run)))

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from hagan3d.evaluation.features.extractors import Extractor
-from hagan3d.evaluation.features.summary import FEATURES, Summary, rescaled, summarize
+from hagan3d.evaluation.features.summary import FEATURES, ChannelView, Summary, rescaled, summarize
 from hagan3d.evaluation.metrics import voxels
-from hagan3d.evaluation.metrics.compare import compare_features, compare_voxels
+from hagan3d.evaluation.metrics.compare import compare_features, compare_summaries
 from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.metrics.registry import metrics
 from hagan3d.evaluation.settings import EvaluateConfig
@@ -109,7 +110,7 @@ def detected_by(scores: Sequence[MetricScore]) -> list[MetricScore]:
 
 
 def _summary(x: np.ndarray, extractors: Sequence[Extractor]) -> Summary:
-    return summarize(iter(x), extractors, 8, True, x.shape[1:])
+    return summarize(iter(x[:, None]), [ChannelView(Path(), extractors)], 8, True, x.shape[1:])[0]
 
 
 def _signs(extractors: Sequence[Extractor]) -> dict[str, int]:
@@ -129,7 +130,7 @@ def _estimates(copy: Summary, reference: Summary, extractors: Sequence[Extractor
         a, b = (sets[name][FEATURES + extractor.name] for name in ("copy", "reference"))
         estimates = compare_features(a, b, config).estimates
         values |= {f"{key} ({extractor.name})": one for key, one in estimates.items() if one.error is not None}
-    values |= compare_voxels(copy, reference, config)
+    values |= compare_summaries("voxels", copy, reference, config)
     row = voxels.variety(copy, reference)[-4]
     values["variety, from 1"] = Estimate(abs(row.ratio - 1), row.error)
     a, b = (voxels.pair_similarity(x).estimate for x in (copy, reference))

@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
     print(f"3. Measure {a.num} generated volumes, and learn a direction from them: no encoder needed")
     drawn = seed_starts(model, a.num, first=FIRST_SEED)
-    values = np.array([reader.read(volume_at(model, one.z, one.label), one.interval, one.affine)[0] for one in drawn])
+    values = np.array([reader.read(volume_at(model, one.z, one.label), one.intervals, one.affine)[0] for one in drawn])
     if np.ptp(values) == 0:
         raise InputError(f"{a.run}: {a.attribute} is the same in all generated volumes; train on")
     scale = Scale.of(values)

@@ -17,10 +17,11 @@ from hagan3d.engine.memory_plan import Plan
 from hagan3d.engine.plan_report import memory_lines
 from hagan3d.engine.training import default_folder, train
 from hagan3d.errors import InputError
-from hagan3d.evaluation.features.self_supervised import features_path, train_features
-from hagan3d.evaluation.run_evaluation import METRICS, EvaluateOptions, EvaluationResult, run_evaluation
+from hagan3d.evaluation.features.self_supervised import train_missing_features
+from hagan3d.evaluation.report.folder import METRICS
+from hagan3d.evaluation.run_evaluation import EvaluateOptions, EvaluationResult, run_evaluation
 from hagan3d.evaluation.run_exploration import MODES, run_exploration
-from hagan3d.evaluation.settings import EvaluateConfig, ExploreConfig, FeatureTrainConfig
+from hagan3d.evaluation.settings import EvaluateConfig, ExploreConfig
 from hagan3d.inference.devices import inference_device
 from hagan3d.inference.encoding import Input, inputs_of, latents
 from hagan3d.inference.generation import class_index, samples, volume_slabs
@@ -160,14 +161,11 @@ class Model:
                 store is trained first unless it was before (minutes).
         """
         folder = Path(out) if out else self.loaded.run_folder / "evaluation"
-        if (
-            not self.loaded.config.translates
-            and "features" not in settings
-            and not features_path(_path(store)).exists()
-        ):
-            train_features(stores.Store(_path(store)), FeatureTrainConfig(), inference_device(self.device))
+        config = EvaluateConfig(**settings)
+        if not self.loaded.config.translates and config.features is None:
+            train_missing_features(stores.Store(_path(store)), self.device, config.channel)
         options = EvaluateOptions(weights=self.weights, device=self.device)
-        lines = run_evaluation(self.run, _path(store), folder, EvaluateConfig(**settings), options)
+        lines = run_evaluation(self.run, _path(store), folder, config, options)
         return EvaluationResult(folder, json.loads((folder / METRICS).read_text(encoding="utf-8")), lines)
 
     def explore(

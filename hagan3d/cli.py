@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,7 +32,10 @@ _KINDS = {
 Item = TypeVar("Item")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
-jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+# a setting names values, never a class to import
+jsonargparse.set_parsing_settings(
+    docstring_parse_attribute_docstrings=True, subclasses_disabled=[is_dataclass], import_path_allowlist=["hagan3d"]
+)
 
 
 def parser(command: str, description: str, examples: Sequence[str] = ()) -> "Parser":
@@ -256,6 +260,12 @@ def parser_message(text: str, known: Sequence[str]) -> str:
         known: Names of all settings, for suggestions.
     """
     text = re.sub(r"\s+", " ", text).strip()
+    if found := re.fullmatch(r'Parser key "(.+?)": Problem with given class_path \'\S+\': (.*)', text):
+        return f"{found[1]}: {parser_message(found[2], known)}"
+    if found := re.fullmatch(
+        r'Parser key "(.+?)": Not a valid subclass of \w+. Got value: (.*?) Subclass types .*', text
+    ):
+        return f"{found[1]} {found[2]}: must be settings by name, such as {{intensity: window}}"
     if found := re.fullmatch(r'Parser key "(.+?)": Expected a (.+)\. Got value: (.*)', text):
         return f"{found[1]} {found[3]}: must be {_kind(found[2])}"
     if found := re.fullmatch(r'Parser key "(.+?)": .*Subtypes: \[(.*?)\] Errors:.* Given value: (.*)', text):
@@ -264,7 +274,7 @@ def parser_message(text: str, known: Sequence[str]) -> str:
     if found := re.search(r"unrecognized arguments: --(\S+)|[Oo]ption '(\S+)'", text):
         name = found[1] or found[2]
         if found[1] in known:
-            return f"{text}; {found[1]} has no --: write its value alone"
+            return f"--{found[1]}: no option; write its value alone"
         names = {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
         near = difflib.get_close_matches(name, names, 1)
         return f"{text}; did you mean {'--' if found[1] else ''}{names[near[0]]}?" if near else text

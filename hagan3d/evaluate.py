@@ -13,7 +13,8 @@ from hagan3d.evaluation.settings import EvaluateConfig, FeatureTrainConfig
 DESCRIPTION = """Evaluate a run on the held-out volumes of its store: KID, MMD, FID, precision and recall in features,
 voxel statistics, variety, seams, reconstruction, geometry; with --audit also memorisation of training volumes. A
 translating run is evaluated on held-out pairs: voxel errors, and calibration of its uncertainty. Writes report.html
-(one file, for a browser) and metrics.json. The same command again resumes. Nothing is downloaded."""
+(one file, for a browser) and metrics.json; of a model with several image channels or label maps, also a folder of its
+name for each channel. The same command again resumes. Nothing is downloaded."""
 EXAMPLES = (
     "hagan3d evaluate --store lungs.h5 --train-features           # once per store, takes minutes",
     "hagan3d evaluate runs/lungs --store lungs.h5 --out evaluation/",
@@ -52,7 +53,7 @@ def main(argv: list[str]) -> None:
         if a.train_features:
             from hagan3d.evaluation.features.self_supervised import train_store_features
 
-            lines.append(train_store_features(Path(a.store), a.feature_training, a.device, progress))
+            lines += train_store_features(Path(a.store), a.feature_training, a.device, progress, a.channel)
         if a.run is not None:
             from hagan3d.evaluation.run_evaluation import EvaluateOptions, run_evaluation
 

@@ -13,12 +13,13 @@ DESCRIPTION = """Explore the latent space of a run in one of four modes. --attri
 attribute of real volumes (a column of the store or of --table, or a measure) changes, walk along it from held-out
 volumes and from seeds, and measure on the generated volumes whether it changes. --pca: principal components of
 encoded volumes. --between: interpolation between two volumes. --truncations: truncation towards the mean latent. Writes
-volumes, walk.csv, strip.png, walk.gif (segmented voxels in red) and explore.json."""
+volumes, walk.csv, strip.png, walk.gif (segmented voxels in red, label maps in colours) and explore.json."""
 EXAMPLES = (
     "hagan3d explore runs/chests --store chests.h5 --attribute lung_volume_ml --out lungs/",
     "hagan3d explore runs/chests --store chests.h5 --attribute emphysema_percent --source generated --out emphysema/",
     "hagan3d explore runs/heads --store heads.h5 --attribute Age --table ages.csv --skip-missing --out age/",
     "hagan3d explore runs/crops --store crops.h5 --attribute label_1_ml --label-maps labels/ --out anterior/",
+    "hagan3d explore runs/heads --store heads.h5 --attribute label_tumour_ml --out tumour/     # generated labels",
     "hagan3d explore runs/chests --store chests.h5 --pca 4 --out components/",
     "hagan3d explore runs/chests --store chests.h5 --between chest-007 chest-012 --steps 9 --out between/",
     "hagan3d explore runs/chests --store chests.h5 --truncations 0.3 0.6 1.0 --out truncation/",

@@ -1,21 +1,29 @@
-"""`hagan3d phantoms`: synthetic chest CTs with ground truth."""
+"""`hagan3d phantoms`: synthetic volumes with label maps and ground truth."""
 
 import sys
 
 from hagan3d import cli
 from hagan3d.config import Size
 
+KINDS = ("thorax", "head")
+
 
 def main(arguments: list[str]) -> None:
     """Parse the command line, write phantoms, and report where they are."""
     parser = cli.parser(
         "phantoms",
-        "Write synthetic chest CTs (NIfTI) with label maps and a table of their ground-truth attributes.",
-        ["hagan3d phantoms --out phantoms/ --num 96 --size 64 64 64"],
+        "Write synthetic volumes (NIfTI) with label maps and a table of their ground-truth attributes.",
+        [
+            "hagan3d phantoms --out phantoms/ --num 96 --size 64 64 64",
+            "hagan3d phantoms --kind head --out heads/ --num 96    # an nnU-Net data set: T1, T1c, T2, FLAIR, tumour",
+        ],
+    )
+    parser.add_argument(
+        "--kind", choices=KINDS, default="thorax", help="thorax: chest CTs. head: four MR contrasts with a tumour."
     )
     parser.add_argument("--out", required=True, help="Folder to write to.")
     parser.add_argument(
-        "--num", type=int, default=96, help="Number of phantoms; they cycle through 5 emphysema grades."
+        "--num", type=int, default=96, help="Number of phantoms; chests cycle through 5 emphysema grades."
     )
     parser.add_argument("--size", type=Size, default=(64, 64, 64), help="Voxels D, H, W, multiples of 8.")
     parser.add_argument(
@@ -23,12 +31,21 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="Number of processes.")
     args = parser.parse_args(arguments)
-    from hagan3d.data.phantoms.thorax import write_phantoms  # after parsing, so that --help is fast
+    from hagan3d.data.phantoms.anatomy import LABEL_NAMES  # after parsing, so that --help is fast
+    from hagan3d.data.phantoms.head import write_heads
+    from hagan3d.data.phantoms.thorax import write_phantoms
 
+    if args.kind == "head":
+        out = write_heads(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
+        print(f"{out}: {args.num} heads, a data set in the form of nnU-Net; ground truth in attributes.csv")
+        print(f"next: hagan3d prepare --nnunet {out} --labels {out}/attributes.csv --output STORE.h5")
+        return
     out = write_phantoms(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
     print(f"{out}: {args.num} phantoms in volumes/, label maps in labels/, ground truth in attributes.csv")
     options = f"--input {out}/volumes --labels {out}/attributes.csv --intensity window"
     print(f"next: hagan3d prepare {options} --output STORE.h5")
+    labels = " ".join(f"'{name}'" if " " in name else name for name in LABEL_NAMES)
+    print(f"with label maps: the same with --input {out}/cases.csv --label_names {labels}")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ EXAMPLES = (
     "hagan3d prepare --input scans/ --output lungs.h5 --size 128 128 128 --intensity window",
     "hagan3d prepare --input list.txt --output heads.h5 --labels participants.csv --class_column Sex",
     "hagan3d prepare --input scans/ --output lungs/ --shard 3/16     # one task of an array job",
-    "hagan3d prepare --nnunet Dataset004_Hippocampus/ --output hippocampus.h5 --size 32 48 32",
+    "hagan3d prepare --nnunet Dataset004_Hippocampus/ --output hippocampus.h5 --size 32 64 32",
     "hagan3d prepare --input cases.csv --output brains.h5 --label_names background tumour    # id, t1, t2, seg",
     "hagan3d prepare --pairs pairs.csv --output pairs.h5 --intensity window --source.units SUV",
+    "hagan3d prepare --pairs pairs.csv --output flair.h5    # id, source_t1, source_t2, target_flair",
     "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
     "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2   # label maps",
     "hagan3d prepare --domains pet/ ct/ --output unpaired.h5",
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--input", nargs="+", help="Folders, lists of paths (.txt), volume files, or a CSV of cases.")
     parser.add_argument("--nnunet", help="Folder of an nnU-Net data set (dataset.json, imagesTr, labelsTr).")
     parser.add_argument(
-        "--pairs", nargs="+", help="CSV (id, source, source_2, ..., target, ..., mask, subject), or two folders."
+        "--pairs", nargs="+", help="CSV (id, source or source_t1, ..., target, ..., mask, subject), or two folders."
     )
     parser.add_argument("--domains", nargs=2, help="Folders of the unpaired source and target domains.")
     parser.add_argument("--output", required=True, help="The .h5 file to write; with --shard a folder.")
@@ -56,6 +57,9 @@ def main(arguments: list[str]) -> None:
 
 def _channels(result: "Prepared") -> str:
     """Return the settings of a run that follow from the channels and labels of a store."""
+    if result.sources:
+        counts = {"source_channels": result.sources, "target_channels": result.channels}
+        return " --method METHOD" + "".join(f" --METHOD.{name} {count}" for name, count in counts.items() if count > 1)
     images, labels = (f" --data.channels {result.channels}", f" --data.labels {result.labels}")
     return (images if result.channels > 1 else "") + (labels if result.labels else "")
 

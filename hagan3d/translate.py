@@ -51,19 +51,19 @@ def main(argv: list[str]) -> None:
     from hagan3d.inference.devices import inference_device
     from hagan3d.inference.translate_files import (
         Uncertainty,
-        calibrated_scale,
+        calibrated_scales,
         make_translator,
         sources_of,
         write_translations,
     )
 
-    scale = 1.0 if a.calibration is None else calibrated_scale(Path(a.calibration))
     model = load_translation(Path(a.run), a.weights, inference_device(a.device))
+    scales = [] if a.calibration is None else calibrated_scales(Path(a.calibration), model.description)
     translator = make_translator(model, a.depth, a.overlap, budget)
     count, sources = sources_of(Path(a.input), model, a.split, a.simulate)
     shown = cli.progress("translate", count)(sources)
     options = {"dtype": a.dtype, "format": a.format}
-    done = write_translations(model, translator, shown, out, Uncertainty(a.level, scale), **options)
+    done = write_translations(model, translator, shown, out, Uncertainty(a.level, scales), **options)
     print(f"{cli.volumes(done)} translated by step {model.step} of {a.run}: {out} (translations.png, translations.csv)")
 
 

@@ -75,7 +75,7 @@ def test_settings_are_checked():
 def test_volumes_are_those_of_the_command(trained, tmp_path):
     model = h3.Model.load(trained, device="cpu")
     volumes = model.generate(2, seed=3)
-    assert volumes.numpy().shape == (2, 32, 32, 32) and len(volumes) == 2
+    assert volumes.numpy().shape == (2, 1, 32, 32, 32) and len(volumes) == 2
     assert cli.run(generate.main, f"{trained} --seeds 3-4 --out {tmp_path / 'a'} --device cpu".split()) == 0
     saved = volumes.save(tmp_path / "b")
     commanded = sorted((tmp_path / "a").glob("volume-*.nii.gz"))

@@ -16,6 +16,7 @@ EXEMPT = {
     ("benchmarks/winograd.py", "hagan"): "says whose sub-volumes it draws",
     ("examples/augmentation_study.py", "hagan"): "makes the default config conditional, and small with --quick",
     ("examples/feature_regression.py", "hagan"): "makes the default config small with --quick",
+    ("examples/segmentation_study.py", "hagan"): "makes the default config small with --quick",
     ("hagan3d/evaluation/exploration/results.py", "unit"): "the physical unit of an attribute, a key of its report",
     ("hagan3d/explore.py", "unit"): "the same key",
 }

@@ -86,6 +86,9 @@ class TranslationConfig(MethodConfig):
     """Channels of the first layer of the discriminator; they double with each downsampling, up to 8 times."""
     adversarial_weight: float = bounded(1.0, at_least=0)
     """Weight of the adversarial term of the generator."""
+    masked_losses: bool = False
+    """Whether voxel-wise losses (L1, L2, NMSE, Dice, reconstruction) are averaged over the mask of each pair instead of
+    over all voxels. A likelihood always is; adversarial and feature losses see whole volumes."""
 
     residual = False
 
@@ -95,10 +98,14 @@ class TranslationConfig(MethodConfig):
         if kind == "misalign" if self.degradations is None else kind not in self.degradations:
             expected = "any kind but misalign" if self.degradations is None else " or ".join(self.degradations)
             raise InputError(f"data.degrade.kind {kind}: method {self.name} trains on {expected}")
-        if self.residual and self.source_channels != self.target_channels:
+        if self.residual and self.source_channels < self.target_channels:
             raise InputError(
-                f"{self.name}.residual: adds the source to the target, but they have {self.source_channels} and "
-                f"{self.target_channels} channels"
+                f"{self.name}.residual: adds a source channel to each target channel, but there are "
+                f"{self.source_channels} and {self.target_channels}; leave it out"
+            )
+        if self.masked_losses and not data.paired:
+            raise InputError(
+                f"{self.name}.masked_losses: masks belong to pairs; set data.paired, or leave the setting out"
             )
 
 

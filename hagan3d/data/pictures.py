@@ -1,12 +1,14 @@
 """Figures of volumes in radiological orientation: anterior and superior up, the patient's left on the right."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion
 
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import reorient, spacing_of
@@ -21,6 +23,59 @@ GAP = 6  # pixels between planes
 TEXT = 15  # pixels: font size
 LINE = 22  # pixels: height of a line of text
 BACKGROUND, FOREGROUND = 16, 235  # grey levels
+RIM = 0.85  # opacity of an outline
+Colour = tuple[int, int, int]
+LABEL_COLOURS: tuple[Colour, ...] = (
+    (255, 99, 71),
+    (64, 196, 255),
+    (255, 213, 79),
+    (102, 221, 112),
+    (224, 122, 255),
+    (255, 160, 60),
+    (120, 144, 255),
+    (240, 240, 240),
+)
+"""Outlines of the labels 1, 2, ... of a label map, repeated if there are more."""
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A volume with its label map, whose labels figures outline in `LABEL_COLOURS`; the background is not outlined."""
+
+    volume: np.ndarray
+    """Image ``[D, H, W]`` in [-1, 1]."""
+    label_map: np.ndarray
+    """Labels ``[D, H, W]``, integers; 0 is the background."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels D, H, W."""
+        return self.volume.shape
+
+
+def label_colour(label: int) -> Colour:
+    """Return the colour of a label above 0."""
+    return LABEL_COLOURS[(label - 1) % len(LABEL_COLOURS)]
+
+
+def draw_mask(picture: np.ndarray, mask: np.ndarray, colour: Colour, fill: float, rim: int = 1) -> np.ndarray:
+    """Draw a mask in a colour on a picture, its outline nearly opaque.
+
+    Args:
+        picture: RGB ``[rows, columns, 3]``, 0 to 255.
+        mask: Slice of a mask, of any size; resampled to that of the picture.
+        colour: Red, green, blue.
+        fill: Opacity inside the outline.
+        rim: Width of the outline in pixels.
+
+    Returns:
+        The picture ``[rows, columns, 3]``, float32.
+    """
+    size = picture.shape[1], picture.shape[0]
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+    inside = np.asarray(soft) > 127
+    strength = np.where(inside, np.where(binary_erosion(inside, iterations=rim), fill, RIM), 0.0)[..., None]
+    return (picture * (1 - strength) + np.array(colour, np.float32) * strength).astype(np.float32)
 
 
 class MiddlePlanes:
@@ -61,7 +116,7 @@ def contact_sheet(
     """Write a PNG with the middle planes of each volume side by side and a caption below.
 
     Args:
-        volumes: Arrays or CPU tensors [D, H, W] in [-1, 1], or their `MiddlePlanes`.
+        volumes: Arrays or CPU tensors [D, H, W] in [-1, 1], their `MiddlePlanes`, or `Segmented` volumes.
         affine: Index (d, h, w) to RAS mm, of all volumes [4, 4] or of each [N, 4, 4].
         captions: One per volume; long ones are shortened in the middle.
         path: Name of the .png; written atomically.
@@ -82,7 +137,8 @@ def comparison_sheet(
     """Write a PNG with one block per group, such as real and generated: volumes side by side, a row per plane.
 
     Args:
-        groups: Arrays or CPU tensors [D, H, W] in [-1, 1], or their `MiddlePlanes`, by the title of their block.
+        groups: Arrays or CPU tensors [D, H, W] in [-1, 1], their `MiddlePlanes`, or `Segmented` volumes, by the
+            title of their block.
         affine: Index (d, h, w) to RAS mm [4, 4], of all of them.
         path: Name of the .png; written atomically.
         planes: Planes, in order. Default: all; of single slices, their own.
@@ -135,6 +191,12 @@ def _middle(shape: Sequence[int], affine: np.ndarray, plane: Plane) -> tuple[int
 
 def _plane(volume: Any, affine: np.ndarray, plane: Plane) -> Image.Image:
     """Render a middle slice with square pixels; all planes of a volume have the same scale."""
+    if isinstance(volume, Segmented):
+        colours = np.asarray(_plane(volume.volume, affine, plane).convert("RGB"), dtype=np.float32)
+        labels, _ = middle_plane(volume.label_map, affine, plane)
+        for label in sorted(set(np.unique(labels).astype(int)) - {0}):
+            colours = draw_mask(colours, labels == label, label_colour(label), fill=0.0)
+        return Image.fromarray(colours.astype(np.uint8))
     values, (down, across) = middle_plane(volume, affine, plane)
     extent = np.array(volume.shape) * spacing_of(affine)
     longest = min(max(MIN_SIDE, max(volume.shape)), MAX_SIDE)
@@ -149,7 +211,7 @@ def _row(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     """Arrange images in a row, vertically centred."""
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     height = max(picture.height for picture in pictures)
-    sheet, x = Image.new("L", (width, height), BACKGROUND), 0
+    sheet, x = _blank(pictures, width, height), 0
     for picture in pictures:
         sheet.paste(picture, (x, (height - picture.height) // 2))
         x += picture.width + gap
@@ -159,11 +221,18 @@ def _row(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
 def _column(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     """Arrange images in a column."""
     height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
-    sheet, y = Image.new("L", (max(picture.width for picture in pictures), height), BACKGROUND), 0
+    sheet, y = _blank(pictures, max(picture.width for picture in pictures), height), 0
     for picture in pictures:
         sheet.paste(picture, (0, y))
         y += picture.height + gap
     return sheet
+
+
+def _blank(pictures: Sequence[Image.Image], width: int, height: int) -> Image.Image:
+    """Return an empty picture: of colours if one of the pictures is, else of grey levels."""
+    if any(picture.mode == "RGB" for picture in pictures):
+        return Image.new("RGB", (width, height), (BACKGROUND,) * 3)
+    return Image.new("L", (width, height), BACKGROUND)
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
@@ -187,7 +256,7 @@ def _line(text: str, width: int) -> Image.Image:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    framed = Image.new("L", (picture.width + 2 * GAP, picture.height + 2 * GAP), BACKGROUND)
+    framed = _blank([picture], picture.width + 2 * GAP, picture.height + 2 * GAP)
     framed.paste(picture, (GAP, GAP))
     with replacing(path) as temporary:
         framed.save(temporary, format="PNG")

@@ -1,27 +1,21 @@
 """Evaluation of a run from its checkpoint to report.html and metrics.json."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hagan3d.checkpoint import load_model, load_translation, translates
-from hagan3d.data.io.files import write_text
 from hagan3d.data.store.store import Store
-from hagan3d.errors import InputError
-from hagan3d.evaluation.memorisation.audit import audit, subject_groups
+from hagan3d.evaluation.generation import GenerationEvaluation
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
-from hagan3d.evaluation.report.html import report
-from hagan3d.evaluation.report.protocol import evaluate_run, evaluation_key, load_extractors, volume_sets
-from hagan3d.evaluation.report.verdict import Verdict, verdicts
+from hagan3d.evaluation.report.folder import METRICS, REPORT, is_done, write_results
+from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.settings import EvaluateConfig
 from hagan3d.evaluation.translation.pairs import evaluate_pairs, pair_evaluation_key
 from hagan3d.evaluation.translation.report import pair_report, pair_verdicts
 from hagan3d.inference.devices import inference_device
 from hagan3d.inference.translate_files import make_translator
-
-REPORT, METRICS, FEATURE_FOLDER = "report.html", "metrics.json", "features"
 
 
 @dataclass(frozen=True)
@@ -53,15 +47,33 @@ class EvaluationResult:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Value of each metric between generated and held-out volumes, in the first features."""
-        if "features" not in self.results:  # a translation
-            return {name: values["mean"] for name, values in self.results["summary"]["translated"]["whole"].items()}
+        """Value of each metric between generated and held-out volumes, in the first features.
+
+        Of several channels or with label maps, the main ones, as CHANNEL/METRIC. Of a translation, between translations
+        and targets: whole volumes.
+        """
+        channels = self.results.get("channels")
+        if channels:
+            return {
+                f"{channel}/{name}": value
+                for channel, results in channels.items()
+                for name, value in _main_metrics(results).items()
+            }
+        if "features" not in self.results:
+            return _main_metrics(self.results)
         first = next(iter(self.results["features"].values()))
         return {
             name: value["value"]
             for name, value in first["generated vs held-out"].items()
             if isinstance(value, dict) and "value" in value
         }
+
+
+def _main_metrics(results: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of one channel: of a translation those of whole volumes, else those with a value."""
+    if "summary" in results:
+        return {name: values["mean"] for name, values in results["summary"]["translated"]["whole"].items()}
+    return {name: found["value"] for name, found in results.items() if isinstance(found, dict) and "value" in found}
 
 
 def run_evaluation(
@@ -89,34 +101,19 @@ def run_evaluation(
         InputError: If run and store do not match, or the folder holds another evaluation.
     """
     options = options or EvaluateOptions()
-    evaluate = _evaluate_translation if translates(run) else _evaluate_generation
-    lines = evaluate(run, store, out, config, options, progress)
+    if translates(run):
+        lines = _evaluate_translation(run, store, out, options, progress)
+    else:
+        device = inference_device(options.device)
+        evaluation = GenerationEvaluation(
+            load_model(run, options.weights, device), Store(store), config, out, options.audit, options.force, device
+        )
+        lines = evaluation.run(progress)
     return [*lines, f"{out / REPORT}, {METRICS}"]
 
 
-def _evaluate_generation(
-    run: Path, store_path: Path, out: Path, config: EvaluateConfig, options: EvaluateOptions, progress: ProgressCallback
-) -> list[str]:
-    device = inference_device(options.device)
-    model, store = load_model(run, options.weights, device), Store(store_path)
-    sets = volume_sets(model, store, config)
-    if options.audit:
-        subject_groups(store, sets)
-    extractors = load_extractors(model, store, config, device)
-    lines = [f"features {one.name}: {one.dim} per volume, SHA-256 {one.sha256}" for one in extractors]
-    if is_done(out, evaluation_key(sets, extractors, config), options.audit, options.force):
-        return [*lines, "this evaluation is there already:"]
-    evaluated = evaluate_run(model, store, sets, extractors, config, out / FEATURE_FOLDER, progress)
-    if options.audit:
-        found = audit(model, store, sets, evaluated.summaries, extractors[0], progress)
-        evaluated = replace(evaluated, results=replace(evaluated.results, audit=found))
-    page = report(evaluated, model.description.affine_array, model.run_folder, config.shown)
-    _write(out, page, evaluated.results.to_dict(), allow_nan=False)
-    return [*lines, *_lines(verdicts(evaluated.results)), f"step {model.step} of {run} evaluated:"]
-
-
 def _evaluate_translation(
-    run: Path, store_path: Path, out: Path, config: EvaluateConfig, options: EvaluateOptions, progress: ProgressCallback
+    run: Path, store_path: Path, out: Path, options: EvaluateOptions, progress: ProgressCallback
 ) -> list[str]:
     model, store = load_translation(run, options.weights, inference_device(options.device)), Store(store_path)
     translator = make_translator(model, options.depth, options.overlap)
@@ -124,44 +121,8 @@ def _evaluate_translation(
         return ["this evaluation is there already:"]
     evaluated = evaluate_pairs(model, store, translator, progress)
     page = pair_report(evaluated, model.description.affine_array, model.run_folder)
-    _write(out, page, evaluated.results.to_dict())
+    write_results(out, page, evaluated.results.to_dict(), allow_nan=True)
     return [*_lines(pair_verdicts(evaluated.results)), f"step {model.step} of {run} evaluated:"]
-
-
-def is_done(out: Path, key: str, audited: bool, force: bool) -> bool:
-    """Return whether a folder holds this very evaluation, with its audit if requested.
-
-    Args:
-        out: The folder.
-        key: Key of the evaluation.
-        audited: Whether the memorisation audit is requested.
-        force: Whether to delete another evaluation.
-
-    Raises:
-        InputError: If the folder holds another evaluation.
-    """
-    path = out / METRICS
-    if force:
-        for old in [path, out / REPORT, *(out / FEATURE_FOLDER).glob("*.npz")]:
-            old.unlink(missing_ok=True)
-        return False
-    if not path.exists():
-        if (out / REPORT).exists() and not (out / FEATURE_FOLDER).is_dir():
-            raise InputError(f"{out / REPORT}: exists already; use another --out, or --force to replace it")
-        return False
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        same, complete = values["key"] == key, "audit" in values or not audited
-    except (ValueError, KeyError, TypeError):
-        same = complete = False
-    if not same:
-        raise InputError(f"{path}: of another run, step, store or setting; use another --out, or --force to replace it")
-    return complete
-
-
-def _write(out: Path, page: str, values: dict[str, Any], allow_nan: bool = True) -> None:
-    write_text(out / REPORT, page)
-    write_text(out / METRICS, json.dumps(values, indent=1, allow_nan=allow_nan) + "\n")
 
 
 def _lines(found: Sequence[Verdict]) -> list[str]:

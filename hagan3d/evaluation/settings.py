@@ -40,6 +40,8 @@ class EvaluateConfig(Section):
     """Truncation: factor on the distance of z from its mean."""
     features: str | None = None
     """Feature extractors, comma-separated: self, encoder, random. Default: self, and encoder if the run has one."""
+    channel: str | None = None
+    """Image channel to evaluate alone. Default: every image channel, and the label maps if the model has them."""
     medicalnet: str | None = None
     """File of MedicalNet weights (resnet_10.pth, resnet_50.pth), as an additional extractor."""
     train_limit: int = bounded(300, at_least=5)

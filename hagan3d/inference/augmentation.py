@@ -27,7 +27,7 @@ class GeneratedSet:
     """Which volumes to generate."""
 
     per_class: int = 100
-    """Volumes of each class."""
+    """Volumes of each class; without classes, of all."""
     first_seed: int = 0
     """Seed of the first; the others follow, class by class, so that no two volumes share a latent."""
     truncation: float = 1.0
@@ -53,7 +53,7 @@ def augment(
     Generated volumes are in the training split, each a subject of its own. Numeric columns are NaN for them.
 
     Args:
-        model: A conditional model, with G.
+        model: A conditional model, or one with labels, with G.
         store: Its store, or one of the same classes, size and intensities.
         out: The .h5 file, written whole or not at all; the picture is written to the same folder.
         generated: Which volumes to generate.
@@ -67,11 +67,11 @@ def augment(
     """
     check_match(model, store)
     generator = generator_hash(model)
-    records = _records(model, store, generated, generator)
+    records = generated_records(model, store, generated)
     _refuse_same_seeds(store, records)
     run = model.run_folder.name
     origin = {"run": run, "step": model.step, "generator": generator, "store": store.store_fingerprint}
-    volumes = progress(_samples(model, store, generated))
+    volumes = progress(samples_of(model, store, generated))
     made = write_with_generated(out, store, records, lambda i: next(volumes).volume, origin | asdict(generated))
     _draw(made, picture_of(out))
     return made
@@ -85,6 +85,21 @@ def picture_of(out: Path) -> Path:
 def check_match(model: Model, store: Store) -> None:
     """Raise InputError unless the volumes of a model can be added to a store: same grid, units and classes."""
     data = store.description()
+    if model.num_classes or not data.label_names:
+        _check_classes(model, store)
+    for name in ("size", "axis", "orientation", "label_names"):
+        if getattr(model.description, name) != getattr(data, name):
+            raise _mismatch(model, store, name, getattr(model.description, name), getattr(data, name))
+    channels = [[(one.name, one.intensity) for one in made.channels] for made in (model.description, data)]
+    if channels[0] != channels[1]:
+        raise _mismatch(model, store, "channels", *channels)
+    for own, other in zip(model.description.channels, data.channels, strict=True):
+        if other.intensity == "window" and own.interval != other.interval:
+            raise _mismatch(model, store, "window", own.interval, other.interval)
+
+
+def _check_classes(model: Model, store: Store) -> None:
+    """Raise InputError unless a conditional model generates the classes of a store."""
     if not model.num_classes:
         raise InputError(
             f"{model.path}: trained without classes, so it cannot generate a given class; train a run with "
@@ -95,21 +110,12 @@ def check_match(model: Model, store: Store) -> None:
         raise InputError(
             f"{store.path}: its training volumes are of fewer than 2 classes; prepare it with --labels that has more"
         )
-    theirs, ours = model.description.class_names, data.class_names
+    theirs, ours = model.description.class_names, store.class_names
     if set(theirs) != set(ours):
         raise InputError(
             f"{store.path}: has the classes {', '.join(ours)}, the run those of {model.description.source}: "
             f"{', '.join(theirs)}; take the store that the run was trained on"
         )
-    for name in ("size", "axis", "orientation", "label_names"):
-        if getattr(model.description, name) != getattr(data, name):
-            raise _mismatch(model, store, name, getattr(model.description, name), getattr(data, name))
-    channels = [[(one.name, one.intensity) for one in made.channels] for made in (model.description, data)]
-    if channels[0] != channels[1]:
-        raise _mismatch(model, store, "channels", *channels)
-    for own, other in zip(model.description.channels, data.channels, strict=True):
-        if other.intensity == "window" and own.interval != other.interval:
-            raise _mismatch(model, store, "window", own.interval, other.interval)
 
 
 def origin_warning(model: Model, store: Store) -> str:
@@ -141,26 +147,33 @@ def check_out(out: Path, store: Path, force: bool) -> None:
         raise InputError(f"{out}: is there already, or its picture; give another --out, or --force to replace it")
 
 
-def _samples(model: Model, store: Store, generated: GeneratedSet) -> Iterator[Sample]:
+def classes_of(model: Model, store: Store) -> list[str | None]:
+    """Return the classes that are generated, in the order of the store; [None] of a model without classes."""
+    return list(store.class_names) if model.num_classes else [None]
+
+
+def samples_of(model: Model, store: Store, generated: GeneratedSet) -> Iterator[Sample]:
     """Generate the volumes, class by class in the order of the store."""
-    for label, name in enumerate(store.class_names):
-        yield from samples(
-            model, generated.seeds(label), model.description.class_names.index(name), generated.truncation
-        )
+    for label, name in enumerate(classes_of(model, store)):
+        own = None if name is None else model.description.class_names.index(name)
+        yield from samples(model, generated.seeds(label), own, generated.truncation)
 
 
-def _records(model: Model, store: Store, generated: GeneratedSet, generator: str) -> list[Record]:
+def generated_records(model: Model, store: Store, generated: GeneratedSet) -> list[Record]:
     """Describe the volumes to come, in their order; what they hold follows from generator, class, seed, truncation."""
-    data = model.description
+    data, generator = model.description, generator_hash(model)
     intervals = [channel.interval for channel in data.channels]
     made = []
-    for label, name in enumerate(store.class_names):
+    for label, name in enumerate(classes_of(model, store)):
         for seed in generated.seeds(label):
             id = f"generated-{generator[:8]}-{seed:06d}"
             key = json.dumps([generator, name, seed, generated.truncation])
             hash = hashlib.sha256(key.encode()).hexdigest()
-            source = f"{model.run_folder.name} step {model.step} class {name} seed {seed}"
-            made.append(Record(id, id, "train", label, data.affine_array, intervals, source, hash))
+            of_class = "" if name is None else f" class {name}"
+            source = f"{model.run_folder.name} step {model.step}{of_class} seed {seed}"
+            made.append(
+                Record(id, id, "train", -1 if name is None else label, data.affine_array, intervals, source, hash)
+            )
     return made
 
 
@@ -184,9 +197,10 @@ def _draw(store: Store, path: Path) -> None:
         mine = [i for i in found if store.splits[i] == "train"][-SHEET_VOLUMES:]
         return [store.channel(int(i)).numpy() for i in mine]
 
+    classes = enumerate(store.class_names) if (store.labels >= 0).any() else [(-1, "volumes")]
     groups = {
         f"{name}, {'generated' if generated else 'real'}": some(label, generated)
-        for label, name in enumerate(store.class_names)
+        for label, name in classes
         for generated in (False, True)
     }
     shown = {title: volumes for title, volumes in groups.items() if volumes}

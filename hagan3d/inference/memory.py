@@ -16,7 +16,8 @@ from hagan3d.inference.windowed_translation import UNIT
 from hagan3d.methods.registry import make_generative_networks, make_translation_networks
 from hagan3d.peak_memory import PeakMemory
 
-VOLUMES_HELD = 10  # of float32, while a translation is written
+MAPS = 4  # of a translation: mean, alpha, beta and sigma
+MAPS_WRITTEN = 5  # of one channel in target units, with half the width of the interval
 WRITER_BLOCKS = 5  # what the writer of files holds at once, in blocks of voxels
 
 
@@ -159,24 +160,29 @@ def translation_depth(config: Config, overlap: int, budget: int, device: torch.d
     """
     size = config.data.size
     depths = [*range(overlap + UNIT, size[0], UNIT), size[0]]
-    return _largest(
-        depths, size, _translation(config, device), budget, f"the minimum with an overlap of {overlap} slices"
-    )
+    return _largest(config, size, depths, budget, f"the minimum with an overlap of {overlap} slices", device)
 
 
 def slices_at_once(config: Config, size: Size, axis: int, budget: int, device: torch.device | str = "cpu") -> int:
     """Choose how many slices of a volume of ``size`` voxels are translated at a time; see `translation_depth`."""
-    return _largest(range(1, size[axis] + 1), size, _translation(config, device), budget, "the minimum")
+    return _largest(config, size, range(1, size[axis] + 1), budget, "the minimum", device)
 
 
-def _largest(depths: Sequence[int], size: Size, count: Callable[[int], int], budget: int, minimum: str) -> int:
-    """Return the largest of some depths whose translation fits a budget, with the volumes in memory."""
-    held = VOLUMES_HELD * 4 * math.prod(size)
-    depth = depths[max(bisect_right(depths, budget, key=lambda depth: held + count(depth)) - 1, 0)]
-    if held + count(depth) > budget:
+def _largest(
+    config: Config, size: Size, depths: Sequence[int], budget: int, minimum: str, device: torch.device | str
+) -> int:
+    """Return the largest of some depths whose translation fits a budget, with the volumes of ``size`` in memory."""
+    settings, count = config.method, _translation(config, device)
+    volumes = settings.source_channels + MAPS * settings.target_channels + MAPS_WRITTEN
+    held = volumes * 4 * math.prod(size)  # float32
+
+    def needed(depth: int) -> int:
+        return held + count(depth)
+
+    depth = depths[max(bisect_right(depths, budget, key=needed) - 1, 0)]
+    if needed(depth) > budget:
         raise InputError(
-            f"--memory {budget / 1e6:.0f}MB: too little for this model; {minimum} is "
-            f"{math.ceil((held + count(depth)) / 1e6)}MB"
+            f"--memory {budget / 1e6:.0f}MB: too little for this model; {minimum} is {math.ceil(needed(depth) / 1e6)}MB"
         )
     return depth
 

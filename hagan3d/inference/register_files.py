@@ -9,9 +9,8 @@ import torch
 
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pairs
-from hagan3d.data.io.geometry import resample_onto, spacing_of
-from hagan3d.data.preprocess.intensity import normalize
-from hagan3d.data.preprocess.volume import preprocess_volume
+from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.preprocess.volume import preprocess_onto, preprocess_volume
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.inputs import all_readable
@@ -40,13 +39,13 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
         fixed, moving = read_volume(source.path), read_volume(source.sources[0])
         made = preprocess_volume(fixed, description.grid_rule, own)
         check_spacing(made.affine, model, fixed.name)
-        lo, hi = rule.interval(moving.array)
-        other = resample_onto(moving.array, moving.affine, made.affine, description.size)
-        x = torch.from_numpy(np.stack([normalize(other, lo, hi), made.x]))
-        return SourceVolume(source.id, x, made.affine, (lo, hi), (fixed.array.shape, fixed.affine))
+        other, interval = preprocess_onto(moving, rule, made.affine, description.size)
+        x = torch.from_numpy(np.stack([other, made.x]))
+        return SourceVolume(source.id, x, made.affine, [interval], (fixed.array.shape, fixed.affine))
 
-    found = find_pairs([path]).files
-    return len(found), all_readable(found, read)
+    cases = find_pairs([path])
+    _check_channels(path, (*cases.sources, *cases.channels))
+    return len(cases.files), all_readable(cases.files, read)
 
 
 def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str) -> tuple[int, Iterator[SourceVolume]]:
@@ -57,6 +56,7 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
     """
     if not store.has_sources:
         raise InputError(f"{store.path}: holds no pairs to register; give pairs, or --simulate to misalign its volumes")
+    _check_channels(store.path, (*store.source_channels, *store.channels))
     pairs = Pairs(store, replace(model.config.data.degrade, kind="none"))
     chosen = pairs.indices(split)
     for i in chosen:
@@ -66,9 +66,15 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
         for i in map(int, chosen):
             pair, (lo, hi) = pairs.pair(i), store.source_intervals[i, 0]
             x = torch.cat([pair.source, pair.target])
-            yield SourceVolume(store.ids[i], x, store.affines[i], (float(lo), float(hi)))
+            yield SourceVolume(store.ids[i], x, store.affines[i], [(float(lo), float(hi))])
 
     return len(chosen), read()
+
+
+def _check_channels(path: Path, names: tuple[str, ...]) -> None:
+    """Raise InputError unless there is one moving and one fixed image."""
+    if len(names) != 2:
+        raise InputError(f"{path}: registration takes one moving and one fixed image, got {', '.join(names)}")
 
 
 def check_spacing(affine: np.ndarray, model: TranslationModel, name: str) -> None:

@@ -1,9 +1,14 @@
-"""A volume to translate, with where it came from and the units of what becomes of it."""
+"""A volume to translate, with its origin and the units of its translation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
+
+from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -15,7 +20,21 @@ class SourceVolume:
     """``[Cs, D, H, W]`` in [-1, 1], on the grid of the model."""
     affine: np.ndarray
     """Index (d, h, w) to RAS mm ``[4, 4]``."""
-    interval: tuple[float, float]
-    """Values of -1 and 1 of its translation, in target units."""
+    intervals: Sequence[tuple[float, float]]
+    """Values of -1 and 1 of each image channel of its translation, in target units."""
     home: tuple[tuple[int, ...], np.ndarray] | None = None
     """Shape and affine of the file whose grid it is written on; None: of a store, whose grid is the model's."""
+
+
+def check_channels(store: Store, description: DataDescription, with_targets: bool = False) -> None:
+    """Raise InputError unless the sources of a store, and perhaps its targets, have the channels of a model."""
+    sources = [channel.name for channel in description.source_channels or description.channels]
+    compared = [("sources", store.source_channels or store.channels, sources)]
+    if with_targets:
+        compared.append(("targets", store.channels, [channel.name for channel in description.channels]))
+    for kind, names, expected in compared:
+        if len(names) != len(expected):
+            raise InputError(
+                f"{store.path}: its {kind} have the channels {', '.join(names)}, but those of the model are "
+                f"{', '.join(expected)}; prepare a store with the channels of the model"
+            )

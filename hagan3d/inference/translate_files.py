@@ -1,19 +1,21 @@
 """Files or stores to translated files: in the units of targets, on the grid that each source has."""
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from hagan3d.checkpoint import TranslationModel
-from hagan3d.data.io.geometry import resample_onto, slice_axis, to_output_axes
+from hagan3d.data.io.geometry import overlap, resample_onto, slice_axis, to_output_axes
 from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.preprocess.intensity import denormalize
-from hagan3d.data.preprocess.volume import preprocess_volume
+from hagan3d.data.preprocess.volume import preprocess_onto, preprocess_volume
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
@@ -21,11 +23,16 @@ from hagan3d.inference.inputs import all_readable, is_store
 from hagan3d.inference.memory import slices_at_once, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.slice_translation import SliceTranslator
-from hagan3d.inference.source_volume import SourceVolume
+from hagan3d.inference.source_volume import SourceVolume, check_channels
+from hagan3d.inference.volume_files import channel_paths, shown_channels
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
 
+if TYPE_CHECKING:
+    from hagan3d.data.io.volumes import VolumeFile
+
+Interval = tuple[float, float]
 SHEET_VOLUMES = 6
 LEAST_SPREAD = 0.05  # of the range a model was trained on: with less, an input is in other units
 LEAST_INSIDE = 0.5  # of an input's range must lie within that of the model
@@ -37,29 +44,35 @@ class Uncertainty:
 
     level: float = 0.9
     """Probability between the lower and the upper bound."""
-    scale: float = 1.0
-    """Factor on sigma, as `hagan3d evaluate` fits it on validation volumes."""
+    scales: Sequence[float] = ()
+    """Factor on sigma of each channel, as `hagan3d evaluate` fits it on validation volumes; empty: 1."""
 
 
-def target_interval(description: DataDescription, lo: float, hi: float) -> tuple[float, float]:
-    """Values of -1 and 1 of a translation: the model's where targets have units of their own, else the source's."""
-    target = description.channels[0]
-    if not description.source_channels and target.intensity not in ("window", "labels"):
-        return lo, hi
-    return target.interval
+def target_intervals(description: DataDescription, own: Sequence[Interval]) -> list[Interval]:
+    """Values of -1 and 1 of each channel of a translation: the model's where targets have their own units.
+
+    Otherwise, those of the source: a target of simulated sources is in the units of its source.
+    """
+    if not description.source_channels and description.channels[0].intensity not in ("window", "labels"):
+        return list(own)
+    return [channel.interval for channel in description.channels]
 
 
-def calibrated_scale(path: Path) -> float:
-    """Read the factor on sigma that an evaluation fitted.
+def calibrated_scales(path: Path, description: DataDescription) -> list[float]:
+    """Read the factor on sigma of each target channel that an evaluation fitted.
 
     Raises:
-        InputError: If the file is not the metrics.json of a model with uncertainty.
+        InputError: If the file is not the metrics.json of a model with uncertainty and the same channels.
     """
+    names = [channel.name for channel in description.channels]
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["calibration"]["scale"])
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        each = [metrics] if len(names) == 1 else [metrics["channels"][name] for name in names]
+        return [float(one["calibration"]["scale"]) for one in each]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: must be the metrics.json of `hagan3d evaluate` on a translation with uncertainty"
+            f"{path}: must be the metrics.json of `hagan3d evaluate` on a translation to {', '.join(names)} with "
+            "uncertainty"
         ) from error
 
 
@@ -100,26 +113,53 @@ def sources_of(path: Path, model: TranslationModel, split: str, simulate: bool) 
 def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Iterator[SourceVolume]]:
     """Return the number of volumes of a folder, list, file or DICOM series, and an iterator on the model grid.
 
+    Several source channels are columns of a CSV (`find_channels`), or the last axis of 4D files.
+
     Raises:
         InputError: If there is none, or some cannot be used or are in other units than the model was trained on: one
             line for each, before the first is yielded.
     """
-    from hagan3d.data.io.volumes import VolumeFile, find_volumes, read_volume
+    from hagan3d.data.io.volumes import find_volumes
+    from hagan3d.data.preprocess.cases import find_channels
 
-    channel = (description.source_channels or description.channels)[0]
-    rule = channel.rule
-    found = find_volumes(path)
+    names = [channel.name for channel in description.source_channels or description.channels]
+    if path.suffix.lower() == ".csv":
+        found = find_channels(path, names)
+    else:
+        found = [replace(file, frames=len(names) if len(names) > 1 else 0) for file in find_volumes(path)]
+    return len(found), all_readable(found, partial(read_source, description))
 
-    def read(source: VolumeFile) -> SourceVolume:
-        volume = read_volume(source.path)
-        if rule.kind == "window":
-            check_units(volume.array, *rule.window, channel.units, volume.name)
-        made = preprocess_volume(volume, description.grid_rule, rule)
-        interval = target_interval(description, made.lo, made.hi)
-        home = (volume.array.shape, volume.affine)
-        return SourceVolume(source.id, torch.from_numpy(made.x)[None], made.affine, interval, home)
 
-    return len(found), all_readable(found, read)
+def read_source(description: DataDescription, file: "VolumeFile") -> SourceVolume:
+    """Read the channels of a source onto the grid of the model, which follows from the first.
+
+    Raises:
+        InputError: If one cannot be used, or is in other units than the model was trained on.
+    """
+    from hagan3d.data.io.volumes import num_frames, read_volume
+
+    channels = description.source_channels or description.channels
+    if file.frames and num_frames(file.path) != file.frames:
+        names = ", ".join(channel.name for channel in channels)
+        raise InputError(
+            f"{file.path}: has {num_frames(file.path)} channels along its last axis, but the model translates "
+            f"{file.frames}; use 4D files of {names}, or a CSV with the columns id, {names}"
+        )
+    volumes = [read_volume(path, None, frame) for path, frame in file.images]
+    first = volumes[0]
+    for volume, channel in zip(volumes, channels, strict=True):
+        if channel.intensity == "window":
+            check_units(volume.array, *channel.interval, channel.units, volume.name)
+        if not overlap(volume.array.shape, volume.affine, first.affine, first.array.shape):
+            raise InputError(f"{volume.name}: its grid does not overlap with that of {first.name}; register them first")
+    made = preprocess_volume(first, description.grid_rule, channels[0].rule)
+    x, own = [made.x], [(made.lo, made.hi)]
+    for volume, channel in zip(volumes[1:], channels[1:], strict=True):
+        voxels, interval = preprocess_onto(volume, channel.rule, made.affine, description.size)
+        x.append(voxels)
+        own.append(interval)
+    home = (first.array.shape, first.affine)
+    return SourceVolume(file.id, torch.from_numpy(np.stack(x)), made.affine, target_intervals(description, own), home)
 
 
 def check_units(values: np.ndarray, lo: float, hi: float, units: str, name: str) -> None:
@@ -158,15 +198,16 @@ def sources_of_store(
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
+    check_channels(store, description)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, "source")
 
     def read() -> Iterator[SourceVolume]:
         for i in map(int, chosen):
-            x = store.volume(i) if pairs is None or store.has_domains else pairs.pair(i).source
-            own = (float(store.intervals[i, 0, 0]), float(store.intervals[i, 0, 1]))
-            interval = own if store.has_sources else target_interval(description, *own)
-            yield SourceVolume(store.ids[i], x, store.affines[i], interval)
+            own = [(float(lo), float(hi)) for lo, hi in store.intervals[i]]  # without label maps
+            x = store.volume(i)[: len(own)] if pairs is None or store.has_domains else pairs.pair(i).source
+            intervals = own if store.has_sources else target_intervals(description, own)
+            yield SourceVolume(store.ids[i], x, store.affines[i], intervals)
 
     return len(chosen), read()
 
@@ -183,44 +224,54 @@ def write_translations(
 ) -> int:
     """Translate volumes and write each as ID.nii.gz, on the grid of its file, in target units.
 
-    A model with predicted uncertainty also writes ID_sigma, ID_lower and ID_upper. `translations.csv` has a line
-    for each, `translations.png` shows some. One volume at a time is in memory, with its maps.
+    A volume of several channels is a file per channel, ID_CHANNEL.nii.gz. A model with predicted uncertainty also
+    writes ..._sigma, ..._lower and ..._upper. `translations.csv` has a line for each volume, `translations.png` shows
+    some. One volume at a time is in memory, with its maps.
 
     Returns:
         Volumes written.
     """
     rows: list[list[object]] = []
     shown: dict[str, list[MiddlePlanes]] = {}
+    names, uncertainty = shown_channels(model.description), uncertainty or Uncertainty()
     for source in sources:
         made = translator.whole(source.x)
         borders = translator.windows(source.x.shape[1]).borders
-        seams = seam_ratio(made.mean[0, 0].numpy(), borders)
-        maps = maps_of(made, source.interval, uncertainty or Uncertainty())
-        for suffix, array in maps.items():
-            _write(out / f"{source.id.replace('/', '_')}{suffix}.{format}", array, source, model.description, dtype)
-        sigma = "" if "_sigma" not in maps else f"{maps['_sigma'].mean():.6g}"
-        rows.append([source.id, "" if seams is None else f"{seams:.4f}", sigma])
+        paths = channel_paths(out / f"{source.id.replace('/', '_')}.{format}", model.description)
+        row: list[object] = [source.id]
+        for channel, path in enumerate(paths):
+            seams = seam_ratio(made.mean[0, channel].numpy(), borders)
+            maps = maps_of(made, channel, source.intervals[channel], uncertainty)
+            for suffix, array in maps.items():
+                own = path.with_name(f"{path.name.removesuffix(f'.{format}')}{suffix}.{format}")
+                _write(own, array, source, model.description, dtype, channel)
+            row += ["" if seams is None else f"{seams:.4f}"]
+            row += ["" if "_sigma" not in maps else f"{maps['_sigma'].mean():.6g}"]
+        rows.append(row)
         if len(rows) <= SHEET_VOLUMES:
             _show(shown, source, made, model.description)
-    write_csv(out / "translations.csv", ["id", "seam_ratio", "mean_sigma"], rows)
+    columns = [f"{column}{name and '_'}{name}" for name in names for column in ("seam_ratio", "mean_sigma")]
+    write_csv(out / "translations.csv", ["id", *columns], rows)
     comparison_sheet(shown, model.description.affine_array, out / "translations.png")
     return len(rows)
 
 
-def maps_of(made: Translation, interval: tuple[float, float], uncertainty: Uncertainty) -> dict[str, np.ndarray]:
-    """Turn a translation into volumes ``[D, H, W]`` in target units, by the suffix of the file: mean, sigma, bounds."""
+def maps_of(made: Translation, channel: int, interval: Interval, uncertainty: Uncertainty) -> dict[str, np.ndarray]:
+    """Turn a channel of a translation into volumes ``[D, H, W]`` in target units: mean, sigma and bounds, by suffix."""
     half = (interval[1] - interval[0]) / 2
-    mean = denormalize(made.mean[0, 0].numpy(), *interval)
+    mean = denormalize(made.mean[0, channel].numpy(), *interval)
     if made.alpha is None or made.beta is None or made.sigma is None:
         return {"": mean}
-    reach = (made.alpha * ggd_half_width(made.beta, uncertainty.level))[0, 0].numpy() * (half * uncertainty.scale)
-    sigma = made.sigma[0, 0].numpy() * (half * uncertainty.scale)
-    return {"": mean, "_sigma": sigma, "_lower": mean - reach, "_upper": mean + reach}
+    half *= uncertainty.scales[channel] if uncertainty.scales else 1.0
+    reach = (made.alpha[0, channel] * ggd_half_width(made.beta[0, channel], uncertainty.level)).numpy() * half
+    return {"": mean, "_sigma": made.sigma[0, channel].numpy() * half, "_lower": mean - reach, "_upper": mean + reach}
 
 
-def _write(path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype) -> None:
+def _write(
+    path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype, channel: int
+) -> None:
     """Resample a volume to the grid of its source and write it; label maps as integers."""
-    is_map = description.channels[0].intensity == "labels"
+    is_map = description.channels[channel].intensity == "labels"
     array, dtype = (np.rint(array), "int16") if is_map else (array, dtype)
     if source.home is None:
         turned, affine = to_output_axes(array, source.affine, description.orientation)
@@ -234,12 +285,15 @@ def _write(path: Path, array: np.ndarray, source: SourceVolume, description: Dat
 def _show(
     shown: dict[str, list[MiddlePlanes]], source: SourceVolume, made: Translation, description: DataDescription
 ) -> None:
-    """Add the middle planes of a source and its translation to the picture."""
-    volumes = {"source": source.x[0], "translated": made.mean[0, 0].clamp(-1, 1)}
+    """Add the middle planes of the channels of a source and its translation to the picture."""
+    sources = [channel.name for channel in description.source_channels or description.channels]
+    targets = [channel.name for channel in description.channels]
+    volumes = [("source", sources, source.x), ("translated", targets, made.mean[0].clamp(-1, 1))]
     if made.sigma is not None:
-        sigma = made.sigma[0, 0]
-        volumes["sigma (white: its largest)"] = sigma / sigma.max() * 2 - 1
-    for name, x in volumes.items():
-        planes = MiddlePlanes(description.size, description.affine_array)
-        planes.add(x.numpy())
-        shown.setdefault(name, []).append(planes)
+        largest = made.sigma[0].amax((1, 2, 3), keepdim=True)
+        volumes.append(("sigma (white: its largest)", targets, made.sigma[0] / largest * 2 - 1))
+    for title, names, channels in volumes:
+        for name, x in zip(names, channels, strict=False):  # of two images to register, the moving one alone
+            planes = MiddlePlanes(description.size, description.affine_array)
+            planes.add(x.numpy())
+            shown.setdefault(title if len(names) == 1 else f"{title}, {name}", []).append(planes)

@@ -39,9 +39,21 @@ def write_slabs(
     Returns:
         The files, and the middle planes of each in [-1, 1].
     """
+    paths = channel_paths(path, description)
+    return paths, write_channels(slabs, description, paths, dtype, affine, intervals)
+
+
+def write_channels(
+    slabs: Iterable[np.ndarray],
+    description: DataDescription,
+    paths: Sequence[Path],
+    dtype: Dtype = "float32",
+    affine: np.ndarray | None = None,
+    intervals: Sequence[Interval] | None = None,
+) -> list[MiddlePlanes]:
+    """Write the image channels and the label map of a volume to given files, as `write_slabs`; return their planes."""
     scales = intervals or [channel.interval for channel in description.channels]
     placed = description.affine_array if affine is None else affine
-    paths = channel_paths(path, description)
     planes = [MiddlePlanes(description.size, description.affine_array) for _ in paths]
     types: list[Dtype] = [dtype] * len(scales) + ["int16"] * (len(paths) - len(scales))
     with ExitStack() as stack:
@@ -59,7 +71,7 @@ def write_slabs(
                 planes[-1].add(labels * (2 / (len(description.label_names) - 1)) - 1)
                 writers[-1](labels)
             del slab  # before the next is made
-    return paths, planes
+    return planes
 
 
 def channel_paths(path: Path, description: DataDescription) -> list[Path]:
@@ -69,7 +81,12 @@ def channel_paths(path: Path, description: DataDescription) -> list[Path]:
         return [path]
     suffixes = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     stem = path.name[: -len(suffixes)]
-    return [path.with_name(f"{stem}_{name.replace('/', '-').replace(' ', '-')}{suffixes}") for name in names]
+    return [path.with_name(f"{stem}_{file_name(name)}{suffixes}") for name in names]
+
+
+def file_name(channel: str) -> str:
+    """Return the name of a channel as part of the name of a file: without / and spaces."""
+    return channel.replace("/", "-").replace(" ", "-")
 
 
 def shown_channels(description: DataDescription) -> list[str]:

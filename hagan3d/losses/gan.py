@@ -26,11 +26,14 @@ def d_loss(objective: str, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def g_loss(objective: str, fake: Tensor) -> Tensor:
-    """Return the generator's loss, a scalar, for logits ``fake [B]``; bce is the non-saturating form."""
+    """Return the generator's loss, a scalar, for logits ``fake [B]``.
+
+    bce is the non-saturating form; lsgan is not halved, as the published weights of CycleGAN and UP-GAN count it.
+    """
     if objective == "bce":
         return F.softplus(-fake).mean()
     if objective == "lsgan":
-        return ((fake - 1) ** 2).mean() / 2
+        return ((fake - 1) ** 2).mean()
     return -fake.mean()
 
 

@@ -3,16 +3,21 @@
 import torch
 from torch import Tensor
 
+from hagan3d.losses.voxels import masked_mean
 
-def nmse(fake: Tensor, real: Tensor) -> Tensor:
+
+def nmse(fake: Tensor, real: Tensor, mask: Tensor | None = None) -> Tensor:
     """Normalized mean squared error: squared error over squared intensity of each volume, averaged, a scalar.
 
     Args:
         fake: Restored volumes ``[B, C, D, H, W]`` in [-1, 1]; intensities count from -1, the background.
         real: Targets.
+        mask: Voxels of both sums ``[B, 1, D, H, W]``; None: all.
 
     Source: Yang et al., DAGAN, IEEE TMI 37(6), 2018, equation 9.
     """
+    if mask is not None:
+        fake, real = (torch.where(mask > 0, x, -1) for x in (fake, real))
     error, power = (x.square().flatten(1).sum(1) for x in (fake - real, real + 1))
     return (error / power.clamp(min=1e-6)).mean()
 
@@ -34,12 +39,12 @@ def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:
         return ((one - other).square() * twice).sum() / fake.numel()
 
 
-def charbonnier(fake: Tensor, real: Tensor) -> Tensor:
-    """Charbonnier loss: mean of sqrt(error^2 + 1e-6), an L1 loss that is smooth at 0, a scalar.
+def charbonnier(fake: Tensor, real: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Charbonnier loss: mean of sqrt(error^2 + 1e-6), an L1 loss that is smooth at 0, a scalar; see `masked_mean`.
 
     Source: Charbonnier et al., Two deterministic half-quadratic regularization algorithms, ICIP 1994.
     """
-    return ((fake - real).square() + 1e-6).sqrt().mean()
+    return masked_mean(((fake - real).square() + 1e-6).sqrt(), mask)
 
 
 def slice_tv(fake: Tensor, real: Tensor, kind: str = "l2") -> Tensor:

@@ -1,11 +1,12 @@
 """Segmentation losses on label probabilities."""
 
+import torch
 from torch import Tensor
 
 SMOOTH = 1e-5  # voxels: a label that is absent and not predicted has Dice 1
 
 
-def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+def dice_loss(probabilities: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 - Dice, averaged over volumes and foreground labels, a scalar.
 
     Unlike MONAI's it reads no value of a tensor, so that the memory of a step can be counted on fake tensors.
@@ -13,9 +14,12 @@ def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     Args:
         probabilities: ``[B, K, D, H, W]``, label 0 (background) first.
         target: One-hot labels, same shape.
+        mask: Voxels that count ``[B, 1, D, H, W]``; None: all.
 
     Source: Milletari et al., V-Net, 3DV 2016, with sums of probabilities (not of their squares) in the denominator.
     """
+    if mask is not None:
+        probabilities, target = (torch.where(mask > 0, x, 0) for x in (probabilities, target))
     fake, real = (x[:, 1:].flatten(2) for x in (probabilities, target))
     fake, real = (x.float() if x.dtype.itemsize < 4 else x for x in (fake, real))
     overlap = (fake * real).sum(2)

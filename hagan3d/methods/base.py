@@ -29,8 +29,8 @@ class Preview(ABC):
         return description.affine_array
 
     @abstractmethod
-    def groups(self, networks: Any) -> dict[str, list[np.ndarray]]:
-        """Return volumes ``[D, H, W]`` in [-1, 1] by kind."""
+    def groups(self, networks: Any) -> dict[str, list[Any]]:
+        """Return volumes ``[D, H, W]`` in [-1, 1], or with their label maps, by the title of their row."""
 
 
 class Method(ABC):

@@ -13,6 +13,7 @@ from hagan3d.config import Config, Size, SubvolumeDataConfig
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.batches.slices import SliceBatchSource
 from hagan3d.data.batches.subvolumes import Batch, BatchSource
+from hagan3d.data.pictures import Segmented
 from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -126,25 +127,42 @@ class GenerationPreview(Preview):
         self.store, self.seed, self.encodes, self.read = store, seed, encodes, read
         self.indices = [int(index) for index in store.indices(split)[:COLUMNS]]
 
-    def groups(self, networks: GenerativeNetworks) -> dict[str, list[np.ndarray]]:
-        """Return volumes ``[D, H, W]`` in [-1, 1] by kind."""
+    def groups(self, networks: GenerativeNetworks) -> dict[str, list[Any]]:
+        """Return volumes ``[D, H, W]`` in [-1, 1] by kind and channel, and label maps outlined on the first channel."""
+        groups: dict[str, list[Any]] = {}
+        for kind, volumes in self._volumes(networks).items():
+            for channel, name in enumerate(self.store.channels):
+                title = f"{kind} {name}" if self.store.num_channels > 1 else kind
+                groups[title] = [x[channel] for x in volumes]
+            if self.store.label_names:
+                images = len(self.store.channels)
+                groups[f"{kind} labels"] = [Segmented(x[0], x[images:].argmax(axis=0)) for x in volumes]
+        return groups
+
+    def _volumes(self, networks: GenerativeNetworks) -> dict[str, list[np.ndarray]]:
+        """Return volumes ``[C, D, H, W]`` in [-1, 1] by kind."""
         device = next(networks.parameters()).device
         random = np.random.default_rng(self.seed)
-        groups: dict[str, list[np.ndarray]] = {"real": [], "generated": []}
+        volumes: dict[str, list[np.ndarray]] = {"real": [], "generated": []}
         if self.encodes:
-            groups["reconstructed"] = []
+            volumes["reconstructed"] = []
         for index in self.indices:
             real = self.read(index)
             label = torch.tensor([int(self.store.labels[index])], device=device) if networks.num_classes else None
             x = torch.from_numpy(random.standard_normal((1, networks.latent_dim), dtype=np.float32)).to(device)
-            groups["real"].append(real[0].numpy())
-            groups["generated"].append(first_volume(networks.volume(networks.latent(x, label), label)))
+            volumes["real"].append(real.numpy())
+            volumes["generated"].append(_to_array(networks.volume(networks.latent(x, label), label)))
             if self.encodes:
                 z = networks.encode(slab[None].to(device) for slab in real.split(networks.encoder_depth(), dim=1))
-                groups["reconstructed"].append(first_volume(networks.volume(z, label)))
-        return groups
+                volumes["reconstructed"].append(_to_array(networks.volume(z, label)))
+        return volumes
 
 
 def first_volume(x: Tensor) -> np.ndarray:
     """Return the first channel of the first volume of ``x [B, C, D, H, W]``, clipped to [-1, 1]."""
-    return x[0, 0].float().cpu().clamp(-1, 1).numpy()
+    return _to_array(x)[0]
+
+
+def _to_array(x: Tensor) -> np.ndarray:
+    """Return the first volume ``[C, D, H, W]`` of ``x [B, C, D, H, W]``, clipped to [-1, 1]."""
+    return x[0].float().cpu().clamp(-1, 1).numpy()

@@ -1,7 +1,7 @@
 """Base class of translation methods: data, previews, checks, and hierarchical training."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from hagan3d.config import Config, Size, UnpairedDataConfig
 from hagan3d.config.methods import config_class, method_names
-from hagan3d.data.batches.pairs import PairBatch, PairSource
+from hagan3d.data.batches.pairs import PairBatch, PairSource, check_sources
 from hagan3d.data.batches.slices import SlicePairSource
 from hagan3d.data.io.geometry import slice_affine
 from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.base import Method, Preview
 from hagan3d.methods.cache import PhaseCache
 from hagan3d.methods.generation import COLUMNS, VOXEL_BYTES, first_volume
@@ -53,7 +54,11 @@ class TranslationMethod(Method):
         """Loss of the low-resolution network: L1 to the low-resolution target."""
         assert nets.low_resolution is not None and batch.low_target is not None
         prediction = self.low_resolution_cache.put("low", batch, nets.low_resolution(batch.low_source))
-        return {"l1": F.l1_loss(prediction, batch.low_target)}
+        return {"l1": l1(prediction, batch.low_target, batch.low_mask)}
+
+    def loss_mask(self, batch: PairBatch) -> Tensor | None:
+        """Return the mask ``[B, 1, D, H, W]`` of voxel-wise losses; None: all voxels count."""
+        return batch.mask if self.settings.masked_losses else None
 
     def _window_loss(self, loss: Loss, nets: TranslationNetworks, batch: PairBatch) -> Terms | Iterator[Terms]:
         """Loss of a phase on windows concatenated with the low-resolution prediction, which gets no gradient."""
@@ -65,6 +70,7 @@ class TranslationMethod(Method):
     def check_store(self, store: Store) -> None:
         """Raise InputError unless the method can train on a store."""
         super().check_store(store)
+        check_sources(store, self.config.data.degrade)
         if store.has_domains and self.config.data.paired:
             able = [name for name in method_names() if config_class(name).data_config is UnpairedDataConfig]
             raise InputError(
@@ -76,22 +82,34 @@ class TranslationMethod(Method):
                 f"{store.path}: its targets are label maps, but method {self.config.name} predicts intensities; use a "
                 "method for label maps, or prepare the targets with another --intensity"
             )
+        if self.settings.masked_losses and not store.has_masks:
+            raise InputError(
+                f"{store.path}: holds no masks for {self.config.name}.masked_losses; prepare the pairs from a CSV "
+                "with the column mask, or leave the setting out"
+            )
         self.check_channels(store)
 
     def check_channels(self, store: Store) -> None:
-        """Raise InputError unless the store has the channels that the method expects."""
-        channels = self.settings.source_channels, self.settings.target_channels
-        if channels != (1, 1):
-            raise InputError(
-                f"{store.path}: holds one channel per source and target, but {self.config.name}.source_channels and "
-                f"target_channels are {channels[0]} and {channels[1]}; set both to 1"
-            )
+        """Raise InputError unless the sources and targets of a store have the channels of the settings."""
+        sources, name = store.source_channels or store.channels, self.config.name
+        found = len(sources), len(store.channels)
+        expected = self.settings.source_channels, self.settings.target_channels
+        if found == expected:
+            return
+        limit = "domains" if store.has_domains else "simulated sources" if self.config.data.degrade.active else ""
+        why = f" ({limit} have one channel)" if limit else ""
+        raise InputError(
+            f"{store.path}: holds {_count(sources)} per source and {_count(store.channels)} per target{why}, but "
+            f"{name}.source_channels and {name}.target_channels are {expected[0]} and {expected[1]}; use "
+            f"--{name}.source_channels {found[0]} --{name}.target_channels {found[1]}"
+        )
 
     def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> PairSource:
         """Return the source of batches of ``batch_size`` pairs per rank."""
         place = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
         kind = PairSource if self.config.data.slices == "none" else SlicePairSource
-        return kind.from_config(store, self.config.data, seed=self.train.seed, **place)
+        source = kind.from_config(store, self.config.data, seed=self.train.seed, **place)
+        return replace(source, with_low_mask=source.with_low and self.settings.masked_losses)
 
     def zero_batch(self) -> PairBatch:
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
@@ -111,7 +129,8 @@ class TranslationMethod(Method):
             return batch
         low_source, low_target = (torch.zeros(count, channel, *data.low_size) for channel in channels)
         start = torch.zeros(count, dtype=torch.int64)
-        return replace(batch, start=start, low_source=low_source, low_target=low_target)
+        low_mask = torch.zeros(count, 1, *data.low_size) if self.settings.masked_losses else None
+        return replace(batch, start=start, low_source=low_source, low_target=low_target, low_mask=low_mask)
 
     def preview(self, source: Any) -> Preview:
         """Return the preview of a run on the batches of ``source``."""
@@ -119,19 +138,26 @@ class TranslationMethod(Method):
 
     def bytes_per_step(self, stored: Size | None = None) -> int:
         """Return the bytes of voxels (int16) that a step reads from the store; see `Method`."""
-        data = self.config.data
-        volumes = 1 if data.degrade.active and data.paired else 2
+        data, settings = self.config.data, self.settings
+        sources = 0 if data.degrade.active and data.paired else settings.source_channels
+        channels = settings.target_channels + sources
         if data.slices != "none":
             # degraded and augmented volumes are read whole, before a slice is cut; blank slices are not counted
-            simulated = data.degrade.active or data.augment.active
-            whole = volumes * math.prod(stored or data.phantom_size)
-            read = whole if simulated else (data.context + 1) * math.prod(data.size)
-            return VOXEL_BYTES * self.train.batch_size * read
+            whole = channels * math.prod(stored or data.phantom_size)
+            sliced = (settings.target_channels + sources * data.context) * math.prod(data.size)
+            return (
+                VOXEL_BYTES * self.train.batch_size * (whole if data.degrade.active or data.augment.active else sliced)
+            )
         # degraded and augmented volumes are read whole, before a window is cut
         reads_windows = data.window != "whole" and not data.degrade.active and not data.augment.active
         low = math.prod(data.low_size) if reads_windows and data.window == "hierarchical" else 0
         voxels = math.prod(data.train_size if reads_windows else data.size)
-        return VOXEL_BYTES * self.train.batch_size * volumes * (voxels + low)
+        return VOXEL_BYTES * self.train.batch_size * channels * (voxels + low)
+
+
+def _count(names: tuple[str, ...]) -> str:
+    """Return the number of channels in words, with their names."""
+    return f"{'one channel' if len(names) == 1 else f'{len(names)} channels'} ({', '.join(names)})"
 
 
 @torch.no_grad()
@@ -141,7 +167,7 @@ def _predict_low(nets: TranslationNetworks, batch: PairBatch) -> Tensor:
 
 
 class TranslationPreview(Preview):
-    """Sources, translations, the predicted uncertainty if there is one, and targets; first channels.
+    """Sources, translations, the predicted uncertainty if there is one, and targets, channel by channel.
 
     Volumes are whole; those of a run on windows are translated in adjacent windows.
     """
@@ -152,6 +178,8 @@ class TranslationPreview(Preview):
         batches = [replace(source, depth=0, with_low=False).batch(step) for step in range(steps)]
         self.sources = torch.cat([batch.source for batch in batches])[:COLUMNS]
         self.targets = torch.cat([batch.target for batch in batches])[:COLUMNS]
+        self.source_names = source.store.source_channels or source.store.channels
+        self.target_names = source.store.channels
         self.depth = source.depth or self.sources.shape[2]
         self.axis = source.slices.axis if isinstance(source, SlicePairSource) else None
 
@@ -163,13 +191,11 @@ class TranslationPreview(Preview):
     def groups(self, networks: TranslationNetworks) -> dict[str, list[np.ndarray]]:
         """Return volumes by kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1]."""
         translations = [self._translate(networks, source[None]) for source in self.sources]
-        groups = {
-            "source": [first_volume(x[None]) for x in self.sources],
-            "translated": [first_volume(translation.mean) for translation in translations],
-            "target": [first_volume(x[None]) for x in self.targets],
-        }
-        sigmas = [first_volume(one.sigma * 4 - 1) for one in translations if one.sigma is not None]
-        return groups | ({"sigma, 0 to 0.5": sigmas} if sigmas else {})
+        groups = by_channel("source", list(self.sources), self.source_names)
+        groups |= by_channel("translated", [translation.mean[0] for translation in translations], self.target_names)
+        groups |= by_channel("target", list(self.targets), self.target_names)
+        sigmas = [one.sigma[0] * 4 - 1 for one in translations if one.sigma is not None]
+        return groups | (by_channel("sigma, 0 to 0.5", sigmas, self.target_names) if sigmas else {})
 
     def _translate(self, networks: TranslationNetworks, source: Tensor) -> Translation:
         """Translate a volume ``[1, Cs, D, H, W]`` in adjacent windows as thick as those of training."""
@@ -186,3 +212,11 @@ class TranslationPreview(Preview):
             if output.sigma is not None:
                 sigmas.append(output.sigma[:, :, first - start :].cpu())
         return Translation(torch.cat(means, 2), sigma=torch.cat(sigmas, 2) if sigmas else None)
+
+
+def by_channel(title: str, volumes: Sequence[Tensor], names: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """Return a row of pictures per named channel of volumes ``[C, D, H, W]``; the title of several has their names."""
+    titles = [title] if len(names) == 1 else [f"{title}, {name}" for name in names]
+    return {
+        text: [first_volume(x[None, channel : channel + 1]) for x in volumes] for channel, text in enumerate(titles)
+    }

@@ -57,8 +57,8 @@ class FeatureCritic(nn.Module):
         self.convs = halving_convs([in_channels, *widths_from(width, layers)])
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the feature maps of all layers."""
-        return _features(self.convs, x)
+        """Return the input, which is the first scale of the loss, and the feature maps of all layers."""
+        return [x, *_features(self.convs, x)]
 
 
 class GlobalDiscriminator(nn.Module):

@@ -34,7 +34,7 @@ def lungs_of(z, side=32):
 @pytest.fixture
 def known_generator(monkeypatch):
     for module in (exploration, walks):
-        monkeypatch.setattr(module, "volume_at", lambda model, z, label=None: lungs_of(z))
+        monkeypatch.setattr(module, "volume_at", lambda model, z, label=None: lungs_of(z)[None])
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(phantom_run, phantom_store, tm
 
 
 def test_a_generator_of_one_volume_has_no_directions(phantom_run, phantom_store, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(exploration, "volume_at", lambda model, z, label=None: lungs_of([0, 0]))
+    monkeypatch.setattr(exploration, "volume_at", lambda model, z, label=None: lungs_of([0, 0])[None])
     words = "--attribute lung_volume_ml --source generated --num 50 --out".split()
     assert command(phantom_run, "--store", phantom_store, *words, tmp_path / "out") == 2
     assert re.search("lung_volume_ml is .* in all 50 generated volumes; train longer", capsys.readouterr().err)

@@ -66,7 +66,8 @@ def absurd_header(folder: Path) -> Path:
 
 
 def absurd_nrrd(folder: Path) -> Path:
-    text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 10000 10000 10000\nendian: little\nencoding: raw\n\n"
+    text = "NRRD0004\ntype: short\ndimension: 3\nsizes: 10000 10000 10000\nspacings: 1 1 1\n"
+    text += "endian: little\nencoding: raw\n\n"
     (folder / "scan.nrrd").write_bytes(text.encode() + b"\0" * 64)
     return folder / "scan.nrrd"
 
@@ -83,6 +84,7 @@ def flat_space(folder: Path) -> Path:
 
     image = nibabel.Nifti1Image(smooth((4, 4, 4)), np.eye(4))
     image.header["sform_code"], image.header["srow_z"] = 1, 0
+    image.header["vox_offset"], image.header["magic"] = 352, b"n+1"
     image.header["srow_x"], image.header["srow_y"] = (1, 0, 0, 0), (0, 1, 0, 0)
     raw = folder / "scan.nii"
     with raw.open("wb") as file:
@@ -122,13 +124,13 @@ FILES: list[tuple[str, Maker, str]] = [
     ("text", text_named("letter.txt"), "not a volume in a supported format; use "),
     ("text as nifti", text_named("letter.nii"), "not a NIfTI file"),
     ("text as gzip", text_named("letter.nii.gz"), "letter.nii.gz"),
-    ("text as nrrd", text_named("letter.nrrd"), "cannot be read"),
-    ("text as mha", text_named("letter.mha"), "cannot be read"),
+    ("text as nrrd", text_named("letter.nrrd"), "not an NRRD file"),
+    ("text as mha", text_named("letter.mha"), "not a MetaImage file"),
     ("text as npy", text_named("letter.npy"), "not a NumPy file"),
     ("truncated gz", truncated_gz, "truncated"),
     ("truncated nii", truncated_nii, "truncated"),
-    ("10^12 voxels, nifti", absurd_header, "declares 2000000000000 bytes"),
-    ("10^12 voxels, nrrd", absurd_nrrd, "MB of memory"),
+    ("10^12 voxels, nifti", absurd_header, "declares 2000000000352 bytes"),
+    ("10^12 voxels, nrrd", absurd_nrrd, "its header declares 2000000000000"),
     ("10^12 voxels, npy", absurd_npy, "truncated"),
     ("NaN", with_nan, "2 of 120 voxels are NaN or infinite; replace them with --fill"),
     ("constant", nifti_of(np.full((4, 4, 4), 7, np.int16)), "every voxel is 7"),

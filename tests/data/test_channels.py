@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hagan3d import cli
+from hagan3d import prepare as prepare_command
 from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.preprocess.inputs import find_inputs
 from hagan3d.data.preprocess.pipeline import prepare
@@ -280,3 +282,31 @@ def test_a_table_of_pairs_has_channels_and_refuses_other_columns(nnunet: Path, t
     (tmp_path / "p.csv").write_text("\n".join([header.replace("source_2", "source2"), *lines]))
     with pytest.raises(InputError, match="the column 'source2' has no meaning here"):
         find_inputs(None, [tmp_path / "p.csv"])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("{T2: {intensity: foo}}", "intensities: intensity foo: must be one of window, percentiles, z-score"),
+        ("{T2: {windw: [0, 1]}}", "intensities: Option 'windw' is not accepted; did you mean window?"),
+        ("{T2: {window: [5, 4]}}", "intensities.window: must be two finite values in ascending order"),
+        ("{T2: 5}", "intensities 5: must be settings by name"),
+        ("{T2: {class_path: os.system}}", "Importing 'os.system' is not allowed"),
+        ("{PD: {units: a.u.}}", "no channel is named 'PD'; the channels are T1, T2"),
+    ],
+)
+def test_intensities_of_a_channel_that_cannot_be_are_one_line(nnunet: Path, tmp_path: Path, capsys, value, reason):
+    words = ["--nnunet", str(nnunet), "--output", str(tmp_path / "s.h5"), "--size", "32", "32", "32"]
+    assert cli.run(prepare_command.main, [*words, "--intensities", value]) == 2
+    message = capsys.readouterr().err
+    assert reason in message and message.count("\n") == 1 and not (tmp_path / "s.h5").exists()
+
+
+def test_shards_hold_channels_and_labels(nnunet: Path, store: Store, tmp_path: Path):
+    words = ["--nnunet", str(nnunet), "--output", str(tmp_path / "parts"), "--validation", "0.3"]
+    for shard in ("1/2", "2/2"):
+        assert cli.run(prepare_command.main, [*words, "--size", "32", "32", "32", "--shard", shard]) == 0
+    parts = Store(tmp_path / "parts")
+    assert parts.channels == store.channels and parts.label_names == NAMES and sorted(parts.ids) == store.ids
+    for i, name in enumerate(parts.ids):
+        assert torch.equal(parts.volume(i), store.volume(store.ids.index(name)))

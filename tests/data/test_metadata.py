@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from hagan3d.data.preprocess.metadata import match_rows, read_labels, split_of, subject_of
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from tests.data.conftest import rewrite, smooth
 
 
 def csv_of(folder: Path, text: str) -> Path:
@@ -71,3 +75,66 @@ def test_splits_are_a_function_of_seed_and_subject_with_the_fractions_asked_for(
     assert list(splits) == [split_of(name, 3, 0.2, 0.1) for name in names]
     assert abs((splits == "validation").mean() - 0.2) < 0.02 and abs((splits == "test").mean() - 0.1) < 0.02
     assert (splits != np.array([split_of(name, 4, 0.2, 0.1) for name in names])).any()
+
+
+def test_missing_is_missing_whatever_it_is_called(tmp_path: Path):
+    text = "id,class,age,score\n001,a,61,1.5\n002,n/a,n/a,2.5\n003,NA,nan,NaN\n010,b,70,3\n"
+    labels = read_labels(csv_of(tmp_path, text), "class")
+    assert labels.class_names == ("a", "b") and labels.columns == ("age", "score") and labels.remarks == ()
+    assert [labels.label(row) for row in labels.rows.values()] == [0, -1, -1, 1]
+    ages = [row.columns["age"] for row in labels.rows.values()]
+    assert ages[::3] == [61, 70] and np.isnan(ages[1:3]).all()
+
+
+def test_equal_numbers_are_one_class(tmp_path: Path):
+    labels = read_labels(csv_of(tmp_path, "id,class\n001,1\n002,1.0\n003,2\n010,01\n"), "class")
+    assert labels.class_names == ("1", "2")
+    assert [labels.label(row) for row in labels.rows.values()] == [0, 0, 1, 0]
+    labels = read_labels(csv_of(tmp_path, "id,class\n001,1.0\n002,nan\n003,2.0\n010,\n"), "class")
+    assert labels.class_names == ("1", "2")
+    # where some are words, all are
+    assert set(read_labels(csv_of(tmp_path, "id,class\na,1\nb,01\nc,x\n"), "class").class_names) == {"01", "1", "x"}
+
+
+def test_columns_that_are_not_used_are_named(tmp_path: Path):
+    text = 'id,age,site,weight,empty\na,61,Bonn,"61,5",\nb,70,Köln,70,n/a\nc,inf,Bonn,80,\n'
+    labels = read_labels(csv_of(tmp_path, text), "class")
+    assert labels.columns == ()
+    said = [line.split(": ", 1)[1] for line in labels.remarks]
+    assert said == [
+        "the column age is not used, as 'inf' is no number",
+        "the column site is not used, as it holds text",
+        "the column weight is not used, as '61,5' is no number",
+        "the column empty is not used, as all its cells are missing",
+    ]
+
+
+def test_sessions_of_a_participant_are_of_one_subject(tmp_path: Path, nifti):
+    for subject in range(1, 7):
+        for session in (1, 2):
+            nifti(f"in/sub-{subject:02d}_ses-{session}_T1w.nii.gz", smooth((8, 9, 7), 10 * subject + session))
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tage\n" + "".join(f"sub-{s:02d}\t{60 + s}\n" for s in range(1, 7)))
+    config = PrepareConfig(size=(32, 32, 32), labels=str(table), validation=0.5)
+    store = Store(prepare(tmp_path / "in", tmp_path / "s.h5", config, progress=False).path)
+    assert store.subjects == [f"sub-{s:02d}" for s in range(1, 7) for _ in (1, 2)]
+    splits = {
+        subject: {store.splits[i] for i in range(12) if store.subjects[i] == subject} for subject in store.subjects
+    }
+    assert all(len(one) == 1 for one in splits.values()) and set.union(*splits.values()) == {"train", "validation"}
+    assert store.columns["age"].tolist() == [60 + s for s in range(1, 7) for _ in (1, 2)]
+
+
+def test_a_patient_of_dicom_is_a_subject_unless_all_are_the_same(tmp_path: Path, series):
+    def prepared(names: list[str], output: str):
+        for number, name in enumerate(names):
+            folder = series(f"{output}/scan{number}", smooth((8, 9, 7), number))
+            for path in folder.iterdir():
+                rewrite(path, PatientID=name)
+        config = PrepareConfig(size=(32, 32, 32), validation=0)
+        result = prepare(tmp_path / output, tmp_path / f"{output}.h5", config, progress=False)
+        return Store(result.path).subjects, result.remarks
+
+    assert prepared(["P1", "P2", "P1"], "known") == (["P1", "P2", "P1"], ())
+    subjects, remarks = prepared(["ANON"] * 3, "anonymous")
+    assert subjects == ["scan0", "scan1", "scan2"] and "have the PatientID 'ANON'" in remarks[0]

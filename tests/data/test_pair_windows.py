@@ -38,7 +38,7 @@ CHANGES = [{}, {"augment": AugmentConfig(flip_axes=("D", "W"))}]
 @pytest.mark.parametrize("change", CHANGES)
 def test_source_target_and_mask_are_cut_at_one_place(store, change):
     whole = PairSource(store, "train", 2, 5, **change)
-    windows = dataclasses.replace(whole, depth=8, with_low=True)
+    windows = dataclasses.replace(whole, depth=8, with_low=True, with_low_mask=True)
     for step in range(4):
         one, other = windows.batch(step), whole.batch(step)
         assert other.start is None and other.low_source is None
@@ -46,7 +46,7 @@ def test_source_target_and_mask_are_cut_at_one_place(store, change):
             for name in ("source", "target", "mask"):
                 expected = getattr(other, name)[k, :, start : start + 8]
                 assert torch.equal(getattr(one, name)[k], expected), name
-        for name in ("source", "target"):
+        for name in ("source", "target", "mask"):
             expected = F.avg_pool3d(getattr(other, name), 4)
             torch.testing.assert_close(getattr(one, f"low_{name}"), expected, atol=1e-4, rtol=0)
 

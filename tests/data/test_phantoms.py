@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from hagan3d.data.io.volumes import read_volume
-from hagan3d.data.phantoms import anatomy
+from hagan3d.data.phantoms import anatomy, head
 from hagan3d.data.phantoms.thorax import EXTENT, Phantom, make_phantom, write_phantoms
+from hagan3d.data.preprocess.inputs import find_inputs
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 LUNGS = (anatomy.RIGHT_LUNG, anatomy.LEFT_LUNG, anatomy.EMPHYSEMA)
@@ -87,3 +91,42 @@ def test_written_files_are_ras_and_hold_the_same_voxels(tmp_path: Path):
     np.testing.assert_allclose(volume.array.transpose(2, 1, 0), phantom.hu, atol=0.51)
     labels = read_volume(tmp_path / "labels" / "phantom-00008.nii.gz")
     np.testing.assert_array_equal(labels.array.transpose(2, 1, 0), phantom.labels)
+
+
+def test_a_head_has_four_contrasts_and_a_tumour_that_each_shows(tmp_path: Path):
+    small, large = head.make_head(7, (32, 32, 32)), head.make_head(7, (64, 64, 64))
+    assert small.images.shape == (4, 32, 32, 32) and large.labels.max() == 3
+    # the patient is the seed's at every size
+    assert abs(small.attributes["tumour_ml"] / large.attributes["tumour_ml"] - 1) < 0.15
+    assert abs(small.attributes["brain_ml"] / large.attributes["brain_ml"] - 1) < 0.05
+    t1, t1c, t2, flair = (image[large.labels == 3].mean() for image in large.images)
+    assert t1c > 1.3 * t1  # the rim takes up contrast agent
+    edema = large.labels == 1
+    assert large.images[3][edema].mean() > large.images[0][edema].mean() + 50  # bright in FLAIR, dark in T1
+    voxel = np.prod(np.array(head.EXTENT) / 64) / 1000
+    assert large.attributes["edema_ml"] == pytest.approx(edema.sum() * voxel, abs=0.01)
+    assert not np.array_equal(head.make_head(8, (32, 32, 32)).labels, small.labels)
+    with pytest.raises(InputError, match="multiples of 8"):
+        head.make_head(0, (30, 32, 32))
+
+
+def test_heads_are_written_as_an_nnunet_data_set(tmp_path: Path):
+    folder = head.write_heads(tmp_path / "heads", 3, (32, 32, 32), seed=5)
+    config = PrepareConfig(size=(32, 32, 32), labels=str(folder / "attributes.csv"))
+    store = Store(prepare(find_inputs(None, nnunet=folder), tmp_path / "s.h5", config, progress=False).path)
+    assert store.channels == head.CHANNELS and store.label_names == head.LABEL_NAMES
+    phantom = head.make_head(6, (32, 32, 32))
+    np.testing.assert_array_equal(store.label_map(1), phantom.labels)
+    lo, hi = store.intervals[1, 2]
+    t2 = (store.channel(1, 2).numpy() + 1) * (hi - lo) / 2 + lo
+    np.testing.assert_allclose(t2, np.clip(np.rint(phantom.images[2]), lo, hi), atol=0.6)
+    np.testing.assert_allclose(store.affines[1], phantom.affine, atol=1e-4)
+    assert store.columns["tumour_ml"][1] == phantom.attributes["tumour_ml"]
+
+
+def test_chests_are_prepared_with_their_label_maps(tmp_path: Path):
+    folder = write_phantoms(tmp_path / "chests", 2, (32, 32, 32), seed=3)
+    config = PrepareConfig(size=(32, 32, 32), intensity="window", label_names=anatomy.LABEL_NAMES, validation=0)
+    store = Store(prepare(folder / "cases.csv", tmp_path / "s.h5", config, progress=False).path)
+    assert store.channels == ("ct",) and store.label_names == anatomy.LABEL_NAMES
+    np.testing.assert_array_equal(store.label_map(1), make_phantom(4, (32, 32, 32), severity=1).labels)

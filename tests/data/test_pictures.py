@@ -7,7 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from hagan3d.data.pictures import PLANES, MiddlePlanes, comparison_sheet, contact_sheet, middle_plane
+from hagan3d.data.pictures import (
+    PLANES,
+    MiddlePlanes,
+    Segmented,
+    comparison_sheet,
+    contact_sheet,
+    label_colour,
+    middle_plane,
+)
 
 AFFINES = {
     "SAR": np.array([[0, 0, 1.0, 0], [0, 1.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]]),
@@ -64,3 +72,19 @@ def test_middle_planes_of_slabs_are_those_of_the_volume(tmp_path, code):
     for name, given in (("whole", volume), ("kept", planes)):
         contact_sheet([given], AFFINES[code], [""], tmp_path / name)
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "kept").read_bytes()
+
+
+def test_labels_are_outlined_in_their_colours(tmp_path):
+    label_map = np.zeros((16, 16, 16), np.uint8)
+    label_map[4:12, 4:12, 4:12] = 2
+    x = np.zeros((16, 16, 16), np.float32)
+    comparison_sheet({"real": [Segmented(x, label_map)]}, np.diag([1.0, 1, 1, 1]), tmp_path / "a.png")
+    comparison_sheet({"real": [x]}, np.diag([1.0, 1, 1, 1]), tmp_path / "b.png")
+    with Image.open(tmp_path / "a.png") as one, Image.open(tmp_path / "b.png") as other:
+        assert (one.mode, other.mode) == ("RGB", "L") and one.size == other.size
+        colours, grey = np.asarray(one).astype(int), np.asarray(other.convert("RGB")).astype(int)
+    changed = (colours != grey).any(axis=2)
+    # in each of three planes of 160 pixels, the outline of a square of 80 pixels with rounded corners, one pixel wide
+    assert changed.sum() == pytest.approx(3 * 4 * 79, rel=0.06)
+    towards = np.array(label_colour(2)) - grey[changed]
+    assert np.abs(colours[changed] - grey[changed] - 0.85 * towards).max() <= 1

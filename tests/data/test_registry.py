@@ -17,13 +17,15 @@ def test_a_new_reader_is_used_everywhere(tmp_path: Path, monkeypatch: pytest.Mon
     table = list(registry.readers())
     monkeypatch.setattr(registry, "_READERS", table)
     voxels = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-    registry.reader(".xyz", title="XYZ")(lambda path: (voxels, np.eye(4)))
+    registry.reader(".xyz", title="XYZ")(lambda path: registry.RawVolume(voxels, np.eye(4), ("is a test",)))
     registry.readers.cache_clear()
     try:
         (tmp_path / "Scan.XYZ").write_text("")
         (listed,) = find_volumes(tmp_path)
         assert listed.id == "Scan" and "XYZ (.xyz)" in registry.supported_formats()
-        np.testing.assert_array_equal(read_volume(listed.path).array, voxels)
+        volume = read_volume(listed.path)
+        np.testing.assert_array_equal(volume.array, voxels)
+        assert volume.remarks == (f"{listed.path}: is a test",)
     finally:
         registry.readers.cache_clear()
 

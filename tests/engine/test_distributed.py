@@ -21,6 +21,10 @@ from hagan3d.checkpoint import files
 from hagan3d.checkpoint.state_hash import state_hash
 from hagan3d.config.diffaug import DiffAugConfig
 from hagan3d.data.batches.subvolumes import Batch
+from hagan3d.data.phantoms.head import CHANNELS, LABEL_NAMES, write_heads
+from hagan3d.data.preprocess.inputs import find_inputs
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.engine import distributed as engine_distributed
 from hagan3d.engine.distributed import SINGLE, Distributed, init_distributed
@@ -56,6 +60,7 @@ def make_trainer(store_path, out, distributed, **settings):
     defaults = {"subvolume_depth": 8, "latent_dim": 8, "channels": 64, "d_channels": 64}
     defaults |= {"batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)}
     defaults |= {"preview_every": 2, "checkpoint_steps": 1, "log": {"every": 1}}
+    defaults |= {"data": {"channels": len(CHANNELS), "labels": len(LABEL_NAMES)}}
     if "autoencode" in settings:
         defaults |= {"prior": "encoded"}
     config = make_config("hagan", **defaults | settings)
@@ -170,12 +175,22 @@ def main(store, out):
 
 
 @pytest.fixture(scope="module")
-def two(small_store, tmp_path_factory):
+def heads(tmp_path_factory):
+    """A store of volumes of four channels with label maps and classes."""
+    folder = write_heads(tmp_path_factory.mktemp("heads"), 16, (32, 32, 32))
+    lines = [f"head_{number:05d},{number % 2}" for number in range(16)]
+    (folder / "classes.csv").write_text("\n".join(["id,class", *lines]))
+    config = PrepareConfig(size=(32, 32, 32), labels=str(folder / "classes.csv"), validation=0.2)
+    return prepare(find_inputs(None, nnunet=folder), folder / "s.h5", config, progress=False).path
+
+
+@pytest.fixture(scope="module")
+def two(heads, tmp_path_factory):
     """The folder of two ranks, and their observations."""
     out = tmp_path_factory.mktemp("two")
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]  # for tests.helpers
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    words = [*TORCHRUN, __file__, str(small_store), str(out)]
+    words = [*TORCHRUN, __file__, str(heads), str(out)]
     done = subprocess.run(words, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return out, [torch.load(out / f"observed{rank}.pt") for rank in (0, 1)]

@@ -140,7 +140,7 @@ def test_a_volume_is_scored_window_by_window_and_alone(monkeypatch):
     monkeypatch.setattr(networks.d_h, "forward", lambda x, start: (x.mean(dim=(1, 2, 3, 4)) + start, None))
     monkeypatch.setattr(networks.d_l, "forward", lambda x: (x.amax(dim=(1, 2, 3, 4)), None))
     x = np.random.default_rng(0).random((32, 32, 32)).astype(np.float32)
-    logits = logits_of(networks, [x], torch.device("cpu"))
+    logits = logits_of(networks, [x[None]], torch.device("cpu"))
     quarter = x.reshape(8, 4, 8, 4, 8, 4).mean(axis=(1, 3, 5))
     np.testing.assert_allclose(logits, [[x.mean() + np.mean([0, 8, 16, 24]), quarter.max()]], rtol=1e-6)
     assert score_names(networks) == ["d_h", "d_l", "sum"]

@@ -116,7 +116,7 @@ def test_features_of_a_store_are_trained_kept_and_the_same_again(store):
         load_features(store)
     first = train_features(store, config)
     loaded = load_features(store)
-    assert first.path == features_path(store.path) and loaded.sha256 == first.extractor.sha256
+    assert first.path == features_path(store) and loaded.sha256 == first.extractor.sha256
     assert train_features(store, config).extractor.sha256 == loaded.sha256
     assert np.mean(first.losses[-5:]) < np.mean(first.losses[:5])
     rows = loaded.features(store.channel(int(i)).numpy() for i in store.indices("train"))
@@ -138,6 +138,7 @@ def test_features_of_another_store_or_damaged_ones_are_refused(store, tmp_path):
     odd = tmp_path / "odd.pt"
     for change, message in [
         ({"store": "0" * 64}, "another store"),
+        ({"channel": "T9"}, "trained on channel T9"),
         ({"format": "x"}, "of this version"),
         ({"state": {}}, "another network"),
         ({"sha256": "0"}, "damaged"),

@@ -59,11 +59,11 @@ def test_a_share_and_an_amount():
 
 
 def test_a_name_says_which_labels():
-    assert label_measure("label_1+3_ml", (1, 2, 3)) == Measure("label_1+3_ml", (1, 3))
-    assert label_measure("label_2_percent", (1, 2)).of == (1, 2)
-    assert label_measure("lung_volume_ml", (1, 2)) is None
+    assert label_measure("label_1+3_ml", {"1": 1, "2": 2, "3": 3}) == Measure("label_1+3_ml", (1, 3))
+    assert label_measure("label_2_percent", {"1": 1, "2": 2}).of == (1, 2)
+    assert label_measure("lung_volume_ml", {"1": 1, "2": 2}) is None
     with pytest.raises(InputError, match="no label 7; the label maps hold 1, 2"):
-        label_measure("label_7_ml", (1, 2))
+        label_measure("label_7_ml", {"1": 1, "2": 2})
 
 
 def test_calibration_is_judged_on_what_it_was_not_fitted_to():

@@ -1,11 +1,14 @@
 """Voxel statistics: closed forms, and parts of a set that give the whole."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import random_extractor
 from hagan3d.evaluation.features.summary import (
+    ChannelView,
     VolumeSet,
     blocks,
     describe,
@@ -23,8 +26,12 @@ def volumes(count, seed=0, scale=0.3):
     return (np.random.default_rng(seed).standard_normal((count, *SIZE)) * scale).clip(-1, 1).astype(np.float32)
 
 
+def view(folder=Path(), *extractors):
+    return ChannelView(folder, extractors)
+
+
 def summary(x, pairs=False):
-    return summarize(iter(x), [], 4, pairs, SIZE)
+    return summarize(iter(x[:, None]), [view()], 4, pairs, SIZE)[0]
 
 
 def test_blocks_are_means():
@@ -105,13 +112,13 @@ def test_windows_of_similarity_fit_the_volume(side, window, scales):
 
 
 def volume_set(x, store="a"):
-    return VolumeSet("real", SIZE, len(x), lambda first, last: iter(x[first:last]), {"store": store})
+    return VolumeSet("real", SIZE, len(x), lambda first, last: iter(x[first:last, None]), {"store": store})
 
 
 def test_a_set_in_chunks_is_the_set_at_once_and_goes_on_where_it_stopped(tmp_path):
     x, extractor = volumes(10), random_extractor()
-    whole = summarize(iter(x), [extractor], 10, True, SIZE)
-    again = summarize_set(volume_set(x), [extractor], tmp_path, batch=2, pairs=5, chunk=4)
+    whole = summarize(iter(x[:, None]), [view(tmp_path, extractor)], 10, True, SIZE)[0]
+    again = summarize_set(volume_set(x), [view(tmp_path, extractor)], batch=2, pairs=5, chunk=4)[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"real-{i:06d}.npz" for i in (0, 4, 8)]
     for name, values in whole.items():
         np.testing.assert_allclose(again[name], values, atol=1e-5, err_msg=name)
@@ -120,24 +127,24 @@ def test_a_set_in_chunks_is_the_set_at_once_and_goes_on_where_it_stopped(tmp_pat
 
     def reading(first, last):
         read.append((first, last))
-        return iter(x[first:last])
+        return iter(x[first:last, None])
 
     counted = VolumeSet("real", SIZE, 10, reading, {"store": "a"})
-    summarize_set(counted, [extractor], tmp_path, batch=2, pairs=5, chunk=4)
+    summarize_set(counted, [view(tmp_path, extractor)], batch=2, pairs=5, chunk=4)
     assert read == [(4, 8)]
 
 
 def test_what_was_kept_of_another_store_or_extractor_is_refused(tmp_path):
     x = volumes(4)
-    summarize_set(volume_set(x), [], tmp_path, batch=2, pairs=2)
+    summarize_set(volume_set(x), [view(tmp_path)], batch=2, pairs=2)
     for others, extractors in ((volume_set(x, "b"), []), (volume_set(x), [random_extractor()])):
         with pytest.raises(InputError, match="another store, run or setting"):
-            summarize_set(others, extractors, tmp_path, batch=2, pairs=2)
+            summarize_set(others, [view(tmp_path, *extractors)], batch=2, pairs=2)
     (tmp_path / "real-000000.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="damaged"):
-        summarize_set(volume_set(x), [], tmp_path, batch=2, pairs=2)
+        summarize_set(volume_set(x), [view(tmp_path)], batch=2, pairs=2)
 
 
 def test_sizes_that_differ_are_refused():
     with pytest.raises(InputError, match=r"\[32, 32, 64\]"):
-        summarize(iter([np.zeros((32, 32, 64), np.float32)]), [], 2, False, SIZE)
+        summarize(iter([np.zeros((1, 32, 32, 64), np.float32)]), [view()], 2, False, SIZE)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hagan3d.evaluation.exploration.strips import RED, Tile, planes_of, write_gif, write_strip
+from hagan3d.evaluation.exploration.strips import RED, Tile, planes_of, regions_of, write_gif, write_strip
 from hagan3d.evaluation.exploration.walks import WalkFrame, score_walks
 
 
@@ -39,7 +39,7 @@ def test_what_was_counted_is_red_and_the_rest_is_grey():
     mask = np.zeros((16, 16, 16), bool)
     mask[:, :, :8] = True  # W grows to the left, as the affine says
     affine = np.array([[0, 0, -2.0, 0], [0, 2.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
-    picture = np.asarray(planes_of(np.zeros((16, 16, 16), np.float32), affine, mask)).astype(int)
+    picture = np.asarray(planes_of(np.zeros((16, 16, 16), np.float32), affine, regions_of(mask))).astype(int)
     colourful = picture[..., 0] - picture[..., 2] > 20
     middle = picture.shape[1] // 2
     assert colourful[:, : middle - 2].mean() > 0.9 and not colourful[:, middle + 2 :].any()

@@ -20,7 +20,7 @@ from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.memory import count_translation, translation_depth
-from hagan3d.inference.translate_files import check_units, target_interval
+from hagan3d.inference.translate_files import check_units, target_intervals
 from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
 from hagan3d.methods.registry import make_translation_networks
 from hagan3d.methods.upgan.config import UPGANConfig
@@ -191,7 +191,7 @@ def test_a_folder_without_a_checkpoint_is_refused(small_store, tmp_path, run, ca
         cli.run(translate_command.main, [str(tmp_path), "--input", str(small_store), "--out", str(tmp_path / "o")]) == 2
     )
     assert "no checkpoint" in capsys.readouterr().err
-    assert target_interval(load_translation(run).description, -5.0, 5.0) == (-1024.0, 600.0)  # a window's own
+    assert target_intervals(load_translation(run).description, [(-5.0, 5.0)]) == [(-1024.0, 600.0)]  # a window's own
 
 
 @pytest.mark.slow

@@ -48,3 +48,9 @@ def test_penalties_have_a_gradient_in_the_weights():
     x = torch.randn(4, 3, requires_grad=True)
     r1_penalty((x @ weight).tanh().flatten(), [x]).backward()
     assert weight.grad.abs().min() > 0
+
+
+def test_least_squares_of_the_generator_is_not_halved():
+    fake = torch.tensor([0.0, 3.0])
+    assert g_loss("lsgan", fake).item() == (1 + 4) / 2  # mean of (D - 1)^2
+    assert d_loss("lsgan", fake, fake).item() == pytest.approx((1 + 4) / 4 + (0 + 9) / 4)

@@ -10,7 +10,7 @@ from hagan3d.config.methods import method_names
 from hagan3d.engine.memory_plan import Plan
 from hagan3d.methods.phase import stage_starts
 from hagan3d.methods.registry import make_method
-from tests.helpers import assert_equal, weights
+from tests.helpers import assert_equal, changed_networks, weights
 from tests.methods.small import (
     TRANSLATION,
     assert_counts_agree,
@@ -135,3 +135,15 @@ def test_a_loaded_model_generates_as_the_trained_one(small_store, tmp_path, meth
         expected, result = (nets.volume(nets.latent(x)) for nets in (trainer.networks, model.networks))
     assert torch.equal(expected, result) and result.shape == (2, 1, 32, 32, 32)
     assert set(model.loaded) == set(trainer.networks.generators)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["lean", "bf16", "8bit", "offload"])
+@pytest.mark.parametrize("method", method_names())
+def test_every_method_trains_with_every_optimizer_state(method, state, small_store):
+    config = small_config(method, optimizer_state=state, optimizer="adam")
+    updates, batch = make_updates(config), small_batch(config, small_store)
+    for phase in updates.phases:
+        before = weights(updates.networks)
+        run_phase(updates, phase.name, batch)
+        assert set(phase.updates) <= changed_networks(before, weights(updates.networks))

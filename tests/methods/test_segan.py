@@ -15,7 +15,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.evaluation.translation.label_maps import dice_of_labels, dice_summary
 from hagan3d.losses.segmentation import dice_loss
 from hagan3d.run_settings import load_config
-from tests.methods.small import make_updates, run_steps
+from tests.methods.small import make_updates, run_steps, small_batch, small_config
 
 SMALL = (
     "--segan.width 4 --segan.levels 2 --segan.critic_width 4 --segan.critic_layers 2 "
@@ -71,6 +71,19 @@ def test_augmented_maps_move_with_their_volumes_and_keep_their_labels(pairs):
         assert levels[1] - levels[0] > 0.4 and levels[2] - levels[1] > 0.4
         found.append(pair.target)
     assert not torch.equal(found[0], found[1])
+
+
+def test_the_first_scale_of_the_loss_is_the_masked_image():
+    updates = make_updates(small_config("segan"))
+    nets, batch = updates.networks, small_batch(small_config("segan"), None)
+    for parameter in nets.d.parameters():
+        torch.nn.init.zeros_(parameter)  # all other scales are equal then
+    fake, truth = nets.probabilities(batch.source), nets.one_hot(batch.target)
+    terms = updates.phases[0].loss(nets, batch)
+    image = batch.source + 1
+    pixels = torch.stack([(image * (fake - truth)[:, k : k + 1]).abs() for k in range(1, nets.labels)]).mean()
+    scales = len(nets.d.convs) + 1
+    torch.testing.assert_close(terms["gan"], pixels / scales)
 
 
 @pytest.mark.slow

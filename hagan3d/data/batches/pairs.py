@@ -41,6 +41,8 @@ class PairBatch(StepBatch):
     """For hierarchical conditioning of windows: whole sources at low resolution ``[B, Cs, d, h, w]``."""
     low_target: Tensor | None = None
     """Whole targets at low resolution ``[B, Ct, d, h, w]``."""
+    low_mask: Tensor | None = None
+    """Whole masks at low resolution ``[B, 1, d, h, w]``, the share of each block; None: not read."""
 
     @property
     def device(self) -> torch.device:
@@ -79,13 +81,16 @@ class Pair:
     """Of a window: the whole source at low resolution ``[Cs, d, h, w]``."""
     low_target: Tensor | None = None
     """Of a window: the whole target at low resolution ``[Ct, d, h, w]``."""
+    low_mask: Tensor | None = None
+    """Of a window: the whole mask at low resolution ``[1, d, h, w]``."""
 
     def window(self, start: int, depth: int, factor: int) -> "Pair":
         """Select a window of a whole pair, and compute the low-resolution volumes (mean over ``factor``^3 voxels)."""
         slices = slice(start, start + depth)
         low_source, low_target = (F.avg_pool3d(x, factor) for x in (self.source, self.target))
         mask = None if self.mask is None else self.mask[:, slices]
-        return Pair(self.source[:, slices], self.target[:, slices], mask, low_source, low_target)
+        low_mask = None if self.mask is None else F.avg_pool3d(self.mask, factor)
+        return Pair(self.source[:, slices], self.target[:, slices], mask, low_source, low_target, low_mask)
 
 
 @dataclass(frozen=True)
@@ -97,17 +102,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         """Raise InputError unless the store has the pairs, domains or volumes that `degrade` needs."""
-        path, active = self.store.path, self.degrade.active
-        registers = self.degrade.kind == "misalign"
-        if active and ((self.store.has_sources and not registers) or self.store.has_domains):
-            raise InputError(
-                f"{path}: holds sources of its own; use --data.degrade.kind none, or a store of single volumes"
-            )
-        if not active and not self.store.has_sources and not self.store.has_domains:
-            raise InputError(
-                f"{path}: holds no pairs; make some with `hagan3d prepare --pairs` (--domains: unpaired), "
-                "or simulate sources with --data.degrade.kind"
-            )
+        check_sources(self.store, self.degrade)
 
     def indices(self, split: str, domain: str = "target", fraction: float = 1.0, seed: int = 0) -> np.ndarray:
         """Return the indices of the volumes of a domain in a split, optionally of a fraction of the subjects.
@@ -173,12 +168,17 @@ class Pairs:
     def _degrade_seed(self, i: int, seed: int | None) -> int:
         return zlib.crc32(self.store.ids[i].encode()) if seed is None else seed
 
-    def window(self, i: int, start: int, depth: int, with_low: bool) -> Pair:
-        """Read only ``depth`` slices of a pair of the store; ``with_low``: also the low-resolution volumes."""
+    def window(self, i: int, start: int, depth: int, with_low: bool, with_low_mask: bool = False) -> Pair:
+        """Read only ``depth`` slices of a pair of the store; ``with_low``: also the low-resolution volumes.
+
+        The low-resolution mask is made from the whole mask, which is read with ``with_low_mask`` alone.
+        """
         store = self.store
         mask = (store.mask(i, start, depth) > 0).float()[None] if store.has_masks else None
-        low = (store.low_source(i), store.low(i)) if with_low else (None, None)
-        return Pair(store.source(i, start, depth), store.window(i, start, depth), mask, *low)
+        low_source, low_target = (store.low_source(i), store.low(i)) if with_low else (None, None)
+        low_mask = F.avg_pool3d(store.mask(i)[None], store.factor) if with_low_mask else None
+        source, target = store.source(i, start, depth), store.window(i, start, depth)
+        return Pair(source, target, mask, low_source, low_target, low_mask)
 
     def volume(self, i: int, augmentation: AugmentConfig, seed: int) -> Tensor:
         """Read a volume of either domain ``[C, D, H, W]``, augmented."""
@@ -211,6 +211,8 @@ class PairSource(StepSource[PairBatch]):
     """Slices per window, sampled so that all slices are seen about equally often; 0: whole pairs."""
     with_low: bool = False
     """Whether windows come with the whole volumes at low resolution (hierarchical conditioning)."""
+    with_low_mask: bool = False
+    """Whether they come with the whole mask at low resolution too."""
     rank: int = 0
     world_size: int = 1
     """World size: number of ranks that share a global batch."""
@@ -279,6 +281,7 @@ class PairSource(StepSource[PairBatch]):
             start=torch.tensor(starts) if starts else None,
             low_source=_stack_or_none([pair.low_source for pair in pairs]) if self.with_low else None,
             low_target=_stack_or_none([pair.low_target for pair in pairs]) if self.with_low else None,
+            low_mask=_stack_or_none([pair.low_mask for pair in pairs]) if self.with_low_mask else None,
             samples=samples,
             misalignment=_stack_or_none([self._misalignment(step, sample) for sample in samples]),
             seed=self.seed,
@@ -313,7 +316,7 @@ class PairSource(StepSource[PairBatch]):
     def _window(self, i: int, step: int, sample: int) -> Pair:
         start = self._start(step, sample)
         if not self.degrade.active and not self.augment.active:
-            return self.pairs.window(i, start, self.depth, self.with_low)
+            return self.pairs.window(i, start, self.depth, self.with_low, self.with_low_mask)
         # simulation and augmentation act on whole volumes
         augment_seed = self._seed_of("augment", step, sample)
         whole = self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed)
@@ -335,6 +338,27 @@ class PairSource(StepSource[PairBatch]):
         """Return the seed of one random operation on one sample."""
         words = [self.seed, step, sample, zlib.crc32(name.encode())]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+def check_sources(store: Store, degrade: DegradeConfig) -> None:
+    """Raise InputError unless a store has the pairs, domains or volumes that `degrade` needs."""
+    path, registers = store.path, degrade.kind == "misalign"
+    if degrade.active and ((store.has_sources and not registers) or store.has_domains):
+        raise InputError(
+            f"{path}: holds sources of its own; use --data.degrade.kind none, or a store of single volumes"
+        )
+    if not degrade.active and not store.has_sources and not store.has_domains:
+        raise InputError(
+            f"{path}: holds no pairs; make some with `hagan3d prepare --pairs` (--domains: unpaired), "
+            "or simulate sources with --data.degrade.kind"
+        )
+    names = max(store.channels + store.label_names, store.source_channels, key=len)
+    if degrade.active and len(names) > 1:
+        # noise would have to be independent in each channel, motion and k-space masks common to all
+        raise InputError(
+            f"{path}: a simulated source has one channel, but its volumes have {len(names)} ({', '.join(names)}); "
+            "prepare a store of one of them"
+        )
 
 
 def _augmented(

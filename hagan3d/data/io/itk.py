@@ -1,5 +1,14 @@
-"""Readers of NRRD and MetaImage, through ITK."""
+"""Readers of NRRD and MetaImage, through ITK, which fills in what a header lacks and does not notice damaged voxels.
 
+So headers are read here first: sizes, checksums and the presence of geometry are checked before ITK is asked.
+"""
+
+import itertools
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -7,23 +16,75 @@ import SimpleITK as sitk  # noqa: N813 (the usual abbreviation)
 
 from hagan3d.data.io.checks import check_memory, check_shape
 from hagan3d.data.io.geometry import LPS_TO_RAS
-from hagan3d.data.io.registry import reader
+from hagan3d.data.io.registry import RawVolume, reader
+from hagan3d.data.io.unpack import unpack
 from hagan3d.errors import InputError
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
+LARGEST_HEADER = 2**16  # bytes
+META_SIZES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8}
+META_SIZES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8}
+NRRD_SIZES = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8}
+NRRD_ALIASES = {"uchar": "char", "ushort": "short", "uint": "int", "ulonglong": "longlong", "block": ""}
+ENCODINGS = {"gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2", "raw": "", "txt": "text", "text": "text"}
+NO_SPACE = "does not say which sides its axes point to: they are taken as those of LPS"
+NO_ORIGIN = "does not say where it lies: its first voxel is placed at 0"
 
-@reader(".nrrd", title="NRRD")
-@reader(".mha", ".mhd", title="MetaImage")
-def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read NRRD or MetaImage: axes in the order of the file, the affine converted from LPS to RAS mm."""
+
+@dataclass(frozen=True)
+class Header:
+    """What is checked of a header."""
+
+    voxel_bytes: int
+    """Bytes of all voxels, unpacked."""
+    files: list[Path]
+    """Files of the voxels; empty if they follow the header."""
+    start: int
+    """First byte of the voxels in their file; -1: they end with it."""
+    encoding: str
+    """gzip, zlib, bzip2 or text; empty: not packed."""
+    remarks: tuple[str, ...]
+
+
+def data_files(path: Path) -> list[Path]:
+    """Return the header and the files of the voxels that it names; the header alone if it is damaged."""
+    try:
+        header = _meta_header(path) if path.name.lower().endswith((".mha", ".mhd")) else _nrrd_header(path)
+    except InputError:
+        return [path]
+    return [path, *(file for file in header.files if file.exists())]
+
+
+@reader(".mha", ".mhd", title="MetaImage", parts=data_files)
+def read_meta(path: Path) -> RawVolume:
+    """Read MetaImage: axes in the order of the file, the affine converted from LPS to RAS mm."""
+    header = _meta_header(path)
+    _check_voxels(path, header)
+    return _read(path, "MetaImageIO", header.remarks)
+
+
+@reader(".nrrd", ".nhdr", title="NRRD", parts=data_files)
+def read_nrrd(path: Path) -> RawVolume:
+    """Read NRRD: axes in the order of the file, the affine converted from LPS to RAS mm."""
+    header = _nrrd_header(path)
+    voxels = _check_voxels(path, header)
+    if header.encoding != "bzip2":
+        return _read(path, "NrrdImageIO", header.remarks)
+    with _unpacked_copy(path, voxels) as copy:  # which ITK cannot unpack
+        return _read(copy, "NrrdImageIO", header.remarks)
+
+
+def _read(path: Path, kind: str, remarks: tuple[str, ...]) -> RawVolume:
+    """Read a checked file by the ImageIO of its format: ITK would choose one by the ending, in lower case alone."""
     source = sitk.ImageFileReader()
     source.SetFileName(str(path))
+    source.SetImageIO(kind)
     try:
         source.ReadImageInformation()
-        components = source.GetNumberOfComponents()
         if min(source.GetSpacing()) <= 0:
             raise InputError(f"spacing must be above 0 mm, got {source.GetSpacing()}; repair the header")
+        components = source.GetNumberOfComponents()
         shape = check_shape((*source.GetSize(), components))
         check_memory(shape)
         source.SetOutputPixelType(sitk.sitkVectorFloat32 if components > 1 else sitk.sitkFloat32)
@@ -35,4 +96,149 @@ def read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3] * image.GetSpacing()[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    return array.reshape(shape), LPS_TO_RAS @ affine
+    return RawVolume(array.reshape(shape), LPS_TO_RAS @ affine, remarks)
+
+
+def _check_voxels(path: Path, header: Header) -> bytes:
+    """Check size and checksum of the voxels, and return those of a packed file.
+
+    Raises:
+        InputError: If they are missing, too few or damaged.
+    """
+    files = header.files or [path]
+    share = header.voxel_bytes // len(files)
+    unpacked = b""
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"names the file of its voxels {file.name}, which does not exist in its folder")
+        size, start = file.stat().st_size, max(header.start, 0)
+        if header.encoding in ("gzip", "zlib", "bzip2"):
+            if header.voxel_bytes > 1032 * size and header.encoding != "bzip2":  # the largest ratio of deflate
+                raise InputError(
+                    f"is damaged: its header declares {header.voxel_bytes} bytes of voxels, {size} are there"
+                )
+            check_memory((header.voxel_bytes,))
+            with file.open("rb") as stream:
+                stream.seek(start)
+                unpacked = unpack(stream.read(), header.encoding, share)
+        elif header.encoding != "text" and size - start < share:
+            raise InputError(
+                f"is truncated: {file.name} has {size - start} bytes of voxels, its header declares {share}"
+            )
+    return unpacked
+
+
+@contextmanager
+def _unpacked_copy(path: Path, voxels: bytes) -> Iterator[Path]:
+    """Write a copy of an NRRD file with its voxels unpacked, for as long as the context lasts."""
+    lines, _ = _lines(path, b"\n\n", "")
+    dropped = re.compile(r"(encoding|data ?file|byte ?skip|line ?skip)\s*:|$", re.IGNORECASE)
+    lines = [line for line in lines if not dropped.match(line)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "volume.nrrd"
+        copy.write_bytes("\n".join([*lines, "encoding: raw", "", ""]).encode("latin-1") + voxels)
+        yield copy
+
+
+def _lines(path: Path, end: bytes, last: str) -> tuple[list[str], int]:
+    """Return the lines of a text header, and its size; it ends after ``end``, or with the line that begins ``last``."""
+    with path.open("rb") as file:
+        start = file.read(LARGEST_HEADER)
+    if not start:
+        raise InputError("is empty (0 bytes); copy or export it again")
+    start = start.replace(b"\r\n", b"\n ") if b"\r\n" in start[:512] else start  # the same length
+    if last:
+        found = re.search(rb"(?im)^\s*" + last.encode() + rb"\s*=[^\n]*(\n|$)", start)
+        size = found.end() if found else 0
+    else:
+        place = start.find(end)
+        size = place + len(end) if place >= 0 else len(start)
+    if not size:
+        raise InputError("not a MetaImage file, in spite of its ending, or its header is damaged")
+    return [line.strip() for line in start[:size].decode("latin-1").splitlines()], size
+
+
+def _meta_header(path: Path) -> Header:
+    """Read the header of a MetaImage file."""
+    lines, size = _lines(path, b"", "ElementDataFile")
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    values = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    try:
+        sides = [int(side) for side in values["dimsize"].split()]
+        one = META_SIZES[values["elementtype"].upper().removeprefix("MET_").removesuffix("_ARRAY")]
+        one *= int(values.get("elementnumberofchannels", 1))
+    except (KeyError, ValueError) as error:
+        raise InputError("not a MetaImage file, in spite of its ending, or its header is damaged") from error
+    if "elementspacing" not in values and "elementsize" not in values:
+        raise InputError("has no ElementSpacing, so its voxels have no size; repair the header")
+    packed = values.get("compresseddata", "false").lower() == "true"
+    encoding = "zlib" if packed else "" if values.get("binarydata", "true").lower() == "true" else "text"
+    files = _meta_files(path, values["elementdatafile"], sides)
+    start = size if not files else int(values.get("headersize", 0))
+    has = {name: any(key in values for key in keys) for name, keys in META_GEOMETRY.items()}
+    remarks = (*(() if has["space"] else (NO_SPACE,)), *(() if has["origin"] else (NO_ORIGIN,)))
+    return Header(one * int(np.prod(sides, dtype=object)), files, start, encoding, remarks)
+
+
+META_GEOMETRY = {
+    "space": ("transformmatrix", "rotation", "orientation", "anatomicalorientation"),
+    "origin": ("offset", "position", "origin"),
+}
+
+
+def _meta_files(path: Path, named: str, sides: list[int]) -> list[Path]:
+    """Return the files of the voxels that a MetaImage header names; none if they follow it."""
+    if named.upper() == "LOCAL":
+        return []
+    words = named.split()
+    if words[0].upper() == "LIST":
+        rest = path.read_text(encoding="latin-1").splitlines()
+        first = next(
+            number for number, line in enumerate(rest) if line.lower().replace(" ", "").startswith("elementdata")
+        )
+        return [path.parent / line.strip() for line in rest[first + 1 :] if line.strip()]
+    if "%" in words[0] and len(words) >= 3 and all(word.isdecimal() for word in words[1:4]):
+        begin, end, step = (int(word) for word in [*words[1:3], *(words[3:4] or ["1"])])
+        numbers = itertools.islice(range(begin, end + 1, max(1, step)), max(sides))
+        return [path.parent / _numbered(words[0], number) for number in numbers]
+    return [path.parent / named]
+
+
+def _numbered(pattern: str, number: int) -> str:
+    """Return a file name from a pattern such as slice%03d.raw."""
+    return re.sub(r"%0?(\d*)d", lambda found: f"{number:0{found[1] or 1}d}", pattern)
+
+
+def _nrrd_header(path: Path) -> Header:
+    """Read the header of an NRRD file."""
+    lines, size = _lines(path, b"\n\n", "")
+    if not lines[0].startswith("NRRD"):
+        raise InputError("not an NRRD file, in spite of its ending")
+    fields = (line.partition(":") for line in lines[1:] if ":" in line and not line.startswith("#"))
+    values = {key.strip().lower(): value.strip() for key, _, value in fields if not value.startswith("=")}
+    try:
+        sides = [int(side) for side in values["sizes"].split()]
+        one = _nrrd_type_bytes(values["type"])
+        encoding = ENCODINGS.get(values["encoding"].lower(), "text")
+    except (KeyError, ValueError) as error:
+        raise InputError("not an NRRD file, in spite of its ending, or its header is damaged") from error
+    if "space directions" not in values and "spacings" not in values:
+        raise InputError("has neither spacings nor space directions, so its voxels have no size; repair the header")
+    named = values.get("data file") or values.get("datafile")
+    if named is not None and (named.upper().startswith("LIST") or "%" in named):
+        raise InputError("names several files of voxels; save it as one file")
+    has_space = "space" in values or "space dimension" in values
+    remarks = (*(() if has_space else (NO_SPACE,)), *(() if "space origin" in values else (NO_ORIGIN,)))
+    start = size if named is None else int(values.get("byte skip") or values.get("byteskip") or 0)
+    files = [] if named is None else [path.parent / named]
+    return Header(one * int(np.prod(sides, dtype=object)), files, start, encoding, remarks)
+
+
+def _nrrd_type_bytes(name: str) -> int:
+    """Return the bytes of a value of an NRRD type, such as `unsigned short` or `int16`."""
+    plain = name.lower().replace("unsigned", "").replace("signed", "").replace("_t", "").strip().replace(" ", "")
+    sized = re.fullmatch(r"u?int(8|16|32|64)", plain)
+    if sized:
+        return int(sized[1]) // 8
+    plain = NRRD_ALIASES.get(plain, plain).removesuffix("int") or "int"
+    return NRRD_SIZES["longlong" if plain in ("longlong", "long long") else plain]

@@ -1,44 +1,74 @@
 """Reader of NIfTI-1 and NIfTI-2."""
 
-import os
-import zlib
+import io
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
 from hagan3d.data.io.checks import check_memory, check_shape
-from hagan3d.data.io.registry import reader
+from hagan3d.data.io.registry import RawVolume, reader
+from hagan3d.data.io.unpack import read_unpacked
 from hagan3d.errors import InputError
 
 UNITS_IN_MM = {1: 1e3, 3: 1e-3}  # metre and micrometre, by the spatial code of `xyzt_units`
-MAX_GZIP_RATIO = 1032  # largest compression ratio of deflate
-MAX_REASON = 160  # characters of a library's message that are shown
+CLASSES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
+LARGEST_HEADER = 540
+NO_PLACE = "has neither sform nor qform, so that sides and place are not known: its axes are taken as those of RAS"
 
 
 @reader(".nii", ".nii.gz", title="NIfTI")
-def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_nifti(path: Path) -> RawVolume:
     """Read NIfTI of either byte order; slope and intercept are applied, sform takes precedence over qform.
 
-    The affine is in mm, whatever unit the header names.
+    The affine is in mm, whatever unit the header names. Whether a file is compressed is read from its first bytes, and
+    the checksum of a compressed one is checked.
     """
-    try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise InputError("not a NIfTI file, in spite of its ending")
-        shape, dtype = check_shape(image.shape), image.get_data_dtype()
-        if dtype.kind not in "iuf":
-            raise InputError(f"expected one real number per voxel, got colours or complex numbers ({dtype})")
-        _check_file_size(path, dtype.itemsize * int(np.prod(shape)))
-        check_memory(shape)
+    content = read_unpacked(path, _total_bytes, LARGEST_HEADER)
+    image = CLASSES[_header_size(content)].from_stream(io.BytesIO(content))
+    shape = check_shape(image.shape)
+    check_memory(shape)
+    with np.errstate(over="ignore"):
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-        return array, _affine_mm(image)
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
+    _check_range(image, array)
+    return RawVolume(array, _affine_mm(image), _remarks(image))
+
+
+def _header_size(content: bytes) -> int:
+    """Return the size of the header, which names the version, in either byte order."""
+    sizes = (int.from_bytes(content[:4], order) for order in ("little", "big"))
+    found = next((size for size in sizes if size in CLASSES), None)
+    if found is None or len(content) < found:
+        raise InputError("not a NIfTI file, in spite of its ending, or its header is damaged")
+    return found
+
+
+def _total_bytes(content: bytes) -> int:
+    """Return the bytes of the whole file that a header declares.
+
+    Raises:
+        InputError: If it declares no volume of numbers, or voxels within the header.
+    """
+    kind = CLASSES[_header_size(content)]
+    try:
+        header = kind.header_class(content[: _header_size(content)], check=False)
+        dtype, shape = header.get_data_dtype(), header.get_data_shape()
+        offset = int(header["vox_offset"])
+    except (nib.spatialimages.HeaderDataError, ValueError, KeyError, OverflowError) as error:
         raise InputError("not a NIfTI file, in spite of its ending, or its header is damaged") from error
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"truncated or damaged ({_reason(error)}); copy or export it again") from error
+    if header["magic"].item()[:2] != b"n+":
+        raise InputError("is the header of a NIfTI pair (.hdr, .img); convert it to one .nii file")
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise InputError(f"expected one real number per voxel, got colours or complex numbers ({dtype})")
+    check_shape(shape)
+    if offset < header.single_vox_offset:
+        raise InputError(f"vox_offset is {offset}, so its voxels would begin within the header; repair the header")
+    sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
+    if not int(header["sform_code"]) and (not np.isfinite(sizes).all() or (sizes <= 0).any()):
+        # checked here, since nibabel turns 0 into 1
+        shown = ", ".join(f"{size:g}" for size in sizes)
+        raise InputError(f"has voxel sizes (pixdim) of {shown} mm and no sform; repair the header")
+    return offset + dtype.itemsize * int(np.prod([int(side) for side in shape], dtype=object))
 
 
 def _affine_mm(image: nib.Nifti1Image) -> np.ndarray:
@@ -48,18 +78,15 @@ def _affine_mm(image: nib.Nifti1Image) -> np.ndarray:
     return affine
 
 
-def _check_file_size(path: Path, expected: int) -> None:
-    """Raise InputError if the file cannot hold the bytes that its header declares."""
-    # before reading: the library would allocate what a damaged header declares
-    capacity = os.path.getsize(path) * (MAX_GZIP_RATIO if path.name.lower().endswith(".gz") else 1)
-    if expected > capacity:
-        raise InputError(
-            f"truncated or damaged: the header declares {expected} bytes of voxels, the file holds at most {capacity}"
-        )
+def _remarks(image: nib.Nifti1Image) -> tuple[str, ...]:
+    """Return a remark on a header that does not say where the volume lies."""
+    return () if int(image.header["sform_code"]) or int(image.header["qform_code"]) else (NO_PLACE,)
 
 
-def _reason(error: Exception) -> str:
-    """Return the last line of a library's message, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else type(error).__name__
-    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."
+def _check_range(image: nib.Nifti1Image, array: np.ndarray) -> None:
+    """Raise InputError if finite values became infinite in float32."""
+    if image.get_data_dtype().itemsize < 8 and not np.isinf(array).any():
+        return
+    infinite = np.isinf(array)
+    if infinite.any() and np.isfinite(np.asarray(image.dataobj).reshape(array.shape)[infinite]).any():
+        raise InputError("has values beyond the range of float32 (3.4e38); rescale it")

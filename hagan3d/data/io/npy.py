@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from hagan3d.data.io.checks import check_memory, check_shape
-from hagan3d.data.io.registry import reader
+from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.errors import InputError
 
 MAGIC = b"\x93NUMPY"
 
 
 @reader(".npy", title="NumPy")
-def read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_npy(path: Path) -> RawVolume:
     """Read an array. The format has no geometry: voxels are 1 mm and the axes are those of RAS."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
@@ -28,4 +28,4 @@ def read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"expected one real number per voxel, got {array.dtype}")
     shape = check_shape(array.shape)
     check_memory(shape)
-    return np.array(array, dtype=np.float32).reshape(shape), np.eye(4)
+    return RawVolume(np.array(array, dtype=np.float32).reshape(shape), np.eye(4))

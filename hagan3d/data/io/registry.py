@@ -3,7 +3,7 @@
 To add a format, add a module with a decorated function; lists of formats and error messages follow from the table:
 
     @reader(".xyz", title="XYZ")
-    def read_xyz(path: Path) -> tuple[np.ndarray, np.ndarray]: ...
+    def read_xyz(path: Path) -> RawVolume: ...
 """
 
 import importlib
@@ -12,13 +12,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from hagan3d.errors import InputError
 
-ReadFunction = Callable[[Path], tuple[np.ndarray, np.ndarray]]
-"""Path to voxels in file units and the affine from voxel index to RAS mm; raises InputError without the path."""
+
+class RawVolume(NamedTuple):
+    """What a reader finds in a file."""
+
+    array: np.ndarray
+    """Voxels [D, H, W], or [D, H, W, C] with channels last, float32, in file units; axes in the order of the file."""
+    affine: np.ndarray
+    """Voxel index (d, h, w) to RAS mm [4, 4]."""
+    remarks: tuple[str, ...] = ()
+    """What had to be assumed, one line each, without the path."""
+
+
+ReadFunction = Callable[[Path], RawVolume]
+"""Path to the volume; raises InputError without the path."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class Reader:
     read: ReadFunction
     matches: Callable[[Path], bool] | None
     """Recognises a path without one of the endings; None: the endings alone decide."""
+    parts: Callable[[Path], list[Path]]
+    """All files of a volume: the one that is named, and others that it names."""
     is_slice: bool
     """Whether its files are slices of one volume, the folder that holds them."""
 
@@ -51,12 +66,16 @@ _READERS: list[Reader] = []
 
 
 def reader(
-    *suffixes: str, title: str, matches: Callable[[Path], bool] | None = None, is_slice: bool = False
+    *suffixes: str,
+    title: str,
+    matches: Callable[[Path], bool] | None = None,
+    parts: Callable[[Path], list[Path]] = lambda path: [path],
+    is_slice: bool = False,
 ) -> Callable[[ReadFunction], ReadFunction]:
     """Register the decorated function as the reader of a format; the arguments are the fields of `Reader`."""
 
     def register(read: ReadFunction) -> ReadFunction:
-        _READERS.append(Reader(title, suffixes, read, matches, is_slice))
+        _READERS.append(Reader(title, suffixes, read, matches, parts, is_slice))
         return read
 
     return register
@@ -85,6 +104,13 @@ def find_reader(path: Path) -> Reader:
         if entry.matches is not None and entry.matches(path):
             return entry
     raise InputError(f"not a volume in a supported format; use {supported_formats()}")
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return all files of a volume: a file and those that it names, or the files of a folder of slices."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+    return next((entry.parts(path) for entry in readers() if entry.has_suffix(path)), [path])
 
 
 def volume_suffixes() -> tuple[str, ...]:

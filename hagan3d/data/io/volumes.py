@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hagan3d.data.io.checks import check_affine, check_voxels
-from hagan3d.data.io.registry import find_reader, is_slice, stem_of, supported_formats, volume_suffixes
+from hagan3d.data.io.registry import RawVolume, find_reader, is_slice, stem_of, supported_formats, volume_suffixes
 from hagan3d.errors import InputError
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
@@ -25,6 +25,8 @@ class Volume:
     """Voxel index (d, h, w) to RAS mm [4, 4], float64."""
     name: str
     """File or folder it was read from."""
+    remarks: tuple[str, ...] = ()
+    """What had to be assumed of it, one line each."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,11 @@ def read_volume(path: Path, fill: float | None = None, frame: int | None = None)
         InputError: With path, reason and remedy, whatever is wrong with the file.
     """
     path = Path(path)
-    array, affine = read_voxels(path, frame)
+    array, affine, remarks = _read(path, frame)
     with naming(path):
         check_affine(affine)
-        return Volume(check_voxels(array, fill), np.asarray(affine, dtype=np.float64), str(path))
+        remarks = tuple(f"{path}: {remark}" for remark in remarks)
+        return Volume(check_voxels(array, fill), np.asarray(affine, dtype=np.float64), str(path), remarks)
 
 
 def read_voxels(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +118,13 @@ def read_voxels(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.nd
     Raises:
         InputError: With path and reason, if it does not exist or cannot be read.
     """
-    array, affine = _read_frames(path)
+    array, affine, _ = _read(path, frame)
+    return array, affine
+
+
+def _read(path: Path, frame: int | None) -> RawVolume:
+    """Read one channel of a file."""
+    array, affine, remarks = _read_frames(path)
     with naming(path):
         frames = array.shape[3] if array.ndim == 4 else 1
         if frame is None and frames > 1:
@@ -126,7 +135,7 @@ def read_voxels(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.nd
             )
         if frame is not None and not frame < frames:
             raise InputError(f"has {frames} channels, the first file has more; use files of one kind")
-        return (array[..., frame or 0] if array.ndim == 4 else array), affine
+        return RawVolume(array[..., frame or 0] if array.ndim == 4 else array, affine, remarks)
 
 
 def num_frames(path: Path) -> int:
@@ -135,11 +144,11 @@ def num_frames(path: Path) -> int:
     Raises:
         InputError: As `read_voxels`.
     """
-    array, _ = _read_frames(path)
+    array = _read_frames(path).array
     return array.shape[3] if array.ndim == 4 else 1
 
 
-def _read_frames(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_frames(path: Path) -> RawVolume:
     """Read voxels ``[D, H, W]`` or ``[D, H, W, C]``, and the affine."""
     if not path.exists():
         raise InputError(f"{path}: {'broken symbolic link' if path.is_symlink() else 'does not exist'}")

@@ -138,3 +138,19 @@ def common(*distances: np.ndarray) -> np.ndarray:
     for distance in distances[1:]:
         joined = np.maximum(joined, distance)
     return joined
+
+
+def canvas_affine(extent: Sequence[float], size: Sequence[int]) -> np.ndarray:
+    """Return the affine from index (d, h, w) to RAS mm [4, 4]: D to the head, H to the front, W to the right.
+
+    Args:
+        extent: Millimetres along D, H, W; the origin is in the centre.
+        size: Voxels along D, H, W.
+    """
+    spacing = np.array(extent) / np.array(size)
+    affine = np.zeros((4, 4))
+    for axis, row in enumerate((2, 1, 0)):
+        affine[row, axis] = spacing[axis]
+        affine[row, 3] = -spacing[axis] * (size[axis] - 1) / 2
+    affine[3, 3] = 1
+    return affine

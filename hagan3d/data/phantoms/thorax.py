@@ -1,17 +1,15 @@
 """Phantoms: synthetic chest CTs in Hounsfield units with known anatomy, for demos, tests and ground truth."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.io.files import write_text
 from hagan3d.data.io.geometry import to_output_axes
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.phantoms import anatomy
-from hagan3d.data.phantoms.canvas import Canvas, smooth_field
+from hagan3d.data.phantoms.canvas import Canvas, canvas_affine, smooth_field
+from hagan3d.data.phantoms.files import write_attributes
 from hagan3d.data.phantoms.patient import SEVERITIES, Patient, sample_patient
 from hagan3d.data.phantoms.skeleton import paint_skeleton
 from hagan3d.data.preprocess.workers import map_files
@@ -61,7 +59,11 @@ def make_phantom(seed: int, size: tuple[int, int, int] = (64, 64, 64), severity:
     hu = _blocks(canvas.hu, samples).mean(axis=(1, 3, 5))
     hu += _noise(np.random.default_rng([seed, 2]), patient, hu)
     return Phantom(
-        np.clip(hu, -1024, 3071), _majority(canvas.labels, samples), attributes, patient.severity, _affine(size)
+        np.clip(hu, -1024, 3071),
+        _majority(canvas.labels, samples),
+        attributes,
+        patient.severity,
+        canvas_affine(EXTENT, size),
     )
 
 
@@ -73,10 +75,10 @@ def write_phantoms(
     workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """Write phantoms (NIfTI, RAS, int16 HU), their label maps and attributes.csv.
+    """Write phantoms (NIfTI, RAS, int16 HU), their label maps, attributes.csv and cases.csv.
 
     Args:
-        out: Folder; volumes go to volumes/, label maps to labels/.
+        out: Folder; volumes go to volumes/, label maps to labels/; cases.csv names both for `prepare`.
         num: Number of phantoms; they cycle through the severities.
         size: Voxels D, H, W.
         seed: Seed of the first patient; the next ones have seed + 1, ...
@@ -91,11 +93,10 @@ def write_phantoms(
     out = Path(out)
     tasks = [(out, seed + index, size, index % SEVERITIES) for index in range(num)]
     rows = list(map_files(_write_one, tasks, workers, "Phantoms", progress))
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(out / "attributes.csv", text.getvalue())
+    write_attributes(out / "attributes.csv", rows)
+    names = [str(row["id"]) for row in rows]
+    cases = [{"id": name, "ct": f"volumes/{name}.nii.gz", "seg": f"labels/{name}.nii.gz"} for name in names]
+    write_attributes(out / "cases.csv", cases)
     return out
 
 
@@ -160,14 +161,3 @@ def _majority(labels: np.ndarray, samples: int) -> np.ndarray:
         return labels
     votes = [_blocks(labels == label, samples).sum(axis=(1, 3, 5)) for label in range(len(anatomy.LABEL_NAMES))]
     return np.argmax(votes, axis=0).astype(np.uint8)
-
-
-def _affine(size: tuple[int, int, int]) -> np.ndarray:
-    """Return the affine from index (d, h, w) to RAS mm, origin in the centre of the volume."""
-    spacing = np.array(EXTENT) / np.array(size)
-    affine = np.zeros((4, 4))
-    for axis, row in enumerate((2, 1, 0)):  # D is z, H is y, W is x
-        affine[row, axis] = spacing[axis]
-        affine[row, 3] = -spacing[axis] * (size[axis] - 1) / 2
-    affine[3, 3] = 1
-    return affine

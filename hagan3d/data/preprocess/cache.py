@@ -11,6 +11,7 @@ import numpy as np
 from hagan3d.data.io.checks import check_affine
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import GridRule, overlap, resample_onto
+from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_volume, read_voxels
 from hagan3d.data.preprocess.intensity import IntensityRule
 from hagan3d.data.preprocess.volume import preprocess_channels, preprocess_label_map, preprocess_volume
@@ -79,7 +80,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
         task.intensities[0].interval(volume.array, mask)
         if file.mask is not None and mask is not None and not mask.any():
             raise InputError(f"{task.mask}: mask is empty; repair it or leave it out")
-        remarks = [*_check_channels(task, volume), *_check_label_map(task, volume)]
+        remarks = [*volume.remarks, *_check_channels(task, volume), *_check_label_map(task, volume)]
         for source, rule in zip(file.sources, task.source_intensities, strict=True):
             _check_source(task, volume, source, rule)
         hashed = dict.fromkeys([*file.files, *([task.mask] if task.mask else [])])
@@ -156,7 +157,7 @@ def _check_channels(task: PreprocessingTask, volume: Volume) -> list[str]:
             rule.interval(channel.array)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        remarks += _check_grid(path, channel.array, channel.affine, volume)
+        remarks += [*channel.remarks, *_check_grid(path, channel.array, channel.affine, volume)]
     return remarks
 
 
@@ -228,9 +229,10 @@ def content_hash(paths: Sequence[Path]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the files of a folder in the order of their names."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        return hashlib.sha256("".join(file_hash(file) for file in files).encode()).hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of the files of a volume: one file, a header and its voxels, or the slices of a folder."""
+    hashes = []
+    for part in parts_of(path):
+        with part.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    is_single = len(hashes) == 1 and not path.is_dir()
+    return hashes[0] if is_single else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Cases of several channels with label maps: an nnU-Net data set, or a CSV with a column per channel."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,31 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     if has_maps != bool(label_names):
         what = "has the column seg, so name its labels" if has_maps else "has no column seg, so leave out the labels"
         raise InputError(f"{path}: {what} (--label_names background liver tumour, in the order of their values)")
+    _check_cells(path, lines, (*channels, *([SEGMENTATION] if has_maps else [])))
+    files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
+    return Cases(files, channels, check_label_names(label_names))
+
+
+def find_channels(path: Path, names: Sequence[str]) -> list[VolumeFile]:
+    """List volumes whose channels are columns of a CSV: id and ``names``, in upper or lower case; others are ignored.
+
+    Raises:
+        InputError: If a column is missing or a file does not exist: one line for each.
+    """
+    header, lines = read_table(path)
+    columns = {name.lower(): name for name in header}
+    missing = [name for name in ("id", *names) if name.lower() not in columns]
+    if missing:
+        raise InputError(
+            f"{path}: no column {missing[0]!r} among {', '.join(header)}; use the columns id, {', '.join(names)}"
+        )
+    cells = [{name: line[columns[name.lower()]] for name in ("id", *names)} for line in lines]
+    _check_cells(path, cells, tuple(names))
+    return [_case(path.parent, line, tuple(names)) for line in sorted(cells, key=lambda line: line["id"])]
+
+
+def _check_cells(path: Path, lines: list[dict[str, str]], columns: tuple[str, ...]) -> None:
+    """Raise InputError unless ids are unique and every column names a file that exists."""
     ids = [line["id"] for line in lines]
     repeated = sorted({name for name in ids if not name or ids.count(name) > 1})
     if repeated:
@@ -86,13 +112,11 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
         if not line[name]
         else f"{path}: the {name} of {line['id']}, {path.parent / line[name]}, does not exist"
         for line in lines
-        for name in (*channels, *([SEGMENTATION] if has_maps else []))
+        for name in columns
         if not line[name] or not (path.parent / line[name]).exists()
     ]
     if problems:
         raise InputError("\n".join(problems))
-    files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
-    return Cases(files, channels, check_label_names(label_names))
 
 
 def check_label_names(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,9 +1,12 @@
 """Inputs of a preparation: the volumes of this shard with their labels, subjects and masks."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile, find_volumes, num_frames
 from hagan3d.data.preprocess.cases import Cases, find_nnunet, find_table
 from hagan3d.data.preprocess.metadata import LabelRow, LabelTable, abbreviate, match_rows, read_labels, subject_of
@@ -29,6 +32,11 @@ class PreparationInputs:
     """Mismatches of volumes and the labels CSV, one line each."""
     cases: Cases
     """All volumes of all shards, with the names of channels and labels."""
+    patients: dict[str, str]
+    """PatientID by volume id, of DICOM of more than one patient."""
+
+    remarks: list[str]
+    """What is not used of the labels CSV, and which subjects were assumed, one line each."""
 
     @property
     def labelled(self) -> list[VolumeFile]:
@@ -36,12 +44,26 @@ class PreparationInputs:
         return [file for file in self.files if file.id in self.rows]
 
     def subject(self, file: VolumeFile, rule: str | None) -> str:
-        """Return the subject id: of the labels CSV, else of the pairs table, else by the rule."""
-        return self.rows[file.id].subject or file.subject or subject_of(file.id, rule)
+        """Return the subject id: of the labels CSV, else of the table of files, else by the rule.
+
+        Without a rule, volumes that match one line of the labels CSV are of one subject, as sessions of a participant
+        are, and so are volumes of one PatientID of DICOM.
+        """
+        row = self.rows[file.id]
+        known = row.subject or file.subject
+        if known or rule is not None:
+            return known or subject_of(file.id, rule)
+        return self.shared_rows.get(file.id) or self.patients.get(file.id) or file.id
+
+    @cached_property
+    def shared_rows(self) -> dict[str, str]:
+        """Return the id of the line of each volume that shares it with others, by volume id."""
+        counts = Counter(row.id for row in self.rows.values())
+        return {name: row.id for name, row in self.rows.items() if row.id and counts[row.id] > 1}
 
     def modified(self, file: VolumeFile) -> int:
         """Return the latest modification time of the files of a volume, its source and its mask, ns."""
-        return max(part.stat().st_mtime_ns for path in self.paths(file) for part in files_of(path))
+        return max(part.stat().st_mtime_ns for path in self.paths(file) for part in parts_of(path))
 
     def paths(self, file: VolumeFile) -> list[Path]:
         """Return all files of a volume, the mask of its z-score included, each once."""
@@ -83,7 +105,10 @@ def collect_inputs(inputs: Inputs, config: PrepareConfig) -> PreparationInputs:
     if not own:
         raise InputError(f"shard: {k}/{n} is empty, as there are {len(files)} volumes only; use fewer shards")
     rows, problems = _match_labels(files, own, labels, config)
-    return PreparationInputs(own, rows, _find_masks(own, config), labels, problems, cases)
+    patients, remarks = _patients(files)
+    return PreparationInputs(
+        own, rows, _find_masks(own, config), labels, problems, cases, patients, [*labels.remarks, *remarks]
+    )
 
 
 def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
@@ -127,9 +152,22 @@ def _check_intensities(cases: Cases, config: PrepareConfig) -> None:
         raise InputError(f"intensities: no channel is named {unknown[0]!r}; the channels are {', '.join(names)}")
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return a file, or the files of a folder of slices."""
-    return list(path.iterdir()) if path.is_dir() else [path]
+def _patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:
+    """Return the PatientID of DICOM volumes; none, and a remark, if it is the same for all, as in anonymized data."""
+    from hagan3d.data.io.dicom import is_dicom, patient_id  # not at the top: SimpleITK and pydicom are slow to import
+
+    found = {
+        file.id: patient
+        for file in files
+        if (file.path.is_dir() or is_dicom(file.path)) and (patient := patient_id(file.path)) is not None
+    }
+    same = set(found.values())
+    if len(found) > 1 and len(same) == 1:
+        return {}, [
+            f"all {len(found)} DICOM volumes have the PatientID {same.pop()!r}: they are taken as different subjects; "
+            "name the subjects in a labels CSV, or by --subject, if they are not"
+        ]
+    return found, []
 
 
 def _match_labels(

@@ -11,6 +11,8 @@ from hagan3d.errors import InputError
 
 ID_COLUMNS = ("id", "mrid", "volume", "filename", "file", "participant_id", "subject_id", "patient_id")
 SUBJECT_COLUMNS = ("subject", "subject_id", "participant_id", "patient", "patient_id")
+MISSING = ("", "n/a", "na", "nan", "nat", "none", "null", "nil", "missing", "unknown", "-", "--", ".", "?")
+"""Cells that hold no value, in lower case."""
 MAX_LISTED = 5  # names listed in a message; the others are counted
 
 
@@ -21,7 +23,9 @@ class LabelRow:
     class_name: str | None = None
     subject: str | None = None
     columns: dict[str, float] = field(default_factory=dict)
-    """Values of the numeric columns, NaN if empty."""
+    """Values of the numeric columns, NaN if missing."""
+    id: str = ""
+    """Id of the row, which may be the beginning of the ids of several volumes: then they are of one subject."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class LabelTable:
     """All classes of the file, sorted; numeric names by value."""
     columns: tuple[str, ...] = ()
     """Names of the numeric columns."""
+    remarks: tuple[str, ...] = ()
+    """Which columns are not used, one line each."""
 
     @property
     def hash(self) -> str:
@@ -50,10 +56,11 @@ class LabelTable:
 
 
 def read_labels(path: Path, class_column: str) -> LabelTable:
-    """Read a labels CSV.
+    """Read a labels CSV, or a .tsv with tabs as in BIDS.
 
     The id column is named id (or MRID, filename, participant_id, ...). The class, the subject and columns whose cells
-    are all numbers or empty are read, other columns are ignored. An empty cell is NaN, or no class.
+    are all numbers or missing are read, other columns are named in remarks. A missing cell (empty, n/a, nan, ...) is
+    NaN, or no class. Classes that are equal as numbers (1, 1.0, 01) are one class.
 
     Raises:
         InputError: If the file does not exist, has no id column, a repeated id, or no such class column.
@@ -69,17 +76,20 @@ def read_labels(path: Path, class_column: str) -> LabelTable:
     subject = next((names[name] for name in SUBJECT_COLUMNS if name in names and names[name] != id_column), None)
     others = [name for name in header if name not in (id_column, chosen, subject)]
     columns = tuple(name for name in others if _is_numeric([line[name] for line in lines]))
+    remarks = tuple(_unused(path, name, [line[name] for line in lines]) for name in others if name not in columns)
+    class_of = _canonical_classes([line[chosen] for line in lines] if chosen else [])
     rows: dict[str, LabelRow] = {}
     for line in lines:
         if line[id_column] in rows or not line[id_column]:
             raise InputError(f"{path}: the id {line[id_column]!r} is repeated or empty; use one line per id")
         rows[line[id_column]] = LabelRow(
-            (line[chosen] or None) if chosen else None,
-            (line[subject] or None) if subject else None,
+            class_of.get(line[chosen]) if chosen else None,
+            None if subject is None or _is_missing(line[subject]) else line[subject],
             {name: _to_float(line[name]) for name in columns},
+            line[id_column],
         )
     classes = {row.class_name for row in rows.values() if row.class_name is not None}
-    return LabelTable(rows, tuple(sorted(classes, key=_class_order)), columns)
+    return LabelTable(rows, tuple(sorted(classes, key=_class_order)), columns, remarks)
 
 
 def match_rows(labels: LabelTable, ids: list[str]) -> tuple[dict[str, LabelRow], list[str], list[str]]:
@@ -156,7 +166,8 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise InputError(f"{path}: does not exist or is a folder; use a CSV file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = [[cell.strip() for cell in line] for line in csv.reader(file) if any(cell.strip() for cell in line)]
+            lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            table = [[cell.strip() for cell in line] for line in lines if any(cell.strip() for cell in line)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from error
     if len(table) < 2:
@@ -178,15 +189,47 @@ def _match_row(name: str, rows: dict[str, LabelRow]) -> str | None:
     return max(prefixes, key=len, default=None)
 
 
-def _is_numeric(cells: list[str]) -> bool:
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in MISSING
+
+
+def _is_number(cell: str) -> bool:
     try:
-        return any(cells) and all(math.isfinite(float(cell)) for cell in cells if cell)
+        return math.isfinite(float(cell))
     except ValueError:
         return False
 
 
+def _is_numeric(cells: list[str]) -> bool:
+    """Return whether a column holds numbers and nothing else but missing cells."""
+    values = [cell for cell in cells if not _is_missing(cell)]
+    return bool(values) and all(map(_is_number, values))
+
+
+def _unused(path: Path, name: str, cells: list[str]) -> str:
+    """Return a line that says why a column is not used."""
+    others = [cell for cell in cells if not _is_missing(cell) and not _is_number(cell)]
+    if not others:
+        return f"{path}: the column {name} is not used, as all its cells are missing"
+    numbers = len(cells) - len(others)
+    what = "it holds text" if not numbers else f"{others[0]!r} is no number"
+    return f"{path}: the column {name} is not used, as {what}"
+
+
+def _canonical_classes(cells: list[str]) -> dict[str, str]:
+    """Return the class of each cell that is not missing: equal numbers are one class, in its shortest spelling."""
+    present = sorted({cell for cell in cells if not _is_missing(cell)}, key=lambda cell: (len(cell), cell))
+    if not all(map(_is_number, present)):
+        return {cell: cell for cell in present}
+    first: dict[float, str] = {}
+    for cell in present:
+        value = float(cell)
+        first.setdefault(value, str(int(value)) if value == int(value) else cell)
+    return {cell: first[float(cell)] for cell in present}
+
+
 def _to_float(cell: str) -> float:
-    return float(cell) if cell else math.nan
+    return math.nan if _is_missing(cell) else float(cell)
 
 
 def _class_order(name: str) -> tuple[int, float, str]:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from hagan3d.data.io.volumes import VolumeFile, find_volumes
@@ -10,14 +9,15 @@ from hagan3d.data.preprocess.cases import Cases
 from hagan3d.data.preprocess.metadata import abbreviate, read_table
 from hagan3d.errors import InputError
 
-COLUMNS = "use the columns id, source and target (further channels: source_2, target_2, ...), mask and subject"
+COLUMNS = "use the columns id, source and target (of several channels: source_t1, source_t2, ...), mask and subject"
 
 
 def find_pairs(inputs: Sequence[Path | str]) -> Cases:
     """List pairs from one CSV or two folders.
 
-    The CSV has the columns id, source, source_2, ..., target, target_2, ..., and optionally mask and subject. Paths in
-    it are relative to its folder. In two folders, a source and its target have the same name without ending.
+    The CSV has the columns id, source and target, and optionally mask and subject. Several channels have a column each,
+    whose name begins with source_ or target_, as in source_t1, source_flair, target_t2. Paths in it are relative to its
+    folder. In two folders, a source and its target have the same name without ending.
 
     Returns:
         Targets with their sources, sorted by id.
@@ -58,10 +58,11 @@ def find_domains(inputs: Sequence[Path | str]) -> Cases:
 def _in_table(path: Path) -> Cases:
     header, lines = read_table(path)
     names = {name.lower(): name for name in header}
-    missing = [name for name in ("id", "source", "target") if name not in names]
+    sources, targets = (_channels_of(kind, list(names)) for kind in ("source", "target"))
+    found = {"id": "id" in names, "source": sources, "target": targets}
+    missing = [name for name in found if not found[name]]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r} among {header}; {COLUMNS}")
-    sources, targets = (_channels_of(kind, list(names)) for kind in ("source", "target"))
     unknown = sorted({*names} - {"id", "mask", "subject", *sources, *targets})
     if unknown:
         raise InputError(f"{path}: the column {unknown[0]!r} has no meaning here; {COLUMNS}")
@@ -75,9 +76,8 @@ def _in_table(path: Path) -> Cases:
 
 
 def _channels_of(kind: str, columns: list[str]) -> tuple[str, ...]:
-    """Return the columns of the channels of sources or targets: ``kind``, ``kind_2``, ..., without a gap."""
-    wanted = [kind, *(f"{kind}_{number}" for number in range(2, len(columns) + 1))]
-    return tuple(takewhile(lambda name: name in columns, wanted))
+    """Return the columns of the channels of sources or targets, ``kind`` or ``kind_...``, in their order."""
+    return tuple(name for name in columns if name == kind or name.startswith(f"{kind}_"))
 
 
 def _check_ids(path: Path, cells: list[dict[str, str]]) -> None:

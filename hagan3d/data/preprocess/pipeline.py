@@ -13,6 +13,7 @@ import numpy as np
 
 from hagan3d.data.io.files import readable_write_errors, write_text
 from hagan3d.data.io.geometry import GridRule, check_orientation
+from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.pictures import contact_sheet
 from hagan3d.data.preprocess.cache import (
@@ -24,7 +25,7 @@ from hagan3d.data.preprocess.cache import (
     read_cache_file,
     write_cache_file,
 )
-from hagan3d.data.preprocess.inputs import Inputs, PreparationInputs, collect_inputs, files_of
+from hagan3d.data.preprocess.inputs import Inputs, PreparationInputs, collect_inputs
 from hagan3d.data.preprocess.intensity import IntensityRule
 from hagan3d.data.preprocess.metadata import split_of
 from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
@@ -53,6 +54,8 @@ class Prepared:
     """Image channels of a volume."""
     labels: int = 0
     """Labels of its label map; 0: it has none."""
+    sources: int = 0
+    """Channels of the source of a pair or of the source domain; 0: there is none."""
     left_out: tuple[str, ...] = ()
     """Why files were left out, one line each; ids only if the store already existed."""
     sheet: Path | None = None
@@ -103,8 +106,9 @@ def prepare(
         records = [_record(task, listed, subjects[task.file.id], hashes, config) for task in usable]
         _write_sheet(sheet := path.with_suffix(".png"), usable, records)
         _write(path, settings, records, usable, [file.id for file in listed.files if file.id not in hashes])
-    counts = len(listed.cases.channels), len(listed.cases.label_names)
-    return Prepared(path, len(records), *counts, tuple(problems), sheet, tuple(checked.remarks))
+    cases = listed.cases
+    counts = len(cases.channels), len(cases.label_names), len(cases.sources)
+    return Prepared(path, len(records), *counts, tuple(problems), sheet, tuple(listed.remarks + checked.remarks))
 
 
 def _write_cache_files(tasks: list[PreprocessingTask], config: PrepareConfig, progress: bool) -> None:
@@ -187,7 +191,7 @@ def _check_finished(path: Path, settings: dict[str, Any], listed: PreparationInp
         if content_hash(listed.paths(file)) != hashes.get(file.id, ""):
             raise InputError(f"{path}: is older than {file.path}, which has changed; {OTHER_OUTPUT}")
     shutil.rmtree(folder, ignore_errors=True)
-    counts = len(store.channels), len(store.label_names)
+    counts = len(store.channels), len(store.label_names), len(store.source_channels)
     return Prepared(path, len(store), *counts, tuple(store.left_out), path.with_suffix(".png"), done_before=True)
 
 
@@ -279,7 +283,7 @@ def _key(state: Any) -> str:
 
 def _workers(files: list[VolumeFile], config: PrepareConfig) -> int:
     """Return the number of processes that is worth starting for the size of the input."""
-    parts = (part for file in files for path in file.files for part in files_of(path))
+    parts = (part for file in files for path in file.files for part in parts_of(path))
     return min(config.workers, 1 + sum(part.stat().st_size for part in parts) // BYTES_PER_WORKER)
 
 

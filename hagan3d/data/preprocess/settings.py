@@ -12,8 +12,8 @@ MAX_LABEL = 255
 
 
 @dataclass(frozen=True)
-class ChannelConfig(Section):
-    """Intensities of one channel, or of the sources of pairs."""
+class IntensityConfig(Section):
+    """How the interval of intensities that becomes [-1, 1] is determined."""
 
     intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
     """Interval that becomes [-1, 1]."""
@@ -30,7 +30,14 @@ class ChannelConfig(Section):
 
 
 @dataclass(frozen=True)
-class DomainConfig(ChannelConfig):
+class ChannelConfig(IntensityConfig):
+    """Intensities of one channel."""
+
+    PREFIX: ClassVar[str] = "intensities."
+
+
+@dataclass(frozen=True)
+class DomainConfig(IntensityConfig):
     """Intensities of the sources of pairs, or of the source domain; targets have the settings of any other store."""
 
     PREFIX: ClassVar[str] = "source."

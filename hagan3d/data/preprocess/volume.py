@@ -8,7 +8,7 @@ import numpy as np
 
 from hagan3d.config import Size
 from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
-from hagan3d.data.io.volumes import Volume, VolumeFile, read_volume, read_voxels
+from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_volume, read_voxels
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
 
@@ -81,12 +81,26 @@ def preprocess_channels(
     """
     x, intervals = np.empty((len(images), *size), np.float32), []
     for row, (path, frame), rule in zip(x, images, rules, strict=True):
-        volume = read_volume(path, fill, frame)
-        lo, hi = rule.interval(volume.array)
-        resampled = resample_onto(volume.array, volume.affine, grid, size, nearest=rule.kind == "labels")
-        row[:] = normalize(resampled, lo, hi)
-        intervals.append((lo, hi))
+        row[:], interval = preprocess_onto(read_volume(path, fill, frame), rule, grid, size)
+        intervals.append(interval)
     return Channels(x, intervals)
+
+
+def preprocess_onto(
+    volume: Volume, rule: IntensityRule, grid: np.ndarray, size: Size
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Resample a volume onto a grid and scale its intensities.
+
+    Returns:
+        Voxels [D, H, W] in [-1, 1], and the values of -1 and 1 in file units.
+
+    Raises:
+        InputError: If the intensity interval is empty.
+    """
+    with naming(Path(volume.name)):
+        lo, hi = rule.interval(volume.array)
+    resampled = resample_onto(volume.array, volume.affine, grid, size, nearest=rule.kind == "labels")
+    return normalize(resampled, lo, hi), (lo, hi)
 
 
 def preprocess_label_map(path: Path, grid: np.ndarray, size: Size) -> np.ndarray:

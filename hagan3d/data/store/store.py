@@ -129,6 +129,18 @@ class Store:
         """Channels of `volume`, `window` and `low`: the image channels, then one per label."""
         return len(self.channels) + len(self.label_names)
 
+    def channel_indices(self, name: str | None = None) -> list[int]:
+        """Return the index of an image channel by its name, or the indices of all.
+
+        Raises:
+            InputError: If there is no such channel.
+        """
+        if name is None:
+            return list(range(len(self.channels)))
+        if name not in self.channels:
+            raise InputError(f"{self.path}: has no image channel {name!r}; use one of {', '.join(self.channels)}")
+        return [self.channels.index(name)]
+
     @property
     def source_channels(self) -> tuple[str, ...]:
         """Names of the source channels of pairs, or of the source domain; empty without sources."""

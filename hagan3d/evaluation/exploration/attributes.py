@@ -62,7 +62,7 @@ def find_attribute(
         name: Name of a numeric column, or of a measure such as label_1_ml or, in CT, lung_volume_ml.
         indices: Indices of the volumes ``[N]``.
         table: CSV with ids and numeric columns.
-        maps: Label maps of those volumes.
+        maps: Label maps of those volumes, from files.
         measured: Measures those volumes by thresholds.
         skip_missing: Whether to skip volumes without a value; else they are an error.
 
@@ -77,6 +77,8 @@ def find_attribute(
         values = columns[name][indices]
     elif measure is not None and maps is not None:
         values, origin = np.array([maps.measured(int(i), measure) for i in indices]), "label maps"
+    elif measure is not None and own_label_measure(name, store) is not None:
+        values, origin = measure_label_maps(store, indices, measure), "label maps of the store"
     elif measure is not None and measured is not None:
         values, origin = measured(measure), "thresholds in the volumes"
     else:
@@ -87,8 +89,24 @@ def find_attribute(
 def measure_of(name: str, store: Store, maps: LabelMaps | None) -> Measure | None:
     """Return the measure of a name, None where the store offers none of that name."""
     if maps is not None:
-        return label_measure(name, maps.labels)
-    return next((measure for measure in ct_measures(store) if measure.name == name), None)
+        return label_measure(name, {str(label): label for label in maps.labels})
+    own = own_label_measure(name, store)
+    return own or next((measure for measure in ct_measures(store) if measure.name == name), None)
+
+
+def own_labels(store: Store) -> dict[str, int]:
+    """Return the values of the labels of the label maps of a store by their names, without the background."""
+    return {label: value for value, label in enumerate(store.label_names) if value}
+
+
+def own_label_measure(name: str, store: Store) -> Measure | None:
+    """Return the measure of the label maps of a store by its name, None for another name or without label maps."""
+    return label_measure(name, own_labels(store)) if store.label_names else None
+
+
+def measure_label_maps(store: Store, indices: np.ndarray, measure: Measure) -> np.ndarray:
+    """Return the measure of the label maps of volumes of a store ``[N]``."""
+    return np.array([measure(store.label_map(int(i)), store.affines[i]) for i in indices])
 
 
 def ct_measures(store: Store) -> tuple[Measure, ...]:
@@ -138,8 +156,9 @@ def _offered(columns: dict[str, np.ndarray], store: Store, maps: LabelMaps | Non
     offers = [
         f"{origin} has {', '.join(columns)}" if columns else f"{origin} has no numeric column (add a CSV with --table)"
     ]
-    if maps is not None:
-        offers.append(f"label maps give {', '.join(f'label_{label}_ml' for label in maps.labels)} and label_N_percent")
+    labels = own_labels(store) if maps is None else {str(label): label for label in maps.labels}
+    if labels:
+        offers.append(f"label maps give {', '.join(f'label_{label}_ml' for label in labels)} and label_N_percent")
     elif measures := ct_measures(store):
         offers.append(f"thresholds give {', '.join(measure.name for measure in measures)}")
     return "; ".join(offers)

@@ -42,7 +42,7 @@ from hagan3d.evaluation.exploration.walks import (
 )
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import WALKS, ExploreConfig
-from hagan3d.inference.encoding import Input, has_encoder, inputs_of_store, latents
+from hagan3d.inference.encoding import Input, check_channels, has_encoder, inputs_of_store, latents
 from hagan3d.inference.generation import latent
 
 ExplorationT = TypeVar("ExplorationT", bound=Exploration)
@@ -67,12 +67,13 @@ def select_volumes(model: Model, store: Store, limit: int) -> RealIndices:
     """Select real volumes, a random subset if there are more than ``limit``; deterministic.
 
     Raises:
-        InputError: If the sizes of store and model differ.
+        InputError: If the sizes or the channels of store and model differ.
     """
     if store.size != model.description.size:
         raise InputError(
             f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
         )
+    check_channels(store, model.description)
     real = np.random.default_rng(0).permutation(store.indices("all", generated=False))[:limit]
     held_out = np.isin(np.array(store.splits)[real], ("validation", "test"))
     return RealIndices(np.sort(real[~held_out]), np.sort(real[held_out]))

@@ -11,11 +11,19 @@ import numpy as np
 from hagan3d.checkpoint import Model
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.exploration.attributes import Attribute, ct_measures, find_attribute, measure_of
+from hagan3d.evaluation.exploration.attributes import (
+    Attribute,
+    ct_measures,
+    find_attribute,
+    measure_label_maps,
+    measure_of,
+    own_label_measure,
+    own_labels,
+)
 from hagan3d.evaluation.exploration.directions import Direction, Scale
 from hagan3d.evaluation.exploration.measures import ChestCT, Measure, Segmenter, calibrate
 from hagan3d.evaluation.exploration.segmentation import read_label_maps, train_unet
-from hagan3d.evaluation.exploration.walks import Intervals, SegmenterReader
+from hagan3d.evaluation.exploration.walks import Intervals, LabelMapReader, MeasureReader, SegmenterReader
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import ExploreConfig
 from hagan3d.inference.encoding import Input, latents
@@ -26,15 +34,16 @@ class Measurement:
     """An attribute of real volumes and its measurement on any volume."""
 
     attribute: Attribute
-    reader: SegmenterReader | None
+    reader: MeasureReader | None
     """None: the attribute cannot be measured."""
 
     def summary(self) -> dict[str, Any]:
         """Return plain values: names, and accuracy on real held-out volumes."""
         if self.reader is None:
             return {"name": "prediction of the encoder and the regression: no independent check"}
-        names = {"name": self.reader.measure.name, "segmenter": self.reader.segmenter.name}
-        return {**names, "on_real_held_out": asdict(self.reader.calibration)}
+        names = {"name": self.reader.measure.name, "segmenter": self.reader.name}
+        calibration = self.reader.calibration
+        return names if calibration is None else {**names, "on_real_held_out": asdict(calibration)}
 
 
 def measurement_for(
@@ -61,6 +70,12 @@ def measurement_for(
     )
     if measure is None:
         return Measurement(attribute, None)
+    if maps is None and own_label_measure(measure.name, store) is not None:
+        calibration = None
+        if measure.name != attribute.name:
+            values = measure_label_maps(store, attribute.indices, measure)
+            calibration = calibrate(values, attribute.values, np.isin(attribute.indices, held_out))
+        return Measurement(attribute, LabelMapReader(len(store.channels), measure, calibration))
     segmenter: Segmenter = ChestCT()
     if maps is not None:
         segmenter = train_unet(store, maps, train, held_out, progress=progress)
@@ -97,6 +112,7 @@ class ReadBack:
 
 
 def _offered(store: Store) -> str:
-    offered = [measure.name for measure in ct_measures(store)]
+    offered = [f"label_{label}_{unit}" for label in own_labels(store) for unit in ("ml", "percent")]
+    offered += [measure.name for measure in ct_measures(store)]
     text = f"use one of {', '.join(offered)}; " if offered else ""
     return text + "with --label-maps also label_N_ml or label_N_percent"

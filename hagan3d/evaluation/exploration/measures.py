@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from hagan3d.errors import InputError
 
 OUTSIDE, BODY, LUNG, EMPHYSEMA, BONE = range(5)
 BODY_ABOVE, LUNG_BELOW, EMPHYSEMA_BELOW, BONE_ABOVE = -400.0, -500.0, -950.0, 200.0  # HU
-NAMED = re.compile(r"label_(\d+(?:\+\d+)*)_(ml|percent)")
+NAMED = re.compile(r"label_(.+)_(ml|percent)")
 
 
 class Segmenter(Protocol):
@@ -101,8 +101,12 @@ def _filled(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.stack([ndimage.binary_fill_holes(one) for one in slices]), 0, axis)
 
 
-def label_measure(name: str, labels: Sequence[int]) -> Measure | None:
-    """Parse the name of a label measure: label_1_ml, label_1+2_ml, label_2_percent (of all labels).
+def label_measure(name: str, labels: Mapping[str, int]) -> Measure | None:
+    """Parse the name of a label measure: label_1_ml, label_1+2_ml, label_tumour_percent (of all labels).
+
+    Args:
+        name: The name, with one or several names of labels.
+        labels: Values of the labels above 0 by their names.
 
     Returns:
         None for another name.
@@ -113,11 +117,11 @@ def label_measure(name: str, labels: Sequence[int]) -> Measure | None:
     match = NAMED.fullmatch(name)
     if match is None:
         return None
-    chosen = tuple(int(number) for number in match[1].split("+"))
-    missing = [str(label) for label in chosen if label not in labels]
+    chosen = [match[1]] if match[1] in labels else match[1].split("+")
+    missing = [label for label in chosen if label not in labels]
     if missing:
-        raise InputError(f"{name}: no label {', '.join(missing)}; the label maps hold {', '.join(map(str, labels))}")
-    return Measure(name, chosen, tuple(labels) if match[2] == "percent" else ())
+        raise InputError(f"{name}: no label {', '.join(missing)}; the label maps hold {', '.join(labels)}")
+    return Measure(name, tuple(labels[one] for one in chosen), tuple(labels.values()) if match[2] == "percent" else ())
 
 
 def millilitres(affine: np.ndarray) -> float:

@@ -84,8 +84,10 @@ class AttributeExploration:
         if self.measurement.reader is None:
             return f"measured: {self.measurement.summary()['name']}"
         real = self.measurement.reader.calibration
+        if real is None:
+            return f"measured on {self.measurement.reader.name}, without calibration"
         return (
-            f"measured by {self.measurement.reader.segmenter.name}: on {real.volumes} real volumes correlation with "
+            f"measured by {self.measurement.reader.name}: on {real.volumes} real volumes correlation with "
             f"the ground truth {real.correlation:.3f}, error {real.error:.3g} {self.measurement.attribute.unit}"
         )
 

@@ -1,4 +1,4 @@
-"""Pictures of walks: strips of slices with segmented voxels in red and captions, and an animated GIF."""
+"""Pictures of walks: strips of slices with measured voxels and labels in colour, captions, and an animated GIF."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_erosion
 
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.pictures import Plane, middle_plane
+from hagan3d.data.pictures import Colour, Plane, draw_mask, label_colour, middle_plane
 
 CELL = 176  # pixels of the longest side of a volume
 GAP, LINE, TEXT = 6, 16, 12  # pixels
 GROUND, INK, RED = (16, 16, 16), (235, 235, 235), (230, 40, 40)
-INSIDE, RIM = 0.18, 0.85  # opacity of the red inside a mask and on its boundary
+INSIDE, RIM = 0.18, 2  # opacity of the colour inside a measured region, and pixels of its outline
 MILLISECONDS = 350  # per frame of the GIF
 PLANES: tuple[Plane, ...] = ("coronal", "axial")
 
@@ -31,29 +30,53 @@ class Tile:
     """Lines of text."""
 
 
-def planes_of(x: np.ndarray, affine: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class Region:
+    """Voxels that a picture outlines in a colour."""
+
+    mask: np.ndarray
+    """``[D, H, W]``, bool."""
+    colour: Colour
+    is_measured: bool = True
+    """Whether the inside is tinted too."""
+
+
+def regions_of(mask: np.ndarray | None, label_map: np.ndarray | None = None) -> list[Region]:
+    """Return what a picture marks: measured voxels in red; with a label map, each label in its own colour.
+
+    Args:
+        mask: Measured voxels ``[D, H, W]``, bool.
+        label_map: Labels ``[D, H, W]``; those of measured voxels are tinted.
+    """
+    if label_map is None:
+        return [] if mask is None else [Region(mask, RED)]
+    labels = [int(label) for label in np.unique(label_map) if label]
+    own = {label: label_map == label for label in labels}
+    return [
+        Region(own[label], label_colour(label), mask is not None and bool(mask[own[label]].any())) for label in labels
+    ]
+
+
+def planes_of(x: np.ndarray, affine: np.ndarray, regions: Sequence[Region] = ()) -> Image.Image:
     """Draw the middle coronal and axial plane of a volume, one above the other.
 
     Args:
         x: Volume ``[D, H, W]`` in [-1, 1].
         affine: Index (d, h, w) to RAS mm ``[4, 4]``.
-        mask: Voxels to mark red ``[D, H, W]``, bool.
+        regions: Voxels to mark.
     """
     per_mm = CELL / float((np.array(x.shape) * spacing_of(affine)).max())
-    return _column([_plane(x, affine, mask, plane, per_mm) for plane in PLANES], GAP // 2)
+    return _column([_plane(x, affine, regions, plane, per_mm) for plane in PLANES], GAP // 2)
 
 
-def _plane(x: np.ndarray, affine: np.ndarray, mask: np.ndarray | None, plane: Plane, per_mm: float) -> Image.Image:
+def _plane(x: np.ndarray, affine: np.ndarray, regions: Sequence[Region], plane: Plane, per_mm: float) -> Image.Image:
     values, (down, across) = middle_plane(x, affine, plane)
     size = max(1, round(values.shape[1] * across * per_mm)), max(1, round(values.shape[0] * down * per_mm))
     grey = Image.fromarray(np.rint((np.clip(values, -1, 1) + 1) * 127.5).astype(np.uint8))
     colour = np.asarray(grey.resize(size, Image.Resampling.BICUBIC).convert("RGB"), dtype=np.float32)
-    if mask is not None:
-        cut, _ = middle_plane(mask.astype(np.float32), affine, plane)
-        soft = Image.fromarray(np.rint(cut * 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-        inside = np.asarray(soft) > 127
-        strength = np.where(inside, np.where(binary_erosion(inside, iterations=2), INSIDE, RIM), 0.0)[..., None]
-        colour = colour * (1 - strength) + np.array(RED, np.float32) * strength
+    for region in regions:
+        cut, _ = middle_plane(region.mask, affine, plane)
+        colour = draw_mask(colour, cut > 0, region.colour, INSIDE if region.is_measured else 0.0, RIM)
     return Image.fromarray(colour.astype(np.uint8))
 
 

@@ -13,7 +13,8 @@ import torch
 from hagan3d.checkpoint import Model
 from hagan3d.evaluation.exploration.measures import LinearCalibration, Measure, Segmenter
 from hagan3d.evaluation.exploration.regression import correlation, resampled
-from hagan3d.evaluation.exploration.strips import Tile, planes_of, write_gif, write_strip
+from hagan3d.evaluation.exploration.strips import Tile, planes_of, regions_of, write_gif, write_strip
+from hagan3d.evaluation.features.label_maps import label_map_of
 from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.inference.generation import volume_slabs, write_csv
@@ -69,6 +70,47 @@ class AttributeReader(Protocol):
         ...
 
 
+class MeasureReader(AttributeReader, Protocol):
+    """Measures labels of a volume."""
+
+    @property
+    def name(self) -> str:
+        """Where the labels come from."""
+        ...
+
+    @property
+    def measure(self) -> Measure:
+        """What is measured of them."""
+        ...
+
+    @property
+    def calibration(self) -> LinearCalibration | None:
+        """Measures to values of the attribute, fitted on real volumes; None: the measure is the attribute."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelMapReader:
+    """Measures the label map that the model generates with a volume."""
+
+    images: int
+    """Image channels, which come before those of labels."""
+    measure: Measure
+    calibration: LinearCalibration | None = None
+    """None: the measure is the attribute."""
+
+    @property
+    def name(self) -> str:
+        """Where the labels come from."""
+        return "generated label maps"
+
+    def read(self, x: np.ndarray, intervals: Intervals, affine: np.ndarray) -> tuple[float, np.ndarray | None]:
+        """Measure the most probable labels, calibrate."""
+        labels = label_map_of(x, self.images)
+        value = self.measure(labels, affine)
+        return self.calibration(value) if self.calibration else value, np.isin(labels, self.measure.labels)
+
+
 @dataclass(frozen=True)
 class SegmenterReader:
     """Measures by segmentation, calibrated on real volumes."""
@@ -76,6 +118,11 @@ class SegmenterReader:
     segmenter: Segmenter
     measure: Measure
     calibration: LinearCalibration
+
+    @property
+    def name(self) -> str:
+        """Where the labels come from."""
+        return self.segmenter.name
 
     def read(self, x: np.ndarray, intervals: Intervals, affine: np.ndarray) -> tuple[float, np.ndarray | None]:
         """Segment the first channel, measure, calibrate."""
@@ -108,7 +155,8 @@ def walk(
     Args:
         model: The model, with G.
         walks: Starts and their stops, equally many for each.
-        out: Folder for `volumes/START_STEP.nii.gz`, `walk.csv`, `strip.png` and `walk.gif`.
+        out: Folder for `volumes/START_STEP.nii.gz` (a file per channel, and `_seg`, of several), `walk.csv`,
+            `strip.png` and `walk.gif`.
         title: Title of the pictures.
         caption: Caption lines of a stop, given the measured value.
         reader: Measures each volume.
@@ -122,9 +170,11 @@ def walk(
         x = volume_at(model, stop.z, start.label)
         value, mask = reader.read(x, start.intervals, start.affine) if reader else (None, None)
         path = out / "volumes" / f"{start.name.replace('/', '_')}_{step}.nii.gz"
-        write_slabs([x], model.description, path, affine=start.affine, intervals=start.intervals)
-        frames.append(WalkFrame(start.name, step, stop.position, stop.intended, value, path.name))
-        rows[start.name].append(Tile(planes_of(x[0], start.affine, mask), tuple(caption(stop, value))))
+        files, _ = write_slabs([x], model.description, path, affine=start.affine, intervals=start.intervals)
+        frames.append(WalkFrame(start.name, step, stop.position, stop.intended, value, files[0].name))
+        label_map = label_map_of(x, len(start.intervals)) if model.description.label_names else None
+        picture = planes_of(x[0], start.affine, regions_of(mask, label_map))
+        rows[start.name].append(Tile(picture, tuple(caption(stop, value))))
     _write_table(frames, out / "walk.csv")
     write_strip(list(rows.items()), title, out / "strip.png")
     write_gif(list(rows.items()), title, out / "walk.gif")

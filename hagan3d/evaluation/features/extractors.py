@@ -29,6 +29,8 @@ class Extractor:
     """Hash of the weights, or of their file."""
     network: nn.Module
     """Maps ``[B, 1, D, H, W]`` to ``[B, dim]``; in evaluation mode, without gradients."""
+    all_channels: bool = False
+    """Whether it takes all channels of a volume, those of labels included, in place of one image channel."""
     zero_mean: bool = False
     """Whether each volume is standardized to zero mean and unit standard deviation; else it is in [-1, 1]."""
     rescale: bool = True
@@ -40,7 +42,7 @@ class Extractor:
         """Extract features.
 
         Args:
-            volumes: Arrays ``[D, H, W]`` in [-1, 1], all of one size.
+            volumes: Arrays ``[D, H, W]`` in [-1, 1], with ``all_channels`` ``[C, D, H, W]``, all of one size.
             batch: Volumes per batch.
 
         Returns:
@@ -56,8 +58,9 @@ class Extractor:
 
     @torch.no_grad()
     def of_batch(self, volumes: np.ndarray) -> np.ndarray:
-        """Extract the features ``[B, dim]`` of volumes ``[B, D, H, W]``."""
-        x = torch.from_numpy(np.ascontiguousarray(volumes, dtype=np.float32))[:, None]
+        """Extract the features ``[B, dim]`` of volumes ``[B, D, H, W]``, with all channels ``[B, C, D, H, W]``."""
+        x = torch.from_numpy(np.ascontiguousarray(volumes, dtype=np.float32))
+        x = x if self.all_channels else x[:, None]
         if self.zero_mean:
             x = standardized(x)
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
@@ -117,7 +120,7 @@ def random_extractor(seed: int = 0) -> Extractor:
 
 
 class _RunEncoder(nn.Module):
-    """E^H and E^G of a run: ``[B, 1, D, H, W]`` to z ``[B, latent_dim]``."""
+    """E^H and E^G of a run: ``[B, C, D, H, W]`` to z ``[B, latent_dim]``."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -137,6 +140,8 @@ def encoder_extractor(model: Model) -> Extractor:
     if not has_encoder(model):
         raise InputError(f"{model.path}: trained without encoders; use --features self")
     network = _RunEncoder(model).eval().requires_grad_(False)
+    several = len(model.description.channels) > 1 or model.description.label_names
     note = "encoder of the run itself: not comparable between runs"
+    note += "; of all channels and labels at once" if several else ""
     digest = state_hash(network.state_dict())
-    return Extractor("encoder", model.networks.latent_dim, digest, network, note=note)
+    return Extractor("encoder", model.networks.latent_dim, digest, network, all_channels=True, note=note)

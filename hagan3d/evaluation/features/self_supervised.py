@@ -1,6 +1,7 @@
 """A self-supervised feature extractor trained on the store itself: masked autoencoding, mirrored axes, classes.
 
-No pretrained weights fit every modality; this one trains in minutes and is saved next to the store.
+No pretrained weights fit every modality; this one trains in minutes and is saved next to the store. Each image channel
+has its own.
 
 Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (masked blocks as the pretext task).
 """
@@ -26,8 +27,9 @@ from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import FeatureTrainConfig
 from hagan3d.inference.devices import inference_device
+from hagan3d.inference.volume_files import file_name
 
-FORMAT = "hagan3d features 2"
+FORMAT = "hagan3d features 3"
 WIDTHS = (8, 24, 64)  # channels of the three convolutions
 BOXES = 4  # boxes per axis of the pooling of the last feature map, and of masking
 DETAIL_BOXES = 2  # boxes per axis of the pooling of fine detail
@@ -124,9 +126,10 @@ class TrainedExtractor:
     losses: tuple[float, ...]
 
 
-def features_path(store: Path) -> Path:
-    """Return the path of the features file of a store, next to it."""
-    return store.with_name(f"{store.stem}.features.pt")
+def features_path(store: Store, channel: int = 0) -> Path:
+    """Return the path of the features file of an image channel of a store, next to it."""
+    name = f".{file_name(store.channels[channel])}" if len(store.channels) > 1 else ""
+    return store.path.with_name(f"{store.path.stem}{name}.features.pt")
 
 
 def train_features(
@@ -134,16 +137,17 @@ def train_features(
     config: FeatureTrainConfig,
     device: torch.device | str = "cpu",
     progress: ProgressCallback = no_progress,
+    channel: int = 0,
 ) -> TrainedExtractor:
-    """Train an extractor on the real training volumes of a store and save it next to the store, atomically.
+    """Train an extractor on an image channel of the training volumes of a store; save it next to the store, atomically.
 
-    Deterministic for equal settings on one machine.
+    Generated volumes are left out. Deterministic for equal settings on one machine.
 
     Raises:
         InputError: If the store has no training volumes.
     """
     indices = store.indices("train", generated=False)
-    volume = _reader(store, indices)
+    volume = _reader(store, indices, channel)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net, heads = FeatureNet().to(device), Heads(len(store.class_names)).to(device)
@@ -162,22 +166,35 @@ def train_features(
         schedule.step()
         losses.append(loss.detach())
     _set_scale(net, [volume(int(i)) for i in indices])
-    path = features_path(store.path)
-    _save(net, store, config, path)
-    return TrainedExtractor(load_features(store, path, device), path, tuple(torch.stack(losses).tolist()))
+    path = features_path(store, channel)
+    _save(net, store, config, path, channel)
+    return TrainedExtractor(load_features(store, path, device, channel), path, tuple(torch.stack(losses).tolist()))
 
 
-def train_store_features(path: Path, config: FeatureTrainConfig, device: str, progress: ProgressCallback) -> str:
-    """Train the extractor of a store file and return a line that describes the result."""
-    trained = train_features(Store(path), config, inference_device(device), progress)
-    return f"features of {path}: {trained.path} (loss {trained.losses[0]:.3f} to {trained.losses[-1]:.3f})"
+def train_store_features(
+    path: Path, config: FeatureTrainConfig, device: str, progress: ProgressCallback, channel: str | None = None
+) -> list[str]:
+    """Train the extractors of the image channels of a store file, or of one; return a line for each."""
+    store, lines = Store(path), []
+    for index in store.channel_indices(channel):
+        trained = train_features(store, config, inference_device(device), progress, index)
+        change = f"loss {trained.losses[0]:.3f} to {trained.losses[-1]:.3f}"
+        lines.append(f"features of {path}, {store.channels[index]}: {trained.path} ({change})")
+    return lines
 
 
-def _reader(store: Store, indices: np.ndarray) -> Callable[[int], Tensor]:
-    """Return a function that reads a volume: cached in memory if all fit, else from the file."""
+def train_missing_features(store: Store, device: str, channel: str | None = None) -> None:
+    """Train the extractors of the image channels of a store, or of one, that have no features file yet."""
+    for index in store.channel_indices(channel):
+        if not features_path(store, index).exists():
+            train_features(store, FeatureTrainConfig(), inference_device(device), channel=index)
+
+
+def _reader(store: Store, indices: np.ndarray, channel: int) -> Callable[[int], Tensor]:
+    """Return a function that reads a channel of a volume: cached in memory if all fit, else from the file."""
     if len(indices) * int(np.prod(store.size)) > MOST_IN_MEMORY:
-        return store.volume
-    cached = {int(i): store.channel(int(i)) for i in indices}
+        return lambda i: store.channel(i, channel)
+    cached = {int(i): store.channel(int(i), channel) for i in indices}
     return cached.__getitem__
 
 
@@ -205,11 +222,12 @@ def _set_scale(net: FeatureNet, volumes: Iterable[Tensor]) -> None:
     net.deviation.copy_(deviation.clamp_min(LEAST_DEVIATION * float(deviation.median()) + 1e-12))
 
 
-def _save(net: FeatureNet, store: Store, config: FeatureTrainConfig, path: Path) -> None:
+def _save(net: FeatureNet, store: Store, config: FeatureTrainConfig, path: Path, channel: int) -> None:
     state = {name: value.cpu() for name, value in net.state_dict().items()}
     values = {
         "format": FORMAT,
         "store": store.store_fingerprint,
+        "channel": store.channels[channel],
         "config": dataclasses.asdict(config),
         "sha256": state_hash(state),
         "state": state,
@@ -218,24 +236,32 @@ def _save(net: FeatureNet, store: Store, config: FeatureTrainConfig, path: Path)
         torch.save(values, file)
 
 
-def load_features(store: Store, path: Path | None = None, device: torch.device | str = "cpu") -> Extractor:
-    """Load the extractor of a store.
+def load_features(
+    store: Store, path: Path | None = None, device: torch.device | str = "cpu", channel: int = 0
+) -> Extractor:
+    """Load the extractor of an image channel of a store.
 
     Args:
         store: The store.
         path: The features file. Default: the one next to the store.
         device: Device of the network.
+        channel: Index of the image channel.
 
     Raises:
-        InputError: If the file is missing, damaged, or trained on another store.
+        InputError: If the file is missing, damaged, or trained on another store or channel.
     """
-    path = path or features_path(store.path)
+    path = path or features_path(store, channel)
     if not path.exists():
         raise InputError(
             f"{path}: no features trained on {store.path.name} yet; add --train-features (takes minutes), or use "
             "--features encoder"
         )
     values = _read(path)
+    if values.get("channel") != store.channels[channel]:
+        raise InputError(
+            f"{path}: trained on channel {values.get('channel')}, not on {store.channels[channel]}; train again with "
+            "--train-features"
+        )
     if values["store"] != store.store_fingerprint:
         raise InputError(f"{path}: trained on another store than {store.path}; train again with --train-features")
     net = FeatureNet()
@@ -247,6 +273,7 @@ def load_features(store: Store, path: Path | None = None, device: torch.device |
         raise InputError(f"{path}: damaged (hash of the weights differs); train again with --train-features")
     net.to(device).eval().requires_grad_(False)
     note = f"trained on the training volumes of {store.path.name}"
+    note += f", channel {store.channels[channel]}" if len(store.channels) > 1 else ""
     return Extractor("self", FeatureNet.dim, values["sha256"], net, rescale=False, note=note)
 
 

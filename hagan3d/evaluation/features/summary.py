@@ -3,11 +3,11 @@
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,15 +24,17 @@ PLANE_SLICES = 8  # slices per plane with statistics
 MOST_FULL = 2**24  # maximum voxels of a volume for sums at full resolution
 FEATURES = "features/"
 LEAST_DEVIATION = 0.05  # of the median feature
+PAIRWISE = ("similarity", "pair_dice")  # a row per pair of volumes
 SUMS = ("total", "total_square")  # summed over volumes; all other arrays have a row per volume
 
 Summary = dict[str, np.ndarray]
-"""Arrays by name: those of `describe` stacked over volumes ``[N, ...]``, `features/NAME [N, dim]`, `similarity [P]`
-(MS-SSIM of disjoint pairs), and the sums over volumes `total` and `total_square` ``[D, H, W]`` (empty if too large)."""
+"""Arrays by name, of an image channel: those of `describe` stacked over volumes ``[N, ...]``, `features/NAME [N, dim]`,
+`similarity [P]` (MS-SSIM of disjoint pairs), and the sums over volumes `total` and `total_square` ``[D, H, W]`` (empty
+if too large)."""
 
 
 def describe(x: np.ndarray) -> Summary:
-    """Return statistics of one volume ``[D, H, W]``.
+    """Return statistics of one image channel of a volume ``[D, H, W]``.
 
     Returns:
         `slice_mean`, `slice_deviation` ``[D]``; `gradients` ``[D - 1]``: mean absolute difference of adjacent slices;
@@ -87,29 +89,68 @@ def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return values.flatten().numpy()
 
 
+class View(Protocol):
+    """What is computed of the volumes of a set, and cached in its own folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the cache files."""
+        ...
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Plain values that determine the results for given volumes."""
+        ...
+
+    def summarize(self, x: np.ndarray, pairs: bool) -> Summary:
+        """Summarize volumes ``[B, C, D, H, W]``; with ``pairs``, also compare disjoint pairs of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChannelView:
+    """Statistics and features of one image channel."""
+
+    folder: Path
+    extractors: Sequence[Extractor]
+    channel: int = 0
+    """Index of the image channel."""
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """Plain values that determine the results for given volumes."""
+        return {"channel": self.channel, "extractors": {e.name: e.sha256 for e in self.extractors}}
+
+    def summarize(self, x: np.ndarray, pairs: bool) -> Summary:
+        """Summarize volumes ``[B, C, D, H, W]``."""
+        own = x[:, self.channel]
+        described = [describe(volume) for volume in own]
+        part = {name: np.stack([one[name] for one in described]) for name in described[0]}
+        part |= {FEATURES + e.name: e.of_batch(x if e.all_channels else own) for e in self.extractors}
+        even = len(own) // 2 * 2 if pairs else 0
+        part["similarity"] = similarity(own[0:even:2], own[1:even:2]) if even else np.zeros(0, np.float32)
+        full = own if own[0].size <= MOST_FULL else np.zeros((1, 0))
+        part["total"], part["total_square"] = full.sum(axis=0, dtype=np.float64), (full.astype(np.float64) ** 2).sum(0)
+        return part
+
+
 def summarize(
-    volumes: Iterator[np.ndarray], extractors: Sequence[Extractor], batch: int, pairs: bool, size: Size
-) -> Summary:
-    """Summarize volumes ``[D, H, W]`` batch by batch.
+    volumes: Iterator[np.ndarray], views: Sequence[View], batch: int, pairs: bool, size: Size
+) -> list[Summary]:
+    """Summarize volumes ``[C, D, H, W]`` batch by batch, in one pass for all views.
 
     Raises:
         InputError: If a volume has another size.
     """
-    parts = []
+    parts: list[list[Summary]] = [[] for _ in views]
     while group := list(islice(volumes, batch)):
-        odd = next((x.shape for x in group if x.shape != tuple(size)), None)
+        odd = next((x.shape[1:] for x in group if x.shape[1:] != tuple(size)), None)
         if odd:
             raise InputError(f"volumes of {list(odd)} and {list(size)} voxels cannot be compared")
         x = np.stack(group)
-        described = [describe(volume) for volume in group]
-        part = {name: np.stack([one[name] for one in described]) for name in described[0]}
-        part |= {FEATURES + e.name: e.of_batch(x) for e in extractors}
-        even = len(x) // 2 * 2 if pairs else 0
-        part["similarity"] = similarity(x[0:even:2], x[1:even:2]) if even else np.zeros(0, np.float32)
-        full = x if x[0].size <= MOST_FULL else np.zeros((1, 0))
-        part["total"], part["total_square"] = full.sum(axis=0, dtype=np.float64), (full.astype(np.float64) ** 2).sum(0)
-        parts.append(part)
-    return concatenate(parts)
+        for view, own in zip(views, parts, strict=True):
+            own.append(view.summarize(x, pairs))
+    return [concatenate(own) for own in parts]
 
 
 def concatenate(parts: Sequence[Summary]) -> Summary:
@@ -142,50 +183,69 @@ class VolumeSet:
     size: Size
     count: int
     read: Callable[[int, int], Iterator[np.ndarray]]
-    """Returns the volumes from one index up to another."""
+    """Returns the volumes ``[C, D, H, W]`` from one index up to another: image channels, then one per label."""
     identity: Mapping[str, Any]
     """Plain values that determine the volumes."""
+
+    def volumes(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        """Return some volumes ``[C, D, H, W]``."""
+        return (next(self.read(int(i), int(i) + 1)) for i in indices)
 
 
 def summarize_set(
     volumes: VolumeSet,
-    extractors: Sequence[Extractor],
-    folder: Path,
+    views: Sequence[View],
     *,
     batch: int,
     pairs: int,
     chunk: int = CHUNK,
     advance: Callable[[int], None] = lambda count: None,
-) -> Summary:
-    """Summarize a set chunk by chunk, caching each in a file, so that an interrupted call resumes.
+) -> list[Summary]:
+    """Summarize a set chunk by chunk, caching each in a file per view, so that an interrupted call resumes.
+
+    Every volume is read or generated once for all views.
 
     Args:
         volumes: The set.
-        extractors: Feature extractors.
-        folder: Folder of the cache files `SET-FIRST.npz`.
+        views: What is computed; the cache files are `SET-FIRST.npz` in the folder of each.
         batch: Volumes per batch.
-        pairs: Pairs of volumes for MS-SSIM.
+        pairs: Pairs of volumes to compare with each other.
         chunk: Volumes per file, an even number.
         advance: Called with the number of volumes of each chunk.
 
+    Returns:
+        A summary per view.
+
     Raises:
-        InputError: If the folder holds features of other volumes, or of other extractors.
+        InputError: If a folder holds results of other volumes, or of other extractors.
     """
-    used = {e.name: e.sha256 for e in extractors}
-    key = json.dumps({**volumes.identity, "extractors": used, "chunk": chunk, "pairs": pairs}, sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    parts = []
+    digests = [_digest({**volumes.identity, **view.key, "chunk": chunk, "pairs": pairs}) for view in views]
+    parts: list[list[Summary]] = [[] for _ in views]
     for first in range(0, volumes.count, chunk):
         last = min(first + chunk, volumes.count)
-        path = folder / f"{volumes.name}-{first:06d}.npz"
-        part = read_summary(path, digest)
-        if part is None:
-            part = summarize(volumes.read(first, last), extractors, batch, first < 2 * pairs, volumes.size)
-            _write_summary(path, part, digest)
-        parts.append(part)
+        paths = [view.folder / f"{volumes.name}-{first:06d}.npz" for view in views]
+        found = [read_summary(path, digest) for path, digest in zip(paths, digests, strict=True)]
+        missing = [i for i, part in enumerate(found) if part is None]
+        if missing:
+            chosen = [views[i] for i in missing]
+            made = summarize(volumes.read(first, last), chosen, batch, first < 2 * pairs, volumes.size)
+            for i, part in zip(missing, made, strict=True):
+                _write_summary(paths[i], part, digests[i])
+                found[i] = part
+        for own, summary in zip(parts, found, strict=True):
+            assert summary is not None
+            own.append(summary)
         advance(last - first)
-    whole = concatenate(parts)
-    return whole | {"similarity": whole["similarity"][:pairs]}
+    return [_limited(concatenate(own), pairs) for own in parts]
+
+
+def _digest(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _limited(summary: Summary, pairs: int) -> Summary:
+    """Keep the first ``pairs`` comparisons of pairs."""
+    return summary | {name: summary[name][:pairs] for name in PAIRWISE if name in summary}
 
 
 def _write_summary(path: Path, summary: Summary, digest: str) -> None:

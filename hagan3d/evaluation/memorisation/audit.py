@@ -168,9 +168,10 @@ def audit(
     sets: dict[str, VolumeSet],
     summaries: dict[str, Summary],
     extractor: Extractor,
+    channel: int = 0,
     progress: ProgressCallback = no_progress,
 ) -> Audit:
-    """Audit an evaluated run.
+    """Audit an image channel of an evaluated run; discriminators see all channels.
 
     Args:
         model: The run, with its discriminators for membership inference.
@@ -178,6 +179,7 @@ def audit(
         sets: The sets of the protocol, see `volume_sets`.
         summaries: Their summaries.
         extractor: Extractor of the feature space.
+        channel: Index of the image channel.
         progress: Shows progress.
 
     Raises:
@@ -185,7 +187,8 @@ def audit(
     """
     groups = subject_groups(store, sets)
     discriminators = _discriminators(model)
-    reals = {name: _read_real(sets[name], extractor, discriminators, model, progress) for name in ("train", "held-out")}
+    read = RealReader(model, extractor, discriminators, channel)
+    reals = {name: read(sets[name], progress) for name in ("train", "held-out")}
     if extractor.rescale:
         mean, scale = feature_scale(reals["train"].features[:, 0])
         reals = {name: RealVolumes((one.features - mean) / scale, one.logits) for name, one in reals.items()}
@@ -232,17 +235,28 @@ def _discriminators(model: Model) -> dict[str, Any]:
     return {"trained": model.networks, "untrained": untrained(model)}
 
 
-def _read_real(
-    volumes: VolumeSet, extractor: Extractor, discriminators: dict[str, Any], model: Model, progress: ProgressCallback
-) -> RealVolumes:
-    """Compute features and logits of a set in one pass."""
-    features, logits = [], []
-    for x in track(volumes.read(0, volumes.count), f"audit: {volumes.name}", volumes.count, progress):
-        features.append(extractor.of_batch(np.stack([x, x[..., ::-1]])))
-        logits.append([logits_of(nets, [x], model.device)[0] for nets in discriminators.values()])
-    columns = np.array(logits).reshape(len(features), len(discriminators), len(model.networks.discriminators))
-    by_name = {name: columns[:, i] for i, name in enumerate(discriminators)}
-    return RealVolumes(np.stack(features).astype(np.float64), by_name)
+@dataclass(frozen=True)
+class RealReader:
+    """Computes features and logits of real volumes in one pass."""
+
+    model: Model
+    extractor: Extractor
+    discriminators: dict[str, Any]
+    """Networks by name; empty where the checkpoint has no discriminators."""
+    channel: int
+    """Index of the image channel of which features are extracted."""
+
+    def __call__(self, volumes: VolumeSet, progress: ProgressCallback) -> RealVolumes:
+        """Read the volumes of a set."""
+        features, logits = [], []
+        for x in track(volumes.read(0, volumes.count), f"audit: {volumes.name}", volumes.count, progress):
+            seen = x if self.extractor.all_channels else x[self.channel]
+            features.append(self.extractor.of_batch(np.stack([seen, seen[..., ::-1]])))
+            logits.append([logits_of(nets, [x], self.model.device)[0] for nets in self.discriminators.values()])
+        size = len(self.discriminators), len(self.model.networks.discriminators)
+        columns = np.array(logits).reshape(len(features), *size)
+        by_name = {name: columns[:, i] for i, name in enumerate(self.discriminators)}
+        return RealVolumes(np.stack(features).astype(np.float64), by_name)
 
 
 def _membership(names: list[str], reals: dict[str, RealVolumes], groups: np.ndarray) -> list[Membership]:

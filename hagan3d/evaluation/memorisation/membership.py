@@ -52,11 +52,11 @@ def score_names(networks: GenerativeNetworks) -> list[str]:
 
 
 def logits_of(networks: GenerativeNetworks, volumes: Iterable[np.ndarray], device: torch.device) -> np.ndarray:
-    """Return the logits of each discriminator ``[N, K]`` for volumes ``[D, H, W]`` in [-1, 1].
+    """Return the logits of each discriminator ``[N, K]`` for volumes ``[C, D, H, W]`` in [-1, 1].
 
     Each volume is alone in its batch, since minibatch statistics mix the volumes of a batch.
     """
-    return np.stack([networks.discriminate(torch.from_numpy(x)[None, None].to(device)) for x in volumes])
+    return np.stack([networks.discriminate(torch.from_numpy(x)[None].to(device)) for x in volumes])
 
 
 def membership(

@@ -97,10 +97,10 @@ def compare_features(x: np.ndarray, y: np.ndarray, config: EvaluateConfig) -> Fe
     )
 
 
-def compare_voxels(x: Summary, y: Summary, config: EvaluateConfig) -> dict[str, Estimate]:
-    """Compute all metrics of voxel statistics between the summaries of two sets, by key of the metric."""
+def compare_summaries(needs: str, x: Summary, y: Summary, config: EvaluateConfig) -> dict[str, Estimate]:
+    """Compute all metrics of one kind of input, `voxels` or `labels`, between the summaries of two sets, by key."""
     return {
         one.key: estimate(one, x[array], y[array], config)
-        for one in metrics("voxels")
+        for one in metrics(needs)
         for array in [one.needs.partition(":")[2]]
     }

@@ -9,6 +9,8 @@ function, and its test.
 - ``features``: the features ``[M, dim]`` of the set to evaluate and those ``[N, dim]`` of the reference set.
 - ``voxels:KEY``: the array ``KEY`` of the summaries of both sets, ``[M, ...]`` and ``[N, ...]`` (see
   `hagan3d.evaluation.features.summary.describe` for the keys).
+- ``labels:KEY``: the array ``KEY`` of one label of both sets, ``[M]`` and ``[N]``: `voxels`, `components` (see
+  `hagan3d.evaluation.features.label_maps.LabelView`) or `volume`, in standard deviations of the training volumes.
 - ``pair``: a `hagan3d.evaluation.metrics.translation.TranslatedPair` and a mask ``[C, D, H, W]``; returns a float.
 
 A metric of two sets returns an `Estimate`, or a plain float: then the caller estimates the standard error by bootstrap,

@@ -114,8 +114,8 @@ def _pairs(run: EvaluatedRun, pairs: list[ClosestPair], affine: np.ndarray) -> s
     )
     for first in range(0, len(pairs), PAIRS_IN_ROW):
         some = pairs[first : first + PAIRS_IN_ROW]
-        generated = figures.read_volumes(run.sets["generated"], [pair.generated for pair in some])
-        train = figures.read_volumes(run.sets["train"], [pair.train for pair in some])
+        generated = run.images("generated", [pair.generated for pair in some])
+        train = run.images("train", [pair.train for pair in some])
         train = [x[..., ::-1] if pair.mirrored else x for x, pair in zip(train, some, strict=True)]
         numbers = f"{first + 1} to {first + len(some)}"
         groups = {f"generated, pairs {numbers}": generated, "nearest training volume": train}

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from hagan3d.data.pictures import comparison_sheet
-from hagan3d.evaluation.features.summary import BINS, FEATURES, MOST_FULL, Summary, VolumeSet
+from hagan3d.evaluation.features.summary import BINS, FEATURES, MOST_FULL, Summary
 from hagan3d.evaluation.metrics.estimate import NORMAL_95
 from hagan3d.evaluation.metrics.voxels import Variety
 
@@ -138,8 +138,8 @@ def losses_png(path: Path) -> bytes | None:
     return figure_png(draw, 3.0 * len(groups), 2.8)
 
 
-def sheet_png(groups: Mapping[str, Sequence[np.ndarray]], affine: np.ndarray) -> bytes:
-    """Draw volumes ``[D, H, W]`` side by side, one block of three planes per group."""
+def sheet_png(groups: Mapping[str, Sequence[Any]], affine: np.ndarray) -> bytes:
+    """Draw volumes ``[D, H, W]`` or `Segmented` ones side by side, one block of three planes per group."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sheet.png"
         comparison_sheet(groups, affine, path)
@@ -158,11 +158,6 @@ def deviation_png(summaries: Mapping[str, Summary], affine: np.ndarray) -> bytes
     white = max(float(np.quantile(maps["train"], 0.999)), 1e-6)
     shown = [(values / white * 2 - 1).clip(-1, 1) for values in maps.values()]
     return sheet_png({f"standard deviation of voxels: {', '.join(maps)} (white: {white:.2f})": shown}, affine)
-
-
-def read_volumes(volumes: VolumeSet, indices: Sequence[int]) -> list[np.ndarray]:
-    """Read some volumes of a set."""
-    return [next(volumes.read(int(i), int(i) + 1)) for i in indices]
 
 
 def nearest(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

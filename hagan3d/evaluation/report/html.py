@@ -59,8 +59,9 @@ def report(run: EvaluatedRun, affine: np.ndarray, folder: Path, shown: int) -> s
 
 def _head(origin: Origin) -> str:
     volumes = origin.volumes
+    channel = f", channel {html.escape(origin.settings.channel)}" if origin.settings.channel else ""
     return (
-        f"<h1>Evaluation of a generative model</h1><p>{html.escape(origin.run['checkpoint'])}, step "
+        f"<h1>Evaluation of a generative model{channel}</h1><p>{html.escape(origin.run['checkpoint'])}, step "
         f"{origin.run['step']}: {volumes['generated']} generated volumes compared with {volumes['held-out']} "
         f"held-out and {volumes['train']} training volumes of {html.escape(origin.store['name'])}. "
         f"Protocol {origin.protocol}.</p>"
@@ -74,7 +75,7 @@ def _verdicts(results: Evaluation) -> str:
 
 def _contact_sheets(run: EvaluatedRun, affine: np.ndarray, shown: int) -> str:
     groups = {
-        title: figures.read_volumes(run.sets[name], range(min(shown, run.sets[name].count)))
+        title: run.images(name, range(min(shown, run.sets[name].count)))
         for name, title in (("held-out", "real, held-out"), ("generated", "generated"))
     }
     return "<h2>Real and generated</h2>" + picture(figures.sheet_png(groups, affine), "real above generated volumes")
@@ -138,11 +139,11 @@ def _nearest(run: EvaluatedRun, affine: np.ndarray, shown: int) -> str:
     name = run.results.origin.extractors[0].name
     rows = {key: summary[FEATURES + name] for key, summary in run.summaries.items()}
     generated = rows["generated"][:shown]
-    groups = {"generated": figures.read_volumes(run.sets["generated"], range(len(generated)))}
+    groups = {"generated": run.images("generated", range(len(generated)))}
     lines = []
     for key in ("train", "held-out"):
         indices, distances = figures.nearest(generated, rows[key])
-        groups[f"nearest real volume, {key}"] = figures.read_volumes(run.sets[key], indices.tolist())
+        groups[f"nearest real volume, {key}"] = run.images(key, indices.tolist())
         lines.append([key, *(f"{distance:.3g}" for distance in distances)])
     text = "<h2>Nearest real neighbours</h2>"
     text += f"<p>One column per generated volume, in the features '{html.escape(name)}'.</p>"

@@ -8,7 +8,6 @@ results would.
 import dataclasses
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,24 +24,17 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor, encoder_extractor, random_extractor
 from hagan3d.evaluation.features.medicalnet import medicalnet_extractor
 from hagan3d.evaluation.features.self_supervised import load_features
-from hagan3d.evaluation.features.summary import FEATURES, Summary, VolumeSet, rescaled, similarity, summarize_set
+from hagan3d.evaluation.features.summary import FEATURES, Summary, View, VolumeSet, rescaled, summarize_set
 from hagan3d.evaluation.metrics import voxels
 from hagan3d.evaluation.metrics.classes import ClassScores, class_scores
-from hagan3d.evaluation.metrics.compare import LARGEST_SUBSET, FeatureComparison, compare_features, compare_voxels
+from hagan3d.evaluation.metrics.compare import LARGEST_SUBSET, FeatureComparison, compare_features, compare_summaries
 from hagan3d.evaluation.metrics.fidelity import Fidelity, fidelity
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.report.geometry import check_geometry
-from hagan3d.evaluation.report.results import (
-    PAIRS,
-    Diversity,
-    EvaluatedRun,
-    Evaluation,
-    Origin,
-    Reconstruction,
-    pair_name,
-)
+from hagan3d.evaluation.report.reconstruction import reconstruction_errors
+from hagan3d.evaluation.report.results import PAIRS, Diversity, EvaluatedRun, Evaluation, Origin, pair_name
 from hagan3d.evaluation.settings import EvaluateConfig
-from hagan3d.inference.encoding import has_encoder, inputs_of_store, latents
+from hagan3d.inference.encoding import check_channels, has_encoder
 from hagan3d.inference.generation import samples
 
 PROTOCOL_VERSION = 1
@@ -54,12 +46,13 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
     Volumes that the store marks as generated are excluded: the reference is real.
 
     Raises:
-        InputError: If the sizes differ, or there are too few held-out or training volumes.
+        InputError: If sizes or channels differ, or there are too few held-out or training volumes.
     """
     if store.size != model.description.size:
         raise InputError(
             f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
         )
+    check_channels(store, model.description)
     real = ~store.generated
     held_out = [i for i, split in enumerate(store.splits) if real[i] and split in ("validation", "test")]
     if len(held_out) < config.least:
@@ -96,7 +89,7 @@ def _generated_set(model: Model, store: Store, train: VolumeSet, config: Evaluat
         for number in range(first, last):
             label = identity["labels"][number] if model.num_classes else None
             for sample in samples(model, [config.seed + number], label, config.truncation):
-                yield sample.volume[0]
+                yield sample.volume
 
     return VolumeSet("generated", store.size, config.num, generate, identity)
 
@@ -106,21 +99,23 @@ def _real_set(name: str, store: Store, indices: np.ndarray, config: EvaluateConf
     order = np.random.default_rng(config.seed).permutation(indices)[: config.train_limit]
 
     def read(first: int, last: int) -> Iterator[np.ndarray]:
-        return (store.channel(int(i)).numpy() for i in order[first:last])
+        return (store.volume(int(i)).numpy() for i in order[first:last])
 
     identity = {"store": store.store_fingerprint, "indices": [int(i) for i in order]}
     return VolumeSet(name, store.size, len(order), read, identity)
 
 
-def load_extractors(model: Model, store: Store, config: EvaluateConfig, device: torch.device) -> list[Extractor]:
-    """Load the feature extractors of the settings.
+def load_extractors(
+    model: Model, store: Store, config: EvaluateConfig, device: torch.device, channel: int = 0
+) -> list[Extractor]:
+    """Load the feature extractors of the settings, for an image channel.
 
     Raises:
         InputError: If one is unknown, not trained yet, or its file is invalid.
     """
     names = config.features.split(",") if config.features else ["self", *(["encoder"] if has_encoder(model) else [])]
     loaders: dict[str, Callable[[], Extractor]] = {
-        "self": lambda: load_features(store, device=device),
+        "self": lambda: load_features(store, device=device, channel=channel),
         "encoder": lambda: encoder_extractor(model),
         "random": random_extractor,
     }
@@ -143,68 +138,64 @@ def evaluation_key(sets: dict[str, VolumeSet], extractors: Sequence[Extractor], 
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def evaluate_run(
+def evaluate_channel(
     model: Model,
     store: Store,
     sets: dict[str, VolumeSet],
+    summaries: dict[str, Summary],
     extractors: Sequence[Extractor],
     config: EvaluateConfig,
-    folder: Path,
+    channel: int = 0,
     progress: ProgressCallback = no_progress,
 ) -> EvaluatedRun:
-    """Summarize the sets (cached in a folder) and compute all metrics.
-
-    Raises:
-        InputError: If the folder holds features of other sets.
-    """
-    summaries = summarize_sets(sets, extractors, config, folder, progress)
+    """Compute all metrics of an image channel from the summaries of the sets."""
+    for extractor in extractors:
+        if extractor.rescale:  # features in units of their deviation over training volumes
+            summaries = rescaled(summaries, extractor.name, "train")
     generated, held_out, train = (summaries[name] for name in ("generated", "held-out", "train"))
     results = Evaluation(
-        origin=_origin(model, store, sets, extractors, config),
+        origin=origin_of(model, store, sets, extractors, config),
         features=_compare_features(summaries, extractors, config, progress),
         classes=_classes(model, store, sets, summaries, extractors[0].name, config.bootstrap),
-        voxels={pair_name(a, b): compare_voxels(summaries[a], summaries[b], config) for a, b in PAIRS},
+        voxels={pair_name(a, b): compare_summaries("voxels", summaries[a], summaries[b], config) for a, b in PAIRS},
         variety={"generated": voxels.variety(generated, train), "held-out": voxels.variety(held_out, train)},
         diversity=Diversity(voxels.pair_similarity(generated), voxels.pair_similarity(train)),
         seams=voxels.seams(generated, train, model.networks.default_depth()),
         coverage=voxels.coverage(generated, held_out),
         coverage_floor=voxels.coverage(train, held_out).share,
-        reconstruction=_reconstruction(model, store, train, config, progress),
+        reconstruction=reconstruction_errors(model, store, train, config, channel, progress),
         geometry=check_geometry(model, store, generated),
         fidelity=_fidelity(generated, held_out, extractors[0].name, config),
         warnings=tuple(_warnings(model, store)),
     )
-    return EvaluatedRun(results, summaries, sets)
+    return EvaluatedRun(results, summaries, sets, channel)
 
 
 def summarize_sets(
-    sets: dict[str, VolumeSet],
-    extractors: Sequence[Extractor],
-    config: EvaluateConfig,
-    folder: Path,
-    progress: ProgressCallback,
-) -> dict[str, Summary]:
-    """Summarize every set; features in units of their deviation over training volumes where the extractor says so."""
-    summaries = {
+    sets: dict[str, VolumeSet], views: Sequence[View], config: EvaluateConfig, progress: ProgressCallback
+) -> list[dict[str, Summary]]:
+    """Summarize every set, in one pass over its volumes; return the summaries of the sets for each view.
+
+    Raises:
+        InputError: If the folder of a view holds results of other sets.
+    """
+    found = {
         name: summarize_set(
             volumes,
-            extractors,
-            folder,
+            views,
             batch=config.batch_size,
             pairs=config.pairs,
             advance=progress(f"features: {name}", volumes.count),
         )
         for name, volumes in sets.items()
     }
-    for extractor in extractors:
-        if extractor.rescale:
-            summaries = rescaled(summaries, extractor.name, "train")
-    return summaries
+    return [{name: rows[i] for name, rows in found.items()} for i in range(len(views))]
 
 
-def _origin(
+def origin_of(
     model: Model, store: Store, sets: dict[str, VolumeSet], extractors: Sequence[Extractor], config: EvaluateConfig
 ) -> Origin:
+    """Return what is evaluated, by which version of the protocol."""
     return Origin(
         protocol=PROTOCOL_VERSION,
         key=evaluation_key(sets, extractors, config),
@@ -247,43 +238,6 @@ def _classes(
     labels["generated"] = np.array(sets["generated"].identity["labels"]) if is_conditional else None
     features = {name: summary[FEATURES + extractor] for name, summary in summaries.items()}
     return class_scores(features, labels, rounds)
-
-
-def _reconstruction(
-    model: Model, store: Store, train: Summary, config: EvaluateConfig, progress: ProgressCallback
-) -> Reconstruction | None:
-    """Reconstruction errors of held-out volumes, next to those of the mean training volume."""
-    if not has_encoder(model) or not config.reconstructions:
-        return None
-    mean = train["total"] / len(train["small"]) if train["total"].size else None
-    rows: list[tuple[float, float, float, float]] = []
-    splits = [split for split in ("validation", "test") if split in store.splits]
-    advance = progress(
-        "reconstruction", min(config.reconstructions, sum(store.splits.count(split) for split in splits))
-    )
-    for split in splits:
-        _, inputs = inputs_of_store(store.path, model.description, split)
-        for item in latents(model, inputs, reconstruct=True):
-            if len(rows) == config.reconstructions:
-                break
-            assert item.reconstruction is not None
-            rows.append(_reconstruction_errors(item.reconstruction[0], item.input.x[0], mean))
-            advance(1)
-    mae, psnr_db, ms_ssim, mae_of_mean = (float(np.mean(column)) for column in zip(*rows, strict=True))
-    return Reconstruction(len(rows), mae, psnr_db, ms_ssim, None if mean is None else mae_of_mean)
-
-
-def _reconstruction_errors(
-    reconstruction: np.ndarray, real: np.ndarray, mean: np.ndarray | None
-) -> tuple[float, float, float, float]:
-    """MAE, PSNR and MS-SSIM of a reconstruction, and the MAE of the mean training volume (NaN without it)."""
-    square = float(((reconstruction - real).astype(np.float64) ** 2).mean())
-    return (
-        float(np.abs(reconstruction - real).mean()),
-        10 * math.log10(4 / max(square, 1e-12)),
-        float(similarity(reconstruction[None], real[None])[0]),
-        math.nan if mean is None else float(np.abs(mean - real).mean()),
-    )
 
 
 def _fidelity(generated: Summary, real: Summary, extractor: str, config: EvaluateConfig) -> Fidelity | str:

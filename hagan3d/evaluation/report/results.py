@@ -1,8 +1,11 @@
 """Results of an evaluation, as written to metrics.json."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.features.summary import Summary, VolumeSet
@@ -145,8 +148,14 @@ def _without_none(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """Results of a run and what the pictures of the report need."""
+    """Results of an image channel of a run and what the pictures of the report need."""
 
     results: Evaluation
     summaries: dict[str, Summary]
     sets: dict[str, VolumeSet]
+    channel: int = 0
+    """Index of the image channel."""
+
+    def images(self, name: str, indices: Iterable[int]) -> list[np.ndarray]:
+        """Read the image channel ``[D, H, W]`` of some volumes of a set."""
+        return [x[self.channel] for x in self.sets[name].volumes(indices)]

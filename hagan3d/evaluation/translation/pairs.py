@@ -25,6 +25,8 @@ from hagan3d.evaluation.translation.registration import misalignment_errors, mis
 from hagan3d.evaluation.translation.results import (
     SOURCE,
     TRANSLATED,
+    ChannelErrors,
+    ChannelEvaluation,
     EvaluatedPairs,
     PairEvaluation,
     RegionErrors,
@@ -32,6 +34,7 @@ from hagan3d.evaluation.translation.results import (
     Spread,
     VolumeErrors,
 )
+from hagan3d.inference.source_volume import check_channels
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 
@@ -116,6 +119,7 @@ def evaluate_pairs(
             f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
         )
     pairs = Pairs(store, model.config.data.degrade)
+    check_channels(store, model.description, with_targets=True)
     if store.has_domains:
         raise InputError(f"{store.path}: holds two domains without pairs, so translations cannot be evaluated")
     folds = calibration_folds(store, pairs)
@@ -123,13 +127,10 @@ def evaluate_pairs(
     evaluator = _PairEvaluator(model, store, pairs, translator)
     for i in track(folds.held_out, "evaluate", len(folds.held_out), progress):
         evaluator.add(i, scales.get(folds.fitted_on[i]))
-    calibration: dict[str, Any] | None = None
-    if evaluator.calibration:
-        used = {scales[group] for group in folds.fitted_on.values() if group in scales}
-        calibration = {name: one.result() for name, one in evaluator.calibration.items()}
-        calibration |= {"scale": scales.get((), 1.0), "scales": sorted(used)}
     origin = _origin(model, store, translator, pairs, folds)
-    return EvaluatedPairs(evaluator.results(origin, calibration), evaluator.calibration, evaluator.worst(shown))
+    used = [scales[group] for group in set(folds.fitted_on.values()) if group in scales]
+    results = evaluator.results(origin, scales.get((), []), used)
+    return EvaluatedPairs(results, evaluator.calibration, evaluator.worst(shown))
 
 
 def pair_evaluation_key(model: TranslationModel, store: Store, translator: Translator) -> str:
@@ -156,20 +157,31 @@ def _origin(
 
 def _scales(
     folds: CalibrationFolds, pairs: Pairs, translator: Translator, progress: ProgressCallback
-) -> dict[tuple[int, ...], float]:
-    """Scale of sigma fitted on each group of volumes, and on all of them under ``()``; empty without uncertainty."""
+) -> dict[tuple[int, ...], list[float]]:
+    """Scale of sigma of each target channel, fitted on each group of volumes, and on all of them under ``()``.
+
+    Empty without uncertainty. Channels may share a sigma, as in a model that predicts one map for all, but their errors
+    differ.
+    """
     every = sorted({i for group in folds.fitted_on.values() for i in group})
-    fits = dict[int, Calibration]()
+    fits = dict[int, list[Calibration]]()
     for i in track(every, "fit the scale of sigma", len(every), progress):
         pair = pairs.pair(i)
         prediction = translator.whole(pair.source)
         if prediction.alpha is None or prediction.beta is None:
             return {}
-        fits[i] = Calibration()
-        fits[i].add(pair.target - prediction.mean[0], prediction.alpha[0], prediction.beta[0], _mask(pair))
+        fits[i] = [Calibration() for _ in pair.target]
+        values = pair.target - prediction.mean[0], prediction.alpha[0], prediction.beta[0], _mask(pair)
+        for calibration, *channel in zip(fits[i], *values, strict=True):
+            calibration.add(*channel)
     groups = {group for group in folds.fitted_on.values() if group}
-    scales = {group: sum((fits[i] for i in group), Calibration()).scale() for group in groups}
-    return scales | {(): sum(fits.values(), Calibration()).scale()} if fits else {}
+    scales = {group: _fitted([fits[i] for i in group]) for group in groups}
+    return scales | {(): _fitted(list(fits.values()))} if fits else {}
+
+
+def _fitted(fits: list[list[Calibration]]) -> list[float]:
+    """Return the scale of sigma of each channel, over volumes."""
+    return [sum(channel, Calibration()).scale() for channel in zip(*fits, strict=True)]
 
 
 def _mask(pair: Pair) -> Tensor:
@@ -183,35 +195,41 @@ class _PairEvaluator:
 
     def __init__(self, model: TranslationModel, store: Store, pairs: Pairs, translator: Translator) -> None:
         self.model, self.store, self.pairs, self.translator = model, store, pairs, translator
+        self.names = [channel.name for channel in model.description.channels]
         self.rows: list[VolumeErrors] = []
-        self.calibration: dict[str, Calibration] = {}
+        self.calibration: dict[str, dict[str, Calibration]] = {}
 
-    def add(self, i: int, scale: float | None) -> None:
-        """Translate a volume and compute its errors."""
+    def add(self, i: int, scales: list[float] | None) -> None:
+        """Translate a volume and compute its errors; ``scales``: of sigma, one per channel."""
         pair = self.pairs.pair(i)
         prediction = self.translator.whole(pair.source)
-        unit = float(np.diff(self.store.intervals[i, 0])[0]) / 2
-        mask = _mask(pair)[:1]
-        compared = {TRANSLATED: prediction.mean[0].clamp(-1, 1)}
-        if self.pairs.degrade.active:
-            compared[SOURCE] = pair.source[:1]
         dice = None
         if self.store.has_label_maps:
-            dice = dice_of_labels(prediction.mean[0, 0], pair.target[0], round(2 * unit) + 1)
+            labels = round(float(self.store.intervals[i, 0, 1])) + 1
+            dice = dice_of_labels(prediction.mean[0, 0], pair.target[0], labels)
         truth = self.pairs.misalignment(i)
-        borders = self.translator.windows(self.store.size[0]).borders
         self.rows.append(
             VolumeErrors(
                 id=self.store.ids[i],
                 index=i,
                 subject=self.store.subjects[i],
-                errors={name: voxel_errors(x, pair.target, mask, unit) for name, x in compared.items()},
+                channels={name: self._errors(i, k, pair, prediction) for k, name in enumerate(self.names)},
                 dice=dice,
                 misalignment=None if truth is None else self._misalignment(pair.source, truth),
-                seam_ratio=seam_ratio(prediction.mean[0, 0].numpy(), borders),
             )
         )
-        self._calibrate(pair, prediction, scale)
+        self._calibrate(pair, prediction, scales)
+
+    def _errors(self, i: int, channel: int, pair: Pair, prediction: Translation) -> ChannelErrors:
+        """Compute the errors of one channel."""
+        own = slice(channel, channel + 1)
+        compared = {TRANSLATED: prediction.mean[0, own].clamp(-1, 1)}
+        if self.pairs.degrade.active:
+            compared[SOURCE] = pair.source[own]
+        unit, target, mask = float(np.diff(self.store.intervals[i, channel])[0]) / 2, pair.target[own], _mask(pair)[own]
+        borders = self.translator.windows(self.store.size[0]).borders
+        errors = {name: voxel_errors(x, target, mask, unit) for name, x in compared.items()}
+        return ChannelErrors(errors, seam_ratio(prediction.mean[0, channel].numpy(), borders))
 
     def _misalignment(self, source: Tensor, truth: Tensor) -> dict[str, dict[str, float]]:
         """Errors of the transform parameters: of the identity (``before``) and of the model's estimate (``after``)."""
@@ -223,49 +241,93 @@ class _PairEvaluator:
         each = {"before": torch.zeros_like(estimate), "after": estimate}
         return {when: misalignment_errors(x, truth, self.store.size, networks.spacing) for when, x in each.items()}
 
-    def _calibrate(self, pair: Pair, prediction: Translation, scale: float | None) -> None:
+    def _calibrate(self, pair: Pair, prediction: Translation, scales: list[float] | None) -> None:
         if prediction.alpha is None or prediction.beta is None:
             return
-        error, mask = pair.target - prediction.mean[0], _mask(pair)
-        for name, factor in (("as predicted", 1.0), ("scaled", scale)):
-            if factor is not None:
-                calibration = self.calibration.setdefault(name, Calibration())
-                calibration.add(error, prediction.alpha[0] * factor, prediction.beta[0], mask)
+        error, alpha, beta, mask = (
+            pair.target - prediction.mean[0],
+            prediction.alpha[0],
+            prediction.beta[0],
+            _mask(pair),
+        )
+        for k, name in enumerate(self.names):
+            of_channel = self.calibration.setdefault(name, {})
+            for title, factor in (("as predicted", 1.0), ("scaled", None if scales is None else scales[k])):
+                if factor is not None:
+                    of_channel.setdefault(title, Calibration()).add(error[k], alpha[k] * factor, beta[k], mask[k])
 
-    def results(self, origin: dict[str, Any], calibration: dict[str, Any] | None) -> PairEvaluation:
-        """Return the results over all volumes."""
-        names = [name for name in (TRANSLATED, SOURCE) if name in self.rows[0].errors]
-        seams = [row.seam_ratio for row in self.rows if row.seam_ratio is not None]
+    def results(self, origin: dict[str, Any], scales: list[float], used: list[list[float]]) -> PairEvaluation:
+        """Return the results over all volumes.
+
+        Args:
+            origin: See `PairEvaluation`.
+            scales: Of sigma, fitted on all volumes, one per channel; empty: none was fitted.
+            used: Those fitted on each group of volumes.
+        """
         threshold = f"target above {FOREGROUND} of the [-1, 1] range"
         return PairEvaluation(
             origin=origin,
-            units=self.model.description.channels[0].units,
             mask="masks of the store" if self.store.has_masks else threshold,
-            summary={name: {where: self._summary(name, where) for where in ("whole", "mask")} for name in names},
+            channels={
+                name: self._channel(k, scales[k] if scales else 1.0, sorted({one[k] for one in used}))
+                for k, name in enumerate(self.names)
+            },
             rows=tuple(self.rows),
-            seam_ratio=float(np.mean(seams)) if seams else None,
             dice=dice_summary([row.dice for row in self.rows if row.dice is not None]),
             misalignment=misalignment_summary([row.misalignment for row in self.rows if row.misalignment is not None]),
+        )
+
+    def _channel(self, k: int, scale: float, used: list[float]) -> ChannelEvaluation:
+        """Return the results of one channel."""
+        name = self.names[k]
+        rows = [row.channels[name] for row in self.rows]
+        seams = [row.seam_ratio for row in rows if row.seam_ratio is not None]
+        calibration: dict[str, Any] | None = None
+        if name in self.calibration:
+            calibration = {title: one.result() for title, one in self.calibration[name].items()}
+            calibration |= {"scale": scale, "scales": used}
+        return ChannelEvaluation(
+            units=self.model.description.channels[k].units,
+            summary={
+                compared: {where: _summary([row.errors[compared][where] for row in rows]) for where in regions}
+                for compared, regions in rows[0].errors.items()
+            },
+            seam_ratio=float(np.mean(seams)) if seams else None,
             calibration=calibration,
         )
 
-    def _summary(self, name: str, where: str) -> dict[str, Spread]:
-        keys = [one.key for one in metrics("pair")]
-        return {key: Spread.of([row.errors[name][where][key] for row in self.rows]) for key in keys}
-
     def worst(self, count: int) -> tuple[ShownCase, ...]:
         """Return the volumes with the lowest PSNR in the mask, translated again for pictures."""
-        rows = sorted(self.rows, key=lambda row: row.errors[TRANSLATED]["mask"]["psnr_db"])[:count]
+        rows = sorted(self.rows, key=lambda row: row.psnr_db)[:count]
         return tuple(self._cases([row.index for row in rows]))
 
     def _cases(self, indices: list[int]) -> Iterator[ShownCase]:
         for i in indices:
             pair = self.pairs.pair(i)
             prediction = self.translator.whole(pair.source)
-            mean, target = prediction.mean[0, 0].clamp(-1, 1), pair.target[0]
-            shown = {"source": pair.source[0], "translated": mean, "target": target}
-            white = max(float((mean - target).abs().quantile(0.999)), 1e-6) if mean.numel() < 2**24 else 0.5
-            shown[f"error (white: {white:.2f})"] = (mean - target).abs() / white * 2 - 1
-            if prediction.sigma is not None:
-                shown[f"sigma (white: {white:.2f})"] = prediction.sigma[0, 0] / white * 2 - 1
-            yield ShownCase(self.store.ids[i], {name: x.clamp(-1, 1).numpy() for name, x in shown.items()})
+            description = self.model.description
+            names = [channel.name for channel in description.source_channels or description.channels]
+            # of a moving and a fixed image, the moving one
+            shown = {_title("source", name, names): x for name, x in zip(names, pair.source, strict=False)}
+            for k, name in enumerate(self.names):
+                sigma = None if prediction.sigma is None else prediction.sigma[0, k]
+                pictures = _pictures(prediction.mean[0, k].clamp(-1, 1), pair.target[k], sigma)
+                shown |= {_title(title, name, self.names): x for title, x in pictures.items()}
+            yield ShownCase(self.store.ids[i], {title: x.clamp(-1, 1).numpy() for title, x in shown.items()})
+
+
+def _summary(rows: list[dict[str, float]]) -> dict[str, Spread]:
+    """Return mean and standard deviation of each metric over volumes."""
+    return {one.key: Spread.of([row[one.key] for row in rows]) for one in metrics("pair")}
+
+
+def _title(title: str, name: str, names: list[str]) -> str:
+    """Return the title of a picture, with the name of its channel if there are several."""
+    return title if len(names) == 1 else f"{title}, {name}"
+
+
+def _pictures(mean: Tensor, target: Tensor, sigma: Tensor | None) -> dict[str, Tensor]:
+    """Return a translated channel ``[D, H, W]``, its target, its error and sigma, by title."""
+    white = max(float((mean - target).abs().quantile(0.999)), 1e-6) if mean.numel() < 2**24 else 0.5
+    shown = {"translated": mean, "target": target, f"error (white: {white:.2f})": (mean - target).abs() / white * 2 - 1}
+    return shown if sigma is None else shown | {f"sigma (white: {white:.2f})": sigma / white * 2 - 1}

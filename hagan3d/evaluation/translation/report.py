@@ -4,6 +4,7 @@ import html
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hagan3d.evaluation.translation.registration import TITLES as MISALIGNMENT
 from hagan3d.evaluation.translation.results import (
     SOURCE,
     TRANSLATED,
+    ChannelEvaluation,
     EvaluatedPairs,
     LabelDice,
     PairEvaluation,
@@ -52,25 +54,35 @@ def pair_verdicts(results: PairEvaluation) -> list[Verdict]:
     """Return the verdicts on errors, uncertainty, registration and seams; of label maps on their overlap."""
     if results.dice:
         return [dice_verdict(results.dice)]
-    found = [_error_verdict(results), *_uncertainty(results.calibration)]
+    found = [
+        replace(verdict, text=f"{name}: {verdict.text}") if len(results.channels) > 1 else verdict
+        for name, channel in results.channels.items()
+        for verdict in _channel_verdicts(channel)
+    ]
     if results.misalignment:
         before, after = (results.misalignment[when]["distance_mm"].mean for when in ("before", "after"))
         found.append(Verdict(after < before, f"mean registration error {after:.2f} mm, before {before:.2f} mm"))
-    if results.seam_ratio is not None:
-        text = f"intensity steps at window borders are {results.seam_ratio:.2f} times those elsewhere"
-        found.append(Verdict(results.seam_ratio < VISIBLE_SEAM, text))
     return found
 
 
-def _error_verdict(results: PairEvaluation) -> Verdict:
+def _channel_verdicts(channel: ChannelEvaluation) -> list[Verdict]:
+    """Return the verdicts on one target channel."""
+    found = [_error_verdict(channel), *_uncertainty(channel.calibration)]
+    if channel.seam_ratio is not None:
+        text = f"intensity steps at window borders are {channel.seam_ratio:.2f} times those elsewhere"
+        found.append(Verdict(channel.seam_ratio < VISIBLE_SEAM, text))
+    return found
+
+
+def _error_verdict(channel: ChannelEvaluation) -> Verdict:
     """Errors in the mask; good if the deciding metrics improve on the degraded source, where that is comparable."""
-    translated = results.summary[TRANSLATED]["mask"]
-    source = results.summary.get(SOURCE, {}).get("mask")
+    translated = channel.summary[TRANSLATED]["mask"]
+    source = channel.summary.get(SOURCE, {}).get("mask")
     good, parts = True, []
     for one in metrics("pair"):
         if one.in_verdict == "no":
             continue
-        unit = _unit(one, results.units)
+        unit = _unit(one, channel.units)
         part = f"{one.title} {translated[one.key].mean:.4g} {unit}".strip()
         if source is not None and one.in_verdict == "decides":
             gain = translated[one.key].mean - source[one.key].mean
@@ -136,16 +148,25 @@ def _head(results: PairEvaluation) -> str:
 def _errors(results: PairEvaluation) -> str:
     if results.dice:
         return dice_table(results.dice)
+    tables = "".join(_heading(name, results) + _error_table(channel) for name, channel in results.channels.items())
+    mask = note(f"Mask: {results.mask}.")
+    return "<h2>Errors</h2>" + tables + mask + _misalignment(results.misalignment)
+
+
+def _heading(name: str, results: PairEvaluation) -> str:
+    """Return the name of a target channel as a heading, if there are several."""
+    return f"<h3>{html.escape(name)}</h3>" if len(results.channels) > 1 else ""
+
+
+def _error_table(channel: ChannelEvaluation) -> str:
     names = titles("pair")
-    units = results.units or "intensity units"
+    units = channel.units or "intensity units"
     rows = [
         [f"{name}, {where}", *(str(values[key]) for key in names)]
-        for name, regions in results.summary.items()
+        for name, regions in channel.summary.items()
         for where, values in regions.items()
     ]
-    header = ["", *(title.replace("intensity", units) for title in names.values())]
-    mask = note(f"Mask: {results.mask}.")
-    return "<h2>Errors</h2>" + table(header, rows) + mask + _misalignment(results.misalignment)
+    return table(["", *(title.replace("intensity", units) for title in names.values())], rows)
 
 
 def _misalignment(rows: Mapping[str, Mapping[str, Spread]] | None) -> str:
@@ -176,19 +197,26 @@ def dice_table(dice: Mapping[str, LabelDice]) -> str:
 
 
 def _calibration(evaluated: EvaluatedPairs) -> str:
-    calibration = evaluated.results.calibration
-    if calibration is None:
-        return "<h2>Uncertainty</h2><p>This model predicts no uncertainty.</p>"
-    names = list(evaluated.calibration)
+    results, text = evaluated.results, "<h2>Uncertainty</h2>"
+    if not evaluated.calibration:
+        return text + "<p>This model predicts no uncertainty.</p>"
+    for name, channel in results.channels.items():
+        text += _heading(name, results) + _channel_calibration(channel, evaluated.calibration[name])
+    return text
+
+
+def _channel_calibration(channel: ChannelEvaluation, accumulated: Mapping[str, Calibration]) -> str:
+    calibration, names = channel.calibration, list(accumulated)
+    assert calibration is not None
     rows = [[title, *(f"{calibration[name][key]:.4g}" for name in names)] for key, title in CALIBRATION_ROWS]
     for level in calibration[names[0]]["coverage"]:
         inside = [f"{calibration[name]['coverage'][level]:.1%}" for name in names]
         rows.append([f"coverage of the {float(level):.0%} interval", *inside])
     scales = ", ".join(f"{scale:.3f}" for scale in calibration["scales"])
-    text = f"<h2>Uncertainty</h2><p>Scale of sigma: {calibration['scale']:.3f} (fitted: {scales}).</p>"
+    text = f"<p>Scale of sigma: {calibration['scale']:.3f} (fitted: {scales}).</p>"
     text += table(["in the mask", *names], rows)
-    text += picture(error_against_sigma_png(evaluated.calibration), "error against sigma")
-    return text + picture(pit_png(evaluated.calibration), "probability integral transform")
+    text += picture(error_against_sigma_png(accumulated), "error against sigma")
+    return text + picture(pit_png(accumulated), "probability integral transform")
 
 
 def error_against_sigma_png(calibrations: Mapping[str, Calibration], bins: int = 20) -> bytes:
@@ -239,7 +267,8 @@ def _case_png(case: ShownCase, affine: np.ndarray) -> bytes:
 
 
 def _protocol(results: PairEvaluation) -> str:
-    origin, lines = results.origin, [*NOTES, *(() if results.calibration is None else CALIBRATION_NOTES)]
+    has_uncertainty = any(channel.calibration is not None for channel in results.channels.values())
+    origin, lines = results.origin, [*NOTES, *(CALIBRATION_NOTES if has_uncertainty else ())]
     return (
         f"<h2>Protocol {origin['protocol']}</h2>{bullets(lines)}<p class=note>store "
         f"<code>{origin['store']['fingerprint']}</code><br>versions "

@@ -44,6 +44,15 @@ RegionErrors = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
+class ChannelErrors:
+    """Errors of one channel of a held-out volume."""
+
+    errors: dict[str, RegionErrors]
+    """Of the translation, and of the source where it is the degraded target."""
+    seam_ratio: float | None
+
+
+@dataclass(frozen=True)
 class VolumeErrors:
     """Errors of one held-out volume."""
 
@@ -51,21 +60,43 @@ class VolumeErrors:
     index: int
     """In the store."""
     subject: str
-    errors: dict[str, RegionErrors]
-    """Of the translation, and of the source where it is the degraded target."""
+    channels: dict[str, ChannelErrors]
+    """By name of the target channel."""
     dice: dict[str, float | None] | None
     """By label; None without label maps."""
     misalignment: dict[str, dict[str, float]] | None
     """Before and after registration, by metric; None without simulated misalignment."""
-    seam_ratio: float | None
+
+    @property
+    def psnr_db(self) -> float:
+        """PSNR in the mask, the mean over channels."""
+        return float(np.mean([one.errors[TRANSLATED]["mask"]["psnr_db"] for one in self.channels.values()]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for metrics.json."""
-        values: dict[str, Any] = {"id": self.id, "index": self.index, "subject": self.subject, **self.errors}
+        values: dict[str, Any] = {"id": self.id, "index": self.index, "subject": self.subject}
         for name in ("dice", "misalignment"):
             if getattr(self, name) is not None:
                 values[name] = getattr(self, name)
-        return values | {"seam_ratio": self.seam_ratio}
+        each = {name: {**one.errors, "seam_ratio": one.seam_ratio} for name, one in self.channels.items()}
+        return values | _by_channel(each)
+
+
+@dataclass(frozen=True)
+class ChannelEvaluation:
+    """Results of one target channel over all held-out volumes."""
+
+    units: str
+    summary: dict[str, dict[str, dict[str, Spread]]]
+    """Over volumes: by compared volume, region and metric."""
+    seam_ratio: float | None
+    calibration: dict[str, Any] | None
+    """`Calibration.result` by name; fitted ``scale`` and ``scales`` of sigma. None for a model without uncertainty."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for metrics.json."""
+        values = {"units": self.units, "summary": _plain(self.summary), "seam_ratio": self.seam_ratio}
+        return values if self.calibration is None else values | {"calibration": self.calibration}
 
 
 @dataclass(frozen=True)
@@ -74,34 +105,32 @@ class PairEvaluation:
 
     origin: dict[str, Any]
     """Run, step, store, versions, protocol and its key."""
-    units: str
     mask: str
     """Which voxels the mask holds, in words."""
-    summary: dict[str, dict[str, dict[str, Spread]]]
-    """Over volumes: by compared volume, region and metric."""
+    channels: dict[str, ChannelEvaluation]
+    """By name of the target channel."""
     rows: tuple[VolumeErrors, ...]
-    seam_ratio: float | None
     dice: dict[str, LabelDice] | None
     """By label."""
     misalignment: dict[str, dict[str, Spread]] | None
     """Before and after registration, by metric."""
-    calibration: dict[str, Any] | None
-    """`Calibration.result` by name; fitted ``scale`` and ``scales`` of sigma. None for a model without uncertainty."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for metrics.json."""
-        values: dict[str, Any] = {
+        """Return plain values for metrics.json; several target channels are below ``channels``, by name."""
+        return {
             **self.origin,
-            "units": self.units,
+            **_by_channel({name: one.to_dict() for name, one in self.channels.items()}),
             "mask": self.mask,
             "volumes": len(self.rows),
-            "summary": _plain(self.summary),
-            "seam_ratio": self.seam_ratio,
             "dice": self.dice and _plain(self.dice),
             "misalignment": self.misalignment and _plain(self.misalignment),
             "rows": [row.to_dict() for row in self.rows],
         }
-        return values if self.calibration is None else values | {"calibration": self.calibration}
+
+
+def _by_channel(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the values of a single channel as they are, those of several below ``channels``."""
+    return next(iter(values.values())) if len(values) == 1 else {"channels": values}
 
 
 def _plain(values: Any) -> Any:
@@ -123,7 +152,7 @@ class EvaluatedPairs:
     """Results of a translating run and what the pictures of the report need."""
 
     results: PairEvaluation
-    calibration: dict[str, Calibration] = field(default_factory=dict)
-    """Of held-out volumes, as predicted and after scaling."""
+    calibration: dict[str, dict[str, Calibration]] = field(default_factory=dict)
+    """Of held-out volumes by target channel, as predicted and after scaling; empty without uncertainty."""
     worst: tuple[ShownCase, ...] = ()
     """Volumes with the largest errors, the worst first."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.errors import InputError
 from hagan3d.losses.gan import d_loss, g_loss
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.cyclegan.config import CycleGANConfig
 from hagan3d.methods.cyclegan.networks import CycleGANNetworks
 from hagan3d.methods.phase import Phase, Terms
@@ -42,12 +42,12 @@ class CycleGAN(TranslationMethod):
 
         One group of terms for each direction, and one for each identity.
         """
-        weights = self.settings
+        weights, mask = self.settings, self.loss_mask(batch)
         for origin, aim in DIRECTIONS:
             real = getattr(batch, origin)
             fake = self.cache.put(aim, batch, nets.generate(aim, real))
             adversarial = g_loss(weights.objective, nets[f"d_{aim}"](fake))
-            cycle = F.l1_loss(nets.generate(origin, fake), real)
+            cycle = l1(nets.generate(origin, fake), real, mask)
             yield {
                 f"gan_{aim}": weights.adversarial_weight * adversarial,
                 f"cycle_{origin}": weights.cycle_weight * cycle,
@@ -55,7 +55,7 @@ class CycleGAN(TranslationMethod):
         for _, aim in DIRECTIONS if weights.identity_weight else ():
             real = getattr(batch, aim)
             if nets[f"g_{aim}"].in_channels == real.shape[1]:  # else the generator cannot take its own domain
-                yield {f"identity_{aim}": weights.identity_weight * F.l1_loss(nets.generate(aim, real), real)}
+                yield {f"identity_{aim}": weights.identity_weight * l1(nets.generate(aim, real), real, mask)}
 
     def d_loss(self, nets: CycleGANNetworks, batch: PairBatch) -> Iterator[Terms]:
         """Discriminator loss of each domain, on real volumes and on fakes from the image pool."""

@@ -68,6 +68,9 @@ class HAGANConfig(GenerationConfig):
     fresh_fakes: bool = True
     """Whether G's update generates new volumes, as published. false: it reuses those of D's update, which saves one
     forward pass of G per step; its activations are stored while D is updated."""
+    label_noise: float = bounded(0.3, at_least=0)
+    """Standard deviation of Gaussian noise on the channels of labels as D sees them, -1 to 1 without it: real label
+    maps are one-hot and generated ones are not, which D could tell from the values alone. 0: no noise."""
     diffaug: DiffAugConfig = field(default_factory=DiffAugConfig)
     """Differentiable augmentation of real and generated volumes."""
 

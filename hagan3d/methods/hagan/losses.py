@@ -7,6 +7,7 @@ Reconstruction by G: Larsen et al., Autoencoding beyond pixels using a learned s
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -136,6 +137,11 @@ class HAGAN(GenerationMethod):
             randoms = batch.uniform(name, NUM_RANDOMS)
             probability, images = batch.state[PROBABILITY], self.config.data.channels
             window, low = diffaug(window, low, self.settings.diffaug, probability, randoms, images)
+        if self.settings.label_noise and self.config.data.labels:
+            seeds = (batch.uniform(f"{name} labels", 2) * 2**31).astype(np.int64)
+            images, deviation = self.config.data.channels, self.settings.label_noise
+            window = with_label_noise(window, images, deviation, seeds[:, 0])
+            low = with_label_noise(low, images, deviation, seeds[:, 1])
         return [window, low] if self.settings.low_resolution_branch else [window]
 
     def _r1(self, nets: HAGANNetworks, batch: Batch) -> Tensor:
@@ -162,6 +168,20 @@ def generate(nets: HAGANNetworks, batch: Batch) -> tuple[Tensor, Tensor]:
     """Generate pairs from new latents, with the classes and starts of the real ones."""
     label = labels(nets, batch)
     return nets.g(nets.latent(batch.normal("z", nets.latent_dim), label), batch.start, label)
+
+
+def with_label_noise(x: Tensor, images: int, deviation: float, seeds: np.ndarray) -> Tensor:
+    """Add Gaussian noise to the channels of labels, those after the image channels, of volumes ``[B, C, D, H, W]``.
+
+    Source: Sonderby et al., Amortised MAP Inference for Image Super-resolution, ICLR 2017 (instance noise).
+    """
+    noise = torch.stack(
+        [
+            torch.randn(row.shape, generator=torch.Generator(x.device).manual_seed(int(seed)), device=x.device)
+            for row, seed in zip(x[:, images:], seeds, strict=True)
+        ]
+    )
+    return torch.cat([x[:, :images], x[:, images:] + deviation * noise.to(x.dtype)], dim=1)
 
 
 def encoded_features(nets: HAGANNetworks, batch: Batch) -> Tensor:

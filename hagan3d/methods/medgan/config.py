@@ -17,7 +17,8 @@ class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     objective: Literal["bce", "hinge", "lsgan"] = "bce"
     """Adversarial loss (bce: as published)."""
     residual: bool = False
-    """Whether the generator predicts a residual that is added to the source."""
+    """Whether the generator predicts a residual that is added to the source: of several source channels, the first to
+    the first target channel, the second to the second, and so on."""
     blocks: int = bounded(6, at_least=1)
     """Number of U-Nets in the cascade."""
     critic_every: int = bounded(3, at_least=1)

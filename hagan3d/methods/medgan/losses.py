@@ -12,6 +12,7 @@ from torch import Tensor
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
 from hagan3d.losses.perceptual import content_loss, feature_l1, style_loss
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.medgan.config import MedGANConfig
 from hagan3d.methods.medgan.networks import MedGANNetworks
 from hagan3d.methods.phase import Phase, Terms
@@ -40,7 +41,8 @@ class MedGAN(TranslationMethod):
         return {
             "gan": weights.adversarial_weight * g_loss(weights.objective, nets.d.logits(d_fake[-1])),
             # layer 0 of the perceptual loss is the volume itself
-            "perceptual": weights.perceptual_weight * feature_l1([fake, *d_fake], [batch.target, *d_real]),
+            "perceptual": weights.perceptual_weight
+            * (l1(fake, batch.target, self.loss_mask(batch)) + feature_l1(d_fake, d_real)),
             "style": weights.style_weight * style_loss(f_fake, f_real),
             "content": weights.content_weight * content_loss(f_fake, f_real),
         }

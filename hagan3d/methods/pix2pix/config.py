@@ -17,7 +17,8 @@ class Pix2PixConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     objective: Literal["bce", "hinge", "lsgan"] = "bce"
     """Adversarial loss (bce: as published)."""
     residual: bool = False
-    """Whether the generator predicts a residual that is added to the source."""
+    """Whether the generator predicts a residual that is added to the source: of several source channels, the first to
+    the first target channel, the second to the second, and so on."""
     dropout: bool = True
     """Whether the innermost layers of the generator have dropout of rate 1/2 in training, as published."""
     l1_weight: float = bounded(100.0, at_least=0)

@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.methods.pix2pix.config import Pix2PixConfig
 from hagan3d.methods.pix2pix.networks import Pix2PixNetworks
@@ -34,7 +34,7 @@ class Pix2Pix(TranslationMethod):
         fake = self.cache.put("fake", batch, self._generate(nets, batch))
         logits = nets.d(torch.cat([batch.source, fake], dim=1))
         return {
-            "l1": self.settings.l1_weight * F.l1_loss(fake, batch.target),
+            "l1": self.settings.l1_weight * l1(fake, batch.target, self.loss_mask(batch)),
             "gan": self.settings.adversarial_weight * g_loss(self.settings.objective, logits),
         }
 

@@ -32,3 +32,5 @@ class RegistrationConfig(PatchDiscriminatorConfig):
         super().check(data, train)
         if self.source_channels != 2:
             raise InputError("registration.source_channels: must be 2, the moving and the fixed image")
+        if self.masked_losses:
+            raise InputError("registration.masked_losses: its losses compare parameters, not voxels; leave it out")

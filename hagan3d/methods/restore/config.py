@@ -21,7 +21,8 @@ class RestoreConfig(UNetMethodConfig):
     gp_weight: float = bounded(10.0, at_least=0)
     """Weight of the gradient penalty of wgan-gp."""
     residual: bool = False
-    """Whether the generator predicts a residual that is added to the source."""
+    """Whether the generator predicts a residual that is added to the source: of several source channels, the first to
+    the first target channel, the second to the second, and so on."""
     generator: Literal["plain", "skips", "unet"] = "plain"
     """plain: convolutions at full resolution. skips: encoder-decoder with additive skips at full resolution. unet:
     strided U-Net."""

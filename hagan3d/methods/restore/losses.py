@@ -8,12 +8,12 @@ A config makes it a published method: DAGAN (U-Net, bce, NMSE, frequency, percep
 from functools import partial
 
 import torch
-from torch.nn import functional as F
 
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss, interpolated_penalty
 from hagan3d.losses.perceptual import content_loss
 from hagan3d.losses.restoration import frequency_l2, nmse, slice_tv
+from hagan3d.losses.voxels import l2
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.methods.restore.config import RestoreConfig
 from hagan3d.methods.restore.networks import RestoreNetworks
@@ -35,13 +35,13 @@ class Restore(TranslationMethod):
 
     def g_loss(self, nets: RestoreNetworks, batch: PairBatch) -> Terms:
         """Generator loss: adversarial term plus every error term with a weight."""
-        weights, real = self.settings, batch.target
+        weights, real, mask = self.settings, batch.target, self.loss_mask(batch)
         fake = self.cache.put("fake", batch, nets.generate(batch.source))
         terms = {"gan": weights.adversarial_weight * g_loss(weights.objective, nets.d(fake))}
         if weights.l2_weight:
-            terms["l2"] = weights.l2_weight * F.mse_loss(fake, real)
+            terms["l2"] = weights.l2_weight * l2(fake, real, mask)
         if weights.nmse_weight:
-            terms["nmse"] = weights.nmse_weight * nmse(fake, real)
+            terms["nmse"] = weights.nmse_weight * nmse(fake, real, mask)
         if weights.frequency_weight:
             terms["frequency"] = weights.frequency_weight * frequency_l2(fake, real)
         if weights.slice_tv_weight:

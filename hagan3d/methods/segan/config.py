@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 from hagan3d.config.bounds import bounded
+from hagan3d.config.data import PairDataConfig
 from hagan3d.config.method import PatchDiscriminatorConfig, UNetMethodConfig
+from hagan3d.config.train import TrainConfig
+from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -16,3 +19,9 @@ class SegANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """Weight of the Dice loss, the mean over foreground labels."""
     clip: float = bounded(0.05, above=0)
     """Bound of the critic's weights, which are clipped after each of its updates."""
+
+    def check(self, data: PairDataConfig, train: TrainConfig) -> None:
+        """Raise InputError if the target is not one label map."""
+        super().check(data, train)
+        if self.target_channels != 1:
+            raise InputError("segan.target_channels: must be 1, the label map")

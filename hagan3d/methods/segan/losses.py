@@ -53,7 +53,7 @@ class SegAN(TranslationMethod):
         weights, target = self.settings, nets.one_hot(batch.target)
         fake = self.cache.put("fake", batch, nets.probabilities(batch.source))
         return {
-            "dice": weights.dice_weight * dice_loss(fake, target),
+            "dice": weights.dice_weight * dice_loss(fake, target, self.loss_mask(batch)),
             "gan": weights.adversarial_weight * _distance(nets, batch.source, fake, target),
         }
 

@@ -8,11 +8,11 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
 from hagan3d.losses.restoration import charbonnier
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.methods.translation import TranslationMethod
 from hagan3d.methods.unit.config import UNITConfig
@@ -39,7 +39,7 @@ class UNIT(TranslationMethod):
         One group of terms for each direction. With unit variance the KL term is the mean square of the latent mean.
         """
         weights = self.settings
-        error = charbonnier if weights.charbonnier else F.l1_loss
+        error = partial(charbonnier if weights.charbonnier else l1, mask=self.loss_mask(batch))
         for origin, aim in DIRECTIONS:
             real = getattr(batch, origin)
             mean = nets.encode(origin, real)

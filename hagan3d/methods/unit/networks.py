@@ -20,6 +20,8 @@ KERNEL = (3, 3, 3)
 class SelfAttention(nn.Module):
     """Self-attention over voxels: y = gamma o(softmax(f g^T) h) + x, with gamma initialized to 0.
 
+    Memory is linear in the number of voxels: PyTorch's fused kernels never hold the matrix of all pairs.
+
     Source: Zhang et al., Self-Attention Generative Adversarial Networks, ICML 2019, equations 1 to 3.
     """
 
@@ -29,11 +31,14 @@ class SelfAttention(nn.Module):
         inner = max(1, channels // 8)
         self.f, self.g, self.h = (nn.Conv3d(channels, inner, 1) for _ in range(3))
         self.o = nn.Conv3d(inner, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(()))
+        self.gamma = nn.Parameter(torch.zeros(1))  # of one dimension, as optimizers that split weights by rows expect
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[B, C, D, H, W]``."""
-        query, key, value = (layer(x).flatten(2).transpose(1, 2)[:, None] for layer in (self.f, self.g, self.h))
+        # contiguous: with another layout PyTorch falls back to the explicit matrix
+        query, key, value = (
+            layer(x).flatten(2).transpose(1, 2)[:, None].contiguous() for layer in (self.f, self.g, self.h)
+        )
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0].transpose(1, 2)
         return self.gamma * self.o(attended.unflatten(2, x.shape[2:])) + x
 

@@ -21,7 +21,8 @@ class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     objective: Literal["bce", "hinge", "lsgan"] = "bce"
     """Adversarial loss (lsgan: as published)."""
     residual: bool = False
-    """Whether the generator predicts a residual that is added to the source."""
+    """Whether the generator predicts a residual that is added to the source: of several source channels, the first to
+    the first target channel, the second to the second, and so on."""
     stages: int = bounded(3, at_least=1)
     """Number of stages, each a generator with its own discriminator."""
     stage_steps: int = bounded(1000, at_least=1)

@@ -9,10 +9,10 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.methods.translation import TranslationMethod
 from hagan3d.methods.upgan.config import UPGANConfig
@@ -71,7 +71,7 @@ class UPGAN(TranslationMethod):
         l1_weight, nll_weight = weights_at(settings, stage, batch.step)
         adversarial = g_loss(settings.objective, nets[f"d_{stage}"](mean))
         terms = {
-            "l1": l1_weight * F.l1_loss(mean, batch.target),
+            "l1": l1_weight * l1(mean, batch.target, self.loss_mask(batch)),
             "gan": settings.adversarial_weight * adversarial,
         }
         if log_scale is None or log_shape is None:

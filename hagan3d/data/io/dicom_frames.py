@@ -1,0 +1,255 @@
+"""The frames of DICOM files: where each lies, how its values are scaled, and whether they make one volume.
+
+A file of a series holds one frame, an enhanced (multi-frame) file many; both are checked alike.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from hagan3d.data.io.geometry import angle_deg
+from hagan3d.errors import InputError
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+MAGIC = b"DICM"  # at byte 128, after the preamble
+COSINE_TOLERANCE = 1e-3  # largest difference of direction cosines within a volume
+SPACING_TOLERANCE = 1e-3  # largest relative difference of the pixel spacing within a volume
+GAP_TOLERANCE = 0.05  # largest relative difference of slice gaps within a volume
+MAX_TILT_DEG = 0.5  # angle between the stacking direction and the slice normal
+MAX_LISTED = 3  # file names in a message
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice, in a file of its own or in a multi-frame file."""
+
+    path: Path
+    index: int
+    """Number of the frame in its file."""
+    series: str
+    description: str
+    """Modality and description of its series."""
+    shape: tuple[int, int]
+    """Columns, rows."""
+    samples: int
+    position: np.ndarray
+    """Centre of its first voxel, LPS mm [3]; NaN if missing."""
+    cosines: np.ndarray
+    """Direction cosines of a row and of a column [6]; NaN if missing."""
+    spacing: tuple[float, float]
+    """Distance between columns and between rows, mm; NaN if missing."""
+    rescale: tuple[float, float] | None
+    """Slope and intercept from stored values to file units (HU for CT); None if missing."""
+    stack: tuple[str, ...]
+    """Stack, time point and echo, where the file names them."""
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a file is DICOM, by its ending or by its first bytes; a DICOMDIR is an index, not an image."""
+    if not path.is_file() or path.name.upper() == "DICOMDIR":
+        return False
+    if path.name.lower().endswith(SUFFIXES):
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == MAGIC
+
+
+def frames_in_folder(folder: Path) -> list[Frame]:
+    """Return the frames of the DICOM images in a folder; reports, DICOMDIR and files of other kinds are ignored.
+
+    Raises:
+        InputError: If there is no image, or a file with the ending of DICOM is no DICOM.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    dicoms = [file for file in files if is_dicom(file)]
+    if not dicoms:
+        raise InputError("is a folder without DICOM slices")
+    read = {file: frames_of(file) for file in dicoms}
+    broken = [file.name for file, frames in read.items() if frames is None]
+    if broken:
+        more = f" and {len(broken) - MAX_LISTED} more" if len(broken) > MAX_LISTED else ""
+        raise InputError(
+            f"{len(broken)} of {len(dicoms)} files are no DICOM in spite of their ending "
+            f"({', '.join(broken[:MAX_LISTED])}{more}); copy them again, or remove them if no slice is missing"
+        )
+    frames = [frame for found in read.values() if found for frame in found]
+    if not frames:
+        raise InputError(f"none of its {len(dicoms)} DICOM files is a readable image")
+    return frames
+
+
+def frames_of(path: Path) -> list[Frame] | None:
+    """Return the frames of a file: none of a file without an image, such as a report; None if it is not DICOM.
+
+    Raises:
+        InputError: If its header is damaged.
+    """
+    try:
+        data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        if "Rows" not in data or "Columns" not in data:
+            return [] if "SOPClassUID" in data else None
+        groups = data.get("PerFrameFunctionalGroupsSequence") or []
+        count = int(data.get("NumberOfFrames") or 1)
+        if count > 1 and groups and len(groups) != count:
+            raise InputError(f"{path}: declares {count} frames and describes {len(groups)}; it is damaged")
+        shared = (data.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        if count == 1 and not groups:
+            return [_frame(path, 0, data, [data])]
+        # what a frame says of itself goes before what all frames share; the file as a whole comes last
+        groups = groups or [Dataset()] * count
+        return [_frame(path, index, data, [group, shared, data]) for index, group in enumerate(groups)]
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises errors of many classes without a common base
+        raise InputError(f"{path}: damaged DICOM header ({error})") from error
+
+
+def patient_id(path: Path) -> str | None:
+    """Return the PatientID of a DICOM file or a folder of slices; None without one."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    first = next((file for file in files if is_dicom(file)), None)
+    if first is None:
+        return None
+    try:
+        return str(pydicom.dcmread(first, specific_tags=["PatientID"]).get("PatientID", "")).strip() or None
+    except (InvalidDicomError, OSError):
+        return None
+
+
+def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) -> Frame:
+    """Describe a frame by the first of the data sets that has an attribute."""
+
+    def first(sequence: str, name: str) -> Any:
+        for source in sources:
+            inside = source.get(sequence)
+            value = inside[0].get(name) if inside else source.get(name)
+            if value not in (None, ""):
+                return value
+        return None
+
+    position = first("PlanePositionSequence", "ImagePositionPatient")
+    cosines = first("PlaneOrientationSequence", "ImageOrientationPatient")
+    rows, columns = first("PixelMeasuresSequence", "PixelSpacing") or (np.nan, np.nan)
+    slope = first("PixelValueTransformationSequence", "RescaleSlope")
+    intercept = first("PixelValueTransformationSequence", "RescaleIntercept")
+    stack = (
+        first("FrameContentSequence", "StackID"),
+        first("FrameContentSequence", "TemporalPositionIndex"),
+        first("MREchoSequence", "EffectiveEchoTime"),
+    )
+    return Frame(
+        path=path,
+        index=index,
+        series=str(data.get("SeriesInstanceUID", "")),
+        description=f"{data.get('Modality', '')} {data.get('SeriesDescription', '')}".strip(),
+        shape=(int(data.Columns), int(data.Rows)),
+        samples=int(data.get("SamplesPerPixel", 1)),
+        position=np.array([np.nan] * 3 if position is None else position, dtype=np.float64),
+        cosines=np.array([np.nan] * 6 if cosines is None else cosines, dtype=np.float64),
+        spacing=(float(columns), float(rows)),
+        rescale=None if slope is None or intercept is None else (float(slope), float(intercept)),
+        stack=tuple(str(value) for value in stack),
+    )
+
+
+def check_one_volume(frames: Sequence[Frame]) -> None:
+    """Raise InputError unless frames are of one series, one size and one stack, each with its place and scale."""
+    series: dict[str, list[Frame]] = {}
+    for item in frames:
+        series.setdefault(item.series, []).append(item)
+    if len(series) > 1:
+        listed = "; ".join(f"{len(items)} x {items[0].description or 'no description'}" for items in series.values())
+        raise InputError(f"holds {len(series)} DICOM series ({listed}); give each series its own folder")
+    if any(item.samples != 1 for item in frames):
+        raise InputError("expected one value per voxel, got colours")
+    if len(frames) < 2:
+        raise InputError("expected a volume, got one slice")
+    if len({item.path for item in frames}) not in (1, len(frames)):
+        raise InputError("holds several multi-frame files; give each its own folder")
+    if len({item.shape for item in frames}) > 1:
+        raise InputError("has slices of different sizes (a scout view?); remove those of another size")
+    stacks = Counter(item.stack for item in frames)
+    if len(stacks) > 1:
+        raise InputError(
+            f"holds {len(stacks)} stacks (echoes or time points) of {min(stacks.values())} to {max(stacks.values())} "
+            "slices; split them first"
+        )
+    _check_complete(frames)
+
+
+def _check_complete(frames: Sequence[Frame]) -> None:
+    """Raise InputError if geometry or scale is missing, or differs between slices where it must not."""
+    count = len(frames)
+    if any(np.isnan([*item.position, *item.cosines]).any() for item in frames):
+        raise InputError("has slices without position or orientation; convert it with the tools of the scanner")
+    missing = sum(not np.isfinite(item.spacing).all() or min(item.spacing) <= 0 for item in frames)
+    if missing:
+        raise InputError(f"{missing} of {count} slices have no PixelSpacing, so voxels have no size; export it again")
+    spacings = np.array([item.spacing for item in frames])
+    other = np.abs(spacings / np.median(spacings, axis=0) - 1).max(1) > SPACING_TOLERANCE
+    if other.any():
+        raise InputError(f"{int(other.sum())} of {count} slices have another PixelSpacing; remove or resample them")
+    unscaled = sum(item.rescale is None for item in frames)
+    if 0 < unscaled < count:
+        raise InputError(f"{unscaled} of {count} slices have no RescaleSlope and RescaleIntercept; export it again")
+
+
+def stack(frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarray]:
+    """Sort frames along their normal and compute the affine from (column, row, slice) to LPS mm.
+
+    Raises:
+        InputError: For mixed orientations, missing, repeated or unequally spaced slices, and gantry tilt.
+    """
+    cosines = np.array([item.cosines for item in frames])  # [slices, 6]
+    deviating = int((np.abs(cosines - np.median(cosines, axis=0)).max(1) > COSINE_TOLERANCE).sum())
+    if deviating:
+        raise InputError(
+            f"has mixed orientations: {deviating} of {len(frames)} slices deviate (a scout view?); remove them"
+        )
+    row, column = cosines[0, :3], cosines[0, 3:]
+    normal = np.cross(row, column)
+    order = np.argsort([float(np.dot(item.position, normal)) for item in frames], kind="stable")
+    frames = [frames[index] for index in order]
+    positions = np.array([item.position for item in frames])  # [slices, 3]
+    _check_gaps(positions @ normal)
+    along = positions[-1] - positions[0]
+    if angle_deg(along, normal) > MAX_TILT_DEG:
+        raise InputError(
+            f"has gantry tilt: the stack deviates from the slice normal by {angle_deg(along, normal):.1f} degrees; "
+            "correct it first, e.g. with dcm2niix"
+        )
+    affine = np.eye(4)
+    affine[:3, 0] = row * frames[0].spacing[0]
+    affine[:3, 1] = column * frames[0].spacing[1]
+    affine[:3, 2] = along / (len(frames) - 1)
+    affine[:3, 3] = positions[0]
+    return frames, affine
+
+
+def _check_gaps(heights: np.ndarray) -> None:
+    """Raise InputError unless sorted slice positions (mm) are equally spaced."""
+    gaps = np.diff(heights)
+    typical = float(np.median(gaps))
+    repeated = int((gaps < GAP_TOLERANCE * max(typical, 1e-3)).sum())
+    if repeated:
+        raise InputError(f"has {repeated} slices at a repeated position (time points or echoes?); keep one of each")
+    deviating = np.flatnonzero(np.abs(gaps - typical) > GAP_TOLERANCE * typical)
+    if not deviating.size:
+        return
+    steps = gaps / typical
+    if (np.abs(steps - np.rint(steps)) < GAP_TOLERANCE).all():
+        missing = int((np.rint(steps) - 1).sum())
+        raise InputError(
+            f"missing slices ({missing}), the first after {heights[deviating[0]]:.2f} mm, slice gap {typical:.2f} mm; "
+            "complete the series"
+        )
+    raise InputError(
+        f"has unequally spaced slices, {gaps.min():.2f} to {gaps.max():.2f} mm apart; resample to equal gaps first"
+    )
