@@ -165,6 +165,7 @@ def test_a_missing_partner_is_named(folders, tmp_path, capsys):
         ("id,source,target\na,s.nii.gz,", "a has no target"),
         ("id,source,target\na,nowhere.nii.gz,t.nii.gz", "the source of a, .*nowhere.nii.gz, does not exist"),
         ("id,source\na,s.nii.gz", "no column 'target'"),
+        ("id,source,target,seg\na,s.nii.gz,t.nii.gz,t.nii.gz", "leave the column seg out"),
         ("id,source,target,subject\na,s.nii.gz,t.nii.gz,x\na,s.nii.gz,t.nii.gz,y", "other subjects .x, y."),
     ],
 )
@@ -174,6 +175,11 @@ def test_a_table_that_pairs_nothing_says_why(lines, said, write, tmp_path, capsy
         write(f"{name}.nii.gz", field(affine, (34, 34, 34)), affine)
     (tmp_path / "p.csv").write_text(lines)
     assert re.search(said, refused(capsys, tmp_path / "s.h5", "--pairs", str(tmp_path / "p.csv")))
+
+
+def test_labels_without_a_label_map_are_refused(folders, tmp_path, capsys):
+    words = ["--pairs", *map(str, folders), "--label_names", "[background, tumour]"]
+    assert "label_names: name the labels of column seg" in refused(capsys, tmp_path / "s.h5", *words)
 
 
 def test_grids_apart_and_masks_of_another_shape_are_refused(write, tmp_path, capsys):

@@ -125,6 +125,8 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
             cases = find_table(given[0], config.label_names)
         else:
             cases = Cases(find_volumes(given))
+    if config.label_names and not cases.label_names:
+        raise InputError("label_names: name the labels of column seg of a CSV of cases; leave them out without one")
     if config.channels == "3d":
         if config.channel_names:
             raise InputError("channel_names: name the channels of 4D files; use them with --channels 4d")

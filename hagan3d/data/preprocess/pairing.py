@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hagan3d.data.io.volumes import VolumeFile, find_volumes
-from hagan3d.data.preprocess.cases import Cases
+from hagan3d.data.preprocess.cases import SEGMENTATION, Cases
 from hagan3d.data.preprocess.metadata import abbreviate, read_table
 from hagan3d.errors import InputError
 
@@ -63,6 +63,11 @@ def _in_table(path: Path) -> Cases:
     missing = [name for name in found if not found[name]]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r} among {header}; {COLUMNS}")
+    if SEGMENTATION in names:
+        raise InputError(
+            f"{path}: a target has images, or is a label map by itself (column target, --intensity labels "
+            "--window 0 K); leave the column seg out"
+        )
     unknown = sorted({*names} - {"id", "mask", "subject", *sources, *targets})
     if unknown:
         raise InputError(f"{path}: the column {unknown[0]!r} has no meaning here; {COLUMNS}")
