@@ -266,7 +266,7 @@ def test_discriminators_see_noisy_labels(heads: Path, tmp_path: Path):
 
 def test_previews_show_every_channel_and_the_labels(run: Path, heads: Path, tmp_path: Path):
     model, store = load_model(run), Store(heads / "store.h5")
-    preview = GenerationPreview(store, "train", 0, True)
+    preview = GenerationPreview(store, "train", 0, True, store.volume)
     with torch.no_grad():
         groups = preview.groups(model.networks)
         preview.write(tmp_path / "preview.png", model.networks, model.description)
