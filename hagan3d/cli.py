@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib.resources
+import json
 import os
 import re
 import sys
@@ -100,13 +101,34 @@ class Parser(jsonargparse.ArgumentParser):
         if config is not None:
             check_config_file(Path(config))
         try:
-            return super().parse_args(join_numbers(self._with_flags_set(words)), *others, **keywords)
+            return super().parse_args(join_numbers(self._with_lists(self._with_flags_set(words))), *others, **keywords)
         except jsonargparse.ArgumentError as error:
             key = unknown_setting(str(error))
             explanation = self.explain_unknown(key) if key and self.explain_unknown else None
             known = list(self.get_defaults(skip_validation=True).keys())
             message = explanation or parser_message(str(error), known)
             raise InputError(f"{config}: {message}" if config and not self._reads(config) else message) from error
+
+    def _with_lists(self, words: list[str]) -> list[str]:
+        """Turn the words after each setting of several words, such as names, into a list."""
+        several = {
+            option
+            for action in self._actions
+            if str(getattr(action, "_typehint", "")).startswith(("tuple[str,", "tuple[typing.Literal"))
+            for option in action.option_strings
+        }
+        done: list[str] = []
+        names: list[str] | None = None
+        for word in [*words, "--"]:
+            if names is not None and not word.startswith("--"):
+                names.append(word)
+                continue
+            if names is not None:
+                is_list = len(names) == 1 and names[0].startswith("[")
+                done += names if is_list else [json.dumps(names)]
+            names = [] if word in several else None
+            done.append(word)
+        return done[:-1]
 
     def _reads(self, config: str) -> bool:
         """Return whether the config file itself is valid; if not, an error is attributed to it."""

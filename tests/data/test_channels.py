@@ -302,6 +302,17 @@ def test_intensities_of_a_channel_that_cannot_be_are_one_line(nnunet: Path, tmp_
     assert reason in message and message.count("\n") == 1 and not (tmp_path / "s.h5").exists()
 
 
+@pytest.mark.parametrize("names", [list(NAMES), [f"[{','.join(NAMES)}]"], ["background", "left core", "shell"]])
+def test_names_are_written_with_blanks_between_them(nnunet: Path, tmp_path: Path, names: list[str]):
+    images, maps = nnunet / "imagesTr", nnunet / "labelsTr"
+    lines = [f"c{i},{images}/case_{i}_0000.nii.gz,{maps}/case_{i}.nii.gz" for i in range(2)]
+    (tmp_path / "cases.csv").write_text("\n".join(["id,t1,seg", *lines]))
+    words = ["--input", str(tmp_path / "cases.csv"), "--output", str(tmp_path / "s.h5"), "--validation", "0"]
+    assert cli.run(prepare_command.main, [*words, "--label_names", *names, "--size", "32", "32", "32"]) == 0
+    written = names if len(names) == 3 else list(NAMES)
+    assert list(Store(tmp_path / "s.h5").label_names) == written
+
+
 def test_shards_hold_channels_and_labels(nnunet: Path, store: Store, tmp_path: Path):
     words = ["--nnunet", str(nnunet), "--output", str(tmp_path / "parts"), "--validation", "0.3"]
     for shard in ("1/2", "2/2"):
