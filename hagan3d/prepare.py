@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hagan3d import cli
+from hagan3d.config import is_slice
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 
 if TYPE_CHECKING:  # so that --help is fast
@@ -22,6 +23,7 @@ EXAMPLES = (
     "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
     "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2   # label maps",
     "hagan3d prepare --domains pet/ ct/ --output unpaired.h5",
+    "hagan3d prepare --input images/ --output images.h5 --size 1 256 256    # PNG, TIFF or JPEG; of RGB: --channels 4d",
 )
 
 
@@ -52,6 +54,7 @@ def main(arguments: list[str]) -> None:
     print(f"{result.path} {state}: {cli.volumes(result.volumes)}; contact sheet: {result.sheet}")
     if config.shard is None:
         size = " ".join(str(side) for side in config.size)
+        size += " --method METHOD" if is_slice(config.size) and not result.sources else ""  # the default takes volumes
         print(f"next: hagan3d train --data.store {result.path} --data.size {size}{_channels(result)} --out RUN")
 
 

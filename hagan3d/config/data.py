@@ -181,6 +181,10 @@ class PairDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.degrade.kind == "thick-slices" and is_slice(self.size) and self.slices == "none":
+            raise InputError(
+                "data.degrade.kind thick-slices: averages slices, but the volumes have one; use another kind"
+            )
         if self.context % 2 == 0:
             raise InputError(f"data.context: must be an odd number, got {self.context}")
         if self.context > 1 and self.slices == "none":

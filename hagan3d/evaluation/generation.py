@@ -90,8 +90,9 @@ class GenerationEvaluation:
         name = self.store.channels[index]
         config = replace(self.config, channel=name) if self.has_overview else self.config
         out = self.out / file_name(name) if self.has_overview else self.out
+        sets = self.sets  # first, since it checks that model and store match
         extractors = load_extractors(self.model, self.store, config, self.device, index)
-        key = evaluation_key(self.sets, extractors, config)
+        key = evaluation_key(sets, extractors, config)
         done = is_done(out, key, self.audited, self.force)
         return ChannelEvaluation(name, index, config, out, extractors, key, done)
 

@@ -5,8 +5,9 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
-from hagan3d import cli, encode, evaluate, explore, generate, plan, train, translate
+from hagan3d import cli, encode, evaluate, explore, generate, plan, prepare, train, translate
 from hagan3d.checkpoint import load_translation
 from hagan3d.data.batches.pairs import Pairs
 from hagan3d.data.store.store import Store
@@ -99,6 +100,35 @@ def test_single_slices_are_generated(phantom_store, tmp_path, capsys):
         assert cli.run(command.main, f"{words} --device cpu".split()) == 2
         error = capsys.readouterr().err.strip().splitlines()
         assert len([line for line in error if "error:" in line]) == 1, error
+
+
+@pytest.mark.slow
+def test_from_images_to_translated_and_generated_slices(tmp_path, capsys):
+    for k in range(10):
+        array = np.random.default_rng(k).integers(0, 256, (40, 50)).astype(np.uint8)
+        Image.fromarray(array).save(tmp_path / f"i{k}.png")
+    store = tmp_path / "s.h5"
+    assert cli.run(prepare.main, f"--input {tmp_path} --output {store} --size 1 32 64 --validation 0.3".split()) == 0
+    shown = capsys.readouterr().out
+    assert "10 volumes" in shown and "--data.size 1 32 64 --method METHOD" in shown
+    words = f"--data.store {store} --data.size 1 32 64 {TINY} --out {tmp_path}"
+    options = "--pix2pix.width 4 --pix2pix.critic_width 4 --pix2pix.critic_layers 1 --data.degrade.kind noise"
+    assert cli.run(train.main, f"--method pix2pix {words}/p {options}".split()) == 0
+    where = f"{tmp_path}/p --device cpu"
+    assert cli.run(translate.main, f"{where} --input {tmp_path / 'i0.png'} --out {tmp_path}/t".split()) == 0
+    image = nibabel.load(tmp_path / "t" / "i0.nii.gz")
+    assert image.shape == (1, 40, 50) and nibabel.aff2axcodes(image.affine) == ("S", "P", "L")
+    assert cli.run(evaluate.main, f"{where} --store {store} --out {tmp_path}/e".split()) == 0
+    assert np.isfinite(
+        json.loads((tmp_path / "e" / "metrics.json").read_text())["rows"][0]["translated"]["whole"]["ssim"]
+    )
+    assert cli.run(train.main, f"--method wgan_gp {words}/w --wgan_gp.width 8 --wgan_gp.latent_dim 8".split()) == 0
+    assert cli.run(generate.main, f"{tmp_path}/w --num 1 --device cpu --out {tmp_path}/g".split()) == 0
+    assert nibabel.load(tmp_path / "g" / "volume-000000.nii.gz").shape == (64, 32, 1)
+    capsys.readouterr()
+    words = f"{tmp_path}/w --device cpu --store {store} --out {tmp_path}/f --train-features"
+    assert cli.run(evaluate.main, words.split()) == 2
+    assert "holds single slices" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import DegradeConfig
+from hagan3d.config import DegradeConfig, is_slice
 from hagan3d.ops.warp import affine_matrix, inverse_matrix, warp
 
 WATER_PER_MM = 0.019  # linear attenuation coefficient of water at about 70 keV
@@ -124,6 +124,8 @@ def _motion(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, p
     for number in np.unique(pose[~middle]):
         planes = (pose == number) & ~middle
         angles = random.uniform(-config.rotate_deg, config.rotate_deg, 3)
+        if is_slice(x.shape):
+            angles[1:] = 0  # a single slice moves within its plane
         shift = random.uniform(-config.shift, config.shift, 3) * x.shape
         k[:, planes] = _k_space(_moved(x, angles, shift))[:, planes]
     return _magnitude(k)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hagan3d.config import AugmentConfig
+from hagan3d.config import AugmentConfig, is_slice
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -41,11 +41,13 @@ def _transform(config: AugmentConfig, shape: tuple[int, ...], labels: bool) -> "
     transforms: list[Callable[[Tensor], Tensor]] = []
     transforms += [mt.RandFlip(prob=0.5, spatial_axis=AXES.index(axis)) for axis in config.flip_axes]
     if config.rotate_deg or config.scale or config.shift:
+        angle, scale = radians(config.rotate_deg), config.scale
         transforms.append(
             mt.RandAffine(
                 prob=1.0,
-                rotate_range=[radians(config.rotate_deg)] * 3,
-                scale_range=[config.scale] * 3,
+                # of a single slice within its plane: a rotation about D, no change along D
+                rotate_range=[angle, 0.0, 0.0] if is_slice(shape) else [angle] * 3,
+                scale_range=[0.0, scale, scale] if is_slice(shape) else [scale] * 3,
                 translate_range=[config.shift * side for side in shape],
                 mode="nearest" if labels else "bilinear",
                 padding_mode="border",

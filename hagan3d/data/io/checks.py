@@ -75,13 +75,13 @@ def check_affine(affine: np.ndarray) -> None:
         )
 
 
-def check_voxels(array: np.ndarray, fill: float | None) -> np.ndarray:
-    """Return the voxels, non-finite ones replaced by ``fill``.
+def check_voxels(array: np.ndarray, fill: float | None, is_image: bool = False) -> np.ndarray:
+    """Return the voxels, non-finite ones replaced by ``fill``; an image may have one slice.
 
     Raises:
         InputError: For a single slice, a constant volume, or NaN and infinite voxels without ``fill``.
     """
-    if min(array.shape) < 2:
+    if min(array.shape[1:] if is_image else array.shape) < 2:
         raise InputError(f"expected a volume, got one slice ({_times(array.shape)} voxels)")
     invalid = ~np.isfinite(array)
     count = int(invalid.sum())

@@ -49,6 +49,8 @@ class Reader:
     """All files of a volume: the one that is named, and others that it names."""
     is_slice: bool
     """Whether its files are slices of one volume, the folder that holds them."""
+    is_image: bool
+    """Whether each of its files is a single slice, a volume [1, rows, columns]."""
 
     def has_suffix(self, path: Path) -> bool:
         """Return whether the file name has one of the endings."""
@@ -71,11 +73,12 @@ def reader(
     matches: Callable[[Path], bool] | None = None,
     parts: Callable[[Path], list[Path]] = lambda path: [path],
     is_slice: bool = False,
+    is_image: bool = False,
 ) -> Callable[[ReadFunction], ReadFunction]:
     """Register the decorated function as the reader of a format; the arguments are the fields of `Reader`."""
 
     def register(read: ReadFunction) -> ReadFunction:
-        _READERS.append(Reader(title, suffixes, read, matches, parts, is_slice))
+        _READERS.append(Reader(title, suffixes, read, matches, parts, is_slice, is_image))
         return read
 
     return register
@@ -115,7 +118,13 @@ def parts_of(path: Path) -> list[Path]:
 
 def volume_suffixes() -> tuple[str, ...]:
     """Return the endings of files that hold a whole volume each."""
-    return tuple(suffix for entry in readers() if not entry.is_slice for suffix in entry.suffixes)
+    whole = (entry for entry in readers() if not entry.is_slice and not entry.is_image)
+    return tuple(suffix for entry in whole for suffix in entry.suffixes)
+
+
+def image_suffixes() -> tuple[str, ...]:
+    """Return the endings of files that hold a single slice each."""
+    return tuple(suffix for entry in readers() if entry.is_image for suffix in entry.suffixes)
 
 
 def is_slice(path: Path) -> bool:

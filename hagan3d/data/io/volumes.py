@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from hagan3d.data.io.checks import check_affine, check_voxels
-from hagan3d.data.io.registry import RawVolume, find_reader, is_slice, stem_of, supported_formats, volume_suffixes
+from hagan3d.data.io.registry import (
+    RawVolume,
+    find_reader,
+    image_suffixes,
+    is_slice,
+    stem_of,
+    supported_formats,
+    volume_suffixes,
+)
 from hagan3d.errors import InputError
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
@@ -69,8 +77,8 @@ class VolumeFile:
 def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[VolumeFile]:
     """List the volumes in folders (recursively), text files that list paths, and single files.
 
-    A folder of slices is one volume. Each line of a text file is a path relative to that file; empty lines and lines
-    that begin with # are ignored.
+    A folder of slices is one volume. Images (PNG, TIFF, JPEG) are listed if a folder holds no other volumes. Each line
+    of a text file is a path relative to that file; empty lines and lines that begin with # are ignored.
 
     Returns:
         Volumes with unique ids, sorted by id.
@@ -102,7 +110,8 @@ def read_volume(path: Path, fill: float | None = None, frame: int | None = None)
     with naming(path):
         check_affine(affine)
         remarks = tuple(f"{path}: {remark}" for remark in remarks)
-        return Volume(check_voxels(array, fill), np.asarray(affine, dtype=np.float64), str(path), remarks)
+        array = check_voxels(array, fill, find_reader(path).is_image)
+        return Volume(array, np.asarray(affine, dtype=np.float64), str(path), remarks)
 
 
 def read_voxels(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -173,23 +182,31 @@ def _expand(path: Path) -> list[Path]:
     if not path.exists():
         raise InputError(f"{path}: does not exist")
     if path.is_dir():
-        return _in_folder(path)
+        return _volumes_in(path)
     if path.suffix.lower() in LIST_SUFFIXES:
         return _in_list(path)
     return [path]
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _volumes_in(folder: Path) -> list[Path]:
+    """Return the volumes in a folder; images only if there are no others, since pictures often lie next to volumes."""
+    volumes = _in_folder(folder, volume_suffixes())
+    if volumes:
+        return volumes
+    # a picture with the name of a store is its contact sheet
+    return [path for path in _in_folder(folder, image_suffixes()) if not path.with_suffix(".h5").exists()]
+
+
+def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """Return volume files and folders of slices at any depth, sorted; hidden files are ignored.
 
     A broken symbolic link is listed like a file, so that reading it reports the link.
     """
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    suffixes = volume_suffixes()
     volumes = [entry for entry in entries if not entry.is_dir() and entry.name.lower().endswith(suffixes)]
     if any(is_slice(entry) for entry in entries if entry.is_file() and entry not in volumes):
         volumes.append(folder)
-    return volumes + [path for entry in entries if entry.is_dir() for path in _in_folder(entry)]
+    return volumes + [path for entry in entries if entry.is_dir() for path in _in_folder(entry, suffixes)]
 
 
 def _in_list(path: Path) -> list[Path]:
@@ -203,7 +220,7 @@ def _in_list(path: Path) -> list[Path]:
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{path}: lists {missing[0]}{more}, which does not exist")
-    return [volume for item in named for volume in (_in_folder(item) if item.is_dir() else [item])]
+    return [volume for item in named for volume in (_volumes_in(item) if item.is_dir() else [item])]
 
 
 def _with_ids(paths: list[Path]) -> list[VolumeFile]:

@@ -14,7 +14,12 @@ from hagan3d.data.io.geometry import GridRule, overlap, resample_onto
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_volume, read_voxels
 from hagan3d.data.preprocess.intensity import IntensityRule
-from hagan3d.data.preprocess.volume import preprocess_channels, preprocess_label_map, preprocess_volume
+from hagan3d.data.preprocess.volume import (
+    check_slices,
+    preprocess_channels,
+    preprocess_label_map,
+    preprocess_volume,
+)
 from hagan3d.data.store.format import to_int16
 from hagan3d.data.store.write import Interval, Voxels
 from hagan3d.errors import InputError
@@ -53,6 +58,8 @@ class CheckResult:
     """One line: file, reason, remedy; empty if the file is usable."""
     remarks: tuple[str, ...] = ()
     """What is done to the files that its user may not expect, one line each."""
+    shape: tuple[int, ...] = ()
+    """Voxels of the volume in its file."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
     file = task.file
     try:
         volume = read_volume(*_first(task))
+        check_slices(volume, task.grid)
         mask = _mask(task, volume)
         task.intensities[0].interval(volume.array, mask)
         if file.mask is not None and mask is not None and not mask.any():
@@ -84,7 +92,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
         for source, rule in zip(file.sources, task.source_intensities, strict=True):
             _check_source(task, volume, source, rule)
         hashed = dict.fromkeys([*file.files, *([task.mask] if task.mask else [])])
-        return CheckResult(content_hash(list(hashed)), remarks=tuple(remarks))
+        return CheckResult(content_hash(list(hashed)), remarks=tuple(remarks), shape=volume.array.shape)
     except InputError as error:
         message = str(error)
         is_named = any(str(path) in message for path in file.files)

@@ -249,7 +249,20 @@ def _sort_out(tasks: list[PreprocessingTask], results: list[CheckResult]) -> _Ch
         else:
             first[result.hash] = task.file.path
             hashes[task.file.id] = result.hash
-    return _Checked(hashes, problems, [remark for result in results for remark in result.remarks])
+    remarks = [remark for result in results for remark in result.remarks]
+    return _Checked(hashes, problems, [*remarks, *_image_sizes([result.shape for result in results], tasks[0].grid)])
+
+
+def _image_sizes(shapes: list[tuple[int, ...]], grid: GridRule) -> list[str]:
+    """Return a remark if single slices have several sizes."""
+    sizes = sorted({shape[1:] for shape in shapes if shape and shape[0] == 1}, key=np.prod)
+    if len(sizes) < 2:
+        return []
+    least, most = (f"{rows} x {columns}" for rows, columns in (sizes[0], sizes[-1]))
+    done = "resized" if grid.fit == "resize" else "cropped or padded"
+    return [
+        f"images of {len(sizes)} sizes, from {least} to {most} pixels, are {done} to {grid.size[1]} x {grid.size[2]}"
+    ]
 
 
 @contextmanager

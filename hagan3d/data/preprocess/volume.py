@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hagan3d.config import Size
+from hagan3d.config import Size, is_slice
 from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
 from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_volume, read_voxels
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
@@ -41,6 +41,7 @@ def preprocess_volume(
     Raises:
         InputError: If the intensity interval is empty.
     """
+    check_slices(volume, grid)
     try:
         # on the voxels of the file: resampling would shift the percentiles
         lo, hi = intensity.interval(volume.array, mask)
@@ -48,6 +49,20 @@ def preprocess_volume(
         raise InputError(f"{volume.name}: {error}") from error
     array, affine = to_grid(volume.array, volume.affine, grid, nearest=intensity.kind == "labels")
     return PreprocessedVolume(normalize(array, lo, hi), affine, lo, hi)
+
+
+def check_slices(volume: Volume, grid: GridRule) -> None:
+    """Raise InputError if an image is to be stretched to a volume, or a volume squeezed to one slice."""
+    d, h, w = grid.size
+    slices, rows, columns = volume.array.shape
+    if (slices == 1) != is_slice(grid.size):
+        remedy = "use --size D H W, and train on slices with data.slices" if d == 1 else "images need --size 1 H W"
+        raise InputError(
+            f"{volume.name}: has {slices} x {rows} x {columns} voxels, but volumes of the size {d} {h} {w} are made of "
+            f"{'single images' if d == 1 else 'whole volumes'}; {remedy}"
+        )
+    if slices == 1 and grid.axis != "axial":
+        raise InputError(f"{volume.name}: an image is taken as an axial slice, but the axis is {grid.axis}; use axial")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hagan3d.checkpoint.state_hash import state_hash
+from hagan3d.config import is_slice
 from hagan3d.data.io.files import replacing
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -176,6 +177,8 @@ def train_store_features(
 ) -> list[str]:
     """Train the extractors of the image channels of a store file, or of one; return a line for each."""
     store, lines = Store(path), []
+    if is_slice(store.size):
+        raise InputError(f"{path}: holds single slices, but features are trained on volumes")
     for index in store.channel_indices(channel):
         trained = train_features(store, config, inference_device(device), progress, index)
         change = f"loss {trained.losses[0]:.3f} to {trained.losses[-1]:.3f}"

@@ -12,12 +12,12 @@ def ssim_map(x: Tensor, y: Tensor, data_range: float) -> Tensor:
     The window of 11^3 weights is separable: 165 multiply-adds for the five means of a voxel in place of 6655.
 
     Args:
-        x: Volume ``[C, D, H, W]``, each side at least 11.
+        x: Volume ``[C, D, H, W]``, each side at least 11; or a slice ``[C, 1, H, W]``, of which it is the 2D SSIM.
         y: Volume of the same shape.
         data_range: Difference between the largest and the smallest possible value.
 
     Returns:
-        SSIM ``[C, D - 10, H - 10, W - 10]``, at most 1.
+        SSIM ``[C, D - 10, H - 10, W - 10]``, of a slice ``[C, 1, H - 10, W - 10]``; at most 1.
 
     Source: Wang et al., Image quality assessment: from error visibility to structural similarity, IEEE TIP 13(4), 2004,
     eq. 13, with its constants and window.
@@ -33,7 +33,7 @@ def _windowed(x: Tensor) -> Tensor:
     """Gaussian-weighted mean around every voxel of ``[C, D, H, W]``."""
     offsets = torch.arange(WINDOW) - WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
-    for dim in (1, 2, 3):
+    for dim in (1, 2, 3) if x.shape[1] > 1 else (2, 3):
         length = x.shape[dim] - WINDOW + 1
         taps = zip((weights / weights.sum()).tolist(), range(WINDOW), strict=True)
         first, _ = next(taps)

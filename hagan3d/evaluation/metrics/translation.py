@@ -53,7 +53,9 @@ def psnr_db(pair: TranslatedPair, mask: Tensor) -> float:
 def ssim(pair: TranslatedPair, mask: Tensor) -> float:
     """Mean structural similarity over voxels whose window is inside the volume; NaN without such voxels."""
     margin = WINDOW // 2
-    middle = mask[:, margin:-margin, margin:-margin, margin:-margin]
+    middle = mask[..., margin:-margin, margin:-margin]
+    if mask.shape[1] > 1:  # of a single slice the window is flat
+        middle = middle[:, margin:-margin]
     return float(pair.ssim[middle].mean()) if middle.any() else math.nan
 
 

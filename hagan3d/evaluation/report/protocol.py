@@ -19,6 +19,7 @@ import torch
 from hagan3d import __version__
 from hagan3d.checkpoint import Model, load
 from hagan3d.checkpoint.state_hash import generator_hash
+from hagan3d.config import is_slice
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor, encoder_extractor, random_extractor
@@ -52,6 +53,8 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
         raise InputError(
             f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
         )
+    if is_slice(store.size):
+        raise InputError(f"{store.path}: holds single slices, but the metrics of generated volumes are of volumes")
     check_channels(store, model.description)
     real = ~store.generated
     held_out = [i for i, split in enumerate(store.splits) if real[i] and split in ("validation", "test")]
