@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
     budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)
     from hagan3d.checkpoint import load_model
     from hagan3d.inference.devices import inference_device
-    from hagan3d.inference.encoding import encode, inputs_of
+    from hagan3d.inference.encoding import inputs_of
+    from hagan3d.inference.features import encode
     from hagan3d.inference.memory import window_depth
 
     model = load_model(Path(a.run), a.weights, inference_device(a.device), generate=a.reconstruct, encode=True)

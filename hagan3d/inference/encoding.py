@@ -1,6 +1,5 @@
 """Latents of volumes, and their reconstructions."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,20 +10,15 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import Model
-from hagan3d.data.io.files import replacing
-from hagan3d.data.io.writer import Format, thin
-from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
+from hagan3d.data.label_maps import one_hot
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
-from hagan3d.inference.generation import volume_slabs, write_csv
+from hagan3d.inference.generation import volume_slabs
 from hagan3d.inference.inputs import all_readable, is_store
-from hagan3d.inference.volume_files import shown_channels, write_label_names, write_slabs
 
 if TYPE_CHECKING:  # reading a store needs no readers of other files
     from hagan3d.data.io.volumes import VolumeFile
     from hagan3d.data.store.store import Store
-
-SHEET_VOLUMES = 6  # on the sheet of real and reconstructed volumes
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,6 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
     """
     from hagan3d.data.io.volumes import VolumeFile
     from hagan3d.data.preprocess.volume import preprocess_case
-    from hagan3d.data.store.format import one_hot
 
     rules = [channel.rule for channel in description.channels]
 
@@ -157,44 +150,6 @@ def cases_of(path: Path, description: DataDescription) -> "list[VolumeFile]":
     return [replace(file, frames=len(names) if len(names) > 1 else 0) for file in find_volumes(path)]
 
 
-class Errors:
-    """Errors of a reconstruction, accumulated slab by slab."""
-
-    def __init__(self) -> None:
-        self.voxels, self.absolute, self.squares = 0, 0.0, 0.0
-
-    def add(self, real: np.ndarray, reconstructed: np.ndarray) -> None:
-        """Add the same slices ``[depth, H, W]`` of both, in [-1, 1]."""
-        for one, other in zip(thin(real), thin(reconstructed), strict=True):
-            difference = (other - one).astype(np.float64)
-            self.voxels += difference.size
-            self.absolute += float(np.abs(difference).sum())
-            self.squares += float((difference**2).sum())
-
-    def result(self, lo: float, hi: float) -> dict[str, float]:
-        """Mean absolute error in file units, and peak signal-to-noise ratio (range: that of [-1, 1]) in dB."""
-        psnr = 10 * math.log10(4 * self.voxels / self.squares) if self.squares else math.inf
-        return {"mae": self.absolute / self.voxels * (hi - lo) / 2, "psnr_db": psnr}
-
-
-class Overlap:
-    """Overlap of two label maps, accumulated slab by slab."""
-
-    def __init__(self, labels: int) -> None:
-        """Count voxels of ``labels`` labels."""
-        self.both, self.total = np.zeros(labels, np.int64), np.zeros(labels, np.int64)
-
-    def add(self, one: np.ndarray, other: np.ndarray) -> None:
-        """Add the same slices of both label maps."""
-        labels = len(self.both)
-        self.both += np.bincount(one[one == other].ravel(), minlength=labels)
-        self.total += np.bincount(one.ravel(), minlength=labels) + np.bincount(other.ravel(), minlength=labels)
-
-    def dice(self) -> list[float]:
-        """Dice coefficient of each label but the background; 1 where both lack it."""
-        return [2 * int(both) / int(total) if total else 1.0 for both, total in zip(self.both[1:], self.total[1:])]  # noqa: B905 - of one length
-
-
 @dataclass(frozen=True)
 class Encoded:
     """One volume, its latent and its reconstruction."""
@@ -209,13 +164,6 @@ class Encoded:
     def reconstruction(self) -> np.ndarray | None:
         """The reconstruction ``[C, D, H, W]`` from the slabs that were not iterated yet."""
         return None if self.slabs is None else np.concatenate(list(self.slabs), axis=1)
-
-    def errors(self, channel: int = 0) -> dict[str, float]:
-        """Errors of an image channel of the reconstruction, which is in memory."""
-        assert self.reconstruction is not None
-        errors = Errors()
-        errors.add(self.input.x[channel], self.reconstruction[channel])
-        return errors.result(*self.input.intervals[channel])
 
 
 @torch.no_grad()
@@ -264,91 +212,3 @@ def _class_of(model: Model, item: Input) -> torch.Tensor | None:
             f"{item.id}: has no class, but the model needs one to reconstruct it; encode a store with classes"
         )
     return torch.tensor([item.label], device=model.device)
-
-
-def encode(
-    model: Model,
-    inputs: Iterable[Input],
-    out: Path,
-    reconstruct: bool = False,
-    *,
-    format: Format = "nii.gz",
-    depth: int | None = None,
-) -> int:
-    """Write the latents of volumes, with ``reconstruct`` also reconstructions, to a folder; return their number.
-
-    Leaves `features.npz` (z ``[N, latent_dim]``, id, split) and `features.csv` with a row per volume; with
-    reconstructions also `reconstructions/ID.nii.gz` in the units and the place of the input, their errors in the
-    table, and `reconstructions.png`.
-
-    Args:
-        model: The model, with its encoder, and its generator to reconstruct.
-        inputs: Volumes on the grid of the model.
-        out: The folder.
-        reconstruct: Whether to reconstruct each volume from its latent.
-        format: Ending of the reconstructions.
-        depth: Slices per window of a reconstruction. Default: that of the networks.
-
-    Raises:
-        InputError: If the model has no encoder, or needs a class that a volume lacks.
-    """
-    rows: list[list[object]] = []
-    zs: list[np.ndarray] = []
-    shown: dict[str, list[MiddlePlanes]] = {}
-    for encoded in latents(model, inputs, reconstruct, depth):
-        zs.append(encoded.z)
-        errors: list[str] = []
-        if encoded.slabs is not None:
-            path = out / "reconstructions" / f"{encoded.input.id.replace('/', '_')}.{format}"
-            planes, found = _write(encoded.slabs, encoded.input, model.description, path)
-            errors = [f"{value:.6g}" for value in found]
-            if len(rows) < SHEET_VOLUMES:
-                for name, plane in planes:
-                    shown.setdefault(name, []).append(plane)
-        rows.append([encoded.input.id, encoded.input.split, *errors, *(f"{value:.9g}" for value in encoded.z)])
-    names = error_names(model.description) if reconstruct else []
-    write_csv(out / "features.csv", ["id", "split", *names, *(f"z{i}" for i in range(zs[0].size))], rows)
-    ids, splits = (np.array([row[column] for row in rows]) for column in (0, 1))
-    with replacing(out / "features.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, z=np.stack(zs), id=ids, split=splits)
-    if reconstruct:
-        write_label_names(out / "reconstructions", model.description)
-        comparison_sheet(shown, model.description.affine_array, out / "reconstructions.png")
-    return len(rows)
-
-
-def error_names(description: DataDescription) -> list[str]:
-    """Return the names of the errors of a reconstruction: two of each image channel, and the Dice of each label."""
-    suffixes = [f"_{channel.name}" for channel in description.channels] if len(description.channels) > 1 else [""]
-    names = [f"{name}{suffix}" for suffix in suffixes for name in ("mae", "psnr_db")]
-    return [*names, *(f"dice_{name}" for name in description.label_names[1:])]
-
-
-def _write(
-    slabs: Iterator[np.ndarray], item: Input, description: DataDescription, path: Path
-) -> tuple[list[tuple[str, MiddlePlanes]], list[float]]:
-    """Write a reconstruction slab by slab; return the middle planes of both volumes by title, and the errors."""
-    images, names = len(description.channels), shown_channels(description)
-    errors = [Errors() for _ in range(images)]
-    overlap = Overlap(len(description.label_names))
-    real = [MiddlePlanes(description.size, description.affine_array) for _ in range(images)]
-
-    def compared() -> Iterator[np.ndarray]:
-        start = 0
-        for slab in slabs:
-            same = item.read(start, slab.shape[1])
-            for channel in range(images):
-                real[channel].add(same[channel])
-                errors[channel].add(same[channel], slab[channel])
-            if description.label_names:
-                overlap.add(same[images:].argmax(0), slab[images:].argmax(0))
-            start += slab.shape[1]
-            del same
-            yield slab
-            del slab
-
-    _, made = write_slabs(compared(), description, path, affine=item.affine, intervals=item.intervals)
-    planes = [(f"real {name}".rstrip(), plane) for name, plane in zip(names, real, strict=False)]
-    planes += [(f"reconstructed {name}".rstrip(), plane) for name, plane in zip(names, made, strict=True)]
-    values = [error.result(*interval) for error, interval in zip(errors, item.intervals, strict=True)]
-    return planes, [value for one in values for value in one.values()] + overlap.dice()

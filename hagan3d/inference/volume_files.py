@@ -9,6 +9,7 @@ import numpy as np
 
 from hagan3d.data.io.files import write_text
 from hagan3d.data.io.writer import Dtype, thin, volume_writer
+from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import MiddlePlanes
 from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.store.description import DataDescription
@@ -67,7 +68,7 @@ def write_channels(
                 for piece in thin(slab[channel]):
                     writers[channel](denormalize(piece, *interval))
             if description.label_names:
-                labels = slab[len(scales) :].argmax(axis=0).astype(np.float32)
+                labels = label_map_of(slab, len(scales)).astype(np.float32)
                 planes[-1].add(labels * (2 / (len(description.label_names) - 1)) - 1)
                 writers[-1](labels)
             del slab  # before the next is made

@@ -7,9 +7,9 @@ from typing import Self
 
 import numpy as np
 
+from hagan3d.data.label_maps import one_hot
 from hagan3d.data.preprocess.intensity import normalize
 from hagan3d.data.store.description import DataDescription
-from hagan3d.data.store.format import one_hot
 from hagan3d.inference.encoding import Input
 from hagan3d.inference.volume_files import write_label_names, write_slabs
 

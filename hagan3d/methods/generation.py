@@ -13,6 +13,7 @@ from hagan3d.config import Config, Size, SubvolumeDataConfig
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.batches.slices import SliceBatchSource
 from hagan3d.data.batches.subvolumes import Batch, BatchSource
+from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import Segmented
 from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
@@ -136,7 +137,7 @@ class GenerationPreview(Preview):
                 groups[title] = [x[channel] for x in volumes]
             if self.store.label_names:
                 images = len(self.store.channels)
-                groups[f"{kind} labels"] = [Segmented(x[0], x[images:].argmax(axis=0)) for x in volumes]
+                groups[f"{kind} labels"] = [Segmented(x[0], label_map_of(x, images)) for x in volumes]
         return groups
 
     def _volumes(self, networks: GenerativeNetworks) -> dict[str, list[np.ndarray]]:

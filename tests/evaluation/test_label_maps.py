@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hagan3d.evaluation.features.label_maps import LabelView, component_counts, dice, label_map_of, voxel_counts
+from hagan3d.data.label_maps import dice, label_map_of, overlap_counts, voxel_counts
+from hagan3d.evaluation.features.label_maps import LabelView, component_counts
 from hagan3d.evaluation.features.summary import ChannelView, VolumeSet, describe, summarize_set
 from hagan3d.evaluation.label_maps.compare import label_set, mean_of
 from hagan3d.evaluation.label_maps.overview import label_verdicts
@@ -44,10 +45,11 @@ def test_voxels_and_components_of_cubes():
 def test_dice_of_overlapping_cubes():
     one, other = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
     one[:4], other[2:8] = 1, 1  # 4 and 6 slices, 2 in common
-    found = dice(one, other, 3)
+    found = dice(*overlap_counts(one, other, 3))
     assert found[0] == pytest.approx(2 * 2 / 10) and np.isnan(found[1])
     other[0, 0, 0] = 2
-    assert dice(one, other, 3)[1] == 0 and np.array_equal(dice(other, other, 3), [1, 1])
+    assert dice(*overlap_counts(one, other, 3))[1] == 0
+    assert np.array_equal(dice(*overlap_counts(other, other, 3)), [1, 1])
 
 
 def test_the_label_of_a_voxel_is_the_most_probable():

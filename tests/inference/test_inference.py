@@ -18,7 +18,8 @@ from hagan3d.checkpoint import files, load_model, load_translation
 from hagan3d.data.store.store import Store
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
-from hagan3d.inference.encoding import encode, inputs_of_files, inputs_of_store, latents
+from hagan3d.inference.encoding import inputs_of_files, inputs_of_store, latents
+from hagan3d.inference.features import encode
 from hagan3d.inference.generation import generate, latent, samples, volume_slabs
 from hagan3d.methods.registry import make_method, make_networks
 from tests.helpers import CPU, make_config

@@ -20,8 +20,9 @@ from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.inference.encoding import error_names, inputs_of_files
+from hagan3d.inference.encoding import inputs_of_files
 from hagan3d.inference.generation import generate, samples, volume_slabs
+from hagan3d.inference.reconstruction import error_names
 from hagan3d.losses.diffaug import NUM_RANDOMS, diffaug
 from hagan3d.losses.intensities import sorted_l1
 from hagan3d.methods.generation import GenerationPreview

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.store.format import to_int16
 from hagan3d.data.store.store import Store
 from hagan3d.data.store.write import Record, Voxels, write_store
@@ -106,7 +107,7 @@ def write_with_generated(
 
 def encode_volume(x: np.ndarray, images: int) -> Voxels:
     """Encode the channels of a volume [C, D, H, W] in [-1, 1], of which the first are images and the others labels."""
-    label_map = x[images:].argmax(axis=0).astype(np.uint8) if len(x) > images else None
+    label_map = label_map_of(x, images) if len(x) > images else None
     return Voxels(to_int16(x[:images]), label_map)
 
 

@@ -16,9 +16,3 @@ def to_int16(x: np.ndarray) -> np.ndarray:
 def to_float32(values: np.ndarray) -> np.ndarray:
     """Decode int16 voxels to float32 in [-1, 1]."""
     return values / np.float32(SCALE)
-
-
-def one_hot(label_map: np.ndarray, num_labels: int) -> np.ndarray:
-    """Return a label map ``[...]`` as channels ``[K, ...]``, float32: 1 where a voxel has the label, else -1."""
-    labels = np.arange(num_labels, dtype=label_map.dtype).reshape(-1, *[1] * label_map.ndim)
-    return np.where(label_map == labels, np.float32(1), np.float32(-1))

@@ -12,9 +12,10 @@ import numpy as np
 
 from hagan3d.config import Size, low_factor, low_factors
 from hagan3d.data.io.geometry import Axis, slice_axis, typical_affine
+from hagan3d.data.label_maps import one_hot
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.description import Channel, DataDescription
-from hagan3d.data.store.format import FORMAT, SCALE, SPLITS, one_hot, to_float32
+from hagan3d.data.store.format import FORMAT, SCALE, SPLITS, to_float32
 from hagan3d.data.store.write import Voxels
 from hagan3d.errors import InputError
 

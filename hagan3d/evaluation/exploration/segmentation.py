@@ -15,6 +15,7 @@ from torch import nn
 
 from hagan3d.data.io.geometry import spacing_of
 from hagan3d.data.io.volumes import find_volumes, read_voxels
+from hagan3d.data.label_maps import dice, overlap_counts
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -195,7 +196,5 @@ def _dice(segmenter: UNetSegmenter, store: Store, maps: LabelMaps, index: int) -
     truth = np.array((0, *maps.labels))[maps.shares(index).argmax(axis=0)]
     lo, hi = store.intervals[index, 0]
     found = segmenter(store.channel(index).numpy(), (float(lo), float(hi)), store.affines[index])
-    sizes = [
-        (int(((found == k) & (truth == k)).sum()), int((found == k).sum() + (truth == k).sum())) for k in maps.labels
-    ]
-    return float(np.mean([2 * both / total for both, total in sizes if total] or [1.0]))
+    values = dice(*overlap_counts(found, truth, max(maps.labels) + 1))[np.array(maps.labels) - 1]
+    return 1.0 if np.isnan(values).all() else float(np.nanmean(values))

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import Model
+from hagan3d.data.label_maps import label_map_of
 from hagan3d.evaluation.exploration.measures import LinearCalibration, Measure, Segmenter
 from hagan3d.evaluation.exploration.regression import correlation, resampled
 from hagan3d.evaluation.exploration.strips import Tile, planes_of, regions_of, write_gif, write_strip
-from hagan3d.evaluation.features.label_maps import label_map_of
 from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.inference.generation import volume_slabs, write_csv

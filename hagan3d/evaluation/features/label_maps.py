@@ -7,31 +7,15 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from hagan3d.data.label_maps import dice, label_map_of, overlap_counts, voxel_counts
 from hagan3d.evaluation.features.summary import Summary
 
 NEIGHBOURS = np.ones((3, 3, 3), bool)  # voxels that share a corner are connected
 
 
-def label_map_of(x: np.ndarray, images: int) -> np.ndarray:
-    """Return the label map ``[D, H, W]`` of a volume ``[C, D, H, W]``, whose first ``images`` channels are images."""
-    return x[images:].argmax(axis=0).astype(np.uint8)
-
-
-def voxel_counts(label_map: np.ndarray, labels: int) -> np.ndarray:
-    """Return the voxels of each label above 0 of a label map ``[D, H, W]`` with ``labels`` labels: ``[labels - 1]``."""
-    return np.bincount(label_map.ravel(), minlength=labels)[1:]
-
-
 def component_counts(label_map: np.ndarray, labels: int) -> np.ndarray:
     """Return the connected components of each label above 0, with 26 neighbours: ``[labels - 1]``."""
     return np.array([ndimage.label(label_map == label, NEIGHBOURS)[1] for label in range(1, labels)])
-
-
-def dice(one: np.ndarray, other: np.ndarray, labels: int) -> np.ndarray:
-    """Return the Dice coefficient of each label above 0 of two label maps: ``[labels - 1]``, NaN where both lack it."""
-    both = voxel_counts(one[one == other], labels)
-    total = voxel_counts(one, labels) + voxel_counts(other, labels)
-    return np.where(total > 0, 2 * both / np.maximum(total, 1), np.nan)
 
 
 @dataclass(frozen=True)
@@ -59,5 +43,7 @@ class LabelView:
         return {
             "voxels": np.stack([voxel_counts(one, self.labels) for one in maps]),
             "components": np.stack([component_counts(one, self.labels) for one in maps]),
-            "pair_dice": np.array([dice(a, b, self.labels) for a, b in compared]).reshape(-1, self.labels - 1),
+            "pair_dice": np.array([dice(*overlap_counts(a, b, self.labels)) for a, b in compared]).reshape(
+                -1, self.labels - 1
+            ),
         }

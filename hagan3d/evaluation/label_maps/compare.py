@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from hagan3d.checkpoint import Model
+from hagan3d.data.label_maps import dice, label_map_of, overlap_counts
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.exploration.measures import millilitres
-from hagan3d.evaluation.features.label_maps import dice, label_map_of
 from hagan3d.evaluation.features.summary import Summary, VolumeSet
 from hagan3d.evaluation.label_maps.results import LabelComparison, LabelSet
 from hagan3d.evaluation.metrics.compare import compare_summaries
@@ -97,7 +97,7 @@ def _reconstruction_dice(model: Model, store: Store, config: EvaluateConfig, pro
     """Dice of each label between held-out volumes and their reconstructions ``[N, labels - 1]``."""
     images, labels = len(store.channels), len(store.label_names)
     rows = [
-        dice(label_map_of(reconstruction, images), label_map_of(real, images), labels)
+        dice(*overlap_counts(label_map_of(reconstruction, images), label_map_of(real, images), labels))
         for reconstruction, real in reconstructions(model, store, config, progress)
     ]
     return np.array(rows).reshape(-1, labels - 1)

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import numpy as np
 
+from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import Segmented, label_colour
-from hagan3d.evaluation.features.label_maps import label_map_of
 from hagan3d.evaluation.features.summary import VolumeSet
 from hagan3d.evaluation.label_maps.results import ChannelSummary, LabelComparison, Overview
 from hagan3d.evaluation.metrics.registry import metrics, titles

@@ -3,28 +3,24 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from hagan3d.data.label_maps import dice, overlap_counts
 from hagan3d.evaluation.translation.results import LabelDice
 
 
 def dice_of_labels(predicted: Tensor, target: Tensor, labels: int) -> dict[str, float | None]:
-    """Return the Dice coefficient 2 |A and B| / (|A| + |B|) of each label but the background, None where both lack it.
+    """Return the Dice coefficient of each label but the background, None where both lack it.
 
     Args:
         predicted: Label map ``[D, H, W]``, scaled so that label 0 is -1 and the largest label is 1.
         target: Label map of the same shape and scale.
         labels: Number of labels, including the background.
-
-    Source: Dice, Measures of the Amount of Ecologic Association Between Species, Ecology 26, 1945.
     """
-    one, other = (((x + 1) * ((labels - 1) / 2)).round() for x in (predicted, target))
-    dice: dict[str, float | None] = {}
-    for label in range(1, labels):
-        a, b = one == label, other == label
-        total = int(a.sum() + b.sum())
-        dice[str(label)] = 2 * int((a & b).sum()) / total if total else None
-    return dice
+    one, other = (((x + 1) * ((labels - 1) / 2)).round().to(torch.uint8).numpy() for x in (predicted, target))
+    values = dice(*overlap_counts(one, other, labels))
+    return {str(label): None if np.isnan(value) else float(value) for label, value in enumerate(values, 1)}
 
 
 def dice_summary(rows: Sequence[dict[str, float | None]]) -> dict[str, LabelDice] | None:
