@@ -49,7 +49,7 @@ def count_encoding(config: Config, num_classes: int = 0, device: torch.device | 
         weights = [tensor for name in networks.encoders for tensor in networks[name].state_dict().values()]
         with PeakMemory(weights) as memory:
             depths = (min(depth, size[0] - start) for start in range(0, size[0], depth))
-            networks.encode(torch.zeros(1, 1, d, *size[1:]) for d in depths)
+            networks.encode(torch.zeros(1, config.data.volume_channels, d, *size[1:]) for d in depths)
             return memory.peak
 
 
@@ -88,7 +88,7 @@ def window_depth(model: Model, budget: int) -> int:
         InputError: If not even the thinnest fit; it names the minimum.
     """
     config, device = model.config, model.device
-    _, H, W = size = config.data.size
+    C, (_, H, W) = config.data.volume_channels, config.data.size
     networks, loaded = model.networks, set(model.loaded)
     encodes = bool(networks.encoders) and set(networks.encoders) <= loaded
     generates = set(networks.generators) <= loaded
@@ -96,18 +96,18 @@ def window_depth(model: Model, budget: int) -> int:
     least, depth = 0, networks.default_depth()
     generator = sum(weights.get(name, 0) for name in networks.generators)
     if encodes:
-        read = 2 * networks.encoder_depth() * H * W  # 16-bit voxels of a store
+        read = 2 * C * networks.encoder_depth() * H * W  # 16-bit voxels of a store
         least = count_encoding(config, model.num_classes, device) + generator + read
     if generates:
-        written = WRITER_BLOCKS * min(max(BLOCK_BYTES, 4 * H * W), 4 * math.prod(size))
+        written = WRITER_BLOCKS * min(max(BLOCK_BYTES, 4 * H * W), 4 * math.prod(config.data.size))
         others = sum(weights.values()) - generator + written
-        compared = 6 * H * W if encodes else 0  # bytes of a slice of the real volume, as it is read
+        compared = 6 * C * H * W if encodes else 0  # bytes of a slice of the real volume, as it is read
         count = _generation(config, model.num_classes, device)
 
         def needed(depth: int) -> int:
             return count(depth) + others + compared * depth
 
-        depths = range(networks.window_step, size[0] + 1, networks.window_step)
+        depths = range(networks.window_step, config.data.size[0] + 1, networks.window_step)
         least = max(least, needed(depths[0]))
         depth = depths[max(bisect_right(depths, budget, key=needed) - 1, 0)]
     if budget < least:

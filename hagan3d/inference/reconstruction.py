@@ -54,8 +54,9 @@ def write_reconstruction(
             for channel in range(images):
                 real[channel].add(same[channel])
                 errors[channel].add(same[channel], slab[channel])
-            if labels:
-                counts[:] += overlap_counts(label_map_of(same, images), label_map_of(slab, images), labels)
+            if labels:  # a slice at a time, for argmax makes 64-bit integers
+                for one, other in zip(same.swapaxes(0, 1), slab.swapaxes(0, 1), strict=True):
+                    counts[:] += overlap_counts(label_map_of(one, images), label_map_of(other, images), labels)
             start += slab.shape[1]
             del same
             yield slab

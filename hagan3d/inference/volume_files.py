@@ -68,9 +68,10 @@ def write_channels(
                 for piece in thin(slab[channel]):
                     writers[channel](denormalize(piece, *interval))
             if description.label_names:
-                labels = label_map_of(slab, len(scales)).astype(np.float32)
-                planes[-1].add(labels * (2 / (len(description.label_names) - 1)) - 1)
-                writers[-1](labels)
+                for one in np.split(slab, slab.shape[1], axis=1):  # a slice at a time, for argmax makes 64-bit integers
+                    labels = label_map_of(one, len(scales)).astype(np.float32)
+                    planes[-1].add(labels * (2 / (len(description.label_names) - 1)) - 1)
+                    writers[-1](labels)
             del slab  # before the next is made
     return planes
 

@@ -37,12 +37,13 @@ def test_the_counted_memory_is_that_of_generation(norm, depth, output_skip):
     assert counted.peak == pytest.approx(count_generation(config, depth=depth), rel=0.01)
 
 
-def test_the_counted_memory_is_that_of_encoding():
-    config = make_config("hagan", size=(64, 64, 32), **SMALL)
+@pytest.mark.parametrize(("channels", "labels"), [(1, 0), (4, 4)])
+def test_the_counted_memory_is_that_of_encoding(channels, labels):
+    config = make_config("hagan", data={"size": (64, 64, 32), "channels": channels, "labels": labels}, **SMALL)
     nets = make_networks(config)
     weights = [*nets.e_h.state_dict().values(), *nets.e_g.state_dict().values()]
     with torch.no_grad(), PeakMemory(weights) as counted:
-        encode(nets.e_h, nets.e_g, (torch.zeros(1, 1, 8, 64, 32) for _ in range(8)))
+        encode(nets.e_h, nets.e_g, (torch.zeros(1, channels + labels, 8, 64, 32) for _ in range(8)))
     assert counted.peak == pytest.approx(count_encoding(config), rel=0.01)
 
 

@@ -161,6 +161,14 @@ def test_a_volume_is_written_as_a_file_per_channel(run: Path, heads: Path, tmp_p
     assert json.loads((tmp_path / "labels.json").read_text()) == {name: i for i, name in enumerate(LABEL_NAMES)}
 
 
+@pytest.mark.parametrize("reconstruct", [False, True])
+def test_the_least_memory_that_is_named_suffices(reconstruct: bool, run: Path, heads: Path, tmp_path: Path, capsys):
+    words = [str(run), "--input", str(heads / "store.h5"), "--out", str(tmp_path), "--memory"]
+    words[1:1] = ["--reconstruct"] if reconstruct else []
+    assert cli.run(encode.main, [*words, "0.1MB"]) == 2
+    assert cli.run(encode.main, [*words, capsys.readouterr().err.split()[-1]]) == 0
+
+
 @pytest.mark.slow
 def test_files_are_encoded_with_all_channels(run: Path, heads: Path, tmp_path: Path):
     model = load_model(run)
