@@ -11,14 +11,13 @@ import torch
 
 from hagan3d.checkpoint import Model
 from hagan3d.data.label_maps import one_hot
-from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.description import DataDescription, check_names
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import volume_slabs
 from hagan3d.inference.inputs import all_readable, is_store
 
 if TYPE_CHECKING:  # reading a store needs no readers of other files
     from hagan3d.data.io.volumes import VolumeFile
-    from hagan3d.data.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def inputs_of_store(path: Path, description: DataDescription, split: str) -> tup
     store = Store(path)
     if store.size != description.size:
         raise InputError(f"{path}: volumes of {list(store.size)} voxels, but the model's are {list(description.size)}")
-    check_channels(store, description)
+    check_channels(store.path, store.channels, store.label_names, description)
     chosen = store.indices(split)
 
     def read() -> Iterator[Input]:
@@ -85,14 +84,12 @@ def inputs_of_store(path: Path, description: DataDescription, split: str) -> tup
     return len(chosen), read()
 
 
-def check_channels(store: "Store", description: DataDescription) -> None:
-    """Raise InputError unless a store has the channels and labels that a model was trained on."""
-    names = tuple(channel.name for channel in description.channels)
-    if (len(store.channels), len(store.label_names)) != (len(names), len(description.label_names)):
-        raise InputError(
-            f"{store.path}: has the channels {', '.join((*store.channels, *store.label_names))}, but the model "
-            f"{', '.join((*names, *description.label_names))}; prepare a store with the channels of the model"
-        )
+def check_channels(
+    path: Path, channels: Sequence[str], label_names: Sequence[str], description: DataDescription
+) -> None:
+    """Raise InputError unless a store or a table of cases has the channels and labels of a model."""
+    check_names(path, "volumes have the channels", channels, [channel.name for channel in description.channels])
+    check_names(path, "label maps have the labels", label_names, description.label_names)
 
 
 def _label_in(description: DataDescription, names: Sequence[str], label: int) -> int:
@@ -113,11 +110,11 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
     from hagan3d.data.io.volumes import VolumeFile
     from hagan3d.data.preprocess.volume import preprocess_case
 
-    rules = [channel.rule for channel in description.channels]
+    rules, names = [channel.rule for channel in description.channels], description.label_names
 
     def read(source: VolumeFile) -> Input:
-        images, label_map, affine = preprocess_case(source, description.grid_rule, rules)
-        labels = [] if label_map is None else [one_hot(label_map, len(description.label_names))]
+        images, label_map, affine = preprocess_case(source, description.grid_rule, rules, names)
+        labels = [] if label_map is None else [one_hot(label_map, len(names))]
         x = np.concatenate([images.x, *labels])
         return Input(source.id, lambda start, depth: x[:, start : start + depth], x.shape[1], affine, images.intervals)
 
@@ -129,7 +126,7 @@ def cases_of(path: Path, description: DataDescription) -> "list[VolumeFile]":
     """List the volumes of a folder, list, file, CSV of cases or nnU-Net data set, with the channels of a model.
 
     Raises:
-        InputError: If there are none, or they have other channels than the model.
+        InputError: If it holds no volumes, or their channels or labels are not those of the model.
     """
     from hagan3d.data.io.volumes import find_volumes
     from hagan3d.data.preprocess.cases import find_nnunet, find_table
@@ -137,11 +134,7 @@ def cases_of(path: Path, description: DataDescription) -> "list[VolumeFile]":
     names = tuple(channel.name for channel in description.channels)
     if path.suffix == ".csv" or (path / "dataset.json").exists():
         cases = find_nnunet(path) if path.is_dir() else find_table(path, description.label_names)
-        if (cases.channels, cases.label_names) != (names, description.label_names):
-            raise InputError(
-                f"{path}: has the channels {', '.join((*cases.channels, *cases.label_names))}, but the model "
-                f"{', '.join((*names, *description.label_names))}"
-            )
+        check_channels(path, cases.channels, cases.label_names, description)
         return cases.files
     if description.label_names:
         raise InputError(

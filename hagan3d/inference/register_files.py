@@ -10,7 +10,7 @@ import torch
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pairs
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.preprocess.volume import preprocess_onto, preprocess_volume
+from hagan3d.data.preprocess.volume import check_overlap, preprocess_onto, preprocess_volume
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.inputs import all_readable
@@ -37,6 +37,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
 
     def read(source: VolumeFile) -> SourceVolume:
         fixed, moving = read_volume(source.path), read_volume(source.sources[0])
+        check_overlap(moving, fixed)
         made = preprocess_volume(fixed, description.grid_rule, own)
         check_spacing(made.affine, model, fixed.name)
         other, interval = preprocess_onto(moving, rule, made.affine, description.size)
@@ -44,7 +45,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
         return SourceVolume(source.id, x, made.affine, [interval], (fixed.array.shape, fixed.affine))
 
     cases = find_pairs([path])
-    _check_channels(path, (*cases.sources, *cases.channels))
+    _check_two_images(path, (*cases.sources, *cases.channels))
     return len(cases.files), all_readable(cases.files, read)
 
 
@@ -56,7 +57,7 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
     """
     if not store.has_sources:
         raise InputError(f"{store.path}: holds no pairs to register; give pairs, or --simulate to misalign its volumes")
-    _check_channels(store.path, (*store.source_channels, *store.channels))
+    _check_two_images(store.path, (*store.source_channels, *store.channels))
     pairs = Pairs(store, replace(model.config.data.degrade, kind="none"))
     chosen = pairs.indices(split)
     for i in chosen:
@@ -71,7 +72,7 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
     return len(chosen), read()
 
 
-def _check_channels(path: Path, names: tuple[str, ...]) -> None:
+def _check_two_images(path: Path, names: tuple[str, ...]) -> None:
     """Raise InputError unless there is one moving and one fixed image."""
     if len(names) != 2:
         raise InputError(f"{path}: registration takes one moving and one fixed image, got {', '.join(names)}")

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from hagan3d.data.store.description import DataDescription
+from hagan3d.data.store.description import DataDescription, check_names
 from hagan3d.data.store.store import Store
-from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -26,15 +25,10 @@ class SourceVolume:
     """Shape and affine of the file whose grid it is written on; None: of a store, whose grid is the model's."""
 
 
-def check_channels(store: Store, description: DataDescription, with_targets: bool = False) -> None:
+def check_source_channels(store: Store, description: DataDescription, with_targets: bool = False) -> None:
     """Raise InputError unless the sources of a store, and perhaps its targets, have the channels of a model."""
     sources = [channel.name for channel in description.source_channels or description.channels]
-    compared = [("sources", store.source_channels or store.channels, sources)]
+    check_names(store.path, "sources have the channels", store.source_channels or store.channels, sources)
     if with_targets:
-        compared.append(("targets", store.channels, [channel.name for channel in description.channels]))
-    for kind, names, expected in compared:
-        if len(names) != len(expected):
-            raise InputError(
-                f"{store.path}: its {kind} have the channels {', '.join(names)}, but those of the model are "
-                f"{', '.join(expected)}; prepare a store with the channels of the model"
-            )
+        targets = [channel.name for channel in description.channels]
+        check_names(store.path, "targets have the channels", store.channels, targets)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import TranslationModel
-from hagan3d.data.io.geometry import overlap, resample_onto, slice_axis, to_output_axes
+from hagan3d.data.io.geometry import resample_onto, slice_axis, to_output_axes
 from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.preprocess.intensity import denormalize
-from hagan3d.data.preprocess.volume import preprocess_onto, preprocess_volume
+from hagan3d.data.preprocess.volume import check_overlap, preprocess_channels, preprocess_volume
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
@@ -23,7 +23,7 @@ from hagan3d.inference.inputs import all_readable, is_store
 from hagan3d.inference.memory import slices_at_once, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.slice_translation import SliceTranslator
-from hagan3d.inference.source_volume import SourceVolume, check_channels
+from hagan3d.inference.source_volume import SourceVolume, check_source_channels
 from hagan3d.inference.volume_files import channel_paths, shown_channels
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
@@ -136,30 +136,20 @@ def read_source(description: DataDescription, file: "VolumeFile") -> SourceVolum
     Raises:
         InputError: If one cannot be used, or is in other units than the model was trained on.
     """
-    from hagan3d.data.io.volumes import num_frames, read_volume
+    from hagan3d.data.io.volumes import read_channels
 
     channels = description.source_channels or description.channels
-    if file.frames and num_frames(file.path) != file.frames:
-        names = ", ".join(channel.name for channel in channels)
-        raise InputError(
-            f"{file.path}: has {num_frames(file.path)} channels along its last axis, but the model translates "
-            f"{file.frames}; use 4D files of {names}, or a CSV with the columns id, {names}"
-        )
-    volumes = [read_volume(path, None, frame) for path, frame in file.images]
-    first = volumes[0]
+    first, *others = volumes = list(read_channels(file))
     for volume, channel in zip(volumes, channels, strict=True):
         if channel.intensity == "window":
             check_units(volume.array, *channel.interval, channel.units, volume.name)
-        if not overlap(volume.array.shape, volume.affine, first.affine, first.array.shape):
-            raise InputError(f"{volume.name}: its grid does not overlap with that of {first.name}; register them first")
+        check_overlap(volume, first)
     made = preprocess_volume(first, description.grid_rule, channels[0].rule)
-    x, own = [made.x], [(made.lo, made.hi)]
-    for volume, channel in zip(volumes[1:], channels[1:], strict=True):
-        voxels, interval = preprocess_onto(volume, channel.rule, made.affine, description.size)
-        x.append(voxels)
-        own.append(interval)
-    home = (first.array.shape, first.affine)
-    return SourceVolume(file.id, torch.from_numpy(np.stack(x)), made.affine, target_intervals(description, own), home)
+    rules = [channel.rule for channel in channels[1:]]
+    further = preprocess_channels(others, rules, made.affine, description.size)
+    x = torch.from_numpy(np.concatenate([made.x[None], further.x]))
+    intervals = target_intervals(description, [(made.lo, made.hi), *further.intervals])
+    return SourceVolume(file.id, x, made.affine, intervals, (first.array.shape, first.affine))
 
 
 def check_units(values: np.ndarray, lo: float, hi: float, units: str, name: str) -> None:
@@ -198,7 +188,7 @@ def sources_of_store(
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
-    check_channels(store, description)
+    check_source_channels(store, description)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, "source")
 

@@ -11,6 +11,7 @@ import torch
 from hagan3d import cli
 from hagan3d import prepare as prepare_command
 from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.io import volumes
 from hagan3d.data.preprocess.inputs import find_inputs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import ChannelConfig, PrepareConfig
@@ -156,6 +157,28 @@ def test_a_4d_file_is_read_by_its_last_axis(store: Store, tmp_path: Path):
     assert torch.equal(made.volume(1), store.volume(1)[:2])
     with pytest.raises(InputError, match="use --channels 4d if the last axis are channels"):
         prepare(tmp_path / "in", tmp_path / "t.h5", CONFIG, progress=False)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_4d_file_of_another_number_of_channels_is_named(channels: int, tmp_path: Path):
+    for seed, count in enumerate((2, channels, 2)):
+        frames = np.stack([contrast(seed, channel % 2) for channel in range(count)], axis=-1)
+        write(tmp_path / "in" / f"case_{seed}.nii.gz", frames)
+    config = PrepareConfig(size=(32, 32, 32), channels="4d", validation=0)
+    with pytest.raises(InputError, match=rf"case_1.nii.gz: has {channels} channels along its last axis, expected 2"):
+        prepare(tmp_path / "in", tmp_path / "s.h5", config, progress=False)
+    assert not (tmp_path / "s.h5").exists()
+
+
+def test_a_4d_file_is_read_once_to_be_checked_and_once_to_be_written(tmp_path: Path, monkeypatch):
+    for seed in range(2):
+        write(tmp_path / "in" / f"case_{seed}.nii.gz", np.stack([contrast(seed, k) for k in range(2)], axis=-1))
+    config = PrepareConfig(size=(32, 32, 32), channels="4d", validation=0)
+    read, count = volumes._read_frames, []
+    monkeypatch.setattr(volumes, "_read_frames", lambda path: count.append(path) or read(path))
+    prepare(tmp_path / "in", tmp_path / "s.h5", config, progress=False)
+    assert sorted(path.name for path in count[1:]) == ["case_0.nii.gz"] * 2 + ["case_1.nii.gz"] * 2
+    assert count[0].name == "case_0.nii.gz"  # its channels are counted
 
 
 def test_other_grids_are_resampled_onto_the_first_channel_and_said(nnunet: Path, store: Store, tmp_path: Path):

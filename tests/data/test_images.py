@@ -11,7 +11,7 @@ from PIL import Image
 from hagan3d.config import AugmentConfig, DegradeConfig, WindowDataConfig
 from hagan3d.data.batches.degrade import degrade
 from hagan3d.data.batches.transforms import augment
-from hagan3d.data.io.volumes import find_volumes, read_volume, read_voxels
+from hagan3d.data.io.volumes import VolumeFile, find_volumes, read_channels, read_volume, read_voxels
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
@@ -44,8 +44,8 @@ def test_sixteen_bits_are_kept(tmp_path):
 def test_rgb_has_three_channels(tmp_path):
     array = pixels((40, 50, 3))
     Image.fromarray(array).save(tmp_path / "a.png")
-    for channel in range(3):
-        np.testing.assert_array_equal(read_volume(tmp_path / "a.png", frame=channel).array[0], array[..., channel])
+    channels = [volume.array[0] for volume in read_channels(VolumeFile(tmp_path / "a.png", "a", frames=3))]
+    np.testing.assert_array_equal(np.stack(channels, -1), array)
     with pytest.raises(InputError, match="use --channels 4d"):
         read_volume(tmp_path / "a.png")
 

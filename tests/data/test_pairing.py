@@ -189,7 +189,9 @@ def test_grids_apart_and_masks_of_another_shape_are_refused(write, tmp_path, cap
     write("m.nii.gz", np.ones((34, 34, 20), np.uint8) * np.arange(20, dtype=np.uint8), affine)
     table = tmp_path / "p.csv"
     table.write_text("id,source,target\na,s.nii.gz,t.nii.gz")
-    assert "does not overlap with that of its target" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
+    assert "s.nii.gz: its grid does not overlap with that of" in refused(
+        capsys, tmp_path / "s.h5", "--pairs", str(table)
+    )
     table.write_text("id,source,target,mask\na,t.nii.gz,t.nii.gz,m.nii.gz")
     assert "m.nii.gz: must have the shape and affine" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
 

@@ -68,7 +68,7 @@ def test_evaluation_sees_one_acquisition_and_training_another_each_time(store, s
     assert all(seen[True]) and not any(seen[False])
 
 
-def test_a_target_is_changed_before_it_is_spoilt(store):
+def test_a_target_is_changed_before_it_is_degraded(store):
     change = AugmentConfig(flip_axes=("W",), rotate_deg=10)
     pair = Pairs(store, MOTION).pair(1, degrade_seed=5, augmentation=change, augmentation_seed=9)
     assert not torch.equal(pair.target, store.volume(1))
@@ -83,8 +83,8 @@ def test_unpaired_targets_are_of_other_subjects(store):
         for k in range(4):
             target = index_of(store, batch.target[k])
             seen.add(target)
-            spoilt = degrade(store.channel(target), source.degrade, 0)
-            assert not torch.equal(batch.source[k, 0], spoilt)
+            degraded = degrade(store.channel(target), source.degrade, 0)
+            assert not torch.equal(batch.source[k, 0], degraded)
     assert len(seen) > 4
 
 

@@ -161,6 +161,35 @@ def test_a_volume_is_written_as_a_file_per_channel(run: Path, heads: Path, tmp_p
     assert json.loads((tmp_path / "labels.json").read_text()) == {name: i for i, name in enumerate(LABEL_NAMES)}
 
 
+def write_table(folder: Path, heads: Path, columns: tuple[str, ...], **changed: Path) -> Path:
+    """Write a CSV of one case of the heads, with some of its files replaced."""
+    case = sorted(path.name.removesuffix(".nii.gz") for path in (heads / "labelsTr").iterdir())[0]
+    files = {name: heads / "imagesTr" / f"{case}_{i:04d}.nii.gz" for i, name in enumerate(CHANNELS)}
+    files |= {"seg": heads / "labelsTr" / f"{case}.nii.gz"} | changed
+    cells = [str(files[column]) for column in columns]
+    (folder / "cases.csv").write_text(f"id,{','.join(columns)}\na,{','.join(cells)}\n")
+    return folder / "cases.csv"
+
+
+def test_a_case_to_encode_is_checked_as_one_to_prepare(run: Path, heads: Path, tmp_path: Path):
+    description = load_model(run).description
+    columns = (*CHANNELS, "seg")
+    assert inputs_of_files(write_table(tmp_path, heads, columns), description)[0] == 1
+    with pytest.raises(InputError, match="its volumes have the channels T1c, T1, .*, but those of the model are T1, "):
+        inputs_of_files(write_table(tmp_path, heads, (columns[1], columns[0], *columns[2:])), description)
+    image = nib.load(sorted((heads / "labelsTr").iterdir())[0])
+    labels = np.asarray(image.dataobj)
+    for name, changed, affine, reason in (
+        ("half", labels * np.float32(0.5), image.affine, "labels must be integers, got fractions"),
+        ("new", np.where(labels == 2, 9, labels).astype(np.uint8), image.affine, "has the label 9, but the labels are"),
+        ("far", labels, image.affine + np.array([[0, 0, 0, 900.0]] * 3 + [[0] * 4]), "its grid does not overlap"),
+    ):
+        nib.save(nib.Nifti1Image(changed, affine), tmp_path / f"{name}.nii.gz")
+        table = write_table(tmp_path, heads, columns, seg=tmp_path / f"{name}.nii.gz")
+        with pytest.raises(InputError, match=f"{name}.nii.gz: {reason}"):
+            inputs_of_files(table, description)
+
+
 @pytest.mark.parametrize("reconstruct", [False, True])
 def test_the_least_memory_that_is_named_suffices(reconstruct: bool, run: Path, heads: Path, tmp_path: Path, capsys):
     words = [str(run), "--input", str(heads / "store.h5"), "--out", str(tmp_path), "--memory"]

@@ -86,6 +86,10 @@ def test_from_a_store_to_files_on_the_fixed_grid_and_errors_before_and_after(sto
     words = [str(run), "--input", str(tmp_path / "pairs.csv"), "--out", str(moved)]
     assert cli.run(translate.main, words) == 2  # stretched to the model's grid, its voxels are no cubes
     assert "mm per voxel on the model's grid" in capsys.readouterr().err and not (moved / "a.nii.gz").exists()
+    far = nibabel.Nifti1Image(fixed.get_fdata(), [[2.0, 0, 0, 900], [0, 2, 0, 0], [0, 0, 2, 0], [0, 0, 0, 1]])
+    nibabel.save(far, tmp_path / "fixed.nii.gz")
+    assert cli.run(translate.main, words) == 2
+    assert "scan0.nii.gz: its grid does not overlap with that of" in capsys.readouterr().err
     nibabel.save(nibabel.load(store.parent / "scan1.nii.gz"), tmp_path / "fixed.nii.gz")
     assert cli.run(translate.main, words) == 0
     made = nibabel.load(moved / "a.nii.gz")

@@ -214,7 +214,7 @@ def test_input_of_other_channels_is_refused_in_one_line(folder, tmp_path, capsys
     (tmp_path / "less.csv").write_text(f"id,source_t1\na,{folder}/source_t11.nii.gz")
     run(prepare, "--pairs", *[_single(folder, tmp_path)], "--output", tmp_path / "s.h5", "--size", 32, 32, 32)
     for source, message in (
-        (folder / "source_t11.nii.gz", "has 1 channels along its last axis, but the model translates 2"),
+        (folder / "source_t11.nii.gz", "has 1 channels along its last axis, expected 2"),
         (
             tmp_path / "less.csv",
             "no column 'source_flair' among id, source_t1; use the columns id, source_t1, source_flair",

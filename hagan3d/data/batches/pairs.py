@@ -150,14 +150,10 @@ class Pairs:
             source = degrade(origin[0], self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))[None]
             source = torch.cat([source, target]) if self.degrade.kind == "misalign" else source
             return Pair(source, target, mask)
-        original = target
-        (target, source), mask = _augmented([target, store.source(i)], mask, augmentation, augmentation_seed)
-        # label maps move with their volumes but are never interpolated
-        images = 0 if store.has_label_maps else len(store.channels)
-        if augmentation.active and images < len(original):
-            maps = augment(original[images:], augmentation, augmentation_seed, labels=True)
-            target = torch.cat([target[:images], maps])
-        return Pair(source, target, mask)
+        (augmented, source), mask = _augmented([target, store.source(i)], mask, augmentation, augmentation_seed)
+        if store.has_label_maps:  # they move with their volumes but are never interpolated
+            augmented = augment(target, augmentation, augmentation_seed, labels=True)
+        return Pair(source, augmented, mask)
 
     def misalignment(self, i: int, degrade_seed: int | None = None) -> Tensor | None:
         """Return the affine parameters ``[12]`` that register the source of `pair`; None without misalignment."""

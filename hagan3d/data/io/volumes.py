@@ -66,13 +66,6 @@ class VolumeFile:
         others = (path for path in (self.label_map, self.mask) if path is not None)
         return [self.path, *self.channels, *self.sources, *others]
 
-    @property
-    def images(self) -> list[tuple[Path, int | None]]:
-        """File and frame of every channel; the frame is None in a file of one channel."""
-        if self.frames:
-            return [(self.path, frame) for frame in range(self.frames)]
-        return [(path, None) for path in (self.path, *self.channels)]
-
 
 def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[VolumeFile]:
     """List the volumes in folders (recursively), text files that list paths, and single files.
@@ -94,32 +87,59 @@ def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[VolumeFile]:
     return sorted(_with_ids(list(paths.values())), key=lambda file: file.id)
 
 
-def read_volume(path: Path, fill: float | None = None, frame: int | None = None) -> Volume:
+def read_volume(path: Path, fill: float | None = None) -> Volume:
     """Read a volume with its affine, in the units of its file, and check that it is usable.
 
     Args:
         path: A file or folder of any format in the table (`hagan3d.data.io.registry`).
         fill: Replaces NaN and infinite voxels; None: they are an error.
-        frame: Channel of a 4D file, an index of its last axis; None: the file has one channel.
 
     Raises:
         InputError: With path, reason and remedy, whatever is wrong with the file.
     """
     path = Path(path)
-    array, affine, remarks = _read(path, frame)
+    return _checked(path, _read(path), fill)
+
+
+def read_channels(file: VolumeFile, fill: float | None = None) -> Iterator[Volume]:
+    """Read the image channels of a volume one after the other; a 4D file is read once.
+
+    Args:
+        file: The volume.
+        fill: As for `read_volume`.
+
+    Raises:
+        InputError: As `read_volume`, or if a 4D file has another number of channels than ``file.frames``.
+    """
+    if not file.frames:
+        for path in (file.path, *file.channels):
+            yield read_volume(path, fill)
+        return
+    array, affine, remarks = _read_frames(file.path)
+    frames = _num_frames(array)
+    if frames != file.frames:
+        raise InputError(
+            f"{file.path}: has {frames} channels along its last axis, expected {file.frames}; use files of one kind, "
+            "or a CSV with a column of files per channel"
+        )
+    for frame in range(frames):
+        yield _checked(file.path, RawVolume(array[..., frame] if array.ndim == 4 else array, affine, remarks), fill)
+
+
+def _checked(path: Path, raw: RawVolume, fill: float | None) -> Volume:
+    """Return one channel of a file, if it is usable."""
     with naming(path):
-        check_affine(affine)
-        remarks = tuple(f"{path}: {remark}" for remark in remarks)
-        array = check_voxels(array, fill, find_reader(path).is_image)
-        return Volume(array, np.asarray(affine, dtype=np.float64), str(path), remarks)
+        check_affine(raw.affine)
+        remarks = tuple(f"{path}: {remark}" for remark in raw.remarks)
+        array = check_voxels(raw.array, fill, find_reader(path).is_image)
+        return Volume(array, np.asarray(raw.affine, dtype=np.float64), str(path), remarks)
 
 
-def read_voxels(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a volume or label map without the checks of `read_volume`.
 
     Args:
         path: As for `read_volume`.
-        frame: As for `read_volume`.
 
     Returns:
         Voxels [D, H, W], float32, in file units, and the affine from index (d, h, w) to RAS mm [4, 4].
@@ -127,24 +147,20 @@ def read_voxels(path: Path, frame: int | None = None) -> tuple[np.ndarray, np.nd
     Raises:
         InputError: With path and reason, if it does not exist or cannot be read.
     """
-    array, affine, _ = _read(path, frame)
+    array, affine, _ = _read(path)
     return array, affine
 
 
-def _read(path: Path, frame: int | None) -> RawVolume:
-    """Read one channel of a file."""
+def _read(path: Path) -> RawVolume:
+    """Read a file of one channel."""
     array, affine, remarks = _read_frames(path)
-    with naming(path):
-        frames = array.shape[3] if array.ndim == 4 else 1
-        if frame is None and frames > 1:
-            sides = " x ".join(str(side) for side in array.shape)
-            raise InputError(
-                f"expected one 3D volume, got 4D ({sides}); use --channels 4d if the last axis are channels, or "
-                "export one time point"
-            )
-        if frame is not None and not frame < frames:
-            raise InputError(f"has {frames} channels, the first file has more; use files of one kind")
-        return RawVolume(array[..., frame or 0] if array.ndim == 4 else array, affine, remarks)
+    if _num_frames(array) > 1:
+        sides = " x ".join(str(side) for side in array.shape)
+        raise InputError(
+            f"{path}: expected one 3D volume, got 4D ({sides}); use --channels 4d if the last axis are channels, or "
+            "export one time point"
+        )
+    return RawVolume(array[..., 0] if array.ndim == 4 else array, affine, remarks)
 
 
 def num_frames(path: Path) -> int:
@@ -153,7 +169,10 @@ def num_frames(path: Path) -> int:
     Raises:
         InputError: As `read_voxels`.
     """
-    array = _read_frames(path).array
+    return _num_frames(_read_frames(path).array)
+
+
+def _num_frames(array: np.ndarray) -> int:
     return array.shape[3] if array.ndim == 4 else 1
 
 

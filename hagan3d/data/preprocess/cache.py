@@ -1,30 +1,30 @@
 """The work on one file of a preparation: check it, and write its preprocessed voxels to a cache file."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.io.checks import check_affine
 from hagan3d.data.io.files import replacing
-from hagan3d.data.io.geometry import GridRule, overlap, resample_onto
+from hagan3d.data.io.geometry import GridRule, resample_onto
 from hagan3d.data.io.registry import parts_of
-from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_volume, read_voxels
+from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_volume
 from hagan3d.data.preprocess.intensity import IntensityRule
 from hagan3d.data.preprocess.volume import (
+    check_overlap,
     check_slices,
     preprocess_channels,
     preprocess_label_map,
     preprocess_volume,
+    read_label_map,
+    same_grid,
 )
 from hagan3d.data.store.format import to_int16
 from hagan3d.data.store.write import Interval, Voxels
 from hagan3d.errors import InputError
 
-AFFINE_TOLERANCE = 1e-2  # mm: largest difference of the affines of a mask and its volume
 INSIDE = 0.5  # a resampled mask is 1 from here up
 
 
@@ -82,13 +82,14 @@ def check_file(task: PreprocessingTask) -> CheckResult:
     """Read a volume and check everything that could make its preprocessing fail."""
     file = task.file
     try:
-        volume = read_volume(*_first(task))
+        images = read_channels(file, task.fill)
+        volume = next(images)
         check_slices(volume, task.grid)
         mask = _mask(task, volume)
         task.intensities[0].interval(volume.array, mask)
         if file.mask is not None and mask is not None and not mask.any():
             raise InputError(f"{task.mask}: mask is empty; repair it or leave it out")
-        remarks = [*volume.remarks, *_check_channels(task, volume), *_check_label_map(task, volume)]
+        remarks = [*volume.remarks, *_check_channels(task, images, volume), *_check_label_map(task, volume)]
         for source, rule in zip(file.sources, task.source_intensities, strict=True):
             _check_source(task, volume, source, rule)
         hashed = dict.fromkeys([*file.files, *([task.mask] if task.mask else [])])
@@ -101,17 +102,18 @@ def check_file(task: PreprocessingTask) -> CheckResult:
 
 def write_cache_file(task: PreprocessingTask) -> None:
     """Preprocess a volume and write it to its cache file, atomically."""
-    volume = read_volume(*_first(task))
+    images, size = read_channels(task.file, task.fill), task.grid.size
+    volume = next(images)
     first = preprocess_volume(volume, task.grid, task.intensities[0], _mask(task, volume))
-    read = partial(preprocess_channels, grid=first.affine, size=task.grid.size, fill=task.fill)
-    others = read(task.file.images[1:], task.intensities[1:])
+    others = preprocess_channels(images, task.intensities[1:], first.affine, size)
     arrays = {
         "voxels": to_int16(np.concatenate([first.x[None], others.x])),
         "affine": first.affine,
         "intervals": np.array([(first.lo, first.hi), *others.intervals]),
     }
     if task.file.sources:
-        sources = read([(path, None) for path in task.file.sources], task.source_intensities)
+        read = (read_volume(path, task.fill) for path in task.file.sources)
+        sources = preprocess_channels(read, task.source_intensities, first.affine, size)
         arrays |= {"source": to_int16(sources.x), "source_intervals": np.array(sources.intervals)}
     arrays |= _masks(task, volume, first.affine)
     with replacing(task.cache_path) as temporary, temporary.open("wb") as file:
@@ -135,12 +137,6 @@ def _intervals(values: np.ndarray) -> list[Interval]:
     return [(float(lo), float(hi)) for lo, hi in values]
 
 
-def _first(task: PreprocessingTask) -> tuple[Path, float | None, int | None]:
-    """Return the arguments of `read_volume` for the first channel, whose grid all others are resampled onto."""
-    path, frame = task.file.images[0]
-    return path, task.fill, frame
-
-
 def _masks(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[str, np.ndarray]:
     """Resample the mask of a pair and the label map onto the grid of the preprocessed volume."""
     arrays: dict[str, np.ndarray] = {}
@@ -151,65 +147,45 @@ def _masks(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[st
         resampled = resample_onto(inside.astype(np.float32), volume.affine, grid, size)
         arrays["mask"] = (resampled >= INSIDE).astype(np.uint8)
     if task.file.label_map is not None:
-        arrays["label_map"] = preprocess_label_map(task.file.label_map, grid, size)
+        label_map = read_label_map(task.file.label_map, task.label_names)
+        arrays["label_map"] = preprocess_label_map(label_map, grid, size)
     return arrays
 
 
-def _check_channels(task: PreprocessingTask, volume: Volume) -> list[str]:
+def _check_channels(task: PreprocessingTask, channels: Iterable[Volume], first: Volume) -> list[str]:
     """Check the further channels of a case; return a remark on each that lies on another grid than the first."""
     remarks = []
-    images = task.file.images
-    for (path, frame), rule in zip(images[1:], task.intensities[1:], strict=True):
-        channel = read_volume(path, task.fill, frame)
-        try:
-            rule.interval(channel.array)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-        remarks += [*channel.remarks, *_check_grid(path, channel.array, channel.affine, volume)]
+    for channel, rule in zip(channels, task.intensities[1:], strict=True):
+        _check_interval(channel, rule)
+        remarks += [*channel.remarks, *_check_grid(channel, first)]
     return remarks
 
 
-def _check_label_map(task: PreprocessingTask, volume: Volume) -> list[str]:
-    """Check that a label map has no other labels than those named; return a remark if it lies on another grid."""
-    path, names = task.file.label_map, task.label_names
-    if path is None:
-        return []
-    array, affine = read_voxels(path)
-    with naming(path):
-        check_affine(affine)
-    if not np.isfinite(array).all() or (array != np.rint(array)).any():
-        raise InputError(f"{path}: labels must be integers, got fractions; is it a label map?")
-    unknown = sorted({int(label) for label in np.unique(array)} - set(range(len(names))))
-    if unknown:
-        known = ", ".join(f"{value} {name}" for value, name in enumerate(names))
-        raise InputError(f"{path}: has the label {unknown[0]}, but the labels are {known}; name it or correct the file")
-    return _check_grid(path, array, affine, volume)
+def _check_interval(volume: Volume, rule: IntensityRule) -> None:
+    with naming(Path(volume.name)):
+        rule.interval(volume.array)
 
 
-def _check_grid(path: Path, array: np.ndarray, affine: np.ndarray, volume: Volume) -> list[str]:
+def _check_label_map(task: PreprocessingTask, first: Volume) -> list[str]:
+    """Check a label map; return a remark if it lies on another grid than the first channel."""
+    path = task.file.label_map
+    return [] if path is None else _check_grid(read_label_map(path, task.label_names), first)
+
+
+def _check_grid(volume: Volume, first: Volume) -> list[str]:
     """Raise InputError unless a grid overlaps with that of the first channel; return a remark if it is another."""
-    if array.shape == volume.array.shape and np.allclose(affine, volume.affine, atol=AFFINE_TOLERANCE):
+    if same_grid(volume, first):
         return []
-    if not overlap(array.shape, affine, volume.affine, volume.array.shape):
-        raise InputError(
-            f"{path}: its grid does not overlap with that of {volume.name}; register them first, or repair a header"
-        )
-    return [f"{path}: resampled onto the grid of {volume.name}"]
+    check_overlap(volume, first)
+    return [f"{volume.name}: resampled onto the grid of {first.name}"]
 
 
 def _check_source(task: PreprocessingTask, volume: Volume, path: Path, rule: IntensityRule) -> None:
     """Raise InputError unless a source of a pair is usable and fits its target."""
     file = task.file
     source = read_volume(path, task.fill)
-    try:
-        rule.interval(source.array)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    if not overlap(source.array.shape, source.affine, volume.affine, volume.array.shape):
-        raise InputError(
-            f"{path}: its grid does not overlap with that of its target {file.path}; "
-            "register them first, or repair the header of one"
-        )
+    _check_interval(source, rule)
+    check_overlap(source, volume)
     from hagan3d.data.io.dicom import patient_id  # not at the top: SimpleITK and pydicom are slow to import
 
     ids = [patient_id(one) for one in (file.path, path)]
@@ -225,7 +201,7 @@ def _mask(task: PreprocessingTask, volume: Volume) -> np.ndarray | None:
     if task.mask is None:
         return None
     mask = read_volume(task.mask)
-    if mask.array.shape != volume.array.shape or not np.allclose(mask.affine, volume.affine, atol=AFFINE_TOLERANCE):
+    if not same_grid(mask, volume):
         raise InputError(f"{task.mask}: must have the shape and affine of {task.file.path}; resample the mask")
     return mask.array > 0
 

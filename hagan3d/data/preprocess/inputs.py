@@ -115,7 +115,7 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
     """List the volumes of folders, lists, files or a CSV of cases, with the names of their channels.
 
     Raises:
-        InputError: If there are none, or they are not usable.
+        InputError: If no volume is found, a table is invalid, or the channel or label names do not fit.
     """
     if isinstance(inputs, Cases):
         cases = inputs

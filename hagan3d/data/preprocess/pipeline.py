@@ -55,7 +55,7 @@ class Prepared:
     labels: int = 0
     """Labels of its label map; 0: it has none."""
     sources: int = 0
-    """Channels of the source of a pair or of the source domain; 0: there is none."""
+    """Channels of the source of a pair or of the source domain; 0 for single volumes."""
     left_out: tuple[str, ...] = ()
     """Why files were left out, one line each; ids only if the store already existed."""
     sheet: Path | None = None

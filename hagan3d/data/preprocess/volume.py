@@ -1,16 +1,19 @@
 """Preprocessing of one volume: resample its channels and its label map to a grid, scale intensities to [-1, 1]."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hagan3d.config import Size, is_slice
-from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
-from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_volume, read_voxels
+from hagan3d.data.io.checks import check_affine
+from hagan3d.data.io.geometry import GridRule, overlap, resample_onto, to_grid
+from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_voxels
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
+
+AFFINE_TOLERANCE = 1e-2  # mm: largest difference of the affines of one grid
 
 
 @dataclass(frozen=True)
@@ -76,27 +79,22 @@ class Channels:
 
 
 def preprocess_channels(
-    images: Sequence[tuple[Path, int | None]],
-    rules: Sequence[IntensityRule],
-    grid: np.ndarray,
-    size: Size,
-    fill: float | None = None,
+    volumes: Iterable[Volume], rules: Sequence[IntensityRule], grid: np.ndarray, size: Size
 ) -> Channels:
-    """Read channels, resample each onto a grid and scale its intensities.
+    """Resample each channel onto a grid and scale its intensities.
 
     Args:
-        images: File and frame of each channel, see `VolumeFile.images`.
-        rules: How the interval of each channel is determined.
+        volumes: The channels as read.
+        rules: How the interval of each is determined.
         grid: Index (d, h, w) of the grid to RAS mm [4, 4].
         size: Voxels D, H, W of the grid.
-        fill: Replaces NaN and infinite voxels; None: they are an error.
 
     Raises:
-        InputError: If a file cannot be used.
+        InputError: If the intensity interval of one is empty.
     """
-    x, intervals = np.empty((len(images), *size), np.float32), []
-    for row, (path, frame), rule in zip(x, images, rules, strict=True):
-        row[:], interval = preprocess_onto(read_volume(path, fill, frame), rule, grid, size)
+    x, intervals = np.empty((len(rules), *size), np.float32), []
+    for row, volume, rule in zip(x, volumes, rules, strict=True):
+        row[:], interval = preprocess_onto(volume, rule, grid, size)
         intervals.append(interval)
     return Channels(x, intervals)
 
@@ -118,16 +116,57 @@ def preprocess_onto(
     return normalize(resampled, lo, hi), (lo, hi)
 
 
-def preprocess_label_map(path: Path, grid: np.ndarray, size: Size) -> np.ndarray:
-    """Read a label map and resample it onto a grid by nearest neighbours: uint8 [D, H, W], 0 outside of it."""
+def read_label_map(path: Path, names: Sequence[str]) -> Volume:
+    """Read a label map, and check that its voxels are labels that have a name.
+
+    Args:
+        path: Its file.
+        names: Names of the labels, in the order of their values.
+
+    Raises:
+        InputError: If it cannot be read, has fractions, or has a label without a name.
+    """
     array, affine = read_voxels(path)
-    return resample_onto(array, affine, grid, size, nearest=True).astype(np.uint8)
+    with naming(path):
+        check_affine(affine)
+    if not np.isfinite(array).all() or (array != np.rint(array)).any():
+        raise InputError(f"{path}: labels must be integers, got fractions; is it a label map?")
+    unknown = sorted({int(label) for label in np.unique(array)} - set(range(len(names))))
+    if unknown:
+        known = ", ".join(f"{value} {name}" for value, name in enumerate(names))
+        raise InputError(f"{path}: has the label {unknown[0]}, but the labels are {known}; name it or correct the file")
+    return Volume(array, affine, str(path))
+
+
+def preprocess_label_map(label_map: Volume, grid: np.ndarray, size: Size) -> np.ndarray:
+    """Resample a label map onto a grid by nearest neighbours: uint8 [D, H, W], 0 outside of it."""
+    return resample_onto(label_map.array, label_map.affine, grid, size, nearest=True).astype(np.uint8)
+
+
+def same_grid(one: Volume, other: Volume) -> bool:
+    """Return whether two volumes have the same voxels, in millimetres."""
+    return one.array.shape == other.array.shape and np.allclose(one.affine, other.affine, atol=AFFINE_TOLERANCE)
+
+
+def check_overlap(volume: Volume, first: Volume) -> None:
+    """Raise InputError unless a volume overlaps with that onto whose grid it is resampled."""
+    if not overlap(volume.array.shape, volume.affine, first.affine, first.array.shape):
+        raise InputError(
+            f"{volume.name}: its grid does not overlap with that of {first.name}; register them first, or repair the "
+            "header of one"
+        )
 
 
 def preprocess_case(
-    file: VolumeFile, grid: GridRule, rules: Sequence[IntensityRule]
+    file: VolumeFile, grid: GridRule, rules: Sequence[IntensityRule], label_names: Sequence[str]
 ) -> tuple[Channels, np.ndarray | None, np.ndarray]:
     """Read a volume of several channels onto the grid of a model, which follows from its first channel.
+
+    Args:
+        file: The volume.
+        grid: Of the model.
+        rules: How the interval of each channel is determined.
+        label_names: Names of the labels of its label map, in the order of their values.
 
     Returns:
         Its channels, its label map if it has one, and the affine [4, 4] of the grid.
@@ -135,9 +174,12 @@ def preprocess_case(
     Raises:
         InputError: If a file cannot be used.
     """
-    path, frame = file.images[0]
-    first = preprocess_volume(read_volume(path, None, frame), grid, rules[0])
-    others = preprocess_channels(file.images[1:], rules[1:], first.affine, grid.size)
-    channels = Channels(np.concatenate([first.x[None], others.x]), [(first.lo, first.hi), *others.intervals])
-    label_map = None if file.label_map is None else preprocess_label_map(file.label_map, first.affine, grid.size)
-    return channels, label_map, first.affine
+    first, *others = read_channels(file)
+    label_map = None if file.label_map is None else read_label_map(file.label_map, label_names)
+    for volume in (*others, *([] if label_map is None else [label_map])):
+        check_overlap(volume, first)
+    made = preprocess_volume(first, grid, rules[0])
+    further = preprocess_channels(others, rules[1:], made.affine, grid.size)
+    channels = Channels(np.concatenate([made.x[None], further.x]), [(made.lo, made.hi), *further.intervals])
+    labels = None if label_map is None else preprocess_label_map(label_map, made.affine, grid.size)
+    return channels, labels, made.affine

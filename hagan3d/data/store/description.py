@@ -1,6 +1,8 @@
 """Dataset metadata stored with a checkpoint: grid, spacing, channels, label names and class names."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,3 +133,20 @@ def _lists(value: Any) -> Any:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def check_names(path: Path, what: str, names: Sequence[str], expected: Sequence[str]) -> None:
+    """Raise InputError unless channels or labels are those of a model, in its order; a single one may have any name.
+
+    Args:
+        path: Of the store or table that has them.
+        what: What has which names, such as "sources have the channels".
+        names: Those of the store or table.
+        expected: Those of the model.
+    """
+    same = [name.lower() for name in names] == [name.lower() for name in expected]
+    if not same and (len(names), len(expected)) != (1, 1):
+        raise InputError(
+            f"{path}: its {what} {', '.join(names) or '(none)'}, but those of the model are "
+            f"{', '.join(expected) or '(none)'}; prepare the data with these names, in this order"
+        )

@@ -55,7 +55,7 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
         )
     if is_slice(store.size):
         raise InputError(f"{store.path}: holds single slices, but the metrics of generated volumes are of volumes")
-    check_channels(store, model.description)
+    check_channels(store.path, store.channels, store.label_names, model.description)
     real = ~store.generated
     held_out = [i for i, split in enumerate(store.splits) if real[i] and split in ("validation", "test")]
     if len(held_out) < config.least:

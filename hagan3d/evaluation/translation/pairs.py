@@ -34,7 +34,7 @@ from hagan3d.evaluation.translation.results import (
     Spread,
     VolumeErrors,
 )
-from hagan3d.inference.source_volume import check_channels
+from hagan3d.inference.source_volume import check_source_channels
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 
@@ -119,7 +119,7 @@ def evaluate_pairs(
             f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
         )
     pairs = Pairs(store, model.config.data.degrade)
-    check_channels(store, model.description, with_targets=True)
+    check_source_channels(store, model.description, with_targets=True)
     if store.has_domains:
         raise InputError(f"{store.path}: holds two domains without pairs, so translations cannot be evaluated")
     folds = calibration_folds(store, pairs)
