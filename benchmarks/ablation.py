@@ -17,8 +17,8 @@ import metered
 import numpy as np
 import torch
 
+from hagan3d.data.store.features import features_path
 from hagan3d.data.store.store import Store
-from hagan3d.evaluation.features.self_supervised import features_path
 
 PUBLISHED = {
     "data.subvolume_sampling": "published",

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from audit_sanity import CASES, check
 
+from hagan3d.data.store.features import features_path
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.features.extractors import random_extractor
-from hagan3d.evaluation.features.self_supervised import features_path, load_features
+from hagan3d.evaluation.features.self_supervised import load_features
 from hagan3d.evaluation.memorisation.results import THRESHOLDS, SpaceAudit
 
 

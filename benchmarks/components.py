@@ -1,19 +1,16 @@
 """Table of the components of each method, read off the code: networks, objective, loss terms with their weights, data.
 
-The networks of each shipped config at 32^3 are built, and the losses of all phases computed on random volumes twice:
-with its weights, and with each weight times a prime of its own. A term that grew by a prime has that weight. `--write`
-puts the table where the documentation has it.
+The networks of each shipped config at 32^3 are built, and the losses of all phases computed on random volumes for the
+names of their terms. `--write` puts the table where the documentation has it.
 """
 
 import argparse
 import dataclasses
-import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +18,6 @@ from torch import Tensor, nn
 from hagan3d import cli
 from hagan3d.config import Config, UnpairedDataConfig
 from hagan3d.config.methods import summary
-from hagan3d.config.serialization import from_dict, to_dict
 from hagan3d.data.batches.steps import StepBatch
 from hagan3d.methods.registry import make_method, make_networks
 from hagan3d.networks.network_set import NetworkSet
@@ -31,9 +27,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
 HEADER = ("title", "config", "method", "generators", "discriminators", "objective", "terms x weights", "trained on")
 SMALL = {"width": 8, "critic_width": 4, "levels": 2, "channels": 64, "d_channels": 64, "latent_dim": 8}
-FEW = {"stages": 1, "blocks": 1, "pool": 0}  # weights of terms do not depend on sizes
-WEIGHTS = ("_weight", "_weights", "autoencode")  # ends of the names of settings that are weights
-PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
+FEW = {"stages": 1, "stage_steps": 100, "blocks": 1, "pool": 0}  # weights of terms do not depend on sizes
 NUMBERED = re.compile(r"_(source|target|\d+)$")  # ends of the names of terms that there are several of
 
 
@@ -62,7 +56,7 @@ def page() -> str:
     return (
         "# Components of each method\n\nWritten by `python benchmarks/components.py --write` from the methods and "
         "configs; a test compares it with them.\nA weight that changes during a run has several values; gp: gradient "
-        f"penalty. A term without a weight has weight 1.\n\n{table}\n"
+        f"penalty. A term with a share has the weight that gives it that share in the first step.\n\n{table}\n"
     )
 
 
@@ -135,21 +129,20 @@ def pace(config: Config) -> str:
 
 def terms(config: Config) -> list[str]:
     """Return the terms of all phases with their weights, without the adversarial terms of the discriminators."""
-    small = _small(config)
-    weights = dict(_weights(to_dict(small)))
-    primes = dict(zip(weights, PRIMES, strict=False))
-    scaled = to_dict(small)
-    for path, prime in primes.items():
-        _multiply(scaled, path, prime)
-    one, other = (values_of(each) for each in (small, from_dict(scaled)))
-    shown: dict[str, None] = {}
-    for name, value in one.items():
-        phase, term = name.split("/")
-        if phase.startswith("d") and term.startswith("gan"):
-            continue
-        ratio = other[name] / value
-        matches = [path for path, prime in primes.items() if math.isclose(ratio, prime, rel_tol=1e-3)]
-        shown[f"{NUMBERED.sub('', term)} {_shown(weights[matches[0]]) if matches else ''}".strip()] = None
+    small, shown = _small(config), dict[str, None]()
+    method, names = make_method(small), term_names(small)
+    for phase in method.training_phases():
+        steps = range(phase.first, phase.first + 100) if callable(phase.weights) else [phase.first]
+        for term in names[phase.name]:
+            if phase.name.startswith("d") and term.startswith("gan"):
+                continue
+            weights = dict.fromkeys(phase.weights_at(step, {}).get(term, 1.0) for step in steps)
+            weight = (
+                f"{phase.shares[term]:.0%} of the gradient"
+                if term in phase.shares
+                else " / ".join(f"{value:g}" for value in weights)
+            )
+            shown[f"{NUMBERED.sub('', term)} {weight}"] = None
     return list(shown)
 
 
@@ -160,46 +153,15 @@ def _small(config: Config) -> Config:
     return dataclasses.replace(config, method=dataclasses.replace(config.method, **small), train=train)
 
 
-def _weights(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every setting that is a weight above 0, by its path."""
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _weights(value, f"{path}{key}.")
-        elif key.endswith(WEIGHTS) and _is_set(value):
-            yield f"{path}{key}", value
-
-
-def _multiply(values: dict[str, Any], path: str, factor: int) -> None:
-    *sections, key = path.split(".")
-    for section in sections:
-        values = values[section]
-    value = values[key]
-    values[key] = [factor * x for x in value] if isinstance(value, list | tuple) else factor * value
-
-
-def _is_set(value: Any) -> bool:
-    return any(value) if isinstance(value, list | tuple) else bool(value)
-
-
-def _shown(value: Any) -> str:
-    return " / ".join(f"{x:g}" for x in (value if isinstance(value, list | tuple) else [value]))
-
-
-def values_of(config: Config) -> dict[str, float]:
-    """Return the value of each term of each phase at its first step, on random volumes."""
-    torch.manual_seed(0)
+def term_names(config: Config) -> dict[str, list[str]]:
+    """Return the names of the terms of each phase in its first step, from its loss of random volumes."""
     networks, method = make_networks(config), make_method(config)
-    batch, values = random_batch(method.zero_batch()), {}
+    batch, names = random_batch(method.zero_batch()), {}
     for phase in method.training_phases():
         loss = phase.loss(networks, dataclasses.replace(batch, phase=phase.name, step=phase.first))
         groups = [loss] if isinstance(loss, dict) else list(loss)
-        values |= {
-            f"{phase.name}/{name}": float(value.detach())
-            for group in groups
-            for name, value in group.items()
-            if name not in phase.measures
-        }
-    return values
+        names[phase.name] = [name for group in groups for name in group if name not in phase.measures]
+    return names
 
 
 def random_batch(zeros: StepBatch) -> StepBatch:

@@ -15,9 +15,10 @@ import torch
 from metric_sanity import DETECTED, HALVES, MetricScore, check, detected_by
 
 from hagan3d.checkpoint import load_model
+from hagan3d.data.store.features import features_path
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.features.extractors import encoder_extractor, random_extractor
-from hagan3d.evaluation.features.self_supervised import features_path, load_features
+from hagan3d.evaluation.features.self_supervised import load_features
 
 
 def main() -> int:

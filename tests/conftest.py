@@ -75,8 +75,12 @@ def _without_unseen_skip(report: Report) -> Report:
 
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of eight smooth random volumes of 32^3 voxels in two classes, 2 mm a voxel, in HU."""
-    folder = tmp_path_factory.mktemp("small_store")
+    """The store of `make_small_store`."""
+    return make_small_store(tmp_path_factory.mktemp("small_store"))
+
+
+def make_small_store(folder: Path) -> Path:
+    """Make a store of eight smooth random volumes of 32^3 voxels in two classes, 2 mm a voxel, in HU."""
     rows = ["id,class,age"]
     for number in range(8):
         random = np.random.default_rng(number)

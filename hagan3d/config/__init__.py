@@ -20,6 +20,7 @@ from hagan3d.config.data import (
 from hagan3d.config.degrade import DegradeConfig
 from hagan3d.config.log import LogConfig
 from hagan3d.config.method import (
+    FeatureLossConfig,
     GenerationConfig,
     MethodConfig,
     PatchDiscriminatorConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "Size",
     "SubvolumeDataConfig",
     "TrainConfig",
+    "FeatureLossConfig",
     "TranslationConfig",
     "UNetMethodConfig",
     "UnpairedDataConfig",

@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from hagan3d.config.bounds import Section, bounded
-from hagan3d.config.data import DataConfig, PairDataConfig, VolumeDataConfig, WindowDataConfig, shortest_side
+from hagan3d.config.data import (
+    DataConfig,
+    PairDataConfig,
+    VolumeDataConfig,
+    WindowDataConfig,
+    is_slice,
+    shortest_side,
+)
 from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
 
@@ -110,11 +117,44 @@ class TranslationConfig(MethodConfig):
 
 
 @dataclass(frozen=True)
+class FeatureLossConfig(TranslationConfig):
+    """Translation with losses that compare feature maps of an extractor."""
+
+    extractor: Literal["discriminator", "self", "medicalnet", "vgg19"] = "discriminator"
+    """Network whose feature maps style, content and perceptual losses compare. discriminator: moving average of the
+    discriminator in training. self: trained on the store (`hagan3d evaluate --store STORE --train-features`).
+    medicalnet: ResNet-10 or -50 of MedicalNet. vgg19: VGG-19 of ImageNet, as published, for slices."""
+    extractor_weights: str | None = None
+    """File of the published weights of medicalnet (resnet_10.pth, resnet_50.pth) or vgg19 (in torchvision's layout)."""
+    extractor_decay: float = bounded(0.99, at_least=0, below=1)
+    """Decay per update of the moving average of `extractor discriminator`."""
+
+    def check(self, data: PairDataConfig, train: TrainConfig) -> None:
+        """Raise InputError if the method cannot work with these settings of data and training."""
+        super().check(data, train)
+        setting, has_file = f"{self.name}.extractor {self.extractor}", self.extractor in ("medicalnet", "vgg19")
+        if has_file != (self.extractor_weights is not None):
+            raise InputError(
+                f"{setting}: needs the file of its weights as {self.name}.extractor_weights"
+                if has_file
+                else f"{setting}: has no file of published weights; leave out {self.name}.extractor_weights"
+            )
+        if self.extractor == "vgg19" and not is_slice(data.train_size):
+            raise InputError(f"{setting}: sees slices; use self or medicalnet for volumes, or train on data.slices")
+        if self.extractor in ("self", "medicalnet") and is_slice(data.train_size):
+            raise InputError(f"{setting}: sees volumes; use vgg19 or discriminator for slices")
+
+
+@dataclass(frozen=True)
 class UNetMethodConfig(TranslationConfig):
     """Translation by U-Nets."""
 
-    levels: int | None = bounded(None, at_least=1, at_most=5)
-    """Number of downsamplings of the generator. Default: until the shortest side is 4 voxels, at most 5."""
+    levels: int | None = bounded(None, at_least=1, at_most=8)
+    """Number of downsamplings of the generator. Default: until the shortest side is 4 voxels, at most 5. A strided
+    U-Net halves every even side down to 1 (8 levels at 256 voxels, as published); UP-GAN's and SegAN's at most 5."""
+    most_levels: ClassVar[int] = 8
+    """Most downsamplings that its generator can have."""
+
     norm: Literal["instance", "rms"] = "instance"
     """Norm of the generator. instance: statistics over the volume, as published. rms: over the channels of a voxel, so
     that a window is translated as within its volume."""
@@ -122,6 +162,8 @@ class UNetMethodConfig(TranslationConfig):
     def check(self, data: PairDataConfig, train: TrainConfig) -> None:
         """Raise InputError if the method cannot work with these settings of data and training."""
         super().check(data, train)
+        if self.levels and self.levels > self.most_levels:
+            raise InputError(f"{self.name}.levels {self.levels}: must be at most {self.most_levels}")
         if isinstance(data, WindowDataConfig) and data.window != "whole" and data.depth % 2 ** (self.levels or 0):
             raise InputError(
                 f"data.subvolume_depth {data.depth}: must be divisible by {2 ** (self.levels or 0)} for "

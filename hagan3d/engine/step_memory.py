@@ -38,8 +38,10 @@ def count_step(
     with FakeTensorMode() if fake else contextlib.nullcontext():
         networks = make_networks(config, num_classes)
         updates = Updates(config.train, phases, networks, torch.device("cpu"))
+        method.add_extractor(None, torch.device("cpu"))
+        frozen = [] if method.extractor is None else list(method.extractor.state_dict().values())
         averages = [average.state for average in updates.averages.values()]
-        with PeakMemory([*networks.state_dict().values(), *tree_iter(averages)]) as memory:
+        with PeakMemory([*networks.state_dict().values(), *frozen, *tree_iter(averages)]) as memory:
             memory.exclude(networks.offloaded_state())
             batch = method.zero_batch()
             for step in stage_starts(phases):

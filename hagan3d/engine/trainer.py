@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from hagan3d.checkpoint import files
 from hagan3d.checkpoint.files import Checkpoint
-from hagan3d.checkpoint.state_hash import state_hash
 from hagan3d.config import Config
 from hagan3d.config.serialization import differences, to_dict
 from hagan3d.data.batches.steps import StepBatch, StepSource
@@ -28,11 +28,13 @@ from hagan3d.data.io.files import write_text
 from hagan3d.data.store.description import DataDescription
 from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.logs import RunLog, RunningMeans
+from hagan3d.engine.loss_shares import loss_shares, write_shares
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
 from hagan3d.methods.base import Method, Preview
-from hagan3d.methods.phase import stage_starts
+from hagan3d.methods.phase import Phase, stage_starts
 from hagan3d.networks.network_set import NetworkSet
+from hagan3d.networks.state_hash import state_hash
 
 FIRST_CHECKPOINT_SECONDS = 30.0
 MAY_CHANGE = (
@@ -137,10 +139,12 @@ class Trainer:
             InputError: If a term is not finite, on any rank.
         """
         self.updates.prepare(self.steps_done)
-        batch = replace(batch.to(self.device), state=self.state)
+        batch = batch.to(self.device)
         logged: dict[str, Tensor] = {}
         for phase in (phase for phase in self.phases if phase.is_due(self.steps_done)):
-            for name, value in self.updates.run(phase, replace(batch, phase=phase.name)).items():
+            if self.steps_done == phase.first and (phase.weights or phase.shares):
+                self._find_weights(phase, batch)
+            for name, value in self.updates.run(phase, replace(batch, phase=phase.name, state=self.state)).items():
                 logged[f"{phase.name}/{name}"] = value
         own = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
         terms, self.all_stop = self.distributed.mean(own, bool(signals))
@@ -153,6 +157,17 @@ class Trainer:
         self.steps_done += 1
         self.state = self.method.adapted_state(self.state, terms, len(batch) * self.distributed.world_size)
         return terms
+
+    def _find_weights(self, phase: Phase, batch: StepBatch) -> None:
+        """Find the weights of terms with a share asked for, and write and print the shares of all terms."""
+        norms = self.updates.gradient_norms(phase, replace(batch, phase=phase.name, state=self.state))
+        weights = phase.weights_at(self.steps_done, {})
+        rows = loss_shares(phase, weights, norms)
+        found = {f"{phase.name}/{row.term}": row.weight for row in rows if row.term in phase.shares}
+        self.state = {**self.state, **found}
+        if self.distributed.is_first:
+            write_shares(self.out / "loss_shares.csv", rows)
+            print("\n".join(f"  {row}" for row in rows), file=sys.stderr)
 
     def _preview_if_due(self, preview: Preview) -> None:
         every, done = self.config.log.preview_every, self.steps_done
@@ -214,6 +229,7 @@ class Trainer:
         _check_same_run(self.config, checkpoint, self.fingerprint, path)
         for name, state in checkpoint.networks.items():
             files.load_weights(self.networks[name], state, path, name)
+        self.method.check_state(checkpoint.state, path)
         self.updates.load(checkpoint)
         self.state, self.unlogged = dict(checkpoint.state), RunningMeans(checkpoint.unlogged)
         self.steps_done = checkpoint.step

@@ -57,6 +57,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
         config, plan = fit(config, plan, vram, device, distributed.is_first)
     torch.manual_seed(config.train.seed)  # of the weights; everything later samples by (seed, step, sample)
     networks, method = make_networks(config, num_classes), make_method(config)
+    method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
     fingerprint = store.store_fingerprint
     trainer = Trainer(method, networks, source, method.description(store), out, device, fingerprint, distributed)

@@ -17,6 +17,7 @@ from hagan3d.methods.phase import Phase, Terms
 from hagan3d.networks.layers import iterate_spectral_norms, shared_spectral_norms
 from hagan3d.networks.network_set import NetworkSet
 
+NORM_SCALE = 1024.0  # of losses whose gradient is measured in fp16, against underflow
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,21 +72,22 @@ class Updates:
         end. The loss scaler of fp16 sees the same infinities on every rank, since they survive the mean.
 
         Returns:
-            The terms of its loss, and its measures, averaged over the micro-batches of this rank.
+            The weighted terms of its loss, and its measures, averaged over the micro-batches of this rank.
         """
         optimizer, scaler = self.optimizers[phase.name], self.scalers[phase.name]
         count = self.train.accumulate
         means: dict[str, Tensor] = {}
-        learning = [self.networks[name] for name in phase.updates]
-        for network in learning:
-            iterate_spectral_norms(network)
+        weights = phase.weights_at(batch.step, batch.state)
+        for name in phase.updates:
+            iterate_spectral_norms(self.networks[name])
         with only_trainable(self.networks, phase.updates + phase.records):
-            with shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext():
+            with self._shared_norms(phase):
                 for terms in (terms for part in batch.micro_batches(count) for terms in self._groups(phase, part)):
-                    losses = [term.float() for name, term in terms.items() if name not in phase.measures]
+                    weighted = {name: weights.get(name, 1.0) * term.float() for name, term in terms.items()}
+                    losses = [term for name, term in weighted.items() if name not in phase.measures]
                     scaler.scale(torch.stack(losses).sum() / count).backward()
-                    for name, term in terms.items():
-                        means[name] = means.get(name, 0) + term.detach().float() / count
+                    for name, term in weighted.items():
+                        means[name] = means.get(name, 0) + term.detach() / count
             gradients = [p.grad for p in self._parameters(phase) if p.grad is not None]
             self.distributed.average([*gradients, *self.networks.collected_statistics(phase.updates)])
             self._set_rate(optimizer, phase, batch.step)
@@ -97,6 +99,44 @@ class Updates:
             if name in self.averages:
                 self.averages[name].update(batch.step - phase.first)
         return means
+
+    def gradient_norms(self, phase: Phase, batch: StepBatch) -> dict[str, float]:
+        """Return the norm of the gradient of each term of a loss, without its weight, in the weights that learn.
+
+        Each term has a forward pass of its own, so that the memory is that of a step. Nothing is updated.
+        """
+        count, scale = self.train.accumulate, NORM_SCALE if self.train.precision == "fp16" else 1.0
+        parameters, norms = self._parameters(phase), dict[str, float]()
+        with only_trainable(self.networks, phase.updates + phase.records):
+            names = [""]
+            while len(norms) < len(names):
+                with self._shared_norms(phase):
+                    for part in batch.micro_batches(count):
+                        names = self._differentiate_one(phase, part, len(norms), scale / count)
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                self.distributed.average(gradients)
+                total = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+                norms[names[len(norms)]] = float(total) / scale
+                for parameter in parameters:
+                    parameter.grad = None
+        return norms
+
+    def _differentiate_one(self, phase: Phase, batch: StepBatch, number: int, factor: float) -> list[str]:
+        """Differentiate ``factor`` times one term of a loss, in the order of their groups; return the names of all."""
+        names: list[str] = []
+        for terms in self._groups(phase, batch):
+            own = [name for name in terms if name not in phase.measures]
+            if len(names) <= number < len(names) + len(own):
+                term = terms[own[number - len(names)]]
+                if term.requires_grad:
+                    (factor * term.float()).backward()
+            names += own
+        return names
+
+    def _shared_norms(self, phase: Phase) -> contextlib.AbstractContextManager[None]:
+        """Compute spectral norms once per update, if the settings say so."""
+        learning = [self.networks[name] for name in phase.updates]
+        return shared_spectral_norms(*learning) if self.train.share_spectral else contextlib.nullcontext()
 
     def _groups(self, phase: Phase, batch: StepBatch) -> Iterator[Terms]:
         """Yield the groups of a loss, or one of all its terms; each is differentiated before the next is computed."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hagan3d.checkpoint import Model
+from hagan3d.data.io.files import file_name
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.features.label_maps import LabelView
@@ -31,7 +32,6 @@ from hagan3d.evaluation.report.protocol import (
 )
 from hagan3d.evaluation.report.verdict import verdicts
 from hagan3d.evaluation.settings import EvaluateConfig
-from hagan3d.inference.volume_files import file_name
 
 
 @dataclass(frozen=True)

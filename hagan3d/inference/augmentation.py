@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hagan3d.checkpoint import Model, load
-from hagan3d.checkpoint.state_hash import generator_hash
+from hagan3d.checkpoint.generator_hash import generator_hash
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store.derived import write_with_generated
 from hagan3d.data.store.store import Store

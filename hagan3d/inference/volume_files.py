@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.io.files import write_text
+from hagan3d.data.io.files import file_name, write_text
 from hagan3d.data.io.writer import Dtype, thin, volume_writer
 from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import MiddlePlanes
@@ -84,11 +84,6 @@ def channel_paths(path: Path, description: DataDescription) -> list[Path]:
     suffixes = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     stem = path.name[: -len(suffixes)]
     return [path.with_name(f"{stem}_{file_name(name)}{suffixes}") for name in names]
-
-
-def file_name(channel: str) -> str:
-    """Return the name of a channel as part of the name of a file: without / and spaces."""
-    return channel.replace("/", "-").replace(" ", "-")
 
 
 def shown_channels(description: DataDescription) -> list[str]:

@@ -7,19 +7,20 @@ from hagan3d.losses.voxels import masked_mean
 
 
 def nmse(fake: Tensor, real: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Normalized mean squared error: squared error over squared intensity of each volume, averaged, a scalar.
+    """Normalized error: norm of the error over norm of the target of each volume, averaged, a scalar.
+
+    The published name is normalized mean squared error, but norms are not squared there (tensorlayer/DAGAN, train.py).
 
     Args:
-        fake: Restored volumes ``[B, C, D, H, W]`` in [-1, 1]; intensities count from -1, the background.
+        fake: Restored volumes ``[B, C, D, H, W]`` in [-1, 1], which count as they are: background is -1.
         real: Targets.
-        mask: Voxels of both sums ``[B, 1, D, H, W]``; None: all.
+        mask: Voxels of both norms ``[B, 1, D, H, W]``; None: all.
 
     Source: Yang et al., DAGAN, IEEE TMI 37(6), 2018, equation 9.
     """
-    if mask is not None:
-        fake, real = (torch.where(mask > 0, x, -1) for x in (fake, real))
-    error, power = (x.square().flatten(1).sum(1) for x in (fake - real, real + 1))
-    return (error / power.clamp(min=1e-6)).mean()
+    weights = torch.ones_like(real) if mask is None else (mask > 0).to(real.dtype).expand_as(real)
+    error, power = ((weights * x.square()).flatten(1).sum(1) for x in (fake - real, real))
+    return ((error + 1e-12) / power.clamp(min=1e-6)).sqrt().mean()  # the root has no gradient at 0
 
 
 def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from hagan3d.config import Config, Size, is_slice
 from hagan3d.data.batches.steps import StepBatch, StepSource
@@ -39,6 +41,9 @@ class Method(ABC):
     It holds the settings of its run and a cache of tensors that phases of one step share.
     """
 
+    extractor: nn.Module | None = None
+    """Frozen network whose features losses compare; it is no part of a checkpoint."""
+
     def __init__(self, config: Config) -> None:
         """Prepare the method for a run."""
         self.config, self.settings, self.train = config, config.method, config.train
@@ -59,6 +64,20 @@ class Method(ABC):
     def adapted_state(self, state: Mapping[str, float], terms: Mapping[str, float], volumes: int) -> dict[str, float]:
         """Return the scalars for the next step, given the logged terms ``phase/term`` and the volumes of this one."""
         return dict(state)
+
+    def check_state(self, state: Mapping[str, float], path: Path) -> None:  # noqa: B027 - most have no such state
+        """Raise InputError if a run cannot be resumed from the state of the checkpoint ``path``."""
+
+    def add_extractor(self, store: Store | None, device: torch.device) -> None:  # noqa: B027 - most have none
+        """Load the frozen network whose features losses compare, if there is one, as ``extractor``.
+
+        Args:
+            store: The store of the run; None: random weights will do, to count memory.
+            device: Of the run.
+
+        Raises:
+            InputError: If the file of its weights is missing or not usable.
+        """
 
     def num_classes(self, store: Store | None) -> int:
         """Return the classes of a conditional model trained on ``store``, else 0."""

@@ -1,16 +1,17 @@
 """Phases of a training step: each updates named networks with one loss."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 Terms = dict[str, Tensor]
-"""Named, weighted terms of a loss, scalars; their sum is minimized."""
+"""Named terms of a loss, scalars without their weights; the weighted sum is minimized."""
 Loss = Callable[[Any, Any], Terms | Iterator[Terms]]
 """(networks, batch) to the terms of a loss; or to groups of terms, each computed after the backward pass of the group
 before it, so that their activations are never stored together."""
+Weights = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Phase:
     loss: Loss
     lr: float
     """Learning rate of Adam."""
+    weights: Weights | Callable[[int], Weights] = field(default_factory=dict)
+    """Weight of each term, or a function from the step to these; 1 for a term that it does not name."""
+    shares: Weights = field(default_factory=dict)
+    """Terms whose weight is found in the first step: each then has this share of the gradient, see `LossShares`."""
     measures: tuple[str, ...] = ()
     """Terms that are logged but not part of the loss."""
     first: int = 0
@@ -48,6 +53,11 @@ class Phase:
         """Return in how many of the first ``steps`` steps it runs."""
         last = steps if self.end is None else min(steps, self.end)
         return max(0, -(-(last - self.first) // self.every))
+
+    def weights_at(self, step: int, found: Weights) -> Weights:
+        """Return the weight of each term at a step; those of ``shares`` are in ``found`` as ``phase/term``."""
+        weights = self.weights(step) if callable(self.weights) else self.weights
+        return {**weights, **{term: found.get(f"{self.name}/{term}", 1.0) for term in self.shares}}
 
 
 def stage_starts(phases: Sequence[Phase]) -> list[int]:

@@ -53,8 +53,17 @@ class PlainConv3d(nn.Conv3d):
 
 
 class TransposedConv3d(nn.ConvTranspose3d):
-    """PyTorch's transposed convolution of stride 2; inside `flat_layers` a 2D one with an axis D of length 1."""
+    """PyTorch's transposed convolution, of stride 2; inside `flat_layers` a 2D one with an axis D of length 1."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, padding: int, output_padding: int = 0):
-        sides = _along_axes(kernel, 1), _along_axes(2, 1), _along_axes(padding, 0), _along_axes(output_padding, 0)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Sides,
+        *,
+        stride: Sides = 2,
+        padding: Sides = 0,
+        output_padding: int = 0,
+    ) -> None:
+        sides = _along_axes(kernel, 1), _along_axes(stride, 1), _along_axes(padding, 0), _along_axes(output_padding, 0)
         super().__init__(in_channels, out_channels, *sides)

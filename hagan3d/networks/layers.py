@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hagan3d import ops
 from hagan3d.config import Size
-from hagan3d.networks.flat_layers import PlainConv3d
+from hagan3d.networks.flat_layers import PlainConv3d, Sides, TransposedConv3d
 from hagan3d.ops.conv import Triple
 
 GROUPS = 8  # of every GroupNorm
@@ -36,6 +36,12 @@ def halving_kernel(sides: Sequence[int]) -> tuple[Any, Any, Any]:
 def halved(side: int) -> int:
     """Return a side after the convolution of `halving_kernel`."""
     return side // 2 if side >= LAST_SIDE else side
+
+
+def halved_evenly(sides: Sequence[int]) -> tuple[tuple[int, ...], tuple[Any, Any, Any]]:
+    """Return the sides after halving every even one, down to 1, and the kernel, stride and padding that do it."""
+    kernel, stride, padding = zip(*(HALVING if side % 2 == 0 else (1, 1, 0) for side in sides), strict=True)
+    return tuple(side // 2 if side % 2 == 0 else side for side in sides), (kernel, stride, padding)
 
 
 def halved_size(size: Size, times: int) -> Size:
@@ -212,15 +218,19 @@ class _Spectral(nn.Module):
     _shared: Tensor | None = None
 
     def init_spectral(self) -> None:
-        out = self.weight.shape[0]
+        out, rest = self.matrix().shape
         self.register_buffer("u", F.normalize(torch.randn(out), dim=0))
-        self.register_buffer("v", torch.zeros(self.weight.numel() // out))
+        self.register_buffer("v", torch.zeros(rest))
         self.iterate()
+
+    def matrix(self) -> Tensor:
+        """Return the weight as a matrix W, one row for each output."""
+        return self.weight.flatten(1)
 
     @torch.no_grad()
     def iterate(self) -> None:
         """One power iteration: v = W^T u / |W^T u|, u = W v / |W v| (algorithm 1)."""
-        matrix = self.weight.flatten(1)
+        matrix = self.matrix()
         self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
         self.u.copy_(F.normalize(matrix @ self.v, dim=0))
 
@@ -246,7 +256,7 @@ class _Spectral(nn.Module):
 
     def _normalized(self) -> Tensor:
         with torch.autocast(self.weight.device.type, enabled=False):  # sigma in float32: bf16 has 3 digits
-            return self.weight / torch.dot(self.u, self.weight.flatten(1) @ self.v)
+            return self.weight / torch.dot(self.u, self.matrix() @ self.v)
 
 
 class StridedConv3d(PlainConv3d):
@@ -271,6 +281,35 @@ class SpectralConv3d(StridedConv3d, _Spectral):
     def used_weight(self) -> Tensor:
         """Return the kernel divided by its largest singular value."""
         return self.normalized_weight()
+
+
+class SpectralPlainConv3d(PlainConv3d, _Spectral):
+    """PyTorch's convolution, with spectral norm and any padding mode."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Sides, **keywords: Any) -> None:
+        super().__init__(in_channels, out_channels, kernel, **keywords)
+        self.init_spectral()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``[B, C, D, H, W]``."""
+        return self._conv_forward(x, self.normalized_weight(), self.bias)
+
+
+class SpectralTransposedConv3d(TransposedConv3d, _Spectral):
+    """Transposed convolution with spectral norm."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Sides, **keywords: Any) -> None:
+        super().__init__(in_channels, out_channels, kernel, **keywords)
+        self.init_spectral()
+
+    def matrix(self) -> Tensor:
+        """Return the weight as a matrix W, one row for each output channel."""
+        return self.weight.transpose(0, 1).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Convolve ``[B, C, D, H, W]``."""
+        stride, padding, more = (cast(Triple, sides) for sides in (self.stride, self.padding, self.output_padding))
+        return F.conv_transpose3d(x, self.normalized_weight(), self.bias, stride, padding, more)
 
 
 class SpectralLinear(nn.Linear, _Spectral):

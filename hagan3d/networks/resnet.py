@@ -10,12 +10,12 @@ from hagan3d.networks.strided_unet import PlainNorm
 class ResidualBlock(nn.Module):
     """Residual block: x + norm(conv(ReLU(norm(conv(x))))), with reflection padding."""
 
-    def __init__(self, channels: int, norm: str) -> None:
+    def __init__(self, channels: int, norm: str, conv: type[PlainConv3d] = PlainConv3d) -> None:
         super().__init__()
         self.change = nn.Sequential(
-            PlainConv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            conv(channels, channels, 3, padding=1, padding_mode="reflect"),
             norm_relu(norm, channels),
-            PlainConv3d(channels, channels, 3, padding=1, padding_mode="reflect"),
+            conv(channels, channels, 3, padding=1, padding_mode="reflect"),
             PlainNorm(norm, channels),  # no activation: the residual is added before the next one
         )
 

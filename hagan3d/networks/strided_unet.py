@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d import ops
+from hagan3d.config import Size
+from hagan3d.errors import InputError
 from hagan3d.networks.flat_layers import TransposedConv3d
-from hagan3d.networks.layers import StridedConv3d, checkpointed, leaky_relu_, norm_relu, widths_from
+from hagan3d.networks.layers import StridedConv3d, checkpointed, halved_evenly, leaky_relu_, norm_relu, widths_from
 
 DROPOUT_LAYERS = 3  # innermost layers of the decoder, which have dropout
 RATE = 0.5  # of dropout
@@ -18,7 +21,10 @@ Seeds = Sequence[int] | None
 
 
 class PlainNorm(nn.Module):
-    """Norm without activation, for LeakyReLU or a residual to follow: instance norm, or RMS norm over channels."""
+    """Norm without activation, for LeakyReLU or a residual to follow: instance norm, or RMS norm over channels.
+
+    A single voxel has no statistics over space: instance norm leaves it as it is.
+    """
 
     def __init__(self, norm: str, channels: int) -> None:
         super().__init__()
@@ -30,31 +36,51 @@ class PlainNorm(nn.Module):
         """Normalise ``[B, C, D, H, W]``."""
         if self.norm == "rms":
             return ops.rms_norm(x, self.weight, self.bias)
+        if x[0, 0].numel() == 1:
+            return x
         return F.instance_norm(x, weight=self.weight.to(x.dtype), bias=self.bias.to(x.dtype))
 
 
 class StridedUNet(nn.Module):
     """U-Net: volumes to volumes of the same size in [-1, 1], convolutions of kernel 4 and stride 2, transposed ones up.
 
-    Skip connections are concatenated. No norm in the first and last layer; LeakyReLU in the encoder, ReLU in the
-    decoder, tanh at the end. Dropout in the three innermost decoder layers is a function of a seed per volume, so that
-    a forward pass can be repeated exactly (checkpointing, resume).
+    A level halves every even side, down to 1, and keeps odd ones. Skip connections are concatenated. No norm in the
+    first and last layer; LeakyReLU in the encoder, ReLU in the decoder, tanh at the end. Dropout in the three innermost
+    decoder layers is a function of a seed per volume, so that a forward pass can be repeated exactly (checkpointing,
+    resume).
 
     Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, section 6.1.1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, width: int, levels: int, norm: str) -> None:
-        """Build a U-Net of ``levels`` halvings, the first of which has ``width`` output channels."""
+    def __init__(self, in_channels: int, out_channels: int, size: Size, *, width: int, levels: int, norm: str) -> None:
+        """Build a U-Net for ``size`` voxels, of ``levels`` halvings, the first of which has ``width`` output channels.
+
+        Raises:
+            InputError: If no side is left to halve.
+        """
         super().__init__()
-        widths = widths_from(width, levels)
+        widths, sides = widths_from(width, levels), tuple(size)
         ends = [in_channels, *widths]
+        halvings: list[tuple[Any, Any, Any]] = []
+        for _ in range(levels):
+            if all(side % 2 for side in sides):
+                raise InputError(
+                    f"levels {levels}: after {len(halvings)} halvings {' x '.join(map(str, sides))} of "
+                    f"{' x '.join(map(str, size))} voxels are left; use at most {len(halvings)} levels"
+                )
+            sides, halving = halved_evenly(sides)
+            halvings.append(halving)
         self.downs = nn.ModuleList(
-            StridedConv3d(fine, coarse, (4, 4, 4), stride=2, padding=1) for fine, coarse in pairwise(ends)
+            StridedConv3d(fine, coarse, kernel, stride=stride, padding=padding)
+            for (fine, coarse), (kernel, stride, padding) in zip(pairwise(ends), halvings, strict=True)
         )
         self.norms = nn.ModuleList(PlainNorm(norm, channels) for channels in widths[1:])
         inputs = [widths[-1], *(2 * channels for channels in reversed(widths[:-1]))]  # doubled by the skip connections
         outputs = [*reversed(widths[:-1]), out_channels]
-        self.ups = nn.ModuleList(TransposedConv3d(a, b, 4, padding=1) for a, b in zip(inputs, outputs, strict=True))
+        self.ups = nn.ModuleList(
+            TransposedConv3d(a, b, kernel, stride=stride, padding=padding)
+            for a, b, (kernel, stride, padding) in zip(inputs, outputs, reversed(halvings), strict=True)
+        )
         self.up_norms = nn.ModuleList(norm_relu(norm, channels) for channels in outputs[:-1])
         self.checkpointing = False
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hagan3d.config import Config, Size, TranslationConfig
+from hagan3d.config import Config, FeatureLossConfig, Size, TranslationConfig
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.ops import select_subvolume
@@ -94,24 +94,26 @@ class TranslationNetworks(NetworkSet):
 
 
 class ExtractorNetworks(TranslationNetworks):
-    """Networks with a discriminator ``d`` and a feature extractor ``f``, its exponential moving average.
+    """Networks with a discriminator ``d`` and, with ``extractor discriminator``, its moving average ``f``.
 
-    ``f`` is frozen: losses compare its features. It replaces the VGG-19 of the papers, which sees 2D photographs.
+    ``f`` is frozen: losses compare its features.
     """
 
     d: Any
     f: Any
     decay: float
 
-    def add_discriminator(self, make: Callable[[], nn.Module], decay: float) -> None:
-        """Add ``d`` and, with the same initial weights, ``f``."""
-        self.d, self.f, self.decay = make(), make(), decay
-        self.f.load_state_dict(self.d.state_dict())
+    def add_discriminator(self, make: Callable[[], nn.Module], settings: FeatureLossConfig) -> None:
+        """Add ``d`` and, if it is the extractor, ``f`` with the same initial weights."""
+        self.d, self.decay = make(), settings.extractor_decay
+        self.register_module("f", make() if settings.extractor == "discriminator" else None)
+        if self.f is not None:
+            self.f.load_state_dict(self.d.state_dict())
 
     @torch.no_grad()
     def after_update(self, updated: Sequence[str]) -> None:
         """Update the moving average ``f`` after an update of ``d``."""
-        if "d" in updated:
+        if "d" in updated and self.f is not None:
             torch._foreach_lerp_(list(self.f.parameters()), list(self.d.parameters()), 1 - self.decay)
 
 

@@ -18,7 +18,6 @@ import torch
 from hagan3d import cli
 from hagan3d import train as train_command
 from hagan3d.checkpoint import files
-from hagan3d.checkpoint.state_hash import state_hash
 from hagan3d.config.diffaug import DiffAugConfig
 from hagan3d.data.batches.subvolumes import Batch
 from hagan3d.data.phantoms.head import CHANNELS, LABEL_NAMES, write_heads
@@ -33,6 +32,7 @@ from hagan3d.engine.training import train
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan import losses as hagan
 from hagan3d.methods.registry import make_method, make_networks
+from hagan3d.networks.state_hash import state_hash
 from tests.helpers import CPU, make_config, weights
 
 pytestmark = pytest.mark.slow

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from hagan3d.data.store.features import features_path
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.features.extractors import random_extractor, standardized
-from hagan3d.evaluation.features.medicalnet import MedicalNet, medicalnet_extractor
-from hagan3d.evaluation.features.self_supervised import detail, features_path, load_features, train_features
+from hagan3d.evaluation.features.extractors import medicalnet_extractor, random_extractor, standardized
+from hagan3d.evaluation.features.self_supervised import load_features, train_features
 from hagan3d.evaluation.settings import FeatureTrainConfig
+from hagan3d.networks.extractors.feature_net import detail
+from hagan3d.networks.extractors.medicalnet import MedicalNet
 
 
 def volumes(count, size=(32, 32, 32), seed=0):
@@ -147,5 +149,5 @@ def test_features_of_another_store_or_damaged_ones_are_refused(store, tmp_path):
         with pytest.raises(InputError, match=message):
             load_features(store, odd)
     odd.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not a file of weights"):
         load_features(store, odd)

@@ -31,12 +31,21 @@ def test_equal_volumes_have_finite_gradients():
     assert torch.isfinite(x.grad).all()
 
 
-def test_nmse_does_not_depend_on_brightness():
-    real = volumes(8).abs()
-    fake = real + 0.1 * volumes(8, 1)
-    brighter = [3 * (x + 1) - 1 for x in (fake, real)]
-    torch.testing.assert_close(nmse(*brighter), nmse(fake, real))
-    torch.testing.assert_close(nmse(-torch.ones_like(real), real), torch.ones((), dtype=torch.float64))
+def test_nmse_is_a_ratio_of_norms_in_which_background_counts():
+    real, fake = volumes(8), volumes(8, 1)
+    ratios = [((a - b).norm() / b.norm()) for a, b in zip(fake, real, strict=True)]
+    torch.testing.assert_close(nmse(fake, real), torch.stack(ratios).mean())
+    background = torch.full_like(real, -1)
+    assert float(nmse(background + 0.05, background)) == pytest.approx(0.05)
+    mask = torch.zeros_like(real)
+    mask[..., :3] = 1
+    torch.testing.assert_close(nmse(fake, real, mask), nmse(fake[..., :3], real[..., :3]))
+
+
+def test_nmse_of_equal_volumes_has_no_gradient():
+    x = volumes(4).requires_grad_()
+    nmse(x, x.detach().clone()).backward()
+    assert float(x.grad.abs().max()) == 0
 
 
 def test_slices_differ_along_the_first_axis_alone():

@@ -20,6 +20,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.engine.step_memory import count_step
 from hagan3d.engine.trainer import Trainer
 from hagan3d.engine.updates import Updates
+from hagan3d.methods.base import Method
 from hagan3d.methods.registry import make_method, make_networks
 from tests.helpers import CPU, make_config
 
@@ -48,11 +49,11 @@ SMALL: dict[str, dict[str, Any]] = {
         "critic_steps": 2,
         "nmse_weight": 1.0,
         "frequency_weight": 0.1,
-        "perceptual_weight": 0.1,
+        "perceptual_share": 0.1,
         "slice_tv_weight": 0.01,
     },
     "cyclegan": {"blocks": 1, "pool": 3},
-    "unit": {"blocks": 1, "attention": True, "spectral_norm": True, "charbonnier": True},
+    "unit": {"blocks": 1, "attention": "both", "spectral_norm": "all", "trunk_width": 24, "charbonnier": True},
     "segan": {"critic_layers": 2},
     "registration": {"source_channels": 2, "objective": "wgan-gp", "transform": "affine", "spacing": (2.0, 2.0, 2.0)},
 }
@@ -145,9 +146,9 @@ def run_steps(updates: Updates, batch: StepBatch, steps: int) -> None:
                 updates.run(phase, replace(batch, phase=phase.name, step=step))
 
 
-def make_trainer(path: Path, out: Path, config: Config) -> Trainer:
+def make_trainer(path: Path, out: Path, config: Config, method: Method | None = None) -> Trainer:
     """Return the trainer of a run on a store, in the folder ``out``."""
-    store, method = Store(path), make_method(config)
+    store, method = Store(path), method or make_method(config)
     torch.manual_seed(config.train.seed)
     networks, source = make_networks(config), method.batches(store, config.train.batch_size)
     return Trainer(method, networks, source, store.description(), out, CPU, store.store_fingerprint)

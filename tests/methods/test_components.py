@@ -27,8 +27,8 @@ def test_the_page_agrees_with_the_code(components):
     assert all(f"| {method} |" in page for method in method_names())
 
 
-def test_a_weight_is_found_at_the_term_it_multiplies(components):
+def test_a_term_has_the_weight_of_the_settings(components):
     config = load_config("dagan_32")
     method = dataclasses.replace(config.method, frequency_weight=0.25, nmse_weight=0.0, l2_weight=4.0)
     terms = components.terms(dataclasses.replace(config, method=method))
-    assert terms == ["gan 1", "l2 4", "frequency 0.25", "perceptual 0.0025"]
+    assert terms == ["gan 1", "l2 4", "frequency 0.25", "perceptual 10% of the gradient"]

@@ -32,15 +32,17 @@ def test_the_guide_is_the_prediction_weighted_by_its_uncertainty(guide):
         torch.randn(2, 1, *SIZE, generator=torch.Generator().manual_seed(i)).clamp(-1.3, 2) for i in range(3)
     )
     sigma = (log_scale + (torch.lgamma(3 * torch.exp(-log_shape)) - torch.lgamma(torch.exp(-log_shape))) / 2).exp()
-    weighted, log_sigma = nets.guide_of(Prediction(mean, log_scale, log_shape))
+    weighted, *log_sigma = nets.guide_of(Prediction(mean, log_scale, log_shape))
     expected = mean * sigma / sigma.mean((1, 2, 3, 4), keepdim=True)
     result = weighted * (32**3 if guide == "paper" else 1)  # the paper divides by the sum
-    inside = expected.abs() < 9
+    inside = expected.abs() < (torch.inf if guide == "paper" else 9)  # the paper clips nothing
     torch.testing.assert_close(result[inside], expected[inside], atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(log_sigma, sigma.log(), atol=1e-4, rtol=1e-4)
+    assert len(log_sigma) == (guide == "mean")
+    for found in log_sigma:
+        torch.testing.assert_close(found, sigma.log(), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("guide", "channels"), [("mean", 2), ("paper", 2), ("channels", 3), ("none", 1)])
+@pytest.mark.parametrize(("guide", "channels"), [("mean", 2), ("paper", 1), ("channels", 3), ("none", 1)])
 def test_the_input_of_a_stage_is_the_guide_and_the_source(guide, channels):
     nets = make_cascade(guide)
     source = torch.randn(1, 1, 16, 16, 16)

@@ -18,7 +18,7 @@ def test_the_output_has_the_size_of_the_input(family):
         outputs = ResidualUNet(2, (1, 3), width=4, levels=3, norm="instance")(x)
         assert [out.shape[1] for out in outputs] == [1, 3]
     elif family == "U":
-        outputs = [StridedUNet(2, 1, width=4, levels=3, norm="instance")(x)]
+        outputs = [StridedUNet(2, 1, x.shape[2:], width=4, levels=3, norm="instance")(x)]
     elif family.startswith("FR"):
         outputs = [FullResolution(2, 1, width=4, depth=6, skips="skips" in family)(x)]
     else:

@@ -63,3 +63,8 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def file_name(channel: str) -> str:
+    """Return the name of a channel as part of the name of a file: without / and spaces."""
+    return channel.replace("/", "-").replace(" ", "-")

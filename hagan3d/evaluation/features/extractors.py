@@ -3,19 +3,22 @@
 Nothing is downloaded: weights come from a seed, the run, the features file of the store, or a file of the user.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hagan3d.checkpoint import Model
-from hagan3d.checkpoint.state_hash import state_hash
 from hagan3d.errors import InputError
 from hagan3d.inference.encoding import has_encoder
+from hagan3d.networks.extractors.medicalnet import load_medicalnet, standardized
+from hagan3d.networks.state_hash import state_hash
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,6 @@ def _batches(volumes: Iterable[np.ndarray], batch: int) -> Iterator[np.ndarray]:
     items = iter(volumes)
     while group := list(islice(items, batch)):
         yield np.stack(group)
-
-
-def standardized(x: Tensor) -> Tensor:
-    """Standardize each volume ``[B, 1, D, H, W]`` to zero mean and unit deviation; a constant one becomes 0."""
-    mean = x.mean(dim=(1, 2, 3, 4), keepdim=True)
-    deviation = x.std(dim=(1, 2, 3, 4), keepdim=True)
-    return (x - mean) / deviation.clamp_min(1e-6)
 
 
 class RandomPyramid(nn.Module):
@@ -145,3 +141,14 @@ def encoder_extractor(model: Model) -> Extractor:
     note += "; of all channels and labels at once" if several else ""
     digest = state_hash(network.state_dict())
     return Extractor("encoder", model.networks.latent_dim, digest, network, all_channels=True, note=note)
+
+
+def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extractor:
+    """Return MedicalNet with the weights of a file.
+
+    Raises:
+        InputError: As `load_medicalnet`.
+    """
+    network = load_medicalnet(path).to(device)
+    digest, name = hashlib.sha256(path.read_bytes()).hexdigest(), f"medicalnet-{network.depth}"
+    return Extractor(name, network.dim, digest, network, zero_mean=True, rescale=False, note=f"weights: {path.name}")

@@ -7,82 +7,30 @@ Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (
 """
 
 import dataclasses
-import pickle
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hagan3d.checkpoint.state_hash import state_hash
 from hagan3d.config import is_slice
 from hagan3d.data.io.files import replacing
+from hagan3d.data.store.features import features_path
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import FeatureTrainConfig
 from hagan3d.inference.devices import inference_device
-from hagan3d.inference.volume_files import file_name
+from hagan3d.networks.extractors.feature_net import BOXES, CONTENT, FORMAT, FeatureNet, read_features
+from hagan3d.networks.state_hash import state_hash
 
-FORMAT = "hagan3d features 3"
-WIDTHS = (8, 24, 64)  # channels of the three convolutions
-BOXES = 4  # boxes per axis of the pooling of the last feature map, and of masking
-DETAIL_BOXES = 2  # boxes per axis of the pooling of fine detail
-CONTENT = 32  # bottleneck features of the whole volume
 TARGET = 16  # voxels per axis of the reconstruction target
 MOST_IN_MEMORY = 2**26  # voxels of the training set that are cached
 LEAST_DEVIATION = 0.05  # of the median feature: limits the weight of features that hardly vary
-
-
-class FeatureNet(nn.Module):
-    """A small network: ``[B, 1, D, H, W]`` to 64 features, standardized over the training set.
-
-    8 features of fine detail (see `detail`; not learned), 24 of texture (mean activations of the second level) and 32
-    of content (bottleneck).
-    """
-
-    dim = DETAIL_BOXES**3 + WIDTHS[1] + CONTENT
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self) -> None:
-        """Build the network."""
-        super().__init__()
-        before = (1, *WIDTHS)
-        self.convs = nn.ModuleList(
-            nn.Conv3d(a, b, 4, stride=2, padding=1) for a, b in zip(before, WIDTHS, strict=False)
-        )
-        self.squeeze = nn.Linear(WIDTHS[-1] * BOXES**3, CONTENT)
-        self.register_buffer("mean", torch.zeros(self.dim))
-        self.register_buffer("deviation", torch.ones(self.dim))
-
-    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return texture ``[B, 24]`` and content ``[B, 32]`` of ``x``, not standardized."""
-        levels = []
-        for conv in self.convs:
-            x = F.leaky_relu(conv(x), 0.1)
-            levels.append(x.mean(dim=(2, 3, 4)))
-        content = self.squeeze(F.adaptive_avg_pool3d(x, BOXES).flatten(1))
-        return levels[1], content
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features ``[B, 64]``."""
-        return (torch.cat([detail(x), *self.parts(x)], dim=1) - self.mean) / self.deviation
-
-
-def detail(x: Tensor) -> Tensor:
-    """Return the log mean square of the residual to the 3 x 3 x 3 mean, in each octant of a volume: ``[B, 8]``.
-
-    Sensitive to noise, blur and checkerboards, which the features of an autoencoder ignore.
-    """
-    fine = x - F.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)
-    return torch.log(F.adaptive_avg_pool3d(fine.square(), DETAIL_BOXES) + 1e-6).flatten(1)
 
 
 class Heads(nn.Module):
@@ -125,12 +73,6 @@ class TrainedExtractor:
     extractor: Extractor
     path: Path
     losses: tuple[float, ...]
-
-
-def features_path(store: Store, channel: int = 0) -> Path:
-    """Return the path of the features file of an image channel of a store, next to it."""
-    name = f".{file_name(store.channels[channel])}" if len(store.channels) > 1 else ""
-    return store.path.with_name(f"{store.path.stem}{name}.features.pt")
 
 
 def train_features(
@@ -253,38 +195,8 @@ def load_features(
     Raises:
         InputError: If the file is missing, damaged, or trained on another store or channel.
     """
-    path = path or features_path(store, channel)
-    if not path.exists():
-        raise InputError(
-            f"{path}: no features trained on {store.path.name} yet; add --train-features (takes minutes), or use "
-            "--features encoder"
-        )
-    values = _read(path)
-    if values.get("channel") != store.channels[channel]:
-        raise InputError(
-            f"{path}: trained on channel {values.get('channel')}, not on {store.channels[channel]}; train again with "
-            "--train-features"
-        )
-    if values["store"] != store.store_fingerprint:
-        raise InputError(f"{path}: trained on another store than {store.path}; train again with --train-features")
-    net = FeatureNet()
-    try:
-        net.load_state_dict(values["state"])
-    except (RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: holds weights of another network; train again with --train-features") from error
-    if state_hash(net.state_dict()) != values["sha256"]:
-        raise InputError(f"{path}: damaged (hash of the weights differs); train again with --train-features")
-    net.to(device).eval().requires_grad_(False)
+    net = read_features(path or features_path(store, channel), store.store_fingerprint, store.channels[channel])
+    net.to(device)
     note = f"trained on the training volumes of {store.path.name}"
     note += f", channel {store.channels[channel]}" if len(store.channels) > 1 else ""
-    return Extractor("self", FeatureNet.dim, values["sha256"], net, rescale=False, note=note)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged or not a features file; train again with --train-features") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise InputError(f"{path}: not a features file of this version; train again with --train-features")
-    return values
+    return Extractor("self", FeatureNet.dim, state_hash(net.state_dict()), net, rescale=False, note=note)

@@ -18,12 +18,11 @@ import torch
 
 from hagan3d import __version__
 from hagan3d.checkpoint import Model, load
-from hagan3d.checkpoint.state_hash import generator_hash
+from hagan3d.checkpoint.generator_hash import generator_hash
 from hagan3d.config import is_slice
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from hagan3d.evaluation.features.extractors import Extractor, encoder_extractor, random_extractor
-from hagan3d.evaluation.features.medicalnet import medicalnet_extractor
+from hagan3d.evaluation.features.extractors import Extractor, encoder_extractor, medicalnet_extractor, random_extractor
 from hagan3d.evaluation.features.self_supervised import load_features
 from hagan3d.evaluation.features.summary import FEATURES, Summary, View, VolumeSet, rescaled, summarize_set
 from hagan3d.evaluation.metrics import voxels

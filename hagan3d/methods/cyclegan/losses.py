@@ -27,8 +27,15 @@ class CycleGAN(TranslationMethod):
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
+        settings = self.settings
+        kinds = {
+            "gan": settings.adversarial_weight,
+            "cycle": settings.cycle_weight,
+            "identity": settings.identity_weight,
+        }
+        weights = {f"{term}_{domain}": weight for term, weight in kinds.items() for domain in ("source", "target")}
         return [
-            Phase("g", ("g_target", "g_source"), self.g_loss, self.train.lr_g),
+            Phase("g", ("g_target", "g_source"), self.g_loss, self.train.lr_g, weights),
             Phase("d", ("d_target", "d_source"), self.d_loss, self.train.lr_d),
         ]
 
@@ -42,20 +49,18 @@ class CycleGAN(TranslationMethod):
 
         One group of terms for each direction, and one for each identity.
         """
-        weights, mask = self.settings, self.loss_mask(batch)
+        mask = self.loss_mask(batch)
         for origin, aim in DIRECTIONS:
             real = getattr(batch, origin)
             fake = self.cache.put(aim, batch, nets.generate(aim, real))
-            adversarial = g_loss(weights.objective, nets[f"d_{aim}"](fake))
-            cycle = l1(nets.generate(origin, fake), real, mask)
             yield {
-                f"gan_{aim}": weights.adversarial_weight * adversarial,
-                f"cycle_{origin}": weights.cycle_weight * cycle,
+                f"gan_{aim}": g_loss(self.settings.objective, nets[f"d_{aim}"](fake)),
+                f"cycle_{origin}": l1(nets.generate(origin, fake), real, mask),
             }
-        for _, aim in DIRECTIONS if weights.identity_weight else ():
+        for _, aim in DIRECTIONS if self.settings.identity_weight else ():
             real = getattr(batch, aim)
             if nets[f"g_{aim}"].in_channels == real.shape[1]:  # else the generator cannot take its own domain
-                yield {f"identity_{aim}": weights.identity_weight * l1(nets.generate(aim, real), real, mask)}
+                yield {f"identity_{aim}": l1(nets.generate(aim, real), real, mask)}
 
     def d_loss(self, nets: CycleGANNetworks, batch: PairBatch) -> Iterator[Terms]:
         """Discriminator loss of each domain, on real volumes and on fakes from the image pool."""

@@ -40,11 +40,13 @@ class HAGAN(GenerationMethod):
                 discriminators,
                 self.d_loss,
                 self.train.lr_d,
+                # lazy regularization: R1 in every r1_every-th step, with r1_every times the weight
+                weights={"gp": settings.gp_weight, "r1": settings.r1_weight * settings.r1_every},
                 measures=("sign_real",),
                 records=() if settings.fresh_fakes else ("g",),  # G's update differentiates the fakes of this phase
                 penalised=discriminators if is_penalised else (),
             ),
-            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("g", ("g",), self.g_loss, self.train.lr_g, self._g_weights()),
         ]
         if settings.encoder:
             every, lr = settings.encoder_every, settings.lr_e
@@ -61,7 +63,8 @@ class HAGAN(GenerationMethod):
         diffaug_config = self.settings.diffaug
         if not (diffaug_config.active and diffaug_config.adaptive):
             return dict(state)
-        return {PROBABILITY: adapted_probability(state[PROBABILITY], terms["d/sign_real"], volumes, diffaug_config)}
+        probability = adapted_probability(state[PROBABILITY], terms["d/sign_real"], volumes, diffaug_config)
+        return {**state, PROBABILITY: probability}
 
     def d_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
         """Discriminator loss: adversarial term, class term on real volumes, R1 or gradient penalty."""
@@ -74,12 +77,11 @@ class HAGAN(GenerationMethod):
         logits_real, classes = self._logits(nets, batch, self._augmented(batch, "real", *real))
         logits_fake, _ = self._logits(nets, batch, self._augmented(batch, "fake", *fake))
         terms = {"gan": d_loss(settings.objective, logits_real, logits_fake)}
-        terms |= class_terms(classes, batch.label, 1.0)
+        terms |= class_terms(classes, batch.label)
         if settings.objective == "wgan-gp":
-            terms["gp"] = settings.gp_weight * self._gradient_penalty(nets, batch, real, fake)
+            terms["gp"] = self._gradient_penalty(nets, batch, real, fake)
         if settings.r1_weight and batch.step % settings.r1_every == 0:
-            # lazy regularization: in every r1_every-th step, with r1_every times the weight
-            terms["r1"] = settings.r1_weight * settings.r1_every * self._r1(nets, batch)
+            terms["r1"] = self._r1(nets, batch)
         return terms | {"sign_real": logits_real.detach().sign().mean()}
 
     def g_loss(self, nets: HAGANNetworks, batch: Batch) -> Iterator[Terms]:
@@ -88,8 +90,7 @@ class HAGAN(GenerationMethod):
         if self.settings.autoencode and batch.step % self.settings.encoder_every == 0:
             with torch.no_grad():  # E has its own update: here it only provides the latents
                 z = nets.e_g(encoded_features(nets, batch))
-            terms = self._reconstruction(nets, batch, z)
-            yield {name: self.settings.autoencode * term for name, term in terms.items()}
+            yield self._reconstruction(nets, batch, z)
 
     def e_h_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
         """Loss of E^H: L1 between G^H(E^H(x)) and the real sub-volume x."""
@@ -105,12 +106,17 @@ class HAGAN(GenerationMethod):
         terms = self._reconstruction(nets, batch, z)
         return terms | {"prior": prior_distance(z)} if self.settings.autoencode else terms
 
+    def _g_weights(self) -> dict[str, float]:
+        """Weights of the generator's terms."""
+        reconstruction = dict.fromkeys(("l1_high", "l1_low", "sorted_l1"), self.settings.autoencode)
+        return {"class": self.settings.class_weight, **reconstruction}
+
     def _adversarial(self, nets: HAGANNetworks, batch: Batch) -> Terms:
         """Adversarial and class terms of G."""
         pair = self.cache.pop("pair", batch, partial(generate, nets, batch))
         logits, classes = self._logits(nets, batch, self._augmented(batch, "fake", *pair))
         terms = {"gan": g_loss(self.settings.objective, logits)}
-        return terms | class_terms(classes, batch.label, self.settings.class_weight)
+        return terms | class_terms(classes, batch.label)
 
     def _reconstruction(self, nets: HAGANNetworks, batch: Batch, z: Tensor) -> Terms:
         """L1 between G(z) and the real sub-volume and low-resolution volume, weighted 1/2 each.
@@ -194,8 +200,8 @@ def labels(nets: HAGANNetworks, batch: Batch) -> Tensor | None:
     return batch.label if nets.num_classes else None
 
 
-def class_terms(classes: list[Tensor], label: Tensor, weight: float) -> Terms:
+def class_terms(classes: list[Tensor], label: Tensor) -> Terms:
     """Cross-entropy of the auxiliary classifiers (ACGAN), averaged; empty in a model without classes."""
     if not classes:
         return {}
-    return {"class": weight * torch.stack([F.cross_entropy(logits, label) for logits in classes]).mean()}
+    return {"class": torch.stack([F.cross_entropy(logits, label) for logits in classes]).mean()}

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import WindowDataConfig
-from hagan3d.config.method import PatchDiscriminatorConfig, UNetMethodConfig
+from hagan3d.config.method import FeatureLossConfig, PatchDiscriminatorConfig, UNetMethodConfig
 
 
 @dataclass(frozen=True)
-class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
+class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig, FeatureLossConfig):
     """MedGAN: a cascade of U-Nets with perceptual, style and content losses."""
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
@@ -25,9 +25,8 @@ class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """Updates of the generator per update of the discriminator."""
     perceptual_weight: float = bounded(20.0, at_least=0)
     """Weight of the perceptual loss: L1 of the volumes and of the discriminator's features."""
-    style_weight: float = bounded(1e-4, at_least=0)
-    """Weight of the style loss: squared difference of Gram matrices of the extractor's features."""
-    content_weight: float = bounded(1e-4, at_least=0)
-    """Weight of the content loss: squared difference of the extractor's features."""
-    extractor_decay: float = bounded(0.99, at_least=0, below=1)
-    """Decay per update of the moving average of the discriminator that serves as extractor."""
+    style_share: float = bounded(0.1, at_least=0, below=0.5)
+    """Share of the generator's gradient that the style loss has in the first step: the squared difference of Gram
+    matrices of the extractor's features. The weight follows; the published 1e-4 is for features of VGG-19 of 0..255."""
+    content_share: float = bounded(0.1, at_least=0, below=0.5)
+    """The same of the content loss: the squared difference of the extractor's features."""

@@ -1,7 +1,7 @@
 """MedGAN: translation by a cascade of U-Nets with perceptual, style and content losses.
 
 Source: Armanious et al., MedGAN: Medical Image Translation using GANs, Computerized Medical Imaging and Graphics 79,
-2020. A frozen moving average of the discriminator replaces its VGG-19, which sees 2D photographs.
+2020. The extractor of its style and content losses, a VGG-19 of slices, can be another network.
 """
 
 from functools import partial
@@ -13,39 +13,45 @@ from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss
 from hagan3d.losses.perceptual import content_loss, feature_l1, style_loss
 from hagan3d.losses.voxels import l1
+from hagan3d.methods.feature_losses import FeatureLossMethod
 from hagan3d.methods.medgan.config import MedGANConfig
 from hagan3d.methods.medgan.networks import MedGANNetworks
 from hagan3d.methods.phase import Phase, Terms
-from hagan3d.methods.translation import TranslationMethod
 from hagan3d.networks.discriminators import PatchDiscriminator
 
 
-class MedGAN(TranslationMethod):
+class MedGAN(FeatureLossMethod):
     """MedGAN: the generator in every step, the discriminator in some."""
 
     settings: MedGANConfig
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
+        settings = self.settings
+        weights = {"gan": settings.adversarial_weight, "perceptual": settings.perceptual_weight}
+        shares = {"style": settings.style_share, "content": settings.content_share}
         return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights, shares),
             Phase("d", ("d",), self.d_loss, self.train.lr_d, every=self.settings.critic_every),
         ]
 
     def g_loss(self, nets: MedGANNetworks, batch: PairBatch) -> Terms:
         """Generator loss: adversarial, perceptual (eq. 3), style (eq. 5) and content (eq. 6) terms."""
-        weights = self.settings
         fake = self.cache.put("fake", batch, nets.generate(batch.source))
         d_fake, d_real = (_features(nets.d, batch.source, x) for x in (fake, batch.target))
-        f_fake, f_real = (_features(nets.f, batch.source, x) for x in (fake, batch.target))
-        return {
-            "gan": weights.adversarial_weight * g_loss(weights.objective, nets.d.logits(d_fake[-1])),
+        terms = {
+            "gan": g_loss(self.settings.objective, nets.d.logits(d_fake[-1])),
             # layer 0 of the perceptual loss is the volume itself
-            "perceptual": weights.perceptual_weight
-            * (l1(fake, batch.target, self.loss_mask(batch)) + feature_l1(d_fake, d_real)),
-            "style": weights.style_weight * style_loss(f_fake, f_real),
-            "content": weights.content_weight * content_loss(f_fake, f_real),
+            "perceptual": l1(fake, batch.target, self.loss_mask(batch)) + feature_l1(d_fake, d_real),
         }
+        if self.settings.style_share or self.settings.content_share:
+            f_fake, f_real = (self.feature_maps(nets, batch, x) for x in (fake, batch.target))
+            terms["style"], terms["content"] = style_loss(f_fake, f_real), content_loss(f_fake, f_real)
+        return terms
+
+    def discriminator_maps(self, nets: MedGANNetworks, batch: PairBatch, x: Tensor) -> list[Tensor]:
+        """Return the feature maps of the pairs of sources and ``x`` by the average of the discriminator."""
+        return _features(nets.f, batch.source, x)
 
     def d_loss(self, nets: MedGANNetworks, batch: PairBatch) -> Terms:
         """Discriminator loss on (source, target) and (source, fake) pairs."""

@@ -27,12 +27,12 @@ class MedGANNetworks(ExtractorNetworks):
         sources, targets, levels = settings.source_channels, settings.target_channels, num_levels(size, settings.levels)
         self.residual = settings.residual
         self.g = nn.ModuleList(
-            StridedUNet(targets if block else sources, targets, width=settings.width, levels=levels, norm=settings.norm)
-            for block in range(settings.blocks)
+            StridedUNet(channels, targets, size, width=settings.width, levels=levels, norm=settings.norm)
+            for channels in [sources] + [targets] * (settings.blocks - 1)
         )
         width, layers = settings.critic_width, settings.critic_layers
         make = partial(PatchDiscriminator, sources + targets, width=width, layers=layers)
-        self.add_discriminator(make, settings.extractor_decay)
+        self.add_discriminator(make, settings)
 
     def generate(self, source: Tensor) -> Tensor:
         """Translate ``source [B, Cs, D, H, W]`` through all U-Nets, each from a volume to a volume."""

@@ -24,8 +24,9 @@ class Pix2Pix(TranslationMethod):
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
+        weights = {"l1": self.settings.l1_weight, "gan": self.settings.adversarial_weight}
         return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights),
             Phase("d", ("d",), self.d_loss, self.train.lr_d),
         ]
 
@@ -34,8 +35,8 @@ class Pix2Pix(TranslationMethod):
         fake = self.cache.put("fake", batch, self._generate(nets, batch))
         logits = nets.d(torch.cat([batch.source, fake], dim=1))
         return {
-            "l1": self.settings.l1_weight * l1(fake, batch.target, self.loss_mask(batch)),
-            "gan": self.settings.adversarial_weight * g_loss(self.settings.objective, logits),
+            "l1": l1(fake, batch.target, self.loss_mask(batch)),
+            "gan": g_loss(self.settings.objective, logits),
         }
 
     def d_loss(self, nets: Pix2PixNetworks, batch: PairBatch) -> Terms:

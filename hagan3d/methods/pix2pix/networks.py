@@ -22,7 +22,7 @@ class Pix2PixNetworks(TranslationNetworks):
         super().__init__(size, settings)
         sources, targets, levels = settings.source_channels, settings.target_channels, num_levels(size, settings.levels)
         self.residual = settings.residual
-        self.g = StridedUNet(sources, targets, width=settings.width, levels=levels, norm=settings.norm)
+        self.g = StridedUNet(sources, targets, size, width=settings.width, levels=levels, norm=settings.norm)
         self.d = PatchDiscriminator(sources + targets, width=settings.critic_width, layers=settings.critic_layers)
 
     def generate(self, source: Tensor, seeds: Seeds = None) -> Tensor:

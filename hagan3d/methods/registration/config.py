@@ -25,7 +25,8 @@ class RegistrationConfig(PatchDiscriminatorConfig):
     spacing: tuple[float, float, float] = bounded((1.0, 1.0, 1.0), above=0)
     """Millimetres per voxel along D, H, W. It must be that of all volumes of the store."""
     parameter_weight: float = bounded(1.0, at_least=0)
-    """Weight of the mean squared error of the transform parameters, in degrees, millimetres and per cent."""
+    """Weight of the mean squared error of the transform parameters, each in units of its simulated range
+    (`data.degrade.misalign_deg`, `misalign_mm`, `misalign_percent`)."""
 
     def check(self, data: Any, train: TrainConfig) -> None:
         """Raise InputError if the source is not a moving and a fixed image."""

@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.data.io.geometry import spacing_of
@@ -33,9 +32,10 @@ class Registration(TranslationMethod):
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
         penalised = ("d",) if self.settings.objective == "wgan-gp" else ()
+        weights = {"parameters": self.settings.parameter_weight, "gan": self.settings.adversarial_weight}
         return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g),
-            Phase("d", ("d",), self.d_loss, self.train.lr_d, penalised=penalised),
+            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights),
+            Phase("d", ("d",), self.d_loss, self.train.lr_d, {"gp": self.settings.gp_weight}, penalised=penalised),
         ]
 
     def check_channels(self, store: Store) -> None:
@@ -51,13 +51,20 @@ class Registration(TranslationMethod):
 
     def g_loss(self, nets: RegistrationNetworks, batch: PairBatch) -> Terms:
         """Regressor loss: mean squared error of the parameters plus the adversarial term."""
-        weights, estimate = self.settings, nets.estimate(batch.source)
+        estimate = nets.estimate(batch.source)
         fake = self.cache.put("fake", batch, nets.warped(batch.source, estimate))
-        error = F.mse_loss(estimate, true_parameters(batch)[:, : estimate.shape[1]])
+        error = (estimate - true_parameters(batch)[:, : estimate.shape[1]]) / self._units(estimate)
         return {
-            "parameters": weights.parameter_weight * error,
-            "gan": weights.adversarial_weight * g_loss(weights.objective, _logits(nets, batch, [fake])),
+            "parameters": error.square().mean(),
+            "gan": g_loss(self.settings.objective, _logits(nets, batch, [fake])),
         }
+
+    def _units(self, parameters: Tensor) -> Tensor:
+        """Return the unit of each of ``parameters [B, n]``: the largest that is simulated, 1 if none is."""
+        degrade = self.config.data.degrade
+        largest = (degrade.misalign_deg, degrade.misalign_mm, degrade.misalign_percent, degrade.misalign_shear_deg)
+        units = [unit or 1.0 for unit in largest for _ in range(3)]
+        return torch.tensor(units[: parameters.shape[1]], device=parameters.device, dtype=parameters.dtype)
 
     def d_loss(self, nets: RegistrationNetworks, batch: PairBatch) -> Terms:
         """Discriminator loss on images warped by the true and by the estimated transform."""
@@ -68,8 +75,7 @@ class Registration(TranslationMethod):
         terms = {"gan": d_loss(objective, _logits(nets, batch, [real]), _logits(nets, batch, [fake]))}
         if objective == "wgan-gp":
             logits_of = partial(_logits, nets, batch)
-            penalty = interpolated_penalty(logits_of, [real], [fake], batch.uniform("mix", 1))
-            terms["gp"] = self.settings.gp_weight * penalty
+            terms["gp"] = interpolated_penalty(logits_of, [real], [fake], batch.uniform("mix", 1))
         return terms
 
 

@@ -5,13 +5,13 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import PairDataConfig, WindowDataConfig, is_slice
-from hagan3d.config.method import UNetMethodConfig
+from hagan3d.config.method import FeatureLossConfig, UNetMethodConfig
 from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
-class RestoreConfig(UNetMethodConfig):
+class RestoreConfig(UNetMethodConfig, FeatureLossConfig):
     """Restoration: one generator, a discriminator of whole volumes, and losses by weight."""
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
@@ -23,9 +23,11 @@ class RestoreConfig(UNetMethodConfig):
     residual: bool = False
     """Whether the generator predicts a residual that is added to the source: of several source channels, the first to
     the first target channel, the second to the second, and so on."""
+    clip: bool = False
+    """Whether the output is clipped to [-1, 1]; a voxel outside gets no gradient."""
     generator: Literal["plain", "skips", "unet"] = "plain"
-    """plain: convolutions at full resolution. skips: encoder-decoder with additive skips at full resolution. unet:
-    strided U-Net."""
+    """plain: convolutions at full resolution. skips: the same with additive skips and channels that double up to the
+    middle. unet: strided U-Net."""
     depth: int = bounded(8, at_least=2)
     """Number of convolutions of `plain` and `skips`."""
     critic_steps: int = bounded(1, at_least=1)
@@ -33,17 +35,17 @@ class RestoreConfig(UNetMethodConfig):
     l2_weight: float = bounded(1.0, at_least=0)
     """Weight of the mean squared error."""
     nmse_weight: float = bounded(0.0, at_least=0)
-    """Weight of the normalized mean squared error."""
+    """Weight of the normalized error: norm of the error over that of the target."""
     frequency_weight: float = bounded(0.0, at_least=0)
-    """Weight of the frequency loss: mean squared difference of the magnitudes of spectra."""
-    perceptual_weight: float = bounded(0.0, at_least=0)
-    """Weight of the perceptual loss: mean squared difference of the extractor's features."""
+    """Weight of the frequency loss: mean squared difference of the magnitudes of orthonormal spectra. The published 0.1
+    is for unnormalized spectra of 256 x 256 pixels in [0, 1]: 0.1 x 256^2 / 4 = 1638.4 here, at any size."""
+    perceptual_share: float = bounded(0.0, at_least=0, below=1)
+    """Share of the generator's gradient that the perceptual loss has in the first step: the mean squared difference of
+    the extractor's features. The weight follows, since features of each extractor have another scale."""
     slice_tv_weight: float = bounded(0.0, at_least=0)
     """Weight of the total variation along D, for thin slices from thick ones."""
     slice_tv: Literal["l2", "l1", "match"] = "l2"
     """Total variation along D as mean square or mean absolute value, or its L1 error against the target's."""
-    extractor_decay: float = bounded(0.99, at_least=0, below=1)
-    """Decay per update of the moving average of the discriminator that serves as extractor."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,15 +22,16 @@ class RestoreNetworks(ExtractorNetworks):
     def __init__(self, size: Size, settings: RestoreConfig) -> None:
         """Build the networks for volumes or windows of ``size`` voxels."""
         super().__init__(size, settings)
-        self.residual = settings.residual
+        self.residual, self.clip = settings.residual, settings.clip
         self.g = _generator(size, settings)
         make = partial(GlobalDiscriminator, settings.target_channels, size, width=settings.critic_width)
-        self.add_discriminator(make, settings.extractor_decay)
+        self.add_discriminator(make, settings)
 
     def generate(self, source: Tensor) -> Tensor:
         """Restore ``source [B, Cs, D, H, W]``."""
         output = to_float32(self.g(source))
-        return add_residual(output, source) if self.residual else output
+        output = add_residual(output, source) if self.residual else output
+        return output.clamp(-1, 1) if self.clip else output
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Restore ``source``; see `TranslationNetworks`."""
@@ -41,5 +42,6 @@ def _generator(size: Size, settings: RestoreConfig) -> nn.Module:
     """Build the generator that the settings name."""
     sources, targets, width = settings.source_channels, settings.target_channels, settings.width
     if settings.generator == "unet":
-        return StridedUNet(sources, targets, width=width, levels=num_levels(size, settings.levels), norm=settings.norm)
+        levels = num_levels(size, settings.levels)
+        return StridedUNet(sources, targets, size, width=width, levels=levels, norm=settings.norm)
     return FullResolution(sources, targets, width=width, depth=settings.depth, skips=settings.generator == "skips")

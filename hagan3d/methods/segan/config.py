@@ -1,6 +1,7 @@
 """Settings of SegAN."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import PairDataConfig
@@ -12,6 +13,8 @@ from hagan3d.errors import InputError
 @dataclass(frozen=True)
 class SegANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """SegAN: segmentation with a critic that compares multi-scale features of masked images."""
+
+    most_levels: ClassVar[int] = 5
 
     labels: int = bounded(3, at_least=2, at_most=256)
     """Number of labels of a map, with the background (0). It must equal the store's."""

@@ -28,8 +28,9 @@ class SegAN(TranslationMethod):
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
+        weights = {"dice": self.settings.dice_weight, "gan": self.settings.adversarial_weight}
         return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g),
+            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights),
             Phase("d", ("d",), self.d_loss, self.train.lr_d),
         ]
 
@@ -50,11 +51,11 @@ class SegAN(TranslationMethod):
 
     def g_loss(self, nets: SegANNetworks, batch: PairBatch) -> Terms:
         """Segmentation loss: Dice plus the multi-scale L1 feature distance (eq. 2)."""
-        weights, target = self.settings, nets.one_hot(batch.target)
+        target = nets.one_hot(batch.target)
         fake = self.cache.put("fake", batch, nets.probabilities(batch.source))
         return {
-            "dice": weights.dice_weight * dice_loss(fake, target, self.loss_mask(batch)),
-            "gan": weights.adversarial_weight * _distance(nets, batch.source, fake, target),
+            "dice": dice_loss(fake, target, self.loss_mask(batch)),
+            "gan": _distance(nets, batch.source, fake, target),
         }
 
     def d_loss(self, nets: SegANNetworks, batch: PairBatch) -> Terms:

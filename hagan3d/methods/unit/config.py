@@ -21,10 +21,13 @@ class UNITConfig(PatchDiscriminatorConfig):
     voxel."""
     blocks: int = bounded(3, at_least=1)
     """Number of residual blocks of each encoder and decoder, in addition to the shared ones."""
-    attention: bool = False
-    """Whether encoders end with self-attention."""
-    spectral_norm: bool = False
-    """Whether discriminators have spectral norm."""
+    trunk_width: int | None = bounded(None, at_least=1)
+    """Channels of the residual blocks and of the latent. Default: 4 x width, as in the published code; the published
+    table has 8 x width, which a 1 x 1 convolution then leads to."""
+    attention: Literal["none", "encoder", "generator", "both"] = "none"
+    """Where self-attention follows the residual blocks."""
+    spectral_norm: Literal["none", "critics", "all"] = "none"
+    """Which convolutions have spectral norm: those of the discriminators, or all but those of self-attention."""
     charbonnier: bool = False
     """Whether errors are Charbonnier, sqrt(error^2 + 1e-6), instead of L1."""
     reconstruction_weight: float = bounded(100.0, at_least=0)

@@ -28,8 +28,17 @@ class UNIT(TranslationMethod):
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
+        settings = self.settings
+        kinds = {
+            "l1": settings.reconstruction_weight,
+            "kl": settings.kl_weight,
+            "gan": settings.adversarial_weight,
+            "cycle": settings.cycle_weight,
+            "cycle_kl": settings.cycle_kl_weight,
+        }
+        weights = {f"{term}_{domain}": weight for term, weight in kinds.items() for domain in ("source", "target")}
         return [
-            Phase("g", UNITNetworks.averaged, self.g_loss, self.train.lr_g),
+            Phase("g", UNITNetworks.averaged, self.g_loss, self.train.lr_g, weights),
             Phase("d", ("d_source", "d_target"), self.d_loss, self.train.lr_d),
         ]
 
@@ -38,8 +47,7 @@ class UNIT(TranslationMethod):
 
         One group of terms for each direction. With unit variance the KL term is the mean square of the latent mean.
         """
-        weights = self.settings
-        error = partial(charbonnier if weights.charbonnier else l1, mask=self.loss_mask(batch))
+        error = partial(charbonnier if self.settings.charbonnier else l1, mask=self.loss_mask(batch))
         for origin, aim in DIRECTIONS:
             real = getattr(batch, origin)
             mean = nets.encode(origin, real)
@@ -47,13 +55,12 @@ class UNIT(TranslationMethod):
             fake = self.cache.put(aim, batch, nets.decode(aim, z))
             mean_of_fake = nets.encode(aim, fake)
             cycled = nets.decode(origin, _sample(mean_of_fake, batch, f"back to {origin}"))
-            adversarial = g_loss(weights.objective, nets[f"d_{aim}"](fake))
             yield {
-                f"l1_{origin}": weights.reconstruction_weight * error(nets.decode(origin, z), real),
-                f"kl_{origin}": weights.kl_weight * mean.square().mean(),
-                f"gan_{aim}": weights.adversarial_weight * adversarial,
-                f"cycle_{origin}": weights.cycle_weight * error(cycled, real),
-                f"cycle_kl_{origin}": weights.cycle_kl_weight * mean_of_fake.square().mean(),
+                f"l1_{origin}": error(nets.decode(origin, z), real),
+                f"kl_{origin}": mean.square().mean(),
+                f"gan_{aim}": g_loss(self.settings.objective, nets[f"d_{aim}"](fake)),
+                f"cycle_{origin}": error(cycled, real),
+                f"cycle_kl_{origin}": mean_of_fake.square().mean(),
             }
 
     def d_loss(self, nets: UNITNetworks, batch: PairBatch) -> Iterator[Terms]:

@@ -9,7 +9,15 @@ from torch.nn import functional as F
 from hagan3d.config import Size
 from hagan3d.methods.unit.config import UNITConfig
 from hagan3d.networks.flat_layers import PlainConv3d, TransposedConv3d
-from hagan3d.networks.layers import SLOPE, SpectralConv3d, StridedConv3d, checkpointed, leaky_relu_
+from hagan3d.networks.layers import (
+    SLOPE,
+    SpectralConv3d,
+    SpectralPlainConv3d,
+    SpectralTransposedConv3d,
+    StridedConv3d,
+    checkpointed,
+    leaky_relu_,
+)
 from hagan3d.networks.resnet import ResidualBlock
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 
@@ -86,18 +94,17 @@ class UNITNetworks(TranslationNetworks):
     def __init__(self, size: Size, settings: UNITConfig) -> None:
         """Build the networks for whole volumes of ``size`` voxels."""
         super().__init__(size, settings)
-        wide = 4 * settings.width
         for name, channels in (("source", settings.source_channels), ("target", settings.target_channels)):
             self.add_module(f"e_{name}", _encoder(channels, settings))
             self.add_module(f"g_{name}", _decoder(channels, settings))
-            critic = UNITDiscriminator(
-                channels, width=settings.critic_width, layers=settings.critic_layers, spectral=settings.spectral_norm
-            )
+            width, layers, is_spectral = settings.critic_width, settings.critic_layers, settings.spectral_norm != "none"
+            critic = UNITDiscriminator(channels, width=width, layers=layers, spectral=is_spectral)
             self.add_module(f"d_{name}", critic)
-        self.e_shared, self.g_shared = (_Checkpointed(ResidualBlock(wide, settings.norm)) for _ in range(2))
+        shared = (ResidualBlock(_trunk(settings), settings.norm, _convolution(settings)) for _ in range(2))
+        self.e_shared, self.g_shared = (_Checkpointed(block) for block in shared)
 
     def encode(self, name: str, x: Tensor) -> Tensor:
-        """Return the mean of the latent ``[B, 4 width, D/4, H/4, W/4]`` of volumes of a domain."""
+        """Return the mean of the latent ``[B, trunk, D/4, H/4, W/4]`` of volumes of a domain."""
         return to_float32(self.e_shared(self[f"e_{name}"](x)))
 
     def decode(self, name: str, z: Tensor) -> Tensor:
@@ -110,18 +117,39 @@ class UNITNetworks(TranslationNetworks):
 
 
 def _encoder(channels: int, settings: UNITConfig) -> _Checkpointed:
-    width = settings.width
-    layers: list[nn.Module] = [nn.Sequential(PlainConv3d(channels, width, 7, padding=3), nn.LeakyReLU(SLOPE))]
+    """Build the encoder of a domain, to ``trunk`` channels at a quarter of each side."""
+    width, conv = settings.width, _convolution(settings)
+    layers: list[nn.Module] = [nn.Sequential(conv(channels, width, 7, padding=3), nn.LeakyReLU(SLOPE))]
     for wide in (width, 2 * width):
-        layers.append(nn.Sequential(PlainConv3d(wide, 2 * wide, 3, stride=2, padding=1), nn.LeakyReLU(SLOPE)))
-    layers += [ResidualBlock(4 * width, settings.norm) for _ in range(settings.blocks)]
-    return _Checkpointed(*layers, *([SelfAttention(4 * width)] if settings.attention else []))
+        layers.append(nn.Sequential(conv(wide, 2 * wide, 3, stride=2, padding=1), nn.LeakyReLU(SLOPE)))
+    if _trunk(settings) != 4 * width:
+        layers.append(conv(4 * width, _trunk(settings), 1))
+    return _Checkpointed(*layers, *_blocks(settings, has_attention=settings.attention in ("encoder", "both")))
 
 
 def _decoder(channels: int, settings: UNITConfig) -> _Checkpointed:
-    width = settings.width
-    layers: list[nn.Module] = [ResidualBlock(4 * width, settings.norm) for _ in range(settings.blocks)]
-    for wide, narrow in ((4 * width, 4 * width), (4 * width, 2 * width)):
-        up = TransposedConv3d(wide, narrow, 3, padding=1, output_padding=1)
+    """Build the decoder of a domain."""
+    width, conv = settings.width, _convolution(settings)
+    transposed = SpectralTransposedConv3d if settings.spectral_norm == "all" else TransposedConv3d
+    layers = _blocks(settings, has_attention=settings.attention in ("generator", "both"))
+    for wide, narrow in ((_trunk(settings), 4 * width), (4 * width, 2 * width)):
+        up = transposed(wide, narrow, 3, padding=1, output_padding=1)
         layers.append(nn.Sequential(up, nn.LeakyReLU(SLOPE)))
-    return _Checkpointed(*layers, nn.Sequential(nn.Conv3d(2 * width, channels, 1), nn.Tanh()))
+    return _Checkpointed(*layers, nn.Sequential(conv(2 * width, channels, 1), nn.Tanh()))
+
+
+def _blocks(settings: UNITConfig, *, has_attention: bool) -> list[nn.Module]:
+    """Build the residual blocks of an encoder or decoder, and self-attention after them."""
+    trunk, conv = _trunk(settings), _convolution(settings)
+    blocks: list[nn.Module] = [ResidualBlock(trunk, settings.norm, conv) for _ in range(settings.blocks)]
+    return [*blocks, SelfAttention(trunk)] if has_attention else blocks
+
+
+def _trunk(settings: UNITConfig) -> int:
+    """Return the channels of the residual blocks."""
+    return settings.trunk_width or 4 * settings.width
+
+
+def _convolution(settings: UNITConfig) -> type[PlainConv3d]:
+    """Return the class of the convolutions of encoders and decoders."""
+    return SpectralPlainConv3d if settings.spectral_norm == "all" else PlainConv3d

@@ -17,6 +17,7 @@ class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """UP-GAN: a cascade of generators trained one after the other, each guided by the uncertainty of the one before."""
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
+    most_levels: ClassVar[int] = 5
 
     objective: Literal["bce", "hinge", "lsgan"] = "bce"
     """Adversarial loss (lsgan: as published)."""
@@ -29,7 +30,7 @@ class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """Training steps of each stage. The rest of `train.steps` fine-tunes all stages jointly."""
     guide: Literal["mean", "paper", "channels", "none"] = "mean"
     """Input of the next stage. mean: prediction x sigma / mean sigma, and ln sigma. paper: prediction x sigma /
-    sum of sigma, and ln sigma. channels: prediction, alpha and beta. none: the prediction, without uncertainty and GGD
+    sum of sigma, as published; it is near 0 in volumes of many voxels. channels: prediction, alpha and beta. none: the prediction, without uncertainty and GGD
     likelihood (plain cascade). With windows, mean and sum are of the window in training and of the volume at inference.
     """
     parts: Triple = (0.2, 0.2, 0.6)

@@ -33,12 +33,15 @@ class UPGAN(TranslationMethod):
         for stage in stages:
             first, end = (stage - 1) * settings.stage_steps, stage * settings.stage_steps
             g, d = partial(self.stage_g_loss, stage), partial(self.d_loss, [stage])
-            phases.append(Phase(f"g_{stage}", (f"g_{stage}",), g, train.lr_g, ("sigma",), first, end))
+            weights = partial(stage_weights, settings, stage)
+            phases.append(Phase(f"g_{stage}", (f"g_{stage}",), g, train.lr_g, weights, {}, ("sigma",), first, end))
             phases.append(Phase(f"d_{stage}", (f"d_{stage}",), d, train.lr_d, first=first, end=end))
         rate, first = settings.tuning_rate, settings.tuning_from
         measures = tuple(f"sigma_{stage}" for stage in stages)
         all_g, all_d = (tuple(f"{kind}_{stage}" for stage in stages) for kind in "gd")
-        phases.append(Phase("g", all_g, self.joint_g_loss, rate * train.lr_g, measures, first=first))
+        last = stage_weights(settings, settings.stages, first)
+        joint = {f"{term}_{stage}": weight for stage in stages for term, weight in last.items()}
+        phases.append(Phase("g", all_g, self.joint_g_loss, rate * train.lr_g, joint, {}, measures, first))
         phases.append(Phase("d", all_d, partial(self.d_loss, list(stages)), rate * train.lr_d, first=first))
         return phases
 
@@ -68,15 +71,13 @@ class UPGAN(TranslationMethod):
         """
         settings, (mean, log_scale, log_shape) = self.settings, prediction
         self.cache.put(f"fake_{stage}", batch, mean)
-        l1_weight, nll_weight = weights_at(settings, stage, batch.step)
-        adversarial = g_loss(settings.objective, nets[f"d_{stage}"](mean))
         terms = {
-            "l1": l1_weight * l1(mean, batch.target, self.loss_mask(batch)),
-            "gan": settings.adversarial_weight * adversarial,
+            "l1": l1(mean, batch.target, self.loss_mask(batch)),
+            "gan": g_loss(settings.objective, nets[f"d_{stage}"](mean)),
         }
         if log_scale is None or log_shape is None:
             return terms
-        terms["nll"] = nll_weight * _masked_nll(mean - batch.target, log_scale, log_shape, batch.mask)
+        terms["nll"] = _masked_nll(mean - batch.target, log_scale, log_shape, batch.mask)
         return terms | {"sigma": nets.mean_sigma(prediction).detach().mean()}
 
 
@@ -91,12 +92,16 @@ def _masked_nll(error: Tensor, log_scale: Tensor, log_shape: Tensor, mask: Tenso
     return torch.stack([ggd_nll(*volume) for volume in volumes]).mean()
 
 
-def weights_at(settings: UPGANConfig, stage: int, step: int) -> tuple[float, float]:
-    """Return the weights of L1 and likelihood at a step: those of its part of the stage; in fine-tuning the last."""
+def stage_weights(settings: UPGANConfig, stage: int, step: int) -> dict[str, float]:
+    """Return the weights of the terms of a stage at a step: those of its part of the stage; in fine-tuning the last."""
     done = (step - (stage - 1) * settings.stage_steps) / settings.stage_steps
     first, second, _ = settings.parts
     part = 2 if step >= settings.tuning_from else 0 if done < first else 1 if done < first + second else 2
-    return settings.l1_weights[part], settings.nll_weights[part]
+    return {
+        "l1": settings.l1_weights[part],
+        "gan": settings.adversarial_weight,
+        "nll": settings.nll_weights[part],
+    }
 
 
 @torch.no_grad()

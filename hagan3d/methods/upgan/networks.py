@@ -65,7 +65,7 @@ class UPGANNetworks(TranslationNetworks):
         self.trained_stages = settings.stages
         self.num_voxels = math.prod(size) * settings.target_channels
         levels = num_levels(size, settings.levels)
-        guide_channels = settings.target_channels + {"mean": 1, "paper": 1, "channels": 2, "none": 0}[self.guide]
+        guide_channels = settings.target_channels + {"mean": 1, "paper": 0, "channels": 2, "none": 0}[self.guide]
         for stage in range(1, self.num_stages + 1):
             in_channels = settings.source_channels + (guide_channels if stage > 1 else 0)
             self.add_module(f"g_{stage}", Stage(in_channels, settings, levels))
@@ -101,19 +101,19 @@ class UPGANNetworks(TranslationNetworks):
         return x
 
     def guide_of(self, prediction: Prediction, mean_sigma: Tensor | None = None) -> list[Tensor]:
-        """Return the uncertainty guide, the input of the next stage: the uncertainty-weighted prediction, and ln sigma.
+        """Return the uncertainty guide, the input of the next stage: the uncertainty-weighted prediction.
 
-        Source: Upadhyay et al., MICCAI 2021, section 2.2, with the mean of sigma instead of the sum by default: the sum
-        grows with the number of voxels, which would make the input of the next stage vanish.
+        Source: Upadhyay et al., MICCAI 2021, section 2.2. By default with the mean of sigma instead of the sum, which
+        grows with the number of voxels and would make the input of the next stage vanish, and with ln sigma.
         """
         mean, log_scale, log_shape = prediction
         if log_scale is None or log_shape is None:
             return [mean]
         if self.guide == "channels":
             return [mean, log_scale.clamp(*LOG_SCALE_BOUNDS).exp(), log_shape.clamp(*LOG_SHAPE_BOUNDS).exp()]
-        weighted = ggd_guide(mean, log_scale, log_shape, mean_sigma)
         if self.guide == "paper":
-            weighted = weighted / self.num_voxels
+            return [ggd_guide(mean, log_scale, log_shape, mean_sigma, limit=math.inf) / self.num_voxels]
+        weighted = ggd_guide(mean, log_scale, log_shape, mean_sigma)
         return [weighted, ggd_log_sigma(log_scale, log_shape)]
 
     def mean_sigma(self, prediction: Prediction) -> Tensor:

@@ -22,7 +22,7 @@ class WGANGP(GenerationMethod):
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
         return [
-            Phase("d", ("d",), self.d_loss, self.train.lr_d, penalised=("d",)),
+            Phase("d", ("d",), self.d_loss, self.train.lr_d, {"gp": self.settings.gp_weight}, penalised=("d",)),
             Phase("g", ("g",), self.g_loss, self.train.lr_g, every=self.settings.critic_steps),
         ]
 
@@ -33,7 +33,7 @@ class WGANGP(GenerationMethod):
         penalty = interpolated_penalty(lambda inputs: nets.d(*inputs), [batch.window], [fake], batch.uniform("mix", 1))
         return {
             "gan": d_loss("wgan-gp", nets.d(batch.window), nets.d(fake)),
-            "gp": self.settings.gp_weight * penalty,
+            "gp": penalty,
         }
 
     def g_loss(self, nets: WGANGPNetworks, batch: Batch) -> Terms:

@@ -5,17 +5,13 @@ MONAI's ResNet has other strides and no dilation, so the same weights give other
 Source: Chen, Ma and Zheng, Med3D: Transfer Learning for 3D Medical Image Analysis, arXiv:1904.00625, 2019, section 3.
 """
 
-import hashlib
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hagan3d.errors import InputError
-from hagan3d.evaluation.features.extractors import Extractor
+from hagan3d.networks.extractors.weight_files import load_exactly, read_weights
 
 BLOCKS = {10: (1, 1, 1, 1), 50: (3, 4, 6, 3)}  # residual blocks in each of the four layers
 LAYERS = ((64, 1, 1), (128, 2, 1), (256, 1, 2), (512, 1, 4))  # channels, stride, dilation
@@ -83,6 +79,7 @@ class MedicalNet(nn.Module):
     def __init__(self, depth: int) -> None:
         """Build the network of 10 or 50 layers."""
         super().__init__()
+        self.depth = depth
         block: Any = BasicBlock if depth == 10 else Bottleneck
         self.conv1, self.bn1 = _conv(1, 64, 7, stride=2), nn.BatchNorm3d(64)
         self.maxpool = nn.MaxPool3d(3, stride=2, padding=1)
@@ -95,48 +92,43 @@ class MedicalNet(nn.Module):
             setattr(self, f"layer{number}", nn.Sequential(*blocks))
         self.dim = before
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the features of volumes ``x`` with zero mean and unit standard deviation."""
-        x = self.maxpool(self.bn1(self.conv1(x)).relu())
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return the feature maps of the stem and of the four layers, of volumes of zero mean and unit deviation."""
+        x = self.bn1(self.conv1(x)).relu()
+        maps = [x]
+        x = self.maxpool(x)
         for number in range(1, 5):
             x = getattr(self, f"layer{number}")(x)
-        return x.mean(dim=(2, 3, 4))
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features ``[B, dim]`` of volumes ``x [B, 1, D, H, W]`` of zero mean and unit deviation."""
+        return self.maps(x)[-1].mean(dim=(2, 3, 4))
 
 
-def medicalnet_extractor(path: Path, device: torch.device | str = "cpu") -> Extractor:
-    """Load a file of MedicalNet weights (resnet_10.pth, resnet_50.pth).
+def standardized(x: Tensor) -> Tensor:
+    """Standardize each volume ``[B, 1, D, H, W]`` to zero mean and unit deviation; a constant one becomes 0."""
+    mean = x.mean(dim=(1, 2, 3, 4), keepdim=True)
+    deviation = x.std(dim=(1, 2, 3, 4), keepdim=True)
+    return (x - mean) / deviation.clamp_min(1e-6)
+
+
+def load_medicalnet(path: Path) -> MedicalNet:
+    """Load a file of MedicalNet weights (resnet_10.pth, resnet_50.pth), frozen.
 
     Raises:
         InputError: If the file is missing, could run code, or holds weights of another network.
     """
     state = _published_state(path)
-    depth = 50 if "layer1.0.conv3.weight" in state else 10
-    network = MedicalNet(depth)
-    expected = network.state_dict()
-    optional = {name for name in expected if name.endswith("num_batches_tracked")}
-    odd = sorted((expected.keys() - optional) ^ (state.keys() - optional))
-    odd += sorted(name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape)
-    if odd:
-        raise InputError(f"{path}: not the weights of MedicalNet's ResNet-10 or ResNet-50 (first mismatch: {odd[0]})")
-    network.load_state_dict(expected | {name: value for name, value in state.items() if name in expected})
-    network.to(device).eval().requires_grad_(False)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    name, note = f"medicalnet-{depth}", f"weights: {path.name}"
-    return Extractor(name, network.dim, digest, network, zero_mean=True, rescale=False, note=note)
+    network = MedicalNet(50 if "layer1.0.conv3.weight" in state else 10)
+    load_exactly(network, state, path, "MedicalNet's ResNet-10 or ResNet-50")
+    return network
 
 
 def _published_state(path: Path) -> dict[str, Tensor]:
     """Read ``{"state_dict": {"module.NAME": tensor}}`` without its segmentation head, as ``{NAME: tensor}``."""
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file; the weights of MedicalNet are not downloaded, download them and give the path"
-        )
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: not loaded, since it could run code or is not a file of weights") from error
-    except (RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: truncated or not a file of weights") from error
+    values = read_weights(path, "MedicalNet")
     state = values.get("state_dict") if isinstance(values, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(

@@ -1,0 +1,1 @@
+"""Feature extractors: frozen networks whose feature maps losses and evaluation compare."""

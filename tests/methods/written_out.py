@@ -1,0 +1,421 @@
+"""One step's loss terms of every method and phase, written out with plain tensors from the networks' outputs.
+
+A new method needs an entry in `TERMS` for each of its phases: ``(nets, batch, settings) -> {term: weight x value}``.
+Nothing of `hagan3d.losses`, of `hagan3d.ops` or of the methods' own losses is used.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Written = dict[str, Tensor]
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    return -torch.log1p(torch.exp(-x))
+
+
+def generator_term(objective: str, logits: Tensor) -> Tensor:
+    if objective == "bce":
+        return -log_sigmoid(logits).mean()
+    return ((logits - 1) ** 2).mean() if objective == "lsgan" else -logits.mean()
+
+
+def discriminator_term(objective: str, real: Tensor, fake: Tensor) -> Tensor:
+    if objective == "bce":
+        return -log_sigmoid(real).mean() - log_sigmoid(-fake).mean()
+    if objective == "lsgan":
+        return 0.5 * ((real - 1) ** 2).mean() + 0.5 * (fake**2).mean()
+    return fake.mean() - real.mean()
+
+
+def penalty(logits_of: Callable[[list[Tensor]], Tensor], real: list[Tensor], fake: list[Tensor], t: Tensor) -> Tensor:
+    """(|gradient| - 1)^2 at x = (1 - t) real + t fake."""
+    t = t.view(-1, 1, 1, 1, 1)
+    inputs = [((1 - t) * a + t * b).detach().requires_grad_() for a, b in zip(real, fake, strict=True)]
+    gradients = torch.autograd.grad(logits_of(inputs).sum(), inputs, create_graph=True)
+    norms = sum((g**2).sum((1, 2, 3, 4)) for g in gradients) ** 0.5
+    return ((norms - 1) ** 2).mean()
+
+
+def mix(batch: Any) -> Tensor:
+    return torch.from_numpy(batch.uniform("mix", 1)).to(batch.device).double()
+
+
+def mae(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().mean()
+
+
+def gram(x: Tensor) -> Tensor:
+    return torch.einsum("bcdhw,bkdhw->bck", x, x) / (x.shape[2] * x.shape[3] * x.shape[4])
+
+
+def style(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    return sum(
+        ((gram(a) - gram(b)) ** 2).sum((1, 2)).mean() / (4 * a.shape[1] ** 2) for a, b in zip(fake, real, strict=True)
+    )
+
+
+def content(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    return sum(((a - b) ** 2).mean() for a, b in zip(fake, real, strict=True))
+
+
+def features(conv_net: Any, x: Tensor, norms: bool) -> list[Tensor]:
+    """Feature maps of convolutions with LeakyReLU 0.2, after instance norm in all but the first layer."""
+    maps = []
+    for number, conv in enumerate(conv_net.convs):
+        x = torch.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
+        if norms and number:
+            mean = x.mean((2, 3, 4), keepdim=True)
+            x = (x - mean) / (((x - mean) ** 2).mean((2, 3, 4), keepdim=True) + 1e-5).sqrt()
+        x = torch.where(x > 0, x, 0.2 * x)
+        maps.append(x)
+    return maps
+
+
+def pair(source: Tensor, x: Tensor) -> Tensor:
+    return torch.cat([source, x], 1)
+
+
+# pix2pix: Isola et al. 2017, eq. 4
+
+
+def pix2pix_fake(nets: Any, batch: Any) -> Tensor:
+    return nets.generate(batch.source, [int(u * 2**31) for u in batch.uniform("dropout", 1)[:, 0]])
+
+
+def pix2pix_g(nets: Any, batch: Any, s: Any) -> Written:
+    fake = pix2pix_fake(nets, batch)
+    adversarial = generator_term(s.objective, nets.d(pair(batch.source, fake)))
+    return {"l1": s.l1_weight * mae(fake, batch.target), "gan": s.adversarial_weight * adversarial}
+
+
+def pix2pix_d(nets: Any, batch: Any, s: Any) -> Written:
+    fake = pix2pix_fake(nets, batch).detach()
+    real_logits, fake_logits = (nets.d(pair(batch.source, x)) for x in (batch.target, fake))
+    return {"gan": discriminator_term(s.objective, real_logits, fake_logits)}
+
+
+# MedGAN: Armanious et al. 2020, eq. 3, 5, 6
+
+
+def medgan_g(nets: Any, batch: Any, s: Any) -> Written:
+    fake = nets.generate(batch.source)
+    (d_fake, d_real), (f_fake, f_real) = (
+        [features(net, pair(batch.source, x), norms=True) for x in (fake, batch.target)] for net in (nets.d, nets.f)
+    )
+    perceptual = mae(fake, batch.target) + sum(mae(a, b.detach()) for a, b in zip(d_fake, d_real, strict=True))
+    return {
+        "gan": s.adversarial_weight * generator_term(s.objective, nets.d(pair(batch.source, fake))),
+        "perceptual": s.perceptual_weight * perceptual,
+        "style": style(f_fake, f_real),
+        "content": content(f_fake, f_real),
+    }
+
+
+def medgan_d(nets: Any, batch: Any, s: Any) -> Written:
+    fake = nets.generate(batch.source).detach()
+    real_logits, fake_logits = (nets.d(pair(batch.source, x)) for x in (batch.target, fake))
+    return {"gan": discriminator_term(s.objective, real_logits, fake_logits)}
+
+
+# restoration: Yang et al. 2018 (DAGAN), eq. 9 and 10; Gulrajani et al. 2017
+
+
+def restore_g(nets: Any, batch: Any, s: Any) -> Written:
+    fake, real = nets.generate(batch.source), batch.target
+    spectra = [torch.fft.fftn(x, dim=(2, 3, 4), norm="ortho").abs() for x in (fake, real)]
+    ratios = [((a - b) ** 2).sum() ** 0.5 / (b**2).sum() ** 0.5 for a, b in zip(fake, real, strict=True)]
+    steps = [x[:, :, 1:] - x[:, :, :-1] for x in (fake, real)]
+    return {
+        "gan": s.adversarial_weight * generator_term(s.objective, nets.d(fake)),
+        "l2": s.l2_weight * ((fake - real) ** 2).mean(),
+        "nmse": s.nmse_weight * sum(ratios) / len(ratios),
+        "frequency": s.frequency_weight * ((spectra[0] - spectra[1]) ** 2).mean(),
+        "slice_tv": s.slice_tv_weight * mae(*steps),
+        "perceptual": content(*(features(nets.f, x, norms=False) for x in (fake, real))),
+    }
+
+
+def restore_d(nets: Any, batch: Any, s: Any) -> Written:
+    fake = nets.generate(batch.source).detach()
+    gp = penalty(lambda x: nets.d(x[0]), [batch.target], [fake], mix(batch))
+    return {
+        "gan": discriminator_term(s.objective, nets.d(batch.target), nets.d(fake)),
+        "gp": s.gp_weight * gp,
+    }
+
+
+# UP-GAN: Upadhyay et al. 2021, eq. 4, with the likelihood of the generalized Gaussian density
+
+
+def nll(error: Tensor, a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """ln(2 a Gamma(1 / b) / b) + (|e| / a)^b, averaged over the mask of each volume."""
+    values = (2 * a / b).log() + torch.lgamma(1 / b) + ((error**2 + 1e-6) ** 0.5 / a) ** b
+    return sum((v * m).sum() / m.sum() for v, m in zip(values, mask, strict=True)) / len(error)
+
+
+def upgan_prediction(nets: Any, stage: int, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    x = source
+    for number in range(1, stage + 1):
+        mean, log_a, log_b = getattr(nets, f"g_{number}")(x, source)
+        log_sigma = log_a + (torch.lgamma(3 * torch.exp(-log_b)) - torch.lgamma(torch.exp(-log_b))) / 2
+        sigma = log_sigma.exp()
+        guide = mean * sigma / sigma.mean((1, 2, 3, 4), keepdim=True)
+        x = torch.cat([guide.clamp(-10, 10), log_sigma, source], 1)
+    return mean, log_a.exp(), log_b.exp()
+
+
+def upgan_terms(nets: Any, batch: Any, s: Any, stage: int, part: int) -> Written:
+    mean, a, b = upgan_prediction(nets, stage, batch.source)
+    return {
+        "l1": s.l1_weights[part] * mae(mean, batch.target),
+        "gan": s.adversarial_weight * generator_term(s.objective, getattr(nets, f"d_{stage}")(mean)),
+        "nll": s.nll_weights[part] * nll(mean - batch.target, a, b, batch.mask),
+    }
+
+
+def upgan_joint(nets: Any, batch: Any, s: Any) -> Written:
+    return {
+        f"{term}_{stage}": value for stage in (1, 2) for term, value in upgan_terms(nets, batch, s, stage, 2).items()
+    }
+
+
+def upgan_d(nets: Any, batch: Any, s: Any, stages: tuple[int, ...]) -> Written:
+    terms = {}
+    for stage in stages:
+        fake, d = upgan_prediction(nets, stage, batch.source)[0].detach(), getattr(nets, f"d_{stage}")
+        terms[f"gan_{stage}"] = discriminator_term(s.objective, d(batch.target), d(fake))
+    return terms
+
+
+# CycleGAN: Zhu et al. 2017, eq. 1 to 3 and section 5.2
+
+
+def cyclegan_g(nets: Any, batch: Any, s: Any) -> Written:
+    to_target, to_source = nets.g_target(batch.source), nets.g_source(batch.target)
+    return {
+        "gan_target": s.adversarial_weight * generator_term(s.objective, nets.d_target(to_target)),
+        "gan_source": s.adversarial_weight * generator_term(s.objective, nets.d_source(to_source)),
+        "cycle_source": s.cycle_weight * mae(nets.g_source(to_target), batch.source),
+        "cycle_target": s.cycle_weight * mae(nets.g_target(to_source), batch.target),
+        "identity_target": s.identity_weight * mae(nets.g_target(batch.target), batch.target),
+        "identity_source": s.identity_weight * mae(nets.g_source(batch.source), batch.source),
+    }
+
+
+def cyclegan_d(nets: Any, batch: Any, s: Any) -> Written:
+    """In the first step the image pool is empty, and returns what it gets."""
+    to_target, to_source = nets.g_target(batch.source).detach(), nets.g_source(batch.target).detach()
+    return {
+        "gan_target": discriminator_term(s.objective, nets.d_target(batch.target), nets.d_target(to_target)),
+        "gan_source": discriminator_term(s.objective, nets.d_source(batch.source), nets.d_source(to_source)),
+    }
+
+
+# UNIT: Liu et al. 2017, eq. 3 to 5
+
+
+def unit_fakes(nets: Any, batch: Any) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Mean, sample and translation of both domains."""
+    made = {}
+    for origin, aim in (("source", "target"), ("target", "source")):
+        mean = nets.encode(origin, getattr(batch, origin))
+        z = mean + batch.normal(origin, mean[0].numel()).view_as(mean)
+        made[origin] = mean, z, nets.decode(aim, z)
+    return made
+
+
+def unit_g(nets: Any, batch: Any, s: Any) -> Written:
+    terms = {}
+    for origin, aim in (("source", "target"), ("target", "source")):
+        real, (mean, z, fake) = getattr(batch, origin), unit_fakes(nets, batch)[origin]
+        mean_of_fake = nets.encode(aim, fake)
+        back = mean_of_fake + batch.normal(f"back to {origin}", mean[0].numel()).view_as(mean)
+        errors = [
+            (((nets.decode(origin, latent) - real) ** 2 + 1e-6) ** 0.5).mean() for latent in (z, back)
+        ]  # Charbonnier
+        terms |= {
+            f"l1_{origin}": s.reconstruction_weight * errors[0],
+            f"kl_{origin}": s.kl_weight * (mean**2).mean(),
+            f"gan_{aim}": s.adversarial_weight * generator_term(s.objective, getattr(nets, f"d_{aim}")(fake)),
+            f"cycle_{origin}": s.cycle_weight * errors[1],
+            f"cycle_kl_{origin}": s.cycle_kl_weight * (mean_of_fake**2).mean(),
+        }
+    return terms
+
+
+def unit_d(nets: Any, batch: Any, s: Any) -> Written:
+    terms = {}
+    for origin, aim in (("source", "target"), ("target", "source")):
+        d, fake = getattr(nets, f"d_{aim}"), unit_fakes(nets, batch)[origin][2].detach()
+        terms[f"gan_{aim}"] = discriminator_term(s.objective, d(getattr(batch, aim)), d(fake))
+    return terms
+
+
+# SegAN: Xue et al. 2018, eq. 1 and 2, with the mean over scales
+
+
+def segan_maps(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    fake = torch.softmax(nets.g(batch.source)[0], 1)
+    index = ((batch.target[:, 0] + 1) / 2 * (nets.labels - 1)).round()
+    return fake, torch.stack([(index == label).to(fake.dtype) for label in range(nets.labels)], 1)
+
+
+def segan_distance(nets: Any, batch: Any, fake: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference per scale; the first scale is the masked image itself."""
+    masked = [torch.cat([(batch.source + 1) * x[:, [k]] for k in range(1, nets.labels)], 1) for x in (fake, target)]
+    scales = [[x, *features(nets.d, x, norms=True)] for x in masked]
+    return sum(mae(a, b) for a, b in zip(*scales, strict=True)) / len(scales[0])
+
+
+def segan_g(nets: Any, batch: Any, s: Any) -> Written:
+    fake, target = segan_maps(nets, batch)
+    overlap, total = (fake * target)[:, 1:].sum((2, 3, 4)), (fake + target)[:, 1:].sum((2, 3, 4))
+    return {
+        "dice": s.dice_weight * (1 - ((2 * overlap + 1e-5) / (total + 1e-5)).mean()),
+        "gan": s.adversarial_weight * segan_distance(nets, batch, fake, target),
+    }
+
+
+def segan_d(nets: Any, batch: Any, s: Any) -> Written:
+    fake, target = segan_maps(nets, batch)
+    return {"gan": -segan_distance(nets, batch, fake.detach(), target)}
+
+
+# registration: Yan et al. 2018
+
+
+def registration_g(nets: Any, batch: Any, s: Any) -> Written:
+    estimate = nets.g(batch.source)
+    units = torch.tensor([25.0] * 3 + [5.0] * 3 + [1.0] * 6)
+    warped = nets.warped(batch.source, estimate)
+    error = (((estimate - batch.misalignment.to(estimate.dtype)) / units) ** 2).mean()
+    return {
+        "parameters": s.parameter_weight * error,
+        "gan": s.adversarial_weight * -nets.d(pair(warped, batch.source[:, 1:])).mean(),
+    }
+
+
+def registration_d(nets: Any, batch: Any, s: Any) -> Written:
+    fixed = batch.source[:, 1:]
+    real = nets.warped(batch.source, batch.misalignment.to(batch.source.dtype))
+    fake = nets.warped(batch.source, nets.g(batch.source)).detach()
+    gp = penalty(lambda x: nets.d(pair(x[0], fixed)).mean((1, 2, 3, 4)), [real], [fake], mix(batch))
+    return {"gan": nets.d(pair(fake, fixed)).mean() - nets.d(pair(real, fixed)).mean(), "gp": s.gp_weight * gp}
+
+
+# HA-GAN: Sun et al. 2022, section III; R1: Mescheder et al. 2018, eq. 9
+
+
+def hagan_pair(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    x = batch.normal("z", nets.latent_dim)
+    prior = nets.g.prior
+    return nets.g(prior.mean[0] + x @ prior.factor.T, batch.start, None)
+
+
+def hagan_logits(nets: Any, batch: Any, window: Tensor, low: Tensor) -> Tensor:
+    return (nets.d_h(window, batch.start)[0] + nets.d_l(low)[0]) / 2
+
+
+def hagan_d(nets: Any, batch: Any, s: Any) -> Written:
+    window, low = (x.detach() for x in hagan_pair(nets, batch))
+    real, fake = hagan_logits(nets, batch, batch.window, batch.low), hagan_logits(nets, batch, window, low)
+    inputs = [x.detach().requires_grad_() for x in (batch.window, batch.low)]
+    gradients = torch.autograd.grad(hagan_logits(nets, batch, *inputs).sum(), inputs, create_graph=True)
+    r1 = sum((g**2).sum((1, 2, 3, 4)) for g in gradients).mean() / 2
+    return {"gan": discriminator_term(s.objective, real, fake), "r1": s.r1_weight * s.r1_every * r1}
+
+
+def sorted_distance(fake: Tensor, real: Tensor) -> Tensor:
+    """Distance of sorted intensities, of whole windows and of blocks of 8^3 voxels."""
+
+    def distance(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return sum(mae(a.flatten().sort().values, b.flatten().sort().values) for a, b in parts) / len(parts)
+
+    whole = [(a, b) for a, b in zip(fake, real, strict=True)]
+    blocks = [
+        tuple(x[:, d : d + 8, h : h + 8, w : w + 8] for x in both)
+        for both in whole
+        for d in range(0, fake.shape[2], 8)
+        for h in range(0, fake.shape[3], 8)
+        for w in range(0, fake.shape[4], 8)
+    ]
+    return distance(whole) + distance(blocks)
+
+
+def hagan_reconstruction(nets: Any, batch: Any, z: Tensor) -> Written:
+    window, low = nets.g(z, batch.start, None)
+    return {
+        "l1_high": mae(window, batch.window) / 2,
+        "l1_low": mae(low, batch.low) / 2,
+        "sorted_l1": sorted_distance(window, batch.window),
+    }
+
+
+def hagan_latent(nets: Any, batch: Any) -> Tensor:
+    with torch.no_grad():
+        a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], 2)
+    return nets.e_g(a)
+
+
+def hagan_g(nets: Any, batch: Any, s: Any) -> Written:
+    adversarial = generator_term(s.objective, hagan_logits(nets, batch, *hagan_pair(nets, batch)))
+    terms = hagan_reconstruction(nets, batch, hagan_latent(nets, batch).detach())
+    return {"gan": adversarial} | {name: s.autoencode * value for name, value in terms.items()}
+
+
+def hagan_e_h(nets: Any, batch: Any, s: Any) -> Written:
+    return {"l1": mae(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
+
+
+def hagan_e_g(nets: Any, batch: Any, s: Any) -> Written:
+    z = hagan_latent(nets, batch)
+    cosines = (z[0::2] * z[1::2]).sum(1) / (z[0::2].norm(dim=1) * z[1::2].norm(dim=1))
+    prior = (cosines**2).mean() + (((z**2).mean(1) - 1) ** 2).mean()
+    return hagan_reconstruction(nets, batch, z) | {"prior": prior}
+
+
+# WGAN-GP: Gulrajani et al. 2017, eq. 3
+
+
+def wgan_gp_d(nets: Any, batch: Any, s: Any) -> Written:
+    fake = nets.g(batch.normal("z", nets.latent_dim)).detach()
+    gp = penalty(lambda x: nets.d(x[0]), [batch.window], [fake], mix(batch))
+    return {"gan": nets.d(fake).mean() - nets.d(batch.window).mean(), "gp": s.gp_weight * gp}
+
+
+def wgan_gp_g(nets: Any, batch: Any, s: Any) -> Written:
+    return {"gan": -nets.d(nets.g(batch.normal("z", nets.latent_dim))).mean()}
+
+
+TERMS: dict[tuple[str, str], Callable[[Any, Any, Any], Written]] = {
+    ("pix2pix", "g"): pix2pix_g,
+    ("pix2pix", "d"): pix2pix_d,
+    ("medgan", "g"): medgan_g,
+    ("medgan", "d"): medgan_d,
+    ("restore", "g"): restore_g,
+    ("restore", "d"): restore_d,
+    ("upgan", "g_1"): lambda nets, batch, s: upgan_terms(nets, batch, s, 1, 0),
+    ("upgan", "d_1"): lambda nets, batch, s: upgan_d(nets, batch, s, (1,)),
+    ("upgan", "g_2"): lambda nets, batch, s: upgan_terms(nets, batch, s, 2, 0),
+    ("upgan", "d_2"): lambda nets, batch, s: upgan_d(nets, batch, s, (2,)),
+    ("upgan", "g"): upgan_joint,
+    ("upgan", "d"): lambda nets, batch, s: upgan_d(nets, batch, s, (1, 2)),
+    ("cyclegan", "g"): cyclegan_g,
+    ("cyclegan", "d"): cyclegan_d,
+    ("unit", "g"): unit_g,
+    ("unit", "d"): unit_d,
+    ("segan", "g"): segan_g,
+    ("segan", "d"): segan_d,
+    ("registration", "g"): registration_g,
+    ("registration", "d"): registration_d,
+    ("hagan", "d"): hagan_d,
+    ("hagan", "g"): hagan_g,
+    ("hagan", "e_h"): hagan_e_h,
+    ("hagan", "e_g"): hagan_e_g,
+    ("wgan_gp", "d"): wgan_gp_d,
+    ("wgan_gp", "g"): wgan_gp_g,
+}
