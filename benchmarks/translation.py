@@ -8,25 +8,22 @@ so that the same line goes on where it stopped; the table shows what there is.
 
 import argparse
 import itertools
-import json
 import os
 import platform
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import metered
 import numpy as np
+import timed
 import torch
 
 from hagan3d.config import WindowDataConfig
 from hagan3d.config.methods import config_class, method_names
-from hagan3d.engine.training import train
 from hagan3d.run_settings import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -36,8 +33,6 @@ DEGRADATIONS = {
     "motion": {"data.degrade.kind": "motion"},
 }
 MEASURES = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("MAE, %", "mae_percent"), ("NMSE", "nmse"))
-PROBED = 12  # steps whose cost is measured, after as many to warm up
-MOST = 1.5  # times its minutes: a run is then stopped and measured as it is
 
 
 def compared_methods() -> dict[str, tuple[str, dict[str, str]]]:
@@ -90,9 +85,8 @@ def main() -> None:
     runs = list(_runs(a))
     if not a.table:
         torch.set_num_threads(a.threads)
-        costs = {method: cost(method, a) for method in a.methods}
         for run in runs:
-            make(run, costs[run.method], a)
+            make(run, a)
     table(runs, a)
 
 
@@ -109,62 +103,16 @@ def settings(run: Run, steps: int, a: argparse.Namespace) -> dict[str, Any]:
     method = load_config(f"{name}_32").method
     if hasattr(method, "stages"):
         plan[f"{name}.stage_steps"] = max(1, steps // (method.stages + 1))
-    shared = {"data.store": str(a.store), "data.fraction": run.fraction, "train.seed": run.seed, "train.device": "cpu"}
-    quiet = {"data.degrade.fixed": True, "log.preview_every": 0, "log.keep_last": 1}
-    return plan | shared | quiet | changes | DEGRADATIONS[run.degradation]
+    shared = {"data.store": str(a.store), "data.fraction": run.fraction, "train.seed": run.seed}
+    return plan | shared | {"data.degrade.fixed": True} | changes | DEGRADATIONS[run.degradation]
 
 
-def cost(method: str, a: argparse.Namespace) -> float:
-    """Processor seconds of a step of a method, the mean over its stages; measured once and kept."""
-    path = a.out / "costs.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if method not in known:
-        for attempt in ("warm", "measured"):
-            run = Run(method, a.degradations[0], 1.0, 0)
-            config = load_config(f"{METHODS[method][0]}_32", **_nested(settings(run, PROBED, a)))
-            began = time.process_time()
-            train(config, a.out / "probes" / f"{method}-{attempt}")
-            known[method] = (time.process_time() - began) / PROBED
-        path.write_text(json.dumps(known, indent=1))
-    return known[method]
-
-
-def _nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """Turn keys such as ``train.steps`` into nested sections."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        *sections, name = key.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[name] = value
-    return nested
-
-
-def make(run: Run, seconds: float, a: argparse.Namespace) -> None:
+def make(run: Run, a: argparse.Namespace) -> None:
     """Train a run and measure it, unless that is done."""
-    folder = a.out / run.name
-    if (folder / "evaluation" / "metrics.json").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    plan = folder / "plan.json"
-    steps = json.loads(plan.read_text())["steps"] if plan.exists() else max(8, round(a.minutes * 60 / seconds))
-    spent = json.loads(plan.read_text())["seconds"] if plan.exists() else 0.0
-    config = f"{METHODS[run.method][0]}_32"
-    words = [
-        f"--{key}={json.dumps(value) if isinstance(value, list) else value}"
-        for key, value in settings(run, steps, a).items()
-    ]
-    command = ["train", "--config", config, "--out", folder / "run", *words]
-
-    def note(used: float) -> None:
-        plan.write_text(json.dumps({"steps": steps, "seconds": used}))
-
-    if status := metered.run(command, a.threads, spent, MOST * a.minutes * 60, note):
-        raise SystemExit(f"{folder}: training ended with status {status}")
-    measure = ["evaluate", folder / "run", "--store", a.store, "--out", folder / "evaluation", "--device", "cpu"]
-    if metered.start(measure, a.threads).wait():
-        raise SystemExit(f"{folder}: cannot be measured")
+    config, folder, seconds = f"{METHODS[run.method][0]}_32", a.out / run.name, 60 * a.minutes
+    probed = settings(Run(run.method, a.degradations[0], 1.0, 0), timed.PROBED, a)
+    steps = timed.planned_steps(folder, seconds, timed.cost(a.out, run.method, config, probed))
+    timed.make(folder, config, settings(run, steps, a), seconds, a.threads)
 
 
 def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
@@ -188,7 +136,7 @@ def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
     for degradation, fraction in itertools.product(a.degradations, a.fractions):
         for position, method in enumerate(a.methods):
             chosen = [r for r in runs if (r.method, r.degradation, r.fraction) == (method, degradation, fraction)]
-            found = [(a.out / r.name, m) for r in chosen if (m := _metrics(a.out / r.name)) is not None]
+            found = [(a.out / r.name, m) for r in chosen if (m := timed.metrics(a.out / r.name)) is not None]
             if not found:
                 continue
             if position == 0:
@@ -197,11 +145,6 @@ def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _metrics(folder: Path) -> dict[str, Any] | None:
-    path = folder / "evaluation" / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _row(degradation: str, fraction: float, method: str, found: list[tuple[Path, dict[str, Any]]]) -> list[str]:

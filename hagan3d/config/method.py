@@ -92,7 +92,7 @@ class TranslationConfig(MethodConfig):
     critic_width: int = bounded(32, at_least=1)
     """Channels of the first layer of the discriminator; they double with each downsampling, up to 8 times."""
     adversarial_weight: float = bounded(1.0, at_least=0)
-    """Weight of the adversarial term of the generator."""
+    """Weight of the adversarial term of the generator; with 0, discriminators that no other term needs do not learn."""
     masked_losses: bool = False
     """Whether voxel-wise losses (L1, L2, NMSE, Dice, reconstruction) are averaged over the mask of each pair instead of
     over all voxels. A likelihood always is; adversarial and feature losses see whole volumes."""

@@ -61,6 +61,15 @@ class FeatureLossMethod(TranslationMethod):
         maps = [self._maps_of(network, x[:, [channel]]) for channel, network in enumerate(self.extractor)]
         return [torch.cat(layer) for layer in zip(*maps, strict=True)]
 
+    @property
+    @abstractmethod
+    def compares_features(self) -> bool:
+        """Whether a term compares feature maps of the extractor."""
+
+    def uses_extractor(self, name: str) -> bool:
+        """Return whether terms compare feature maps of the extractor ``name``."""
+        return self.compares_features and self.settings.extractor == name
+
     @abstractmethod
     def discriminator_maps(self, nets: Any, batch: PairBatch, x: Tensor) -> list[Tensor]:
         """Return the feature maps of ``x`` by the average of the discriminator."""

@@ -38,6 +38,11 @@ class TranslationMethod(Method):
         super().__init__(config)
         self.low_resolution_cache = PhaseCache()
 
+    @property
+    def is_adversarial(self) -> bool:
+        """Whether the generator has an adversarial term; without, its discriminator does not learn either."""
+        return bool(self.settings.adversarial_weight > 0)
+
     def training_phases(self) -> list[Phase]:
         """Return the phases of the method; in hierarchical training, with one of the low-resolution network first.
 

@@ -47,6 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "generator": "skips",
         "depth": 4,
         "critic_steps": 2,
+        "l1_weight": 0.5,
         "nmse_weight": 1.0,
         "frequency_weight": 0.1,
         "perceptual_share": 0.1,

@@ -131,6 +131,7 @@ def restore_g(nets: Any, batch: Any, s: Any) -> Written:
     steps = [x[:, :, 1:] - x[:, :, :-1] for x in (fake, real)]
     return {
         "gan": s.adversarial_weight * generator_term(s.objective, nets.d(fake)),
+        "l1": s.l1_weight * mae(fake, real),
         "l2": s.l2_weight * ((fake - real) ** 2).mean(),
         "nmse": s.nmse_weight * sum(ratios) / len(ratios),
         "frequency": s.frequency_weight * ((spectra[0] - spectra[1]) ** 2).mean(),

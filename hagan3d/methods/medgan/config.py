@@ -25,6 +25,8 @@ class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig, FeatureLossConfig
     """Updates of the generator per update of the discriminator."""
     perceptual_weight: float = bounded(20.0, at_least=0)
     """Weight of the perceptual loss: L1 of the volumes and of the discriminator's features."""
+    critic_features: bool = True
+    """Whether the perceptual loss has the discriminator's features, as published; without, it is the L1 loss."""
     style_share: float = bounded(0.1, at_least=0, below=0.5)
     """Share of the generator's gradient that the style loss has in the first step: the squared difference of Gram
     matrices of the extractor's features. The weight follows; the published 1e-4 is for features of VGG-19 of 0..255."""

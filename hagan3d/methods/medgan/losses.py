@@ -30,21 +30,29 @@ class MedGAN(FeatureLossMethod):
         settings = self.settings
         weights = {"gan": settings.adversarial_weight, "perceptual": settings.perceptual_weight}
         shares = {"style": settings.style_share, "content": settings.content_share}
-        return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights, shares),
-            Phase("d", ("d",), self.d_loss, self.train.lr_d, every=self.settings.critic_every),
-        ]
+        phases = [Phase("g", ("g",), self.g_loss, self.train.lr_g, weights, shares)]
+        if self.is_adversarial or self.settings.critic_features or self.uses_extractor("discriminator"):
+            phases.append(Phase("d", ("d",), self.d_loss, self.train.lr_d, every=self.settings.critic_every))
+        return phases
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether there is a style or a content term."""
+        return bool(self.settings.style_share or self.settings.content_share)
 
     def g_loss(self, nets: MedGANNetworks, batch: PairBatch) -> Terms:
         """Generator loss: adversarial, perceptual (eq. 3), style (eq. 5) and content (eq. 6) terms."""
+        settings, terms = self.settings, Terms()
         fake = self.cache.put("fake", batch, nets.generate(batch.source))
-        d_fake, d_real = (_features(nets.d, batch.source, x) for x in (fake, batch.target))
-        terms = {
-            "gan": g_loss(self.settings.objective, nets.d.logits(d_fake[-1])),
-            # layer 0 of the perceptual loss is the volume itself
-            "perceptual": l1(fake, batch.target, self.loss_mask(batch)) + feature_l1(d_fake, d_real),
-        }
-        if self.settings.style_share or self.settings.content_share:
+        # layer 0 of the perceptual loss is the volume itself
+        terms["perceptual"] = l1(fake, batch.target, self.loss_mask(batch))
+        if self.is_adversarial or settings.critic_features:
+            d_fake, d_real = (_features(nets.d, batch.source, x) for x in (fake, batch.target))
+            if self.is_adversarial:
+                terms["gan"] = g_loss(settings.objective, nets.d.logits(d_fake[-1]))
+            if settings.critic_features:
+                terms["perceptual"] = terms["perceptual"] + feature_l1(d_fake, d_real)
+        if self.compares_features:
             f_fake, f_real = (self.feature_maps(nets, batch, x) for x in (fake, batch.target))
             terms["style"], terms["content"] = style_loss(f_fake, f_real), content_loss(f_fake, f_real)
         return terms

@@ -25,19 +25,16 @@ class Pix2Pix(TranslationMethod):
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
         weights = {"l1": self.settings.l1_weight, "gan": self.settings.adversarial_weight}
-        return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights),
-            Phase("d", ("d",), self.d_loss, self.train.lr_d),
-        ]
+        phases = [Phase("g", ("g",), self.g_loss, self.train.lr_g, weights)]
+        return [*phases, Phase("d", ("d",), self.d_loss, self.train.lr_d)] if self.is_adversarial else phases
 
     def g_loss(self, nets: Pix2PixNetworks, batch: PairBatch) -> Terms:
         """Generator loss: L1 to the target plus the conditional adversarial term D(source, fake) (eq. 4)."""
         fake = self.cache.put("fake", batch, self._generate(nets, batch))
-        logits = nets.d(torch.cat([batch.source, fake], dim=1))
-        return {
-            "l1": l1(fake, batch.target, self.loss_mask(batch)),
-            "gan": g_loss(self.settings.objective, logits),
-        }
+        terms = {"l1": l1(fake, batch.target, self.loss_mask(batch))}
+        if self.is_adversarial:
+            terms["gan"] = g_loss(self.settings.objective, nets.d(torch.cat([batch.source, fake], dim=1)))
+        return terms
 
     def d_loss(self, nets: Pix2PixNetworks, batch: PairBatch) -> Terms:
         """Discriminator loss on (source, target) and (source, fake) pairs (eq. 1)."""

@@ -33,10 +33,9 @@ class Registration(TranslationMethod):
         """Return the updates of one step."""
         penalised = ("d",) if self.settings.objective == "wgan-gp" else ()
         weights = {"parameters": self.settings.parameter_weight, "gan": self.settings.adversarial_weight}
-        return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights),
-            Phase("d", ("d",), self.d_loss, self.train.lr_d, {"gp": self.settings.gp_weight}, penalised=penalised),
-        ]
+        g = Phase("g", ("g",), self.g_loss, self.train.lr_g, weights)
+        d = Phase("d", ("d",), self.d_loss, self.train.lr_d, {"gp": self.settings.gp_weight}, penalised=penalised)
+        return [g, d] if self.is_adversarial else [g]
 
     def check_channels(self, store: Store) -> None:
         """Raise InputError unless all volumes have the spacing in which the parameters count millimetres."""
@@ -54,10 +53,10 @@ class Registration(TranslationMethod):
         estimate = nets.estimate(batch.source)
         fake = self.cache.put("fake", batch, nets.warped(batch.source, estimate))
         error = (estimate - true_parameters(batch)[:, : estimate.shape[1]]) / self._units(estimate)
-        return {
-            "parameters": error.square().mean(),
-            "gan": g_loss(self.settings.objective, _logits(nets, batch, [fake])),
-        }
+        terms = {"parameters": error.square().mean()}
+        if self.is_adversarial:
+            terms["gan"] = g_loss(self.settings.objective, _logits(nets, batch, [fake]))
+        return terms
 
     def _units(self, parameters: Tensor) -> Tensor:
         """Return the unit of each of ``parameters [B, n]``: the largest that is simulated, 1 if none is."""

@@ -32,6 +32,8 @@ class RestoreConfig(UNetMethodConfig, FeatureLossConfig):
     """Number of convolutions of `plain` and `skips`."""
     critic_steps: int = bounded(1, at_least=1)
     """Updates of the discriminator per update of the generator; a step has one update of the discriminator."""
+    l1_weight: float = bounded(0.0, at_least=0)
+    """Weight of the mean absolute error."""
     l2_weight: float = bounded(1.0, at_least=0)
     """Weight of the mean squared error."""
     nmse_weight: float = bounded(0.0, at_least=0)

@@ -14,7 +14,7 @@ from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss, interpolated_penalty
 from hagan3d.losses.perceptual import content_loss
 from hagan3d.losses.restoration import frequency_l2, nmse, slice_tv
-from hagan3d.losses.voxels import l2
+from hagan3d.losses.voxels import l1, l2
 from hagan3d.methods.feature_losses import FeatureLossMethod
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.methods.restore.config import RestoreConfig
@@ -30,16 +30,22 @@ class Restore(FeatureLossMethod):
         """Return the updates of one step."""
         penalised = ("d",) if self.settings.objective == "wgan-gp" else ()
         every, shares = self.settings.critic_steps, {"perceptual": self.settings.perceptual_share}
-        return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g, self._g_weights(), shares, every=every),
-            Phase("d", ("d",), self.d_loss, self.train.lr_d, {"gp": self.settings.gp_weight}, penalised=penalised),
-        ]
+        g = Phase("g", ("g",), self.g_loss, self.train.lr_g, self._g_weights(), shares, every=every)
+        d = Phase("d", ("d",), self.d_loss, self.train.lr_d, {"gp": self.settings.gp_weight}, penalised=penalised)
+        return [g, d] if self.is_adversarial or self.uses_extractor("discriminator") else [g]
+
+    @property
+    def compares_features(self) -> bool:
+        """Whether there is a perceptual term."""
+        return self.settings.perceptual_share > 0
 
     def g_loss(self, nets: RestoreNetworks, batch: PairBatch) -> Terms:
         """Generator loss: adversarial term plus every error term with a weight."""
         settings, real, mask = self.settings, batch.target, self.loss_mask(batch)
         fake = self.cache.put("fake", batch, nets.generate(batch.source))
-        terms = {"gan": g_loss(settings.objective, nets.d(fake))}
+        terms = {"gan": g_loss(settings.objective, nets.d(fake))} if self.is_adversarial else Terms()
+        if settings.l1_weight:
+            terms["l1"] = l1(fake, real, mask)
         if settings.l2_weight:
             terms["l2"] = l2(fake, real, mask)
         if settings.nmse_weight:
@@ -48,7 +54,7 @@ class Restore(FeatureLossMethod):
             terms["frequency"] = frequency_l2(fake, real)
         if settings.slice_tv_weight:
             terms["slice_tv"] = slice_tv(fake, real, settings.slice_tv)
-        if settings.perceptual_share:
+        if self.compares_features:
             terms["perceptual"] = content_loss(*(self.feature_maps(nets, batch, x) for x in (fake, real)))
         return terms
 
@@ -61,6 +67,7 @@ class Restore(FeatureLossMethod):
         settings = self.settings
         return {
             "gan": settings.adversarial_weight,
+            "l1": settings.l1_weight,
             "l2": settings.l2_weight,
             "nmse": settings.nmse_weight,
             "frequency": settings.frequency_weight,

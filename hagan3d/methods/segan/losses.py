@@ -29,10 +29,8 @@ class SegAN(TranslationMethod):
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
         weights = {"dice": self.settings.dice_weight, "gan": self.settings.adversarial_weight}
-        return [
-            Phase("g", ("g",), self.g_loss, self.train.lr_g, weights),
-            Phase("d", ("d",), self.d_loss, self.train.lr_d),
-        ]
+        phases = [Phase("g", ("g",), self.g_loss, self.train.lr_g, weights)]
+        return [*phases, Phase("d", ("d",), self.d_loss, self.train.lr_d)] if self.is_adversarial else phases
 
     def check_store(self, store: Store) -> None:
         """Raise InputError unless the store has pairs of volumes and label maps with the labels of the settings."""
@@ -53,10 +51,10 @@ class SegAN(TranslationMethod):
         """Segmentation loss: Dice plus the multi-scale L1 feature distance (eq. 2)."""
         target = nets.one_hot(batch.target)
         fake = self.cache.put("fake", batch, nets.probabilities(batch.source))
-        return {
-            "dice": dice_loss(fake, target, self.loss_mask(batch)),
-            "gan": _distance(nets, batch.source, fake, target),
-        }
+        terms = {"dice": dice_loss(fake, target, self.loss_mask(batch))}
+        if self.is_adversarial:
+            terms["gan"] = _distance(nets, batch.source, fake, target)
+        return terms
 
     def d_loss(self, nets: SegANNetworks, batch: PairBatch) -> Terms:
         """Critic loss: minus the multi-scale L1 feature distance (eq. 1), bounded by weight clipping."""

@@ -29,10 +29,10 @@ class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     stage_steps: int = bounded(1000, at_least=1)
     """Training steps of each stage. The rest of `train.steps` fine-tunes all stages jointly."""
     guide: Literal["mean", "paper", "channels", "none"] = "mean"
-    """Input of the next stage. mean: prediction x sigma / mean sigma, and ln sigma. paper: prediction x sigma /
-    sum of sigma, as published; it is near 0 in volumes of many voxels. channels: prediction, alpha and beta. none: the prediction, without uncertainty and GGD
-    likelihood (plain cascade). With windows, mean and sum are of the window in training and of the volume at inference.
-    """
+    """Input of the next stage. mean: prediction x sigma / mean sigma, and ln sigma. paper: prediction x sigma / sum of
+    sigma, as published; it is near 0 in volumes of many voxels. channels: prediction, alpha and beta. none: the
+    prediction, without uncertainty and GGD likelihood (plain cascade). With windows, mean and sum are of the window in
+    training and of the volume at inference."""
     parts: Triple = (0.2, 0.2, 0.6)
     """Fractions of a stage's steps with the first, second and third pair of weights."""
     l1_weights: Triple = bounded((1.0, 0.5, 0.1), at_least=0)

@@ -35,14 +35,16 @@ class UPGAN(TranslationMethod):
             g, d = partial(self.stage_g_loss, stage), partial(self.d_loss, [stage])
             weights = partial(stage_weights, settings, stage)
             phases.append(Phase(f"g_{stage}", (f"g_{stage}",), g, train.lr_g, weights, {}, ("sigma",), first, end))
-            phases.append(Phase(f"d_{stage}", (f"d_{stage}",), d, train.lr_d, first=first, end=end))
+            if self.is_adversarial:
+                phases.append(Phase(f"d_{stage}", (f"d_{stage}",), d, train.lr_d, first=first, end=end))
         rate, first = settings.tuning_rate, settings.tuning_from
         measures = tuple(f"sigma_{stage}" for stage in stages)
         all_g, all_d = (tuple(f"{kind}_{stage}" for stage in stages) for kind in "gd")
         last = stage_weights(settings, settings.stages, first)
         joint = {f"{term}_{stage}": weight for stage in stages for term, weight in last.items()}
         phases.append(Phase("g", all_g, self.joint_g_loss, rate * train.lr_g, joint, {}, measures, first))
-        phases.append(Phase("d", all_d, partial(self.d_loss, list(stages)), rate * train.lr_d, first=first))
+        if self.is_adversarial:
+            phases.append(Phase("d", all_d, partial(self.d_loss, list(stages)), rate * train.lr_d, first=first))
         return phases
 
     def stage_g_loss(self, stage: int, nets: UPGANNetworks, batch: PairBatch) -> Terms:
@@ -71,10 +73,9 @@ class UPGAN(TranslationMethod):
         """
         settings, (mean, log_scale, log_shape) = self.settings, prediction
         self.cache.put(f"fake_{stage}", batch, mean)
-        terms = {
-            "l1": l1(mean, batch.target, self.loss_mask(batch)),
-            "gan": g_loss(settings.objective, nets[f"d_{stage}"](mean)),
-        }
+        terms = {"l1": l1(mean, batch.target, self.loss_mask(batch))}
+        if self.is_adversarial:
+            terms["gan"] = g_loss(settings.objective, nets[f"d_{stage}"](mean))
         if log_scale is None or log_shape is None:
             return terms
         terms["nll"] = _masked_nll(mean - batch.target, log_scale, log_shape, batch.mask)

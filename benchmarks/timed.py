@@ -1,0 +1,93 @@
+"""Runs of equal processor time: the cost of a step is measured first, then a run is trained and evaluated."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import metered
+
+from hagan3d.engine.training import train
+from hagan3d.run_settings import load_config
+
+PROBED = 12  # steps whose cost is measured, after as many to warm up
+MOST = 1.5  # times its minutes: a run is then stopped and measured as it is
+QUIET = {"train.device": "cpu", "log.preview_every": 0, "log.keep_last": 1}
+
+
+def cost(out: Path, name: str, config: str, settings: Mapping[str, Any]) -> float:
+    """Return the processor seconds of a step, the mean over its first steps; measured once and kept in ``out``.
+
+    Args:
+        out: Folder of the benchmark.
+        name: Of what is measured.
+        config: Name of its config.
+        settings: What it changes in that, with `PROBED` training steps.
+    """
+    path = out / "costs.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if name not in known:
+        for attempt in ("warm", "measured"):
+            run = load_config(config, **nested({**QUIET, **settings}))
+            began = time.process_time()
+            train(run, out / "probes" / f"{name}-{attempt}")
+            known[name] = (time.process_time() - began) / PROBED
+        path.write_text(json.dumps(known, indent=1))
+    return known[name]
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn keys such as ``train.steps`` into nested sections."""
+    sections: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, name = key.split(".")
+        place = sections
+        for section in path:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return sections
+
+
+def planned_steps(folder: Path, seconds: float, step: float) -> int:
+    """Return the steps of a run of so many seconds at a cost of ``step`` each; as planned, if it has begun."""
+    plan = folder / "plan.json"
+    return json.loads(plan.read_text())["steps"] if plan.exists() else max(8, round(seconds / step))
+
+
+def make(folder: Path, config: str, settings: Mapping[str, Any], seconds: float, threads: int) -> None:
+    """Train a run in ``folder`` and evaluate it, unless that is done; what has begun is continued.
+
+    Args:
+        folder: Of the run.
+        config: Name of its config.
+        settings: What it changes in that; ``train.steps`` and ``data.store`` among them.
+        seconds: Processor time that it is planned for; it is stopped at `MOST` times that.
+        threads: Of the run.
+    """
+    if (folder / "evaluation" / "metrics.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = folder / "plan.json"
+    spent = json.loads(plan.read_text())["seconds"] if plan.exists() else 0.0
+    words = [
+        f"--{key}={json.dumps(value) if isinstance(value, bool | list) else value}"
+        for key, value in {**QUIET, **settings}.items()
+    ]
+
+    def note(used: float) -> None:
+        plan.write_text(json.dumps({"steps": settings["train.steps"], "seconds": used}))
+
+    command = ["train", "--config", config, "--out", folder / "run", *words]
+    if status := metered.run(command, threads, spent, MOST * seconds, note):
+        raise SystemExit(f"{folder}: training ended with status {status}")
+    store = settings["data.store"]
+    measure = ["evaluate", folder / "run", "--store", store, "--out", folder / "evaluation", "--device", "cpu"]
+    if metered.start(measure, threads).wait():
+        raise SystemExit(f"{folder}: cannot be measured")
+
+
+def metrics(folder: Path) -> dict[str, Any] | None:
+    """Return the results of a run, if it is done."""
+    path = folder / "evaluation" / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
