@@ -52,6 +52,10 @@ class TrainConfig(Section):
     step then takes minutes."""
     loss_groups: bool = True
     """Whether groups of loss terms are differentiated one after the other: the same gradients, less memory."""
+    weights: str | None = None
+    """Run, or checkpoint, whose weights training starts from: whatever fits by name and shape."""
+    freeze: tuple[str, ...] = ()
+    """Networks, or parts of them such as g.common, that do not learn."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on; auto: the GPU if torch sees one."""
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 
 from hagan3d import __version__, ops
+from hagan3d.checkpoint import files
 from hagan3d.config import Config
 from hagan3d.config.serialization import flat, to_dict
 from hagan3d.data.phantoms.store import phantom_store
 from hagan3d.data.store.store import Store
 from hagan3d.engine.distributed import SINGLE, Distributed
+from hagan3d.engine.initial_weights import take_weights
 from hagan3d.engine.memory_plan import Plan, advice, fitted
 from hagan3d.engine.optimizers import choose_device
 from hagan3d.engine.trainer import Trainer
@@ -57,6 +59,10 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
         config, plan = fit(config, plan, vram, device, distributed.is_first)
     torch.manual_seed(config.train.seed)  # of the weights; everything later samples by (seed, step, sample)
     networks, method = make_networks(config, num_classes), make_method(config)
+    if config.train.weights is not None and files.newest(out) is None:
+        taken = take_weights(networks, Path(config.train.weights))
+        if distributed.is_first:
+            print(f"weights of {config.train.weights}:", *taken, sep="\n  ", file=sys.stderr)
     method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
     fingerprint = store.store_fingerprint

@@ -12,7 +12,9 @@ from hagan3d.config import TrainConfig
 from hagan3d.data.batches.steps import StepBatch
 from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.ema import EMA
+from hagan3d.engine.initial_weights import frozen_parameters
 from hagan3d.engine.optimizers import make_optimizer
+from hagan3d.errors import InputError
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.networks.layers import iterate_spectral_norms, shared_spectral_norms
 from hagan3d.networks.network_set import NetworkSet
@@ -40,6 +42,8 @@ class Updates:
         if next(networks.parameters()).device != device:  # fake tensors cannot be moved
             networks.to(device)
         self.networks = networks
+        self.frozen = frozen_parameters(networks, train.freeze)
+        self._check_frozen()
         networks.set_memory(train.recompute_norms, train.checkpointing)
         if train.compile:
             penalised = {name for phase in phases for name in phase.penalised}
@@ -63,7 +67,18 @@ class Updates:
                 self.scalers[phase.name] = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
-        return [parameter for name in phase.updates for parameter in self.networks[name].parameters()]
+        frozen = {id(parameter) for parameter in self.frozen}
+        every = (parameter for name in phase.updates for parameter in self.networks[name].parameters())
+        return [parameter for parameter in every if id(parameter) not in frozen]
+
+    def _check_frozen(self) -> None:
+        """Raise InputError if a phase has nothing left to learn."""
+        for phase in self.phases:
+            if not self._parameters(phase):
+                raise InputError(
+                    f"train.freeze {' '.join(self.train.freeze)}: nothing is left to learn for the phase {phase.name} "
+                    f"({', '.join(phase.updates)}); freeze a part of it"
+                )
 
     def run(self, phase: Phase, batch: StepBatch) -> dict[str, Tensor]:
         """Run one phase: update the networks it names, and no other.
@@ -80,7 +95,7 @@ class Updates:
         weights = phase.weights_at(batch.step, batch.state)
         for name in phase.updates:
             iterate_spectral_norms(self.networks[name])
-        with only_trainable(self.networks, phase.updates + phase.records):
+        with only_trainable(self.networks, phase.updates + phase.records, self.frozen):
             with self._shared_norms(phase):
                 for terms in (terms for part in batch.micro_batches(count) for terms in self._groups(phase, part)):
                     weighted = {name: weights.get(name, 1.0) * term.float() for name, term in terms.items()}
@@ -107,7 +122,7 @@ class Updates:
         """
         count, scale = self.train.accumulate, NORM_SCALE if self.train.precision == "fp16" else 1.0
         parameters, norms = self._parameters(phase), dict[str, float]()
-        with only_trainable(self.networks, phase.updates + phase.records):
+        with only_trainable(self.networks, phase.updates + phase.records, self.frozen):
             names = [""]
             while len(norms) < len(names):
                 with self._shared_norms(phase):
@@ -190,10 +205,12 @@ class Updates:
 
 
 @contextlib.contextmanager
-def only_trainable(networks: NetworkSet, names: tuple[str, ...]) -> Iterator[None]:
-    """Freeze every network but those named: inside this block no other gets a gradient."""
+def only_trainable(networks: NetworkSet, names: tuple[str, ...], frozen: Sequence[nn.Parameter] = ()) -> Iterator[None]:
+    """Freeze every network but those named, and some parameters: inside this block no other gets a gradient."""
     for name in networks.names():
         networks[name].requires_grad_(name in names)
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:

@@ -42,6 +42,8 @@ class TranslationNetworks(NetworkSet):
         networks.translate(window, statistics)
     """
 
+    predicts_uncertainty = False
+    """Whether a translation has alpha, beta and sigma."""
     needs_whole_volume = False
     """Whether a volume cannot be translated window by window."""
     registers = False

@@ -163,13 +163,14 @@ def _scales(
     Empty without uncertainty. Channels may share a sigma, as in a model that predicts one map for all, but their errors
     differ.
     """
+    if not translator.networks.predicts_uncertainty:
+        return {}
     every = sorted({i for group in folds.fitted_on.values() for i in group})
     fits = dict[int, list[Calibration]]()
     for i in track(every, "fit the scale of sigma", len(every), progress):
         pair = pairs.pair(i)
         prediction = translator.whole(pair.source)
-        if prediction.alpha is None or prediction.beta is None:
-            return {}
+        assert prediction.alpha is not None and prediction.beta is not None
         fits[i] = [Calibration() for _ in pair.target]
         values = pair.target - prediction.mean[0], prediction.alpha[0], prediction.beta[0], _mask(pair)
         for calibration, *channel in zip(fits[i], *values, strict=True):

@@ -62,7 +62,7 @@ class UPGANNetworks(TranslationNetworks):
         """Build the networks for volumes or windows of ``size`` voxels."""
         super().__init__(size, settings)
         self.guide, self.num_stages, self.stage_steps = settings.guide, settings.stages, settings.stage_steps
-        self.trained_stages = settings.stages
+        self.trained_stages, self.predicts_uncertainty = settings.stages, settings.guide != "none"
         self.num_voxels = math.prod(size) * settings.target_channels
         levels = num_levels(size, settings.levels)
         guide_channels = settings.target_channels + {"mean": 1, "paper": 0, "channels": 2, "none": 0}[self.guide]
