@@ -12,9 +12,10 @@ from hagan3d.evaluation.settings import EvaluateConfig, FeatureTrainConfig
 
 DESCRIPTION = """Evaluate a run on the held-out volumes of its store: KID, MMD, FID, precision and recall in features,
 voxel statistics, variety, seams, reconstruction, geometry; with --audit also memorisation of training volumes. A
-translating run is evaluated on held-out pairs: voxel errors, and calibration of its uncertainty. Writes report.html
-(one file, for a browser) and metrics.json; of a model with several image channels or label maps, also a folder of its
-name for each channel. The same command again resumes. Nothing is downloaded."""
+translating run is evaluated on held-out pairs: voxel errors, and calibration of its uncertainty; between two domains
+without pairs by distances between sets, in both directions, and by errors of volumes translated there and back. Writes
+report.html (one file, for a browser) and metrics.json; of a model with several image channels or label maps, also a
+folder of its name for each channel. The same command again resumes. Nothing is downloaded."""
 EXAMPLES = (
     "hagan3d evaluate --store lungs.h5 --train-features           # once per store, takes minutes",
     "hagan3d evaluate runs/lungs --store lungs.h5 --out evaluation/",

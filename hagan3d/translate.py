@@ -15,6 +15,7 @@ EXAMPLES = (
     "hagan3d translate runs/motion --input crops.h5 --split validation --simulate --out corrected/",
     "hagan3d translate runs/pet_ct --input pet/ --out ct/ --calibration evaluation/metrics.json --level 0.95",
     "hagan3d translate runs/mr_us --input pairs.csv --out moved/   # registration: id, source (moving), target (fixed)",
+    "hagan3d translate runs/unpaired --input ct/ --out mr/ --direction b2a      # two domains: the other way round",
     "hagan3d translate runs/t1_t2 --input t1.nii.gz --out t2/ --memory 4GB",
 )
 LONGEST = 128  # slices that are translated at once unless told otherwise
@@ -26,6 +27,12 @@ def main(argv: list[str]) -> None:
     cli.add_run_options(parser)
     parser.add_argument("--input", type=str, required=True, help="A store (.h5 or a folder of shards), or scans.")
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
+    parser.add_argument(
+        "--direction",
+        type=Literal["a2b", "b2a", "cycle", "reconstruct"],
+        default="a2b",
+        help="a2b: source to target. Models of two domains also: b2a, cycle (a to b to a), reconstruct (a to a).",
+    )
     parser.add_argument("--split", type=str, default="all", help="Part of a store: train, validation, test or all.")
     parser.add_argument("--simulate", type=bool, default=False, help="Degrade a store's volumes first, as in training.")
     parser.add_argument(
@@ -49,6 +56,7 @@ def main(argv: list[str]) -> None:
     budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)
     from hagan3d.checkpoint import load_translation
     from hagan3d.inference.devices import inference_device
+    from hagan3d.inference.directions import directed
     from hagan3d.inference.translate_files import (
         Uncertainty,
         calibrated_scales,
@@ -57,7 +65,7 @@ def main(argv: list[str]) -> None:
         write_translations,
     )
 
-    model = load_translation(Path(a.run), a.weights, inference_device(a.device))
+    model = directed(load_translation(Path(a.run), a.weights, inference_device(a.device)), a.direction)
     scales = [] if a.calibration is None else calibrated_scales(Path(a.calibration), model.description)
     translator = make_translator(model, a.depth, a.overlap, budget)
     count, sources = sources_of(Path(a.input), model, a.split, a.simulate)

@@ -5,13 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hagan3d.checkpoint import load_model, load_translation, translates
+from hagan3d.checkpoint import TranslationModel, load_model, load_translation, translates
 from hagan3d.data.store.store import Store
+from hagan3d.evaluation.features.self_supervised import load_features
 from hagan3d.evaluation.generation import GenerationEvaluation
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.report.folder import METRICS, REPORT, is_done, write_results
 from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.settings import EvaluateConfig
+from hagan3d.evaluation.translation.domains import (
+    domain_evaluation_key,
+    domain_report,
+    domain_verdicts,
+    evaluate_domains,
+)
 from hagan3d.evaluation.translation.pairs import evaluate_pairs, pair_evaluation_key
 from hagan3d.evaluation.translation.report import pair_report, pair_verdicts
 from hagan3d.inference.devices import inference_device
@@ -116,6 +123,8 @@ def _evaluate_translation(
     run: Path, store_path: Path, out: Path, options: EvaluateOptions, progress: ProgressCallback
 ) -> list[str]:
     model, store = load_translation(run, options.weights, inference_device(options.device)), Store(store_path)
+    if store.has_domains:
+        return _evaluate_domains(model, store, out, options, progress)
     translator = make_translator(model, options.depth, options.overlap)
     if is_done(out, pair_evaluation_key(model, store, translator), False, options.force):
         return ["this evaluation is there already:"]
@@ -123,6 +132,17 @@ def _evaluate_translation(
     page = pair_report(evaluated, model.description.affine_array, model.run_folder)
     write_results(out, page, evaluated.results.to_dict(), allow_nan=True)
     return [*_lines(pair_verdicts(evaluated.results)), f"step {model.step} of {run} evaluated:"]
+
+
+def _evaluate_domains(
+    model: TranslationModel, store: Store, out: Path, options: EvaluateOptions, progress: ProgressCallback
+) -> list[str]:
+    extractor, windows = load_features(store, device=model.device), (options.depth, options.overlap)
+    if is_done(out, domain_evaluation_key(model, store, *windows, extractor), False, options.force):
+        return ["this evaluation is there already:"]
+    evaluated = evaluate_domains(model, store, extractor, out, *windows, progress=progress)
+    write_results(out, domain_report(evaluated), evaluated.to_dict())
+    return [*_lines(domain_verdicts(evaluated)), f"step {model.step} of {model.run_folder} evaluated:"]
 
 
 def _lines(found: Sequence[Verdict]) -> list[str]:

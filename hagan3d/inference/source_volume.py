@@ -25,10 +25,20 @@ class SourceVolume:
     """Shape and affine of the file whose grid it is written on; None: of a store, whose grid is the model's."""
 
 
-def check_source_channels(store: Store, description: DataDescription, with_targets: bool = False) -> None:
-    """Raise InputError unless the sources of a store, and perhaps its targets, have the channels of a model."""
+def check_source_channels(
+    store: Store, description: DataDescription, domain: str = "source", with_targets: bool = False
+) -> None:
+    """Raise InputError unless the volumes of a domain of a store have the channels of a model's sources.
+
+    Args:
+        store: The store.
+        description: Of the model.
+        domain: Where the sources of the translation are: ``source``, or ``target`` if it goes the other way.
+        with_targets: Whether the targets of the store must have the channels of the model's, too.
+    """
     sources = [channel.name for channel in description.source_channels or description.channels]
-    check_names(store.path, "sources have the channels", store.source_channels or store.channels, sources)
+    found = store.channels if domain == "target" else store.source_channels or store.channels
+    check_names(store.path, f"{domain}s have the channels", found, sources)
     if with_targets:
         targets = [channel.name for channel in description.channels]
         check_names(store.path, "targets have the channels", store.channels, targets)

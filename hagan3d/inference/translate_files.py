@@ -26,7 +26,7 @@ from hagan3d.inference.slice_translation import SliceTranslator
 from hagan3d.inference.source_volume import SourceVolume, check_source_channels
 from hagan3d.inference.volume_files import channel_paths, shown_channels
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
-from hagan3d.networks.translation import Translation
+from hagan3d.networks.translation import ROUTES, Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
 
 if TYPE_CHECKING:
@@ -188,15 +188,18 @@ def sources_of_store(
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
-    check_source_channels(store, description)
+    begins = ROUTES[model.networks.direction][0]
+    check_source_channels(store, description, begins)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
-    chosen = store.indices(split) if pairs is None else pairs.indices(split, "source")
+    chosen = store.indices(split) if pairs is None else pairs.indices(split, begins)
 
     def read() -> Iterator[SourceVolume]:
         for i in map(int, chosen):
             own = [(float(lo), float(hi)) for lo, hi in store.intervals[i]]  # without label maps
-            x = store.volume(i)[: len(own)] if pairs is None or store.has_domains else pairs.pair(i).source
-            intervals = own if store.has_sources else target_intervals(description, own)
+            whole = pairs is None or store.has_domains
+            x = store.volume(i)[: len(own)] if whole or pairs is None else getattr(pairs.pair(i), begins)
+            is_target = store.has_sources and model.networks.direction == "a2b"
+            intervals = own if is_target else target_intervals(description, own)
             yield SourceVolume(store.ids[i], x, store.affines[i], intervals)
 
     return len(chosen), read()

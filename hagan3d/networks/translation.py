@@ -14,6 +14,14 @@ from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.ops import select_subvolume
 
+ROUTES = {
+    "a2b": ("source", "target"),
+    "b2a": ("target", "source"),
+    "cycle": ("source", "target", "source"),
+    "reconstruct": ("source", "source"),
+}
+"""Domains that a translation passes through, by the name of its direction."""
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -50,6 +58,10 @@ class TranslationNetworks(NetworkSet):
     """Whether a source is a moving and a fixed image, and the translation the moving one on the grid of the fixed."""
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """If it registers: millimetres per voxel along D, H, W in which its transforms are."""
+    directions: tuple[str, ...] = ("a2b",)
+    """Directions in which it translates, keys of `ROUTES`."""
+    direction = "a2b"
+    """Direction in which `translate` works."""
     num_statistics = 0
     """Number of whole-volume statistics that `translate` needs."""
     low_resolution: "LowResolutionUNet | None"

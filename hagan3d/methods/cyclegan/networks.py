@@ -10,7 +10,7 @@ from hagan3d.config import Size
 from hagan3d.methods.cyclegan.config import CycleGANConfig
 from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.resnet import ResNetGenerator
-from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
+from hagan3d.networks.translation import ROUTES, Translation, TranslationNetworks, to_float32
 
 SCALE = 32767  # of int16, for values in [-1, 1]
 
@@ -61,6 +61,7 @@ class CycleGANNetworks(TranslationNetworks):
     """
 
     averaged = ("g_target", "g_source")
+    directions = ("a2b", "b2a", "cycle")
 
     def __init__(self, size: Size, settings: CycleGANConfig) -> None:
         """Build the networks for whole volumes of ``size`` voxels."""
@@ -88,5 +89,8 @@ class CycleGANNetworks(TranslationNetworks):
         return [module.volumes for module in self.modules() if isinstance(module, ImagePool)]
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
-        """Translate ``source``; see `TranslationNetworks`."""
-        return Translation(self.generate("target", source))
+        """Translate ``source`` in the direction that is set; see `TranslationNetworks`."""
+        x = source
+        for aim in ROUTES[self.direction][1:]:
+            x = self.generate(aim, x)
+        return Translation(x)

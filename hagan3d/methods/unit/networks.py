@@ -1,6 +1,7 @@
 """Networks of UNIT: two encoders and decoders with shared layers, and two discriminators."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from hagan3d.networks.layers import (
     leaky_relu_,
 )
 from hagan3d.networks.resnet import ResidualBlock
-from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
+from hagan3d.networks.translation import ROUTES, Translation, TranslationNetworks, to_float32
 
 MAX_MULTIPLIER = 16  # most channels of a discriminator, in multiples of those of its first layer
 KERNEL = (3, 3, 3)
@@ -89,6 +90,7 @@ class UNITNetworks(TranslationNetworks):
     norm and the Charbonnier error are options.
     """
 
+    directions = ("a2b", "b2a", "cycle", "reconstruct")
     averaged = ("e_source", "e_target", "e_shared", "g_shared", "g_source", "g_target")
 
     def __init__(self, size: Size, settings: UNITConfig) -> None:
@@ -112,8 +114,11 @@ class UNITNetworks(TranslationNetworks):
         return to_float32(self[f"g_{name}"](self.g_shared(z)))
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
-        """Translate ``source``; see `TranslationNetworks`."""
-        return Translation(self.decode("target", self.encode("source", source)))
+        """Translate ``source`` in the direction that is set; see `TranslationNetworks`."""
+        x = source
+        for origin, aim in pairwise(ROUTES[self.direction]):
+            x = self.decode(aim, self.encode(origin, x))
+        return Translation(x)
 
 
 def _encoder(channels: int, settings: UNITConfig) -> _Checkpointed:

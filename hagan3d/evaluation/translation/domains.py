@@ -1,0 +1,256 @@
+"""Evaluation of a run between two domains without pairs: distances between sets per direction, and cycle errors."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hagan3d import __version__
+from hagan3d.checkpoint import TranslationModel
+from hagan3d.data.batches.pairs import Pairs
+from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.evaluation.features.extractors import Extractor
+from hagan3d.evaluation.metrics.distances import fid, kid, rbf_mmd
+from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
+from hagan3d.evaluation.report.page import note, page, picture, table
+from hagan3d.evaluation.report.verdict import Verdict
+from hagan3d.evaluation.translation.pairs import FOREGROUND, voxel_errors
+from hagan3d.evaluation.translation.results import Spread
+from hagan3d.inference.directions import directed
+from hagan3d.inference.translate_files import make_translator
+
+DOMAIN_PROTOCOL_VERSION = 1
+LEAST = 3  # volumes of a set in a distance
+SHOWN = 4  # volumes of each domain in the picture
+NAMES = {"a2b": ("source", "target"), "b2a": ("target", "source")}
+
+
+@dataclass
+class DirectionEvaluation:
+    """Translations of the held-out volumes of one domain against those of the other."""
+
+    translated: dict[str, Estimate] = field(default_factory=dict)
+    """FID, KID and MMD between translations and the held-out volumes of the other domain."""
+    untranslated: dict[str, Estimate] = field(default_factory=dict)
+    """The same of the volumes as they are: what doing nothing gives."""
+    floor: dict[str, Estimate] = field(default_factory=dict)
+    """The same of as many training volumes of the other domain: what perfect translations would give."""
+    cycle: dict[str, Spread] = field(default_factory=dict)
+    """Errors in the mask of volumes that were translated there and back."""
+    paired: dict[str, Spread] = field(default_factory=dict)
+    """Errors in the mask against the volume of the same subject in the other domain, where there is one of each."""
+    pairs: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        values = asdict(self)
+        for name in ("translated", "untranslated", "floor"):
+            values[name] = {key: estimate.to_dict() for key, estimate in getattr(self, name).items()}
+        return values
+
+
+@dataclass(frozen=True)
+class DomainEvaluation:
+    """Results of the evaluation of a run between two domains, as written to metrics.json."""
+
+    key: str
+    origin: dict[str, Any]
+    extractor: str
+    directions: dict[str, DirectionEvaluation]
+    volumes: dict[str, int]
+    """Held-out volumes of each domain."""
+    sheet: bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, without the picture."""
+        directions = {name: result.to_dict() for name, result in self.directions.items()}
+        plain = {"key": self.key, "origin": self.origin, "extractor": self.extractor, "volumes": self.volumes}
+        return plain | {"directions": directions}
+
+
+def domain_evaluation_key(model: TranslationModel, store: Store, depth: int, overlap: int, extractor: Extractor) -> str:
+    """Return a hash of everything that the results depend on."""
+    content = [str(model.path.resolve()), model.step, store.store_fingerprint, depth, overlap, extractor.sha256]
+    return hashlib.sha256(json.dumps(["domains", DOMAIN_PROTOCOL_VERSION, *content]).encode()).hexdigest()
+
+
+def evaluate_domains(
+    model: TranslationModel,
+    store: Store,
+    extractor: Extractor,
+    folder: Path,
+    depth: int = 0,
+    overlap: int = 32,
+    progress: ProgressCallback = no_progress,
+) -> DomainEvaluation:
+    """Translate the held-out volumes of both domains, there and back, and compare sets.
+
+    Args:
+        model: The run; in both directions if its networks can.
+        store: Two domains, with held-out volumes of both.
+        extractor: Features in which sets are compared.
+        folder: Where the picture is written on its way.
+        depth: Slices per window; 0: whole volumes.
+        overlap: Slices that windows share.
+        progress: Shows progress.
+
+    Raises:
+        InputError: If a domain has fewer than three held-out volumes.
+    """
+    held_out = {domain: _held_out(store, domain) for domain in ("source", "target")}
+    volumes = {domain: [store.volume(i)[0].numpy() for i in chosen] for domain, chosen in held_out.items()}
+    features = {domain: extractor.features(each) for domain, each in volumes.items()}
+    results: dict[str, DirectionEvaluation] = {}
+    groups: dict[str, list[MiddlePlanes]] = {}
+    for direction in (name for name in NAMES if name in model.networks.directions):
+        domain, other = NAMES[direction]
+        made = list(_translations(model, direction, volumes[domain], depth, overlap, progress))
+        result = results[direction] = DirectionEvaluation()
+        result.translated = _distances(extractor.features(made), features[other])
+        result.untranslated = _distances(features[domain], features[other])
+        result.floor = _distances(extractor.features(_training(store, other, len(made))), features[other])
+        shown = {domain: volumes[domain], f"{domain} to {other}": made}
+        if {*NAMES} <= {*model.networks.directions}:
+            back = next(name for name in NAMES if name != direction)
+            cycled = list(_translations(model, back, made, depth, overlap, progress))
+            result.cycle = _errors(cycled, volumes[domain])
+            shown[f"{domain} to {other} and back"] = cycled
+        pairs = _pairs(store, held_out[domain], held_out[other])
+        if pairs:
+            result.paired = _errors([made[a] for a, _ in pairs], [volumes[other][b] for _, b in pairs])
+            result.pairs = len(pairs)
+        for title, each in shown.items():
+            groups[title] = [_planes(model, x) for x in each[:SHOWN]]
+    sheet = folder / ".domains.png"
+    comparison_sheet(groups, model.description.affine_array, sheet)
+    data = sheet.read_bytes()
+    sheet.unlink()
+    key = domain_evaluation_key(model, store, depth, overlap, extractor)
+    counts = {domain: len(chosen) for domain, chosen in held_out.items()}
+    return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, data)
+
+
+def domain_verdicts(results: DomainEvaluation) -> list[Verdict]:
+    """Return a verdict per direction: whether translations are closer to the other domain than untouched volumes."""
+    found = []
+    for direction, result in results.directions.items():
+        domain, other = NAMES[direction]
+        after, before = result.translated["kid"], result.untranslated["kid"]
+        text = f"{domain} to {other}: KID {after.value:.3g} to held-out volumes, {before.value:.3g} untranslated"
+        text += f", {result.floor['kid'].value:.3g} of training volumes"
+        found.append(Verdict(after.value < before.value, text))
+    return found
+
+
+def domain_report(results: DomainEvaluation) -> str:
+    """Return the report as HTML."""
+    header = ["direction", "compared with the other domain", "FID", "KID", "MMD"]
+    rows = []
+    for direction, result in results.directions.items():
+        name = " to ".join(NAMES[direction])
+        for what, found in (
+            ("translations", result.translated),
+            ("untranslated", result.untranslated),
+            ("its training volumes", result.floor),
+        ):
+            rows.append([name, what, *(str(found[key]) for key in ("fid", "kid", "mmd"))])
+    errors = [
+        [" to ".join(NAMES[direction]), what, *(str(found[key]) for key in ("psnr_db", "ssim", "mae_percent"))]
+        for direction, result in results.directions.items()
+        for what, found in (("there and back", result.cycle), (f"{result.pairs} pairs of one subject", result.paired))
+        if found
+    ]
+    held = ", ".join(f"{count} of the {domain} domain" for domain, count in results.volumes.items())
+    verdicts = "".join(
+        f'<li class="{"good" if verdict.good else "bad"}">{verdict.text}</li>' for verdict in domain_verdicts(results)
+    )
+    return page(
+        [
+            f"<h1>Translation between two domains, step {results.origin['step']}</h1>",
+            note(f"{results.origin['run']}; held-out volumes of {results.origin['store']['path']}: {held}."),
+            f"<ul>{verdicts}</ul><h2>Distances between sets</h2>" + table(header, rows),
+            note(
+                f"In features {results.extractor}; +-: standard error. Training volumes: what perfect ones would give."
+            ),
+            "<h2>Errors in the mask</h2>" + table(["direction", "of", "PSNR, dB", "SSIM", "MAE, %"], errors)
+            if errors
+            else "",
+            "<h2>Volumes</h2>" + picture(results.sheet, "volumes of both domains and their translations"),
+        ]
+    )
+
+
+def _held_out(store: Store, domain: str) -> list[int]:
+    """Return the test volumes of a domain; without enough of them, its validation volumes."""
+    for split in ("test", "validation"):
+        chosen = [i for i, name in enumerate(store.splits) if name == split and store.domains[i] == domain]
+        if len(chosen) >= LEAST:
+            return chosen
+    raise InputError(
+        f"{store.path}: has fewer than {LEAST} held-out volumes of the {domain} domain; prepare it with a larger --test"
+    )
+
+
+def _training(store: Store, domain: str, count: int) -> Iterator[np.ndarray]:
+    """Yield so many training volumes of a domain, if there are."""
+    chosen = Pairs(store).indices("train", domain)
+    return (store.volume(int(i))[0].numpy() for i in chosen[: max(LEAST, count)])
+
+
+def _translations(
+    model: TranslationModel,
+    direction: str,
+    volumes: Sequence[np.ndarray],
+    depth: int,
+    overlap: int,
+    progress: ProgressCallback,
+) -> Iterator[np.ndarray]:
+    """Yield the translation ``[D, H, W]`` of each volume."""
+    translator = make_translator(directed(model, direction), depth, overlap)
+    for x in track(volumes, f"translate {direction}", len(volumes), progress):
+        yield translator.whole(torch.from_numpy(x)[None]).mean[0, 0].clamp(-1, 1).numpy()
+
+
+def _distances(features: np.ndarray, others: np.ndarray) -> dict[str, Estimate]:
+    return {"fid": Estimate(fid(features, others)), "kid": kid(features, others), "mmd": rbf_mmd(features, others)}
+
+
+def _errors(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> dict[str, Spread]:
+    """Errors in the foreground of the expected volumes, over volumes."""
+    rows = []
+    for x, y in zip(made, expected, strict=True):
+        target = torch.from_numpy(y)[None]
+        rows.append(voxel_errors(torch.from_numpy(x)[None], target, target > FOREGROUND, 1.0)["mask"])
+    return {key: Spread.of([row[key] for row in rows]) for key in ("psnr_db", "ssim", "mae_percent")}
+
+
+def _pairs(store: Store, ones: Sequence[int], others: Sequence[int]) -> list[tuple[int, int]]:
+    """Positions of volumes of the same subject, of which each domain has one."""
+    subjects = [[store.subjects[i] for i in chosen] for chosen in (ones, others)]
+    shared = [s for s in subjects[0] if subjects[0].count(s) == 1 and subjects[1].count(s) == 1]
+    return [(subjects[0].index(s), subjects[1].index(s)) for s in shared]
+
+
+def _planes(model: TranslationModel, x: np.ndarray) -> MiddlePlanes:
+    planes = MiddlePlanes(model.description.size, model.description.affine_array)
+    planes.add(x)
+    return planes
+
+
+def _origin(model: TranslationModel, store: Store) -> dict[str, Any]:
+    return {
+        "method": model.config.name,
+        "run": str(model.path),
+        "step": model.step,
+        "store": {"path": str(store.path), "fingerprint": store.store_fingerprint},
+        "versions": {"hagan3d": __version__, "python": platform.python_version()},
+    }
