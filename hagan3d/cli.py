@@ -53,11 +53,27 @@ def parser(command: str, description: str, examples: Sequence[str] = ()) -> "Par
     return made
 
 
-def add_run_options(parser: jsonargparse.ArgumentParser) -> None:
-    """Add the options of every command that works with a trained model."""
-    parser.add_argument("run", type=str, help="Folder of a run (its newest checkpoint), or a checkpoint file.")
+def add_run_options(parser: jsonargparse.ArgumentParser, several: bool = False) -> None:
+    """Add the options of every command that works with a trained model, or with ``several`` of one task."""
+    what = "Folder of a run (its newest checkpoint), or a checkpoint file."
+    if several:
+        parser.add_argument("run", type=str, nargs="+", help=f"{what} Several of one task: their mean.")
+    else:
+        parser.add_argument("run", type=str, help=what)
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="Moving average, or raw weights.")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Device to compute on.")
+
+
+def add_ensemble_options(parser: jsonargparse.ArgumentParser) -> None:
+    """Add the options of an ensemble of translations."""
+    parser.add_argument("--samples", type=int, default=0, help="Passes with dropout; 0: one without. Their mean.")
+    parser.add_argument(
+        "--augment",
+        type=str,
+        nargs="*",
+        default=[],
+        help="flips, shifts or both: also translate mirrored or shifted sources, and take the mean.",
+    )
 
 
 def progress(title: str, total: int) -> Callable[[Iterable[Item]], Iterator[Item]]:

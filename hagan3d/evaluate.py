@@ -23,7 +23,7 @@ EXAMPLES = (
     "hagan3d evaluate runs/lungs --store lungs.h5 --medicalnet resnet_10.pth --out evaluation/",
     "hagan3d evaluate runs/pet_ct --store pairs.h5 --out evaluation/     # a translating run: held-out pairs",
 )
-OPTIONS = ("weights", "device", "audit", "depth", "overlap", "force")
+OPTIONS = ("weights", "device", "audit", "depth", "overlap", "force", "samples")
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
     # before NumPy is imported: thousands of small matrices, which several threads slow down
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = cli.parser("evaluate", DESCRIPTION, EXAMPLES)
-    parser.add_argument("run", type=str | None, nargs="?", help="Folder of a run, or a checkpoint file.")
+    what = "Folder of a run, or a checkpoint file. Several translating ones of one task: their mean."
+    parser.add_argument("run", type=str, nargs="*", help=what)
+    cli.add_ensemble_options(parser)
     parser.add_argument("--store", type=str, required=True, help="The store, with held-out volumes.")
     parser.add_argument("--out", type=str | None, default=None, help="Output folder.")
     parser.add_argument("--train_features", type=bool, default=False, help="Train the extractor of the store first.")
@@ -45,7 +47,7 @@ def main(argv: list[str]) -> None:
     parser.add_class_arguments(FeatureTrainConfig, "feature_training")
     a = parser.instantiate(parser.parse_args(argv))
     config = EvaluateConfig(**{field.name: a[field.name] for field in fields(EvaluateConfig)})
-    if (a.run is None) != (a.out is None) or (a.run is None and not a.train_features):
+    if bool(a.run) != (a.out is not None) or not (a.run or a.train_features):
         raise InputError("a run and --out must be given together, or --train-features alone")
     from hagan3d.evaluation.progress import progress_bars
 
@@ -55,11 +57,12 @@ def main(argv: list[str]) -> None:
             from hagan3d.evaluation.features.self_supervised import train_store_features
 
             lines += train_store_features(Path(a.store), a.feature_training, a.device, progress, a.channel)
-        if a.run is not None:
+        if a.run:
             from hagan3d.evaluation.run_evaluation import EvaluateOptions, run_evaluation
 
-            options = EvaluateOptions(**{name: a[name] for name in OPTIONS})
-            lines += run_evaluation(Path(a.run), Path(a.store), Path(a.out), config, options, progress)
+            given = {name: a[name] for name in OPTIONS} | {"augment": tuple(a.augment)}
+            options = EvaluateOptions(**given, further=tuple(map(Path, a.run[1:])))
+            lines += run_evaluation(Path(a.run[0]), Path(a.store), Path(a.out), config, options, progress)
     print("\n".join(lines))
 
 

@@ -8,12 +8,14 @@ from hagan3d import cli
 from hagan3d.errors import InputError
 
 DESCRIPTION = """Translate volumes by a trained model: NIfTI in the units of its targets, on the grid of each source.
-A model that predicts its uncertainty also writes sigma and the bounds of an interval for each volume. The input is a
-store, or files of any kind that `hagan3d prepare` reads."""
+A model that predicts its uncertainty also writes sigma and the bounds of an interval for each volume; so do several
+runs, passes with dropout, and mirrored or shifted sources, whose spread is added to it and written by itself, too. The
+input is a store, or files of any kind that `hagan3d prepare` reads."""
 EXAMPLES = (
     "hagan3d translate runs/pet_ct --input new_pet/ --out ct/",
     "hagan3d translate runs/motion --input crops.h5 --split validation --simulate --out corrected/",
     "hagan3d translate runs/pet_ct --input pet/ --out ct/ --calibration evaluation/metrics.json --level 0.95",
+    "hagan3d translate runs/pet_ct_1 runs/pet_ct_2 runs/pet_ct_3 --input pet/ --out ct/ --augment flips    # ensemble",
     "hagan3d translate runs/mr_us --input pairs.csv --out moved/   # registration: id, source (moving), target (fixed)",
     "hagan3d translate runs/unpaired --input ct/ --out mr/ --direction b2a      # two domains: the other way round",
     "hagan3d translate runs/t1_t2 --input t1.nii.gz --out t2/ --memory 4GB",
@@ -24,7 +26,8 @@ LONGEST = 128  # slices that are translated at once unless told otherwise
 def main(argv: list[str]) -> None:
     """Parse, translate, print where the result is."""
     parser = cli.parser("translate", DESCRIPTION, EXAMPLES)
-    cli.add_run_options(parser)
+    cli.add_run_options(parser, several=True)
+    cli.add_ensemble_options(parser)
     parser.add_argument("--input", type=str, required=True, help="A store (.h5 or a folder of shards), or scans.")
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
     parser.add_argument(
@@ -57,6 +60,7 @@ def main(argv: list[str]) -> None:
     from hagan3d.checkpoint import load_translation
     from hagan3d.inference.devices import inference_device
     from hagan3d.inference.directions import directed
+    from hagan3d.inference.ensemble import EnsembleOptions, ensemble
     from hagan3d.inference.translate_files import (
         Uncertainty,
         calibrated_scales,
@@ -65,14 +69,18 @@ def main(argv: list[str]) -> None:
         write_translations,
     )
 
-    model = directed(load_translation(Path(a.run), a.weights, inference_device(a.device)), a.direction)
+    options = EnsembleOptions(a.samples, tuple(a.augment))
+    device = inference_device(a.device)
+    models = [directed(load_translation(Path(run), a.weights, device), a.direction) for run in a.run]
+    model = models[0]
     scales = [] if a.calibration is None else calibrated_scales(Path(a.calibration), model.description)
-    translator = make_translator(model, a.depth, a.overlap, budget)
+    translator = ensemble(models, [make_translator(one, a.depth, a.overlap, budget) for one in models], options)
     count, sources = sources_of(Path(a.input), model, a.split, a.simulate)
     shown = cli.progress("translate", count)(sources)
-    options = {"dtype": a.dtype, "format": a.format}
-    done = write_translations(model, translator, shown, out, Uncertainty(a.level, scales), **options)
-    print(f"{cli.volumes(done)} translated by step {model.step} of {a.run}: {out} (translations.png, translations.csv)")
+    files = {"dtype": a.dtype, "format": a.format}
+    done = write_translations(model, translator, shown, out, Uncertainty(a.level, scales), **files)
+    runs = " ".join(a.run)
+    print(f"{cli.volumes(done)} translated by step {model.step} of {runs}: {out} (translations.png, translations.csv)")
 
 
 if __name__ == "__main__":

@@ -28,16 +28,16 @@ class LossShare:
 def loss_shares(phase: Phase, weights: Weights, norms: Mapping[str, float]) -> list[LossShare]:
     """Return the weight and the share of each term.
 
-    A term with a share s_j asked for gets the weight w_j = s_j T / g_j, where g_j is the norm of its own gradient and T
+    A term with a target share s_j gets the weight w_j = s_j T / g_j, where g_j is the norm of its own gradient and T
     the sum of all weighted norms: T = (sum of w_k g_k over the other terms) / (1 - sum of s_j).
 
     Args:
         phase: The phase.
-        weights: Weights of the terms without a share asked for; 1 for those that it does not name.
+        weights: Weights of the terms without a target share; 1 for those that it does not name.
         norms: Norm of the gradient of each term without its weight.
 
     Raises:
-        InputError: If a term with a share asked for has no gradient, or no other term has one.
+        InputError: If a term with a target share has no gradient, or no other term has one.
     """
     weighted = {term: weights.get(term, 1.0) * norm for term, norm in norms.items() if term not in phase.shares}
     rest, asked = sum(weighted.values()), {term: share for term, share in phase.shares.items() if term in norms}

@@ -159,7 +159,7 @@ class Trainer:
         return terms
 
     def _find_weights(self, phase: Phase, batch: StepBatch) -> None:
-        """Find the weights of terms with a share asked for, and write and print the shares of all terms."""
+        """Find the weights of terms with a target share, and write and print the shares of all terms."""
         norms = self.updates.gradient_norms(phase, replace(batch, phase=phase.name, state=self.state))
         weights = phase.weights_at(self.steps_done, {})
         rows = loss_shares(phase, weights, norms)

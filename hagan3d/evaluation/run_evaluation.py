@@ -7,6 +7,7 @@ from typing import Any
 
 from hagan3d.checkpoint import TranslationModel, load_model, load_translation, translates
 from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 from hagan3d.evaluation.features.self_supervised import load_features
 from hagan3d.evaluation.generation import GenerationEvaluation
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
@@ -22,6 +23,7 @@ from hagan3d.evaluation.translation.domains import (
 from hagan3d.evaluation.translation.pairs import evaluate_pairs, pair_evaluation_key
 from hagan3d.evaluation.translation.report import pair_report, pair_verdicts
 from hagan3d.inference.devices import inference_device
+from hagan3d.inference.ensemble import EnsembleOptions, ensemble
 from hagan3d.inference.translate_files import make_translator
 
 
@@ -40,6 +42,17 @@ class EvaluateOptions:
     """Slices that adjacent windows of a translation share, a multiple of 32."""
     force: bool = False
     """Whether to replace another evaluation in the same folder."""
+    further: tuple[Path, ...] = ()
+    """Further runs of an ensemble of translations."""
+    samples: int = 0
+    """Passes with dropout of an ensemble; 0: one without."""
+    augment: tuple[str, ...] = ()
+    """Changes of the source in an ensemble: flips, shifts."""
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether translations are means over several passes."""
+        return bool(self.further or self.samples or self.augment)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,8 @@ def run_evaluation(
         InputError: If run and store do not match, or the folder holds another evaluation.
     """
     options = options or EvaluateOptions()
+    if not translates(run) and options.is_ensemble:
+        raise InputError(f"{run}: generates volumes; several runs, --samples and --augment are for translations")
     if translates(run):
         lines = _evaluate_translation(run, store, out, options, progress)
     else:
@@ -123,12 +138,16 @@ def _evaluate_translation(
     run: Path, store_path: Path, out: Path, options: EvaluateOptions, progress: ProgressCallback
 ) -> list[str]:
     model, store = load_translation(run, options.weights, inference_device(options.device)), Store(store_path)
+    if store.has_domains and options.is_ensemble:
+        raise InputError(f"{store.path}: holds two domains; several runs, --samples and --augment are for pairs")
     if store.has_domains:
         return _evaluate_domains(model, store, out, options, progress)
-    translator = make_translator(model, options.depth, options.overlap)
-    if is_done(out, pair_evaluation_key(model, store, translator), False, options.force):
+    models = [model, *(load_translation(path, options.weights, model.device) for path in options.further)]
+    members = [make_translator(one, options.depth, options.overlap) for one in models]
+    translator = ensemble(models, members, EnsembleOptions(options.samples, options.augment))
+    if is_done(out, pair_evaluation_key(models, store, translator), False, options.force):
         return ["this evaluation is there already:"]
-    evaluated = evaluate_pairs(model, store, translator, progress)
+    evaluated = evaluate_pairs(models, store, translator, progress)
     page = pair_report(evaluated, model.description.affine_array, model.run_folder)
     write_results(out, page, evaluated.results.to_dict(), allow_nan=True)
     return [*_lines(pair_verdicts(evaluated.results)), f"step {model.step} of {run} evaluated:"]

@@ -250,14 +250,24 @@ def write_translations(
 
 
 def maps_of(made: Translation, channel: int, interval: Interval, uncertainty: Uncertainty) -> dict[str, np.ndarray]:
-    """Turn a channel of a translation into volumes ``[D, H, W]`` in target units: mean, sigma and bounds, by suffix."""
+    """Turn a channel of a translation into volumes ``[D, H, W]`` in target units, by suffix.
+
+    The mean; with uncertainty sigma and bounds; of an ensemble the epistemic part of sigma.
+    """
     half = (interval[1] - interval[0]) / 2
     mean = denormalize(made.mean[0, channel].numpy(), *interval)
     if made.alpha is None or made.beta is None or made.sigma is None:
         return {"": mean}
     half *= uncertainty.scales[channel] if uncertainty.scales else 1.0
+    own = {} if made.epistemic is None else {"_epistemic": made.epistemic[0, channel].numpy() * half}
     reach = (made.alpha[0, channel] * ggd_half_width(made.beta[0, channel], uncertainty.level)).numpy() * half
-    return {"": mean, "_sigma": made.sigma[0, channel].numpy() * half, "_lower": mean - reach, "_upper": mean + reach}
+    return {
+        "": mean,
+        "_sigma": made.sigma[0, channel].numpy() * half,
+        "_lower": mean - reach,
+        "_upper": mean + reach,
+        **own,
+    }
 
 
 def _write(

@@ -103,6 +103,16 @@ class Translator:
         self.networks, self.depth, self.overlap = networks, depth, overlap
         self.device = next(networks.parameters()).device
 
+    @property
+    def passes(self) -> str:
+        """Describe the passes behind a translation."""
+        return "one"
+
+    @property
+    def predicts_uncertainty(self) -> bool:
+        """Whether a translation has alpha, beta and sigma."""
+        return self.networks.predicts_uncertainty
+
     def windows(self, length: int) -> Windows:
         """How a volume of so many slices is cut."""
         return Windows(length, length if self.networks.needs_whole_volume else self.depth or length, self.overlap)

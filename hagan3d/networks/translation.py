@@ -35,6 +35,8 @@ class Translation:
     """Shape of the GGD: 1 for Laplace, 2 for normal."""
     sigma: Tensor | None = None
     """Standard deviation of the GGD, same units."""
+    epistemic: Tensor | None = None
+    """Of an ensemble: standard deviation of the predictions of its members, a part of sigma."""
 
 
 class TranslationNetworks(NetworkSet):
@@ -50,6 +52,12 @@ class TranslationNetworks(NetworkSet):
         networks.translate(window, statistics)
     """
 
+    is_continuous = True
+    """Whether translations have a mean: no label maps, no transforms."""
+    has_dropout = False
+    """Whether `dropout_seed` changes a translation."""
+    dropout_seed: int | None = None
+    """Seed of dropout at inference; None: without dropout."""
     predicts_uncertainty = False
     """Whether a translation has alpha, beta and sigma."""
     needs_whole_volume = False

@@ -17,7 +17,7 @@ def phase(shares):
     return Phase("g", ("g",), lambda nets, batch: {}, 1e-3, {"l1": 10.0}, shares)
 
 
-def test_weights_give_terms_the_shares_asked_for():
+def test_weights_give_terms_their_target_shares():
     rows = loss_shares(
         phase({"style": 0.1, "content": 0.2}), {"l1": 10.0}, {"l1": 0.3, "gan": 4.0, "style": 1e-7, "content": 50.0}
     )

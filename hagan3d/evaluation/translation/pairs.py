@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ from hagan3d.inference.source_volume import check_source_channels
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 
-PAIR_PROTOCOL_VERSION = 1
+PAIR_PROTOCOL_VERSION = 2
 FOREGROUND = -0.9  # of the [-1, 1] range: threshold of the target that defines the mask where a store has no masks
 WORST = 3  # cases shown in the report
 
@@ -96,7 +96,7 @@ def voxel_errors(translated: Tensor, target: Tensor, mask: Tensor, unit: float) 
 
 
 def evaluate_pairs(
-    model: TranslationModel,
+    models: Sequence[TranslationModel],
     store: Store,
     translator: Translator,
     progress: ProgressCallback = no_progress,
@@ -105,15 +105,16 @@ def evaluate_pairs(
     """Translate held-out volumes and compare them with their targets.
 
     Args:
-        model: The run.
+        models: The run, or those of an ensemble.
         store: Pairs, or volumes that are degraded as in training (`data.degrade`), deterministically.
-        translator: Windows of the translation.
+        translator: Translates by them.
         progress: Shows progress.
         shown: Worst cases for pictures.
 
     Raises:
         InputError: If the store has no pairs or no held-out ones, or does not fit the model.
     """
+    model = models[0]
     if store.size != model.description.size:
         raise InputError(
             f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
@@ -127,27 +128,30 @@ def evaluate_pairs(
     evaluator = _PairEvaluator(model, store, pairs, translator)
     for i in track(folds.held_out, "evaluate", len(folds.held_out), progress):
         evaluator.add(i, scales.get(folds.fitted_on[i]))
-    origin = _origin(model, store, translator, pairs, folds)
+    origin = _origin(models, store, translator, pairs, folds)
     used = [scales[group] for group in set(folds.fitted_on.values()) if group in scales]
     results = evaluator.results(origin, scales.get((), []), used)
     return EvaluatedPairs(results, evaluator.calibration, evaluator.worst(shown))
 
 
-def pair_evaluation_key(model: TranslationModel, store: Store, translator: Translator) -> str:
-    """Return a hash of everything that the results depend on: run, step, store, windows."""
-    content = [str(model.path.resolve()), model.step, store.store_fingerprint, translator.depth, translator.overlap]
-    return hashlib.sha256(json.dumps([PAIR_PROTOCOL_VERSION, *content]).encode()).hexdigest()
+def pair_evaluation_key(models: Sequence[TranslationModel], store: Store, translator: Translator) -> str:
+    """Return a hash of everything that the results depend on: runs, steps, store, windows, members of an ensemble."""
+    runs = [(str(model.path.resolve()), model.step) for model in models]
+    content = [store.store_fingerprint, translator.depth, translator.overlap, translator.passes]
+    return hashlib.sha256(json.dumps([PAIR_PROTOCOL_VERSION, runs, *content]).encode()).hexdigest()
 
 
 def _origin(
-    model: TranslationModel, store: Store, translator: Translator, pairs: Pairs, folds: CalibrationFolds
+    models: Sequence[TranslationModel], store: Store, translator: Translator, pairs: Pairs, folds: CalibrationFolds
 ) -> dict[str, Any]:
+    model = models[0]
     return {
         "protocol": PAIR_PROTOCOL_VERSION,
-        "key": pair_evaluation_key(model, store, translator),
+        "key": pair_evaluation_key(models, store, translator),
         "method": model.config.name,
-        "run": str(model.path),
+        "run": " ".join(str(one.path) for one in models),
         "step": model.step,
+        "passes": translator.passes,
         "degrade": pairs.degrade.kind,
         "store": {"path": str(store.path), "fingerprint": store.store_fingerprint},
         "split": folds.text,
@@ -163,7 +167,7 @@ def _scales(
     Empty without uncertainty. Channels may share a sigma, as in a model that predicts one map for all, but their errors
     differ.
     """
-    if not translator.networks.predicts_uncertainty:
+    if not translator.predicts_uncertainty:
         return {}
     every = sorted({i for group in folds.fitted_on.values() for i in group})
     fits = dict[int, list[Calibration]]()

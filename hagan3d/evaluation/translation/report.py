@@ -138,6 +138,7 @@ def _head(results: PairEvaluation) -> str:
         for verdict in pair_verdicts(results)
     )
     kind = "" if origin["degrade"] == "none" else f", simulated degradation: {origin['degrade']}"
+    kind += "" if origin["passes"] == "one" else f"; mean of {origin['passes']}"
     return (
         f"<h1>Translation by {html.escape(origin['method'])}, step {origin['step']}</h1><p class=note>"
         f"{html.escape(origin['run'])}; {len(results.rows)} held-out volumes of "

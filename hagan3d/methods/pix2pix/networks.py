@@ -21,7 +21,7 @@ class Pix2PixNetworks(TranslationNetworks):
         """Build the networks for volumes or windows of ``size`` voxels."""
         super().__init__(size, settings)
         sources, targets, levels = settings.source_channels, settings.target_channels, num_levels(size, settings.levels)
-        self.residual = settings.residual
+        self.residual, self.has_dropout = settings.residual, settings.dropout
         self.g = StridedUNet(sources, targets, size, width=settings.width, levels=levels, norm=settings.norm)
         self.d = PatchDiscriminator(sources + targets, width=settings.critic_width, layers=settings.critic_layers)
 
@@ -31,5 +31,6 @@ class Pix2PixNetworks(TranslationNetworks):
         return add_residual(output, source) if self.residual else output
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
-        """Translate ``source``, without dropout."""
-        return Translation(self.generate(source))
+        """Translate ``source``, with dropout if it has a seed."""
+        seeds = None if self.dropout_seed is None else [self.dropout_seed] * len(source)
+        return Translation(self.generate(source, seeds))

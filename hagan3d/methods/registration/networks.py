@@ -48,6 +48,7 @@ class RegistrationNetworks(TranslationNetworks):
     """
 
     averaged = ("g",)
+    is_continuous = False
     needs_whole_volume = True
     registers = True
 

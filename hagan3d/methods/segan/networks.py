@@ -17,6 +17,7 @@ class SegANNetworks(TranslationNetworks):
     """The segmentation network ``g`` and the critic ``d``, whose weights are clipped."""
 
     averaged = ("g",)
+    is_continuous = False
 
     def __init__(self, size: Size, settings: SegANConfig) -> None:
         """Build the networks for whole volumes of ``size`` voxels."""

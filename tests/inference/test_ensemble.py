@@ -1,0 +1,167 @@
+"""Ensembles of translations: several runs, dropout, mirrored and shifted sources; their mean and their spread."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from hagan3d import cli, evaluate, translate
+from hagan3d.checkpoint import load_translation
+from hagan3d.errors import InputError
+from hagan3d.inference.ensemble import CHANGES, EnsembleOptions, ensemble
+from hagan3d.inference.windowed_translation import Translator
+from tests.methods.small import make_trainer, small_config
+
+
+@pytest.fixture(scope="module")
+def runs(small_store, tmp_path_factory):
+    """Two pix2pix runs and two of UP-GAN, of other seeds, and one of SegAN."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    for name, method, seed in (("p1", "pix2pix", 1), ("p2", "pix2pix", 2), ("u1", "upgan", 1), ("u2", "upgan", 2)):
+        make_trainer(small_store, folder / name, small_config(method, steps=2, seed=seed, ema=0.0)).run()
+    return folder
+
+
+def models(runs, *names):
+    return [load_translation(runs / name, "raw") for name in names]
+
+
+def combined(found, options=None):
+    return ensemble(found, [Translator(model.networks) for model in found], options or EnsembleOptions())
+
+
+def source():
+    return torch.rand(1, 32, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_undone(name):
+    x = torch.arange(16.0**3).view(1, 16, 16, 16)
+    inner = (slice(None), *(slice(2, -2),) * 3)
+    for change, undo in CHANGES[name]:
+        assert not torch.equal(change(x), x) and change(x).shape == x.shape
+        assert torch.equal(undo(change(x))[inner], x[inner])
+        assert torch.equal(undo(change(x[None]))[0][inner], x[inner])  # maps have one axis more
+
+
+def test_means_and_spread_of_runs(runs):
+    found, x = models(runs, "p1", "p2"), source()
+    each = torch.stack([Translator(model.networks).whole(x).mean for model in found])
+    made = combined(found).whole(x)
+    torch.testing.assert_close(made.mean, each.mean(0))
+    torch.testing.assert_close(made.epistemic, each.std(0), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(made.sigma, made.epistemic)
+    assert torch.equal(made.beta, torch.full_like(made.beta, 2))  # a normal density, alpha = sigma sqrt(2)
+    positive = made.sigma > 1e-6
+    torch.testing.assert_close(made.alpha[positive], made.sigma[positive] * 2**0.5)
+
+
+def test_predicted_and_epistemic_variance_add_up(runs):
+    found, x = models(runs, "u1", "u2"), source()
+    each = [Translator(model.networks).whole(x) for model in found]
+    made = combined(found).whole(x)
+    aleatoric = (each[0].sigma ** 2 + each[1].sigma ** 2) / 2
+    torch.testing.assert_close(made.sigma**2, aleatoric + made.epistemic**2, rtol=1e-4, atol=1e-8)
+    # alpha and beta are of a density with that sigma
+    variance = made.alpha**2 * (torch.lgamma(3 / made.beta) - torch.lgamma(1 / made.beta)).exp()
+    torch.testing.assert_close(variance, made.sigma**2, rtol=1e-3, atol=1e-8)
+
+
+def test_dropout_samples_are_seeded_and_leave_the_model_as_it_was(runs):
+    found, x = models(runs, "p1"), source()
+    before = Translator(found[0].networks).whole(x).mean
+    translator = combined(found, EnsembleOptions(samples=4))
+    one, again = translator.whole(x), translator.whole(x)
+    assert torch.equal(one.mean, again.mean) and one.epistemic.max() > 0
+    assert torch.equal(Translator(found[0].networks).whole(x).mean, before)
+    few = combined(found, EnsembleOptions(samples=2)).whole(x)
+    assert not torch.equal(few.mean, one.mean)
+
+
+def test_augmented_passes_are_averaged_where_they_belong(runs):
+    class Identity:
+        """A translator whose translation is its source."""
+
+        networks, depth, overlap = models(runs, "p1")[0].networks, 0, 0
+
+        def whole(self, x):
+            from hagan3d.networks.translation import Translation
+
+            return Translation(x[None])
+
+    from hagan3d.inference.ensemble import EnsembleTranslator
+
+    x = source()
+    made = EnsembleTranslator([Identity()], EnsembleOptions(augment=("flips", "shifts"))).whole(x)
+    inner = (slice(None), slice(None), *(slice(2, -2),) * 3)
+    torch.testing.assert_close(made.mean[inner], x[None][inner])
+    assert made.sigma[inner].max() < 1e-6
+
+
+def test_one_run_without_options_is_no_ensemble(runs):
+    found = models(runs, "p1")
+    assert type(combined(found)) is Translator
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (("u1",), {"samples": 4}, "has no dropout; give several runs"),
+        (("p1",), {"samples": 1}, "--samples 1: must be at least 2"),
+        (("p1",), {"augment": ("turns",)}, "--augment turns: must be one or both of flips, shifts"),
+    ],
+)
+def test_what_has_no_spread_is_one_line(runs, names, options, message):
+    with pytest.raises(InputError, match=message):
+        combined(models(runs, *names), EnsembleOptions(**options))
+
+
+def test_from_runs_to_files_and_their_calibration(runs, small_store, tmp_path, capsys):
+    both = [str(runs / name) for name in ("p1", "p2")]
+    words = [
+        *both,
+        "--input",
+        str(small_store),
+        "--simulate",
+        "true",
+        "--out",
+        str(tmp_path / "t"),
+        "--augment",
+        "flips",
+    ]
+    assert cli.run(translate.main, words) == 0
+    maps = {
+        s: nib.load(tmp_path / "t" / f"scan0{s}.nii.gz").get_fdata()
+        for s in ("", "_sigma", "_epistemic", "_lower", "_upper")
+    }
+    assert (maps["_sigma"] > 0).mean() > 0.99 and np.allclose(maps["_sigma"], maps["_epistemic"], rtol=1e-3)
+    assert np.allclose((maps["_lower"] + maps["_upper"]) / 2, maps[""], rtol=1e-3, atol=1e-2)
+    # the 90 % interval of a normal density
+    assert np.allclose(maps["_upper"] - maps[""], 1.645 * maps["_sigma"], rtol=2e-2, atol=1e-2)
+
+
+def test_an_ensemble_is_evaluated_with_its_calibration(runs, phantom_store, tmp_path, capsys):
+    both = []
+    for seed in (1, 2):
+        out = tmp_path / f"run{seed}"
+        make_trainer(phantom_store, out, small_config("pix2pix", steps=1, seed=seed)).run()
+        both.append(str(out))
+    assert cli.run(evaluate.main, [*both, "--store", str(phantom_store), "--out", str(tmp_path / "e")]) == 0
+    results = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert results["passes"] == "2 runs" and "coverage" in results["calibration"]["as predicted"]
+    assert "mean of 2 runs" in (tmp_path / "e" / "report.html").read_text()
+    assert cli.run(evaluate.main, [both[0], "--store", str(phantom_store), "--out", str(tmp_path / "e")]) == 2
+    assert "of another run, step, store or setting" in capsys.readouterr().err
+
+
+def test_runs_of_other_tasks_do_not_mix(runs, small_store, tmp_path, capsys):
+    out = tmp_path / "two"
+    make_trainer(small_store, out, small_config("pix2pix", steps=1)).run()
+    found = [*models(runs, "p1"), load_translation(out, "raw")]
+    from dataclasses import replace
+
+    other = replace(found[1], description=replace(found[1].description, size=(64, 32, 32)))
+    with pytest.raises(InputError, match="translates other channels or sizes"):
+        combined([found[0], other])
