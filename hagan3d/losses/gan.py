@@ -12,10 +12,13 @@ def d_loss(objective: str, real: Tensor, fake: Tensor) -> Tensor:
     """Return the discriminator's loss, a scalar.
 
     Args:
-        objective: ``bce`` (Goodfellow 2014), ``hinge`` (Lim and Ye 2017), ``lsgan`` (Mao 2017) or ``wgan-gp``.
+        objective: ``bce`` (Goodfellow 2014), ``hinge`` (Lim and Ye 2017), ``lsgan`` (Mao 2017), ``wgan-gp``, or
+            ``relativistic``: each real volume against the generated one of its row (Huang et al., NeurIPS 2024, eq. 2).
         real: Logits of real volumes ``[B]``.
         fake: Logits of generated volumes ``[B]``.
     """
+    if objective == "relativistic":
+        return F.softplus(fake - real).mean()
     if objective == "bce":
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     if objective == "hinge":
@@ -25,11 +28,15 @@ def d_loss(objective: str, real: Tensor, fake: Tensor) -> Tensor:
     return fake.mean() - real.mean()
 
 
-def g_loss(objective: str, fake: Tensor) -> Tensor:
+def g_loss(objective: str, fake: Tensor, real: Tensor | None = None) -> Tensor:
     """Return the generator's loss, a scalar, for logits ``fake [B]``.
 
     bce is the non-saturating form; lsgan is not halved, as the published weights of CycleGAN and UP-GAN count it.
+    ``relativistic`` also takes the logits ``real [B]``.
     """
+    if objective == "relativistic":
+        assert real is not None
+        return F.softplus(real - fake).mean()
     if objective == "bce":
         return F.softplus(-fake).mean()
     if objective == "lsgan":
@@ -46,10 +53,11 @@ def differentiable(x: Tensor) -> Tensor:
     return x.detach().requires_grad_().view_as(x)
 
 
-def r1_penalty(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """R1: half the mean squared norm of the gradient of ``logits [B]`` in ``inputs``, a scalar.
+def squared_gradient_penalty(logits: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """Half the mean squared norm of the gradient of ``logits [B]`` in ``inputs``, a scalar.
 
-    Source: Mescheder et al., Which Training Methods for GANs do actually Converge?, ICML 2018, eq. 9.
+    Of real volumes it is R1, of generated ones R2. Source: Mescheder et al., Which Training Methods for GANs do
+    actually Converge?, ICML 2018, eq. 9.
     """
     return _squared_gradient(logits, inputs).mean() / 2
 

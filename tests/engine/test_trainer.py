@@ -252,11 +252,13 @@ def test_sharing_spectral_norms_changes_no_gradient(small_store, tmp_path):
         torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("objective", ["bce", "hinge", "lsgan", "wgan-gp"])
+@pytest.mark.parametrize("objective", ["bce", "hinge", "lsgan", "wgan-gp", "relativistic"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_objective_and_precision_trains(small_store, tmp_path, objective, precision):
     trainer = make_trainer(
-        small_store, tmp_path, tiny_config(objective=objective, precision=precision, r1_weight=0.1, steps=2)
+        small_store,
+        tmp_path,
+        tiny_config(objective=objective, precision=precision, r1_weight=0.1, r2_weight=0.1, steps=2),
     )
     terms = trainer.step(trainer.source.batch(0))
     assert ("d/gp" in terms) == (objective == "wgan-gp")

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, r1_penalty
+from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, squared_gradient_penalty
 
-OBJECTIVES = ("bce", "hinge", "lsgan", "wgan-gp")
+OBJECTIVES = ("bce", "hinge", "lsgan", "wgan-gp", "relativistic")
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -22,8 +22,18 @@ def test_discriminator_loss_falls_with_real_logits_and_rises_with_fake_ones(obje
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_generator_loss_falls_with_fake_logits(objective):
     fake = torch.zeros(3, requires_grad=True)
-    g_loss(objective, fake).backward()
+    g_loss(objective, fake, torch.zeros(3)).backward()
     assert (fake.grad < 0).all()
+
+
+def test_relativistic_pairs_compare_each_real_volume_with_the_generated_one_of_its_row():
+    real, fake = torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0])
+    expected = (math.log1p(math.exp(0.5 - 2.0)) + math.log1p(math.exp(1.0 + 1.0))) / 2
+    assert d_loss("relativistic", real, fake).item() == pytest.approx(expected)
+    expected = (math.log1p(math.exp(2.0 - 0.5)) + math.log1p(math.exp(-1.0 - 1.0))) / 2
+    assert g_loss("relativistic", fake, real).item() == pytest.approx(expected)
+    shifted = d_loss("relativistic", real + 7, fake + 7)  # what both have in common does not count
+    torch.testing.assert_close(shifted, d_loss("relativistic", real, fake))
 
 
 def test_bce_is_binary_cross_entropy_on_logits():
@@ -39,14 +49,14 @@ def test_penalties_of_a_linear_discriminator_have_a_closed_form():
     weights = [torch.tensor([1.0, 2.0]), torch.tensor([2.0])]
     inputs = [torch.randn(4, 2, requires_grad=True), torch.randn(4, 1, requires_grad=True)]
     logits = inputs[0] @ weights[0] + inputs[1] @ weights[1]
-    assert r1_penalty(logits, inputs).item() == pytest.approx(9 / 2)  # |(1, 2, 2)|^2 = 9
+    assert squared_gradient_penalty(logits, inputs).item() == pytest.approx(9 / 2)  # |(1, 2, 2)|^2 = 9
     assert gradient_penalty(logits, inputs).item() == pytest.approx((3 - 1) ** 2)
 
 
 def test_penalties_have_a_gradient_in_the_weights():
     weight = torch.randn(3, 1, requires_grad=True)
     x = torch.randn(4, 3, requires_grad=True)
-    r1_penalty((x @ weight).tanh().flatten(), [x]).backward()
+    squared_gradient_penalty((x @ weight).tanh().flatten(), [x]).backward()
     assert weight.grad.abs().min() > 0
 
 

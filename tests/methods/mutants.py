@@ -60,15 +60,15 @@ class Case:
     nets: Any
 
     @classmethod
-    def make(cls, method: str, phase: str, store: Path) -> "Case":
+    def make(cls, method: str, phase: str, store: Path, **settings: Any) -> "Case":
         """Build networks that differ from each other and whose last layers are not zero."""
-        config = small_config(method, **SETTINGS.get(method, {}))
+        config = small_config(method, **SETTINGS.get(method, {}) | settings)
         torch.manual_seed(0)
         nets = make_networks(config).double()
         for parameter in nets.parameters():
             if parameter.ndim < 2 or not parameter.any():  # norms, biases, layers that start at zero
                 parameter.data += 0.05 * torch.randn_like(parameter)
-        side = 16 if method == "cyclegan" else None  # without a pool, of any size
+        side = 8 if method == "cyclegan" else None  # without a pool, of any size
         batch = float64(small_batch(config, store, side))
         method_of_run = make_method(config)
         first = next(p for p in method_of_run.training_phases() if p.name == phase).first
@@ -100,7 +100,7 @@ class Case:
         return {name: x.detach() for name, x in terms.items()} | {"gradient": torch.cat([g.flatten() for g in flat])}
 
 
-OPTIONAL = frozenset({"class", "gp", "r1", "l1_high", "l1_low", "sorted_l1"})  # terms of other settings
+OPTIONAL = frozenset({"class", "gp", "r1", "r2", "l1_high", "l1_low", "sorted_l1"})  # terms of other settings
 
 
 def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:

@@ -38,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "autoencode": 1.0,
         "prior": "encoded",
         "r1_weight": 1.0,
+        "r2_weight": 0.5,
         "batch_size": 4,
     },
     "upgan": {"stages": 2, "stage_steps": 2},

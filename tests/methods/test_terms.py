@@ -23,6 +23,24 @@ def test_the_terms_are_those_of_the_equations(method, phase, small_store):
     assert all(float(x.abs().max()) > 0 for x in expected.values()), "a term that is zero here tests nothing"
 
 
+@pytest.mark.parametrize("phase", ["d", "g"])
+@pytest.mark.parametrize("logits", ["mean", "each"])
+@pytest.mark.parametrize("fresh_fakes", [True, False])
+def test_relativistic_terms_are_those_of_the_equations(phase, logits, fresh_fakes, small_store):
+    settings = {"objective": "relativistic", "logits": logits, "fresh_fakes": fresh_fakes}
+    case = Case.make("hagan", phase, small_store, **settings)
+    found = case.with_gradient(lambda: case.found()[1])
+    assert differs(found, case.with_gradient(case.written)) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["d", "g"])
+def test_no_mutant_of_the_relativistic_loss_survives(phase, small_store):
+    case = Case.make("hagan", phase, small_store, objective="relativistic", logits="each")
+    expected = case.with_gradient(case.written)
+    assert [mutant.what for mutant in mutants(case) if survives(case, mutant, expected)] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "phase"), ALL)
 def test_no_mutant_of_a_loss_survives(method, phase, small_store):

@@ -17,13 +17,17 @@ def log_sigmoid(x: Tensor) -> Tensor:
     return -torch.log1p(torch.exp(-x))
 
 
-def generator_term(objective: str, logits: Tensor) -> Tensor:
+def generator_term(objective: str, logits: Tensor, real: Tensor | None = None) -> Tensor:
+    if objective == "relativistic":
+        return torch.log1p(torch.exp(real - logits)).mean()
     if objective == "bce":
         return -log_sigmoid(logits).mean()
     return ((logits - 1) ** 2).mean() if objective == "lsgan" else -logits.mean()
 
 
 def discriminator_term(objective: str, real: Tensor, fake: Tensor) -> Tensor:
+    if objective == "relativistic":
+        return torch.log1p(torch.exp(fake - real)).mean()
     if objective == "bce":
         return -log_sigmoid(real).mean() - log_sigmoid(-fake).mean()
     if objective == "lsgan":
@@ -317,17 +321,26 @@ def hagan_pair(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
     return nets.g(prior.mean[0] + x @ prior.factor.T, batch.start, None)
 
 
-def hagan_logits(nets: Any, batch: Any, window: Tensor, low: Tensor) -> Tensor:
-    return (nets.d_h(window, batch.start)[0] + nets.d_l(low)[0]) / 2
+def hagan_logits(nets: Any, batch: Any, s: Any, window: Tensor, low: Tensor) -> Tensor:
+    high, whole = nets.d_h(window, batch.start)[0], nets.d_l(low)[0]
+    return (high + whole) / 2 if s.logits == "mean" else torch.stack([high, whole])
+
+
+def squared_gradient(nets: Any, batch: Any, s: Any, *pair: Tensor) -> Tensor:
+    """Half of |gradient|^2 of the mean logit, or of each view's own."""
+    inputs = [x.detach().requires_grad_() for x in pair]
+    gradients = torch.autograd.grad(hagan_logits(nets, batch, s, *inputs).sum(), inputs, create_graph=True)
+    return sum((g**2).sum((1, 2, 3, 4)) for g in gradients).mean() / 2
 
 
 def hagan_d(nets: Any, batch: Any, s: Any) -> Written:
-    window, low = (x.detach() for x in hagan_pair(nets, batch))
-    real, fake = hagan_logits(nets, batch, batch.window, batch.low), hagan_logits(nets, batch, window, low)
-    inputs = [x.detach().requires_grad_() for x in (batch.window, batch.low)]
-    gradients = torch.autograd.grad(hagan_logits(nets, batch, *inputs).sum(), inputs, create_graph=True)
-    r1 = sum((g**2).sum((1, 2, 3, 4)) for g in gradients).mean() / 2
-    return {"gan": discriminator_term(s.objective, real, fake), "r1": s.r1_weight * s.r1_every * r1}
+    real, fake = (batch.window, batch.low), [x.detach() for x in hagan_pair(nets, batch)]
+    logits = [hagan_logits(nets, batch, s, *pair) for pair in (real, fake)]
+    return {
+        "gan": discriminator_term(s.objective, *logits),
+        "r1": s.r1_weight * s.r1_every * squared_gradient(nets, batch, s, *real),
+        "r2": s.r2_weight * s.r2_every * squared_gradient(nets, batch, s, *fake),
+    }
 
 
 def sorted_distance(fake: Tensor, real: Tensor) -> Tensor:
@@ -363,7 +376,8 @@ def hagan_latent(nets: Any, batch: Any) -> Tensor:
 
 
 def hagan_g(nets: Any, batch: Any, s: Any) -> Written:
-    adversarial = generator_term(s.objective, hagan_logits(nets, batch, *hagan_pair(nets, batch)))
+    real = hagan_logits(nets, batch, s, batch.window, batch.low).detach()
+    adversarial = generator_term(s.objective, hagan_logits(nets, batch, s, *hagan_pair(nets, batch)), real)
     terms = hagan_reconstruction(nets, batch, hagan_latent(nets, batch).detach())
     return {"gan": adversarial} | {name: s.autoencode * value for name, value in terms.items()}
 

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from hagan3d.losses.gan import r1_penalty
+from hagan3d.losses.gan import squared_gradient_penalty
 from hagan3d.methods.hagan.discriminator import HighDiscriminator
 from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, iterate_spectral_norms, shared_spectral_norms
 
@@ -54,7 +54,7 @@ def d_gradients(d_h, is_shared, precision=torch.float32):
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):
                 loss = (d_h(fake, start)[0] - d_h(real, start)[0]).float().sum()
             real.requires_grad_()
-            loss = loss + r1_penalty(d_h(real, start)[0], [real])
+            loss = loss + squared_gradient_penalty(d_h(real, start)[0], [real])
             loss.backward()
             total += loss.item()
     assert not any(layer.is_shared for layer in d_h.convs)

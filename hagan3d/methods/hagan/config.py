@@ -51,8 +51,9 @@ class HAGANConfig(GenerationConfig):
     upsample: Literal["folded", "plain"] = "folded"
     """Nearest-neighbour upsampling followed by a convolution: folded into one transposed convolution, or plain."""
 
-    objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
-    """Adversarial loss (bce: non-saturating, as published)."""
+    objective: Literal["bce", "hinge", "lsgan", "wgan-gp", "relativistic"] = "bce"
+    """Adversarial loss (bce: non-saturating, as published). relativistic: logits of real volumes against those of
+    generated ones, by pairs; for use with R1 and R2."""
     logits: Literal["mean", "each"] = "mean"
     """mean: the loss is on the mean logit of D^H and D^L, as published. each: on the logit of each."""
     low_resolution_branch: bool = True
@@ -61,6 +62,10 @@ class HAGANConfig(GenerationConfig):
     """Weight of the R1 penalty, the squared gradient norm of D on real volumes; 0: off."""
     r1_every: int = bounded(8, at_least=1)
     """Steps between two R1 penalties, whose weight is multiplied by it (lazy regularization)."""
+    r2_weight: float = bounded(0.0, at_least=0)
+    """Weight of the R2 penalty, the squared gradient norm of D on generated volumes; 0: off."""
+    r2_every: int = bounded(8, at_least=1)
+    """Steps between two R2 penalties, whose weight is multiplied by it."""
     gp_weight: float = bounded(10.0, at_least=0)
     """Weight of the gradient penalty of wgan-gp."""
     class_weight: float = bounded(0.1, at_least=0)

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from hagan3d.data.batches.subvolumes import Batch
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
-from hagan3d.losses.gan import d_loss, differentiable, g_loss, interpolated_penalty, r1_penalty
+from hagan3d.losses.gan import d_loss, differentiable, g_loss, interpolated_penalty, squared_gradient_penalty
 from hagan3d.losses.intensities import sorted_l1
 from hagan3d.losses.prior import prior_distance
+from hagan3d.losses.voxels import l1
 from hagan3d.methods.generation import GenerationMethod
 from hagan3d.methods.hagan.config import HAGANConfig
 from hagan3d.methods.hagan.networks import HAGANNetworks
@@ -33,15 +34,19 @@ class HAGAN(GenerationMethod):
     def phases(self) -> list[Phase]:
         """Return the updates of one step: discriminators, generator, encoders."""
         settings, discriminators = self.settings, ("d_h", "d_l") if self.settings.low_resolution_branch else ("d_h",)
-        is_penalised = settings.r1_weight > 0 or settings.objective == "wgan-gp"
+        is_penalised = max(settings.r1_weight, settings.r2_weight) > 0 or settings.objective == "wgan-gp"
         phases = [
             Phase(
                 "d",
                 discriminators,
                 self.d_loss,
                 self.train.lr_d,
-                # lazy regularization: R1 in every r1_every-th step, with r1_every times the weight
-                weights={"gp": settings.gp_weight, "r1": settings.r1_weight * settings.r1_every},
+                # lazy regularization: R1 in every r1_every-th step, with r1_every times the weight; R2 likewise
+                weights={
+                    "gp": settings.gp_weight,
+                    "r1": settings.r1_weight * settings.r1_every,
+                    "r2": settings.r2_weight * settings.r2_every,
+                },
                 measures=("sign_real",),
                 records=() if settings.fresh_fakes else ("g",),  # G's update differentiates the fakes of this phase
                 penalised=discriminators if is_penalised else (),
@@ -81,7 +86,9 @@ class HAGAN(GenerationMethod):
         if settings.objective == "wgan-gp":
             terms["gp"] = self._gradient_penalty(nets, batch, real, fake)
         if settings.r1_weight and batch.step % settings.r1_every == 0:
-            terms["r1"] = self._r1(nets, batch)
+            terms["r1"] = self._squared_gradient(nets, batch, "real", *real)
+        if settings.r2_weight and batch.step % settings.r2_every == 0:
+            terms["r2"] = self._squared_gradient(nets, batch, "fake", *fake)
         return terms | {"sign_real": logits_real.detach().sign().mean()}
 
     def g_loss(self, nets: HAGANNetworks, batch: Batch) -> Iterator[Terms]:
@@ -94,7 +101,7 @@ class HAGAN(GenerationMethod):
 
     def e_h_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
         """Loss of E^H: L1 between G^H(E^H(x)) and the real sub-volume x."""
-        return {"l1": F.l1_loss(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
+        return {"l1": l1(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
 
     def e_g_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
         """Loss of E^G: L1 between G(E^G(E^H(x))) and real pairs, and (if `autoencode`) the distance to the prior."""
@@ -115,7 +122,11 @@ class HAGAN(GenerationMethod):
         """Adversarial and class terms of G."""
         pair = self.cache.pop("pair", batch, partial(generate, nets, batch))
         logits, classes = self._logits(nets, batch, self._augmented(batch, "fake", *pair))
-        terms = {"gan": g_loss(self.settings.objective, logits)}
+        real = None
+        if self.settings.objective == "relativistic":
+            with torch.no_grad():
+                real, _ = self._logits(nets, batch, self._augmented(batch, "real", batch.window, batch.low))
+        terms = {"gan": g_loss(self.settings.objective, logits, real)}
         return terms | class_terms(classes, batch.label)
 
     def _reconstruction(self, nets: HAGANNetworks, batch: Batch, z: Tensor) -> Terms:
@@ -124,9 +135,9 @@ class HAGAN(GenerationMethod):
         With `autoencode` also the L1 of sorted intensities.
         """
         window, low = nets.g(z, batch.start, labels(nets, batch))
-        terms = {"l1_high": F.l1_loss(window, batch.window) / 2}
+        terms = {"l1_high": l1(window, batch.window) / 2}
         if self.settings.low_resolution_branch:
-            terms["l1_low"] = F.l1_loss(low, batch.low) / 2
+            terms["l1_low"] = l1(low, batch.low) / 2
         if self.settings.autoencode:
             terms["sorted_l1"] = sorted_l1(window, batch.window)
         return terms
@@ -150,11 +161,12 @@ class HAGAN(GenerationMethod):
             low = with_label_noise(low, images, deviation, seeds[:, 1])
         return [window, low] if self.settings.low_resolution_branch else [window]
 
-    def _r1(self, nets: HAGANNetworks, batch: Batch) -> Tensor:
-        """R1 penalty on real pairs as D sees them; in float32, since it is differentiated twice."""
+    def _squared_gradient(self, nets: HAGANNetworks, batch: Batch, name: str, *pair: Tensor) -> Tensor:
+        """R1 of real or R2 of generated pairs as D sees them; in float32, since it is differentiated twice."""
         with torch.autocast(batch.window.device.type, enabled=False):
-            inputs = [differentiable(x) for x in self._augmented(batch, "real", batch.window, batch.low)]
-            return r1_penalty(self._penalised_logits(nets, batch, inputs), inputs)
+            wide = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in pair]
+            inputs = [differentiable(x) for x in self._augmented(batch, name, *wide)]
+            return squared_gradient_penalty(self._penalised_logits(nets, batch, inputs), inputs)
 
     def _gradient_penalty(
         self, nets: HAGANNetworks, batch: Batch, real: tuple[Tensor, ...], fake: tuple[Tensor, ...]
