@@ -29,7 +29,7 @@ from hagan3d.inference.translate_files import make_translator, sources_of, write
 from hagan3d.inference.volume_series import VolumeSeries
 from hagan3d.methods.registry import make_method
 
-WINDOW, OVERLAP = 128, 32  # slices of a translation, as in `hagan3d translate`
+OVERLAP = 32  # slices that windows of a translation share, as in `hagan3d translate`
 
 
 class Store(stores.Store):
@@ -146,7 +146,7 @@ class Model:
         """
         folder = Path(out) if out else self.loaded.run_folder / "translations"
         _, sources = sources_of(_path(inputs), self.loaded, split, simulate=False)
-        write_translations(self.loaded, make_translator(self.loaded, WINDOW, OVERLAP), sources, folder)
+        write_translations(self.loaded, make_translator(self.loaded, None, OVERLAP), sources, folder)
         return folder
 
     def evaluate(

@@ -20,7 +20,6 @@ EXAMPLES = (
     "hagan3d translate runs/unpaired --input ct/ --out mr/ --direction b2a      # two domains: the other way round",
     "hagan3d translate runs/t1_t2 --input t1.nii.gz --out t2/ --memory 4GB",
 )
-LONGEST = 128  # slices that are translated at once unless told otherwise
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +38,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--split", type=str, default="all", help="Part of a store: train, validation, test or all.")
     parser.add_argument("--simulate", type=bool, default=False, help="Degrade a store's volumes first, as in training.")
     parser.add_argument(
-        "--depth", type=int, default=LONGEST, help="Slices per window, x32; 0: all. Of a slice model: slices at once."
+        "--depth",
+        type=int | None,
+        default=None,
+        help="Slices per window, x32; 0: all. Of a slice model: slices at once. Default: 128; all if a norm needs it.",
     )
     parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
     parser.add_argument("--overlap", type=int, default=32, help="Slices that windows overlap, a multiple of 32.")

@@ -99,6 +99,11 @@ class TranslationConfig(MethodConfig):
 
     residual = False
 
+    @property
+    def has_spatial_norm(self) -> bool:
+        """Whether a norm of the generator takes statistics over space, so that a window differs from its volume."""
+        return getattr(self, "norm", "rms") == "instance"
+
     def check(self, data: PairDataConfig, train: TrainConfig) -> None:
         """Raise InputError if the method cannot work with these settings of data and training."""
         kind = data.degrade.kind

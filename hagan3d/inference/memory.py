@@ -150,8 +150,10 @@ def _translation(config: Config, device: torch.device | str) -> Callable[[int], 
     return count
 
 
-def translation_depth(config: Config, overlap: int, budget: int, device: torch.device | str = "cpu") -> int:
-    """Choose the thickest windows of a translation that fit a budget.
+def translation_depth(
+    config: Config, overlap: int, budget: int, device: torch.device | str = "cpu", only_whole: bool = False
+) -> int:
+    """Choose the thickest windows of a translation that fit a budget, or with ``only_whole`` check whole volumes.
 
     Counted are tensors of the window and the volumes in memory: source, mean, scale, shape, sigma and bounds.
 
@@ -159,13 +161,14 @@ def translation_depth(config: Config, overlap: int, budget: int, device: torch.d
         InputError: If not even the thinnest fit; it names the minimum.
     """
     size = config.data.size
-    depths = [*range(overlap + UNIT, size[0], UNIT), size[0]]
-    return _largest(config, size, depths, budget, f"the minimum with an overlap of {overlap} slices", device)
+    depths = [*([] if only_whole else range(overlap + UNIT, size[0], UNIT)), size[0]]
+    minimum = "whole volumes need" if only_whole else f"the minimum with an overlap of {overlap} slices is"
+    return _largest(config, size, depths, budget, minimum, device)
 
 
 def slices_at_once(config: Config, size: Size, axis: int, budget: int, device: torch.device | str = "cpu") -> int:
     """Choose how many slices of a volume of ``size`` voxels are translated at a time; see `translation_depth`."""
-    return _largest(config, size, range(1, size[axis] + 1), budget, "the minimum", device)
+    return _largest(config, size, range(1, size[axis] + 1), budget, "the minimum is", device)
 
 
 def _largest(
@@ -182,7 +185,7 @@ def _largest(
     depth = depths[max(bisect_right(depths, budget, key=needed) - 1, 0)]
     if needed(depth) > budget:
         raise InputError(
-            f"--memory {budget / 1e6:.0f}MB: too little for this model; {minimum} is {math.ceil(needed(depth) / 1e6)}MB"
+            f"--memory {budget / 1e6:.0f}MB: too little for this model; {minimum} {math.ceil(needed(depth) / 1e6)}MB"
         )
     return depth
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 SHEET_VOLUMES = 6
+LONGEST = 128  # slices that are translated at once unless told otherwise
 LEAST_SPREAD = 0.05  # of the range a model was trained on: with less, an input is in other units
 LEAST_INSIDE = 0.5  # of an input's range must lie within that of the model
 
@@ -76,22 +77,32 @@ def calibrated_scales(path: Path, description: DataDescription) -> list[float]:
         ) from error
 
 
-def make_translator(model: TranslationModel, depth: int, overlap: int, budget: int | None = None) -> Translator:
+def make_translator(model: TranslationModel, depth: int | None, overlap: int, budget: int | None = None) -> Translator:
     """Return a translator by windows of ``depth`` slices (0: whole volumes), or by the thickest that fit a budget.
 
-    For a model of slices, ``depth`` is the number of slices at a time, and there is no overlap.
+    For a model of slices, ``depth`` is the number of slices at a time, and there is no overlap. Without a depth,
+    windows have 128 slices; of a model that was trained on whole volumes with norms over space, all slices.
 
     Raises:
-        InputError: If the windows do not fit the volumes, or no windows fit the budget (bytes).
+        InputError: If the windows do not fit the volumes, or no windows fit the budget (bytes), or the model does not
+            translate a window as it translates its volume.
     """
     data, description = model.config.data, model.description
+    only_whole = model.config.method.has_spatial_norm and data.window == "whole" and data.slices == "none"
+    if only_whole and depth and depth < description.size[0]:
+        raise InputError(
+            f"--depth {depth}: {model.path} was trained on whole volumes of {description.size[0]} slices with norm "
+            f"instance, whose statistics are others in a window; use --depth 0, or train with {model.config.name}.norm "
+            "rms or on windows (data.window)"
+        )
+    depth = depth if depth is not None else 0 if only_whole else LONGEST
     if data.slices != "none":
         axis = slice_axis(data.slices, description.orientation, description.axis)
         if budget is not None:
             depth = slices_at_once(model.config, description.size, axis, budget, model.device)
         return SliceTranslator(model.networks, axis, data.context, depth)
     if budget is not None:
-        depth = translation_depth(model.config, overlap, budget, model.device)
+        depth = translation_depth(model.config, overlap, budget, model.device, only_whole)
     translator = Translator(model.networks, depth, overlap)
     translator.windows(model.description.size[0])
     return translator

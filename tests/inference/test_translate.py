@@ -1,6 +1,7 @@
 """Translation window by window equals the whole pass where norms allow; files keep geometry, units and bounds."""
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,15 +13,16 @@ from scipy.ndimage import gaussian_filter
 from hagan3d import cli
 from hagan3d import translate as translate_command
 from hagan3d.checkpoint import load_translation
-from hagan3d.checkpoint.files import Checkpoint, path_of, save
+from hagan3d.checkpoint.files import Checkpoint, Loaded, path_of, save
 from hagan3d.config import DegradeConfig
 from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+from hagan3d.data.store.description import Channel, DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.memory import count_translation, translation_depth
-from hagan3d.inference.translate_files import check_units, target_intervals
+from hagan3d.inference.translate_files import check_units, make_translator, target_intervals
 from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
 from hagan3d.methods.registry import make_translation_networks
 from hagan3d.methods.upgan.config import UPGANConfig
@@ -228,3 +230,33 @@ def test_pet_becomes_hounsfield_units_on_the_grid_of_the_pet(test_data, tmp_path
     assert -1000 <= image.get_fdata().min() < image.get_fdata().max() <= 1000
     assert image.get_fdata().mean() == pytest.approx(0, abs=500)  # the middle of the CT window, not of SUV
     assert cli.run(translate_command.main, [*words, str(folder / "STS_002_CT_dicom"), "--force"]) == 2
+
+
+def loaded(method, **settings):
+    """A model for volumes of 96 slices, as loaded for inference."""
+    config = make_config(method, size=(96, 32, 32), width=4, levels=2, critic_width=4, critic_layers=1, **settings)
+    networks = make_translation_networks(config).eval().requires_grad_(False)
+    channel = Channel("ct", "window", -1000, 1000)
+    affine = tuple(map(tuple, np.eye(4).tolist()))
+    description = DataDescription((96, 32, 32), "RAS", "axial", affine, (channel,))
+    return Loaded(networks, config, description, 1, Path("run/checkpoints/step-1.pt"))
+
+
+def test_norms_over_space_translate_whole_volumes_only():
+    model = loaded("pix2pix", norm="instance")
+    x = torch.rand(1, 96, 32, 32) * 2 - 1
+    translator = make_translator(model, None, 32)
+    assert translator.windows(96).starts == [0]
+    with torch.no_grad():
+        torch.testing.assert_close(translator.whole(x).mean, model.networks.translate(x[None]).mean)
+    assert make_translator(model, 96, 32).windows(96).starts == [0]
+    with pytest.raises(InputError, match=r"--depth 64: .* norm instance, whose statistics are others in a window"):
+        make_translator(model, 64, 32)
+    with pytest.raises(InputError, match="too little for this model; whole volumes need"):
+        make_translator(model, None, 32, 10**6)
+
+
+def test_other_norms_and_runs_on_windows_translate_by_windows():
+    assert len(make_translator(loaded("pix2pix", norm="rms"), 64, 32).windows(96).starts) == 2
+    windowed = loaded("pix2pix", norm="instance", window="patch", subvolume_depth=32)
+    assert len(make_translator(windowed, 64, 32).windows(96).starts) == 2

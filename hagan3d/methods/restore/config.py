@@ -49,6 +49,11 @@ class RestoreConfig(UNetMethodConfig, FeatureLossConfig):
     slice_tv: Literal["l2", "l1", "match"] = "l2"
     """Total variation along D as mean square or mean absolute value, or its L1 error against the target's."""
 
+    @property
+    def has_spatial_norm(self) -> bool:
+        """Whether a norm of the generator takes statistics over space; convolutions at full resolution have none."""
+        return self.generator == "unet" and super().has_spatial_norm
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.generator == "skips" and self.depth % 2:
