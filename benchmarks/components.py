@@ -1,7 +1,8 @@
 """Table of the components of each method, read off the code: networks, objective, loss terms with their weights, data.
 
 The networks of each shipped config at 32^3 are built, and the losses of all phases computed on random volumes for the
-names of their terms. `--write` puts the table where the documentation has it.
+names of their terms; deviations from the sources stand in the configs. `--write` puts the page where the documentation
+has it.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from hagan3d.run_settings import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
+DEVIATES = "# Deviates: "
 HEADER = ("title", "config", "method", "generators", "discriminators", "objective", "terms x weights", "trained on")
 SMALL = {"width": 8, "critic_width": 4, "levels": 2, "channels": 64, "d_channels": 64, "latent_dim": 8}
 FEW = {"stages": 1, "stage_steps": 100, "blocks": 1, "pool": 0}  # weights of terms do not depend on sizes
@@ -56,8 +58,20 @@ def page() -> str:
     return (
         "# Components of each method\n\nWritten by `python benchmarks/components.py --write` from the methods and "
         "configs; a test compares it with them.\nA weight that changes during a run has several values; gp: gradient "
-        f"penalty. A term with a share has the weight that gives it that share in the first step.\n\n{table}\n"
+        f"penalty. A term with a share has the weight that gives it that share in the first step.\n\n{table}\n\n"
+        "## Deviations from the sources\n\nThe lines `# Deviates:` of the configs. `benchmarks/methods.py` compares "
+        f"methods with plain regression by the same generator.\n\n{deviations()}"
     )
+
+
+def deviations() -> str:
+    """Return what each config says of its deviations, as a list."""
+    lines = []
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8").splitlines()
+        found = [line.removeprefix(DEVIATES) for line in text if line.startswith(DEVIATES)]
+        lines += [f"- `{path.name}`: {'; '.join(line.rstrip('.') for line in found)}.\n"] if found else []
+    return "".join(lines)
 
 
 def row(name: str) -> tuple[str, ...]:

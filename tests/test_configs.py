@@ -51,6 +51,23 @@ def test_its_networks_and_phases_can_be_built(path):
     assert all(parameter.is_meta for parameter in networks.parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "network", "millions"),
+    [
+        ("pix2pix_256_slices", "g", 54.41),  # the U-Net of Isola et al. 2017, without batch norm's second bias
+        ("pix2pix_256_slices", "d", 2.76),
+        ("medgan_256_slices", "g", 6 * 54.41),
+        ("cyclegan_256_slices", "g_target", 11.38),  # the ResNet of 9 blocks of Zhu et al. 2017
+        ("cyclegan_256_slices", "d_target", 2.76),
+    ],
+)
+def test_published_networks_have_the_published_number_of_weights(name, network, millions):
+    with torch.device("meta"):
+        networks = make_networks(load_config(name))
+    found = sum(parameter.numel() for parameter in networks[network].parameters()) / 1e6
+    assert found == pytest.approx(millions, rel=2e-3)
+
+
 def test_every_method_has_a_config():
     assert {load_config(path).name for path in CONFIGS} == set(method_names())
 

@@ -12,14 +12,15 @@ def d_loss(objective: str, real: Tensor, fake: Tensor) -> Tensor:
     """Return the discriminator's loss, a scalar.
 
     Args:
-        objective: ``bce`` (Goodfellow 2014), ``hinge`` (Lim and Ye 2017), ``lsgan`` (Mao 2017), ``wgan-gp``, or
-            ``relativistic``: each real volume against the generated one of its row (Huang et al., NeurIPS 2024, eq. 2).
+        objective: ``bce`` and ``minimax`` (Goodfellow 2014, equal here), ``hinge`` (Lim and Ye 2017), ``lsgan`` (Mao
+            2017), ``wgan-gp``, or ``relativistic``: each real volume against the generated one of its row (Huang et
+            al., NeurIPS 2024, eq. 2).
         real: Logits of real volumes ``[B]``.
         fake: Logits of generated volumes ``[B]``.
     """
     if objective == "relativistic":
         return F.softplus(fake - real).mean()
-    if objective == "bce":
+    if objective in ("bce", "minimax"):
         return F.softplus(-real).mean() + F.softplus(fake).mean()
     if objective == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -31,7 +32,8 @@ def d_loss(objective: str, real: Tensor, fake: Tensor) -> Tensor:
 def g_loss(objective: str, fake: Tensor, real: Tensor | None = None) -> Tensor:
     """Return the generator's loss, a scalar, for logits ``fake [B]``.
 
-    bce is the non-saturating form; lsgan is not halved, as the published weights of CycleGAN and UP-GAN count it.
+    bce is the non-saturating form, -ln D(G(z)); minimax the saturating one, ln(1 - D(G(z))). lsgan is not halved, as
+    the published weights of CycleGAN and UP-GAN count it.
     ``relativistic`` also takes the logits ``real [B]``.
     """
     if objective == "relativistic":
@@ -39,6 +41,8 @@ def g_loss(objective: str, fake: Tensor, real: Tensor | None = None) -> Tensor:
         return F.softplus(real - fake).mean()
     if objective == "bce":
         return F.softplus(-fake).mean()
+    if objective == "minimax":
+        return -F.softplus(fake).mean()
     if objective == "lsgan":
         return ((fake - 1) ** 2).mean()
     return -fake.mean()

@@ -40,6 +40,17 @@ def frequency_l2(fake: Tensor, real: Tensor) -> Tensor:
         return ((one - other).square() * twice).sum() / fake.numel()
 
 
+def gradient_difference(fake: Tensor, real: Tensor) -> Tensor:
+    """Gradient difference loss: mean of (|d real| - |d fake|)^2 over voxels, summed over the axes, a scalar.
+
+    d is the difference of neighbouring voxels of ``[B, C, D, H, W]`` along an axis; an axis of one voxel has none.
+
+    Source: Nie et al., Medical Image Synthesis with Context-Aware Generative Adversarial Networks, MICCAI 2017, eq. 4.
+    """
+    axes = [axis for axis in (2, 3, 4) if fake.shape[axis] > 1]
+    return torch.stack([(real.diff(dim=axis).abs() - fake.diff(dim=axis).abs()).square().mean() for axis in axes]).sum()
+
+
 def charbonnier(fake: Tensor, real: Tensor, mask: Tensor | None = None) -> Tensor:
     """Charbonnier loss: mean of sqrt(error^2 + 1e-6), an L1 loss that is smooth at 0, a scalar; see `masked_mean`.
 

@@ -7,7 +7,7 @@ import torch
 
 from hagan3d.losses.gan import d_loss, g_loss, gradient_penalty, squared_gradient_penalty
 
-OBJECTIVES = ("bce", "hinge", "lsgan", "wgan-gp", "relativistic")
+OBJECTIVES = ("bce", "minimax", "hinge", "lsgan", "wgan-gp", "relativistic")
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -43,6 +43,13 @@ def test_bce_is_binary_cross_entropy_on_logits():
     torch.testing.assert_close(d_loss("bce", real, fake), expected)
     torch.testing.assert_close(g_loss("bce", fake), bce(fake, torch.ones(5)))
     assert d_loss("bce", torch.zeros(1), torch.zeros(1)).item() == pytest.approx(2 * math.log(2))
+
+
+def test_minimax_is_the_negative_loss_of_the_discriminator_on_fakes():
+    fake = torch.randn(5)
+    expected = torch.log(1 - torch.sigmoid(fake)).mean()
+    torch.testing.assert_close(g_loss("minimax", fake), expected)
+    torch.testing.assert_close(d_loss("minimax", fake, fake), d_loss("bce", fake, fake))
 
 
 def test_penalties_of_a_linear_discriminator_have_a_closed_form():

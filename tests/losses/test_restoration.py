@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hagan3d.losses.restoration import charbonnier, frequency_l2, nmse, slice_tv
+from hagan3d.losses.restoration import charbonnier, frequency_l2, gradient_difference, nmse, slice_tv
 
 
 def volumes(side, seed=0):
@@ -40,6 +40,15 @@ def test_nmse_is_a_ratio_of_norms_in_which_background_counts():
     mask = torch.zeros_like(real)
     mask[..., :3] = 1
     torch.testing.assert_close(nmse(fake, real, mask), nmse(fake[..., :3], real[..., :3]))
+
+
+def test_gradient_difference_compares_magnitudes_along_every_axis():
+    ramp = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 1, 4, 6, 8)
+    assert float(gradient_difference(2 * ramp, ramp)) == 1
+    assert float(gradient_difference(-ramp, ramp)) == 0  # of magnitudes, not of signs
+    assert float(gradient_difference(ramp[:, :, :, :4].transpose(2, 3), ramp[:, :, :, :4])) == 2
+    one = torch.zeros(1, 1, 1, 4, 4)
+    assert float(gradient_difference(one, one)) == 0
 
 
 def test_nmse_of_equal_volumes_has_no_gradient():

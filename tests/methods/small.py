@@ -50,6 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "critic_steps": 2,
         "l1_weight": 0.5,
         "nmse_weight": 1.0,
+        "gradient_weight": 0.3,
         "frequency_weight": 0.1,
         "perceptual_share": 0.1,
         "slice_tv_weight": 0.01,

@@ -1,10 +1,14 @@
 """One step's terms of every method and phase are those written out, and no mutant of their losses is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from hagan3d.config.methods import method_names
+from hagan3d.methods.registry import make_method, make_networks
 from tests.methods.mutants import Case, differs, mutants, phases, survives
+from tests.methods.small import small_batch, small_config
 from tests.methods.written_out import TERMS
 
 ALL = [(method, phase) for method in method_names() for phase in phases(method)]
@@ -49,6 +53,29 @@ def test_no_mutant_of_a_loss_survives(method, phase, small_store):
     made = mutants(case)
     assert len(made) >= 3
     assert [mutant.what for mutant in made if survives(case, mutant, expected)] == []
+
+
+def test_the_auxiliary_classifier_learns_on_fakes_if_asked(small_store):
+    config = small_config("hagan", conditional=True, class_fakes=True)
+    torch.manual_seed(0)
+    nets, method = make_networks(config, 2), make_method(config)
+    batch = replace(small_batch(config, small_store), phase="d", state=method.initial_state())
+    terms = method.d_loss(nets, batch)
+    with torch.no_grad():
+        fakes = nets.g(nets.latent(batch.normal("z", nets.latent_dim), batch.label), batch.start, batch.label)
+        expected = {
+            name: torch.stack(
+                [
+                    -logits.log_softmax(1)[torch.arange(len(batch)), batch.label].mean()
+                    for logits in (nets.d_h(window, batch.start)[1], nets.d_l(low)[1])
+                ]
+            ).mean()
+            for name, (window, low) in {"class": (batch.window, batch.low), "class_fake": fakes}.items()
+        }
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name].detach(), value)
+    plain = make_method(small_config("hagan", conditional=True)).d_loss(nets, batch)
+    assert "class_fake" not in plain and "class" in plain
 
 
 def test_a_wrong_weight_is_noticed(small_store):

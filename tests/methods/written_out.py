@@ -128,6 +128,18 @@ def medgan_d(nets: Any, batch: Any, s: Any) -> Written:
 # restoration: Yang et al. 2018 (DAGAN), eq. 9 and 10; Gulrajani et al. 2017
 
 
+def gradient_difference(fake: Tensor, real: Tensor) -> Tensor:
+    """Nie et al. 2017, eq. 4."""
+    total = 0
+    for low, high in (
+        ((slice(None), slice(None), slice(None, -1)), (slice(None), slice(None), slice(1, None))),
+        ((..., slice(None, -1), slice(None)), (..., slice(1, None), slice(None))),
+        ((..., slice(None, -1)), (..., slice(1, None))),
+    ):
+        total = total + (((real[high] - real[low]).abs() - (fake[high] - fake[low]).abs()) ** 2).mean()
+    return total
+
+
 def restore_g(nets: Any, batch: Any, s: Any) -> Written:
     fake, real = nets.generate(batch.source), batch.target
     spectra = [torch.fft.fftn(x, dim=(2, 3, 4), norm="ortho").abs() for x in (fake, real)]
@@ -138,6 +150,7 @@ def restore_g(nets: Any, batch: Any, s: Any) -> Written:
         "l1": s.l1_weight * mae(fake, real),
         "l2": s.l2_weight * ((fake - real) ** 2).mean(),
         "nmse": s.nmse_weight * sum(ratios) / len(ratios),
+        "gradient": s.gradient_weight * gradient_difference(fake, real),
         "frequency": s.frequency_weight * ((spectra[0] - spectra[1]) ** 2).mean(),
         "slice_tv": s.slice_tv_weight * mae(*steps),
         "perceptual": content(*(features(nets.f, x, norms=False) for x in (fake, real))),

@@ -51,7 +51,7 @@ class HAGANConfig(GenerationConfig):
     upsample: Literal["folded", "plain"] = "folded"
     """Nearest-neighbour upsampling followed by a convolution: folded into one transposed convolution, or plain."""
 
-    objective: Literal["bce", "hinge", "lsgan", "wgan-gp", "relativistic"] = "bce"
+    objective: Literal["bce", "minimax", "hinge", "lsgan", "wgan-gp", "relativistic"] = "bce"
     """Adversarial loss (bce: non-saturating, as published). relativistic: logits of real volumes against those of
     generated ones, by pairs; for use with R1 and R2."""
     logits: Literal["mean", "each"] = "mean"
@@ -70,6 +70,8 @@ class HAGANConfig(GenerationConfig):
     """Weight of the gradient penalty of wgan-gp."""
     class_weight: float = bounded(0.1, at_least=0)
     """Weight of the auxiliary classification term of G, if conditional."""
+    class_fakes: bool = False
+    """Whether D's auxiliary classifier learns on generated volumes, too (ACGAN); published: on real ones alone."""
     fresh_fakes: bool = True
     """Whether G's update generates new volumes, as published. false: it reuses those of D's update, which saves one
     forward pass of G per step; its activations are stored while D is updated."""

@@ -80,9 +80,11 @@ class HAGAN(GenerationMethod):
             self.cache.put_with_graph("pair", batch, pair)
         real, fake = (batch.window, batch.low), (pair[0].detach(), pair[1].detach())  # D's update stops at the fakes
         logits_real, classes = self._logits(nets, batch, self._augmented(batch, "real", *real))
-        logits_fake, _ = self._logits(nets, batch, self._augmented(batch, "fake", *fake))
+        logits_fake, classes_fake = self._logits(nets, batch, self._augmented(batch, "fake", *fake))
         terms = {"gan": d_loss(settings.objective, logits_real, logits_fake)}
         terms |= class_terms(classes, batch.label)
+        if settings.class_fakes and classes_fake:
+            terms["class_fake"] = class_terms(classes_fake, batch.label)["class"]
         if settings.objective == "wgan-gp":
             terms["gp"] = self._gradient_penalty(nets, batch, real, fake)
         if settings.r1_weight and batch.step % settings.r1_every == 0:

@@ -14,7 +14,7 @@ class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig, FeatureLossConfig
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
 
-    objective: Literal["bce", "hinge", "lsgan"] = "bce"
+    objective: Literal["bce", "minimax", "hinge", "lsgan"] = "bce"
     """Adversarial loss (bce: as published)."""
     residual: bool = False
     """Whether the generator predicts a residual that is added to the source: of several source channels, the first to

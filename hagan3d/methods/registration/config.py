@@ -16,7 +16,7 @@ class RegistrationConfig(PatchDiscriminatorConfig):
     degradations: ClassVar[tuple[str, ...]] = ("misalign",)
     takes_slices: ClassVar[bool] = False
 
-    objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
+    objective: Literal["bce", "minimax", "hinge", "lsgan", "wgan-gp"] = "bce"
     """Adversarial loss."""
     gp_weight: float = bounded(10.0, at_least=0)
     """Weight of the gradient penalty of wgan-gp."""

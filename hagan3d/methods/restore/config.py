@@ -16,7 +16,7 @@ class RestoreConfig(UNetMethodConfig, FeatureLossConfig):
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
 
-    objective: Literal["bce", "hinge", "lsgan", "wgan-gp"] = "bce"
+    objective: Literal["bce", "minimax", "hinge", "lsgan", "wgan-gp"] = "bce"
     """Adversarial loss."""
     gp_weight: float = bounded(10.0, at_least=0)
     """Weight of the gradient penalty of wgan-gp."""
@@ -38,6 +38,8 @@ class RestoreConfig(UNetMethodConfig, FeatureLossConfig):
     """Weight of the mean squared error."""
     nmse_weight: float = bounded(0.0, at_least=0)
     """Weight of the normalized error: norm of the error over that of the target."""
+    gradient_weight: float = bounded(0.0, at_least=0)
+    """Weight of the gradient difference loss: squared difference of the magnitudes of gradients."""
     frequency_weight: float = bounded(0.0, at_least=0)
     """Weight of the frequency loss: mean squared difference of the magnitudes of orthonormal spectra. The published 0.1
     is for unnormalized spectra of 256 x 256 pixels in [0, 1]: 0.1 x 256^2 / 4 = 1638.4 here, at any size."""

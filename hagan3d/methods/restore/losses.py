@@ -13,7 +13,7 @@ from torch import Tensor
 from hagan3d.data.batches.pairs import PairBatch
 from hagan3d.losses.gan import d_loss, g_loss, interpolated_penalty
 from hagan3d.losses.perceptual import content_loss
-from hagan3d.losses.restoration import frequency_l2, nmse, slice_tv
+from hagan3d.losses.restoration import frequency_l2, gradient_difference, nmse, slice_tv
 from hagan3d.losses.voxels import l1, l2
 from hagan3d.methods.feature_losses import FeatureLossMethod
 from hagan3d.methods.phase import Phase, Terms
@@ -50,6 +50,8 @@ class Restore(FeatureLossMethod):
             terms["l2"] = l2(fake, real, mask)
         if settings.nmse_weight:
             terms["nmse"] = nmse(fake, real, mask)
+        if settings.gradient_weight:
+            terms["gradient"] = gradient_difference(fake, real)
         if settings.frequency_weight:
             terms["frequency"] = frequency_l2(fake, real)
         if settings.slice_tv_weight:
@@ -70,6 +72,7 @@ class Restore(FeatureLossMethod):
             "l1": settings.l1_weight,
             "l2": settings.l2_weight,
             "nmse": settings.nmse_weight,
+            "gradient": settings.gradient_weight,
             "frequency": settings.frequency_weight,
             "slice_tv": settings.slice_tv_weight,
         }

@@ -14,7 +14,7 @@ class UNITConfig(PatchDiscriminatorConfig):
 
     data_config: ClassVar[type[UnpairedDataConfig]] = UnpairedDataConfig
 
-    objective: Literal["bce", "hinge", "lsgan"] = "bce"
+    objective: Literal["bce", "minimax", "hinge", "lsgan"] = "bce"
     """Adversarial loss (bce: as published)."""
     norm: Literal["instance", "rms"] = "instance"
     """Norm of the residual blocks. instance: statistics over the volume, as published. rms: over the channels of a

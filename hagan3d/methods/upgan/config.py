@@ -19,7 +19,7 @@ class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig
     most_levels: ClassVar[int] = 5
 
-    objective: Literal["bce", "hinge", "lsgan"] = "bce"
+    objective: Literal["bce", "minimax", "hinge", "lsgan"] = "bce"
     """Adversarial loss (lsgan: as published)."""
     residual: bool = False
     """Whether the generator predicts a residual that is added to the source: of several source channels, the first to
