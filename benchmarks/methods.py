@@ -23,9 +23,9 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 TASKS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "methods.yaml").read_text(encoding="utf-8"))
-VOXELS = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("MAE, %", "mae_percent"))
+VOXELS = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("2D SSIM", "ssim_slices"), ("MAE, %", "mae_percent"))
 KINDS = ("method", "regression")
-HEADER = ["task", "trained as", "steps", "seconds", "PSNR, dB", "SSIM", "MAE, %", "others", "shares of the gradient"]
+HEADER = ["task", "trained as", "steps", "seconds", *(title for title, _ in VOXELS), "others", "shares of the gradient"]
 
 
 def main() -> None:
@@ -46,7 +46,8 @@ def main() -> None:
     if not a.table:
         for kind in KINDS:
             for name in tasks:
-                make(name, kind, a)
+                if kind == KINDS[0] or TASKS[name]["regression"]:
+                    make(name, kind, a)
     table(tasks, a)
 
 
@@ -56,9 +57,10 @@ def make(name: str, kind: str, a: argparse.Namespace) -> None:
     settings = {"data.store": str(getattr(a, task["store"])), **task["settings"]}
     settings |= {"data.degrade.fixed": True} if "data.degrade.kind" in settings else {}
     settings |= task["regression"] if kind == "regression" else {}
-    step = timed.cost(a.out, folder.name, name, with_steps(settings, task, kind, timed.PROBED))
+    config = task.get("config", name)
+    step = timed.cost(a.out, folder.name, config, with_steps(settings, task, kind, timed.PROBED))
     steps = timed.planned_steps(folder, 60 * a.minutes, step)
-    timed.make(folder, name, with_steps(settings, task, kind, steps), 60 * a.minutes, a.threads)
+    timed.make(folder, config, with_steps(settings, task, kind, steps), 60 * a.minutes, a.threads)
 
 
 def with_steps(settings: dict[str, Any], task: dict[str, Any], kind: str, steps: int) -> dict[str, Any]:
@@ -101,7 +103,8 @@ def voxels(found: dict[str, Any], what: str) -> list[str]:
     """Return voxel-wise measures in the mask; none of label maps."""
     if found.get("dice"):
         return [""] * len(VOXELS)
-    return [f"{found['summary'][what]['mask'][key]['mean']:.4g}" for _, key in VOXELS]
+    rows = found["summary"][what]["mask"]
+    return [f"{rows[key]['mean']:.4g}" if key in rows else "" for _, key in VOXELS]
 
 
 def others(found: dict[str, Any], when: str) -> str:

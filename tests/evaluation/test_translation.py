@@ -41,6 +41,14 @@ def test_errors_are_their_closed_forms():
     assert same["ssim"] == pytest.approx(1) and same["psnr_db"] == np.inf and same["mae"] == 0
 
 
+def test_ssim_of_slices_is_that_of_monai_in_2d():
+    x, y = (torch.rand(1, 12, 16, 20, generator=torch.Generator().manual_seed(seed)) * 2 - 1 for seed in (0, 1))
+    expected = SSIMMetric(2, data_range=2.0)(x.transpose(0, 1) + 1, y.transpose(0, 1) + 1).mean()
+    found = voxel_errors(x, y, torch.ones_like(x, dtype=torch.bool), 1.0)["whole"]
+    assert found["ssim_slices"] == pytest.approx(float(expected), rel=1e-4)
+    assert found["ssim_slices"] != pytest.approx(found["ssim"], rel=1e-2)
+
+
 def test_ssim_is_that_of_monai():
     random = torch.Generator().manual_seed(0)
     target, made = (torch.rand(1, 20, 18, 16, generator=random) * 2 - 1 for _ in range(2))

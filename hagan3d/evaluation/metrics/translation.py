@@ -59,6 +59,16 @@ def ssim(pair: TranslatedPair, mask: Tensor) -> float:
     return float(pair.ssim[middle].mean()) if middle.any() else math.nan
 
 
+@metric("ssim_slices", title="SSIM of slices", better="higher", needs="pair")
+def ssim_slices(pair: TranslatedPair, mask: Tensor) -> float:
+    """Mean 2D structural similarity of the slices along D, as in papers on 2D slices; NaN as in `ssim`."""
+    translated, target, inside = (x.flatten(0, 1)[:, None] for x in (pair.translated, pair.target, mask))
+    margin = WINDOW // 2
+    middle = inside[..., margin:-margin, margin:-margin]
+    found = ssim_map(translated + 1, target + 1, data_range=2.0)
+    return float(found[middle].mean()) if middle.any() else math.nan
+
+
 @metric("nmse", title="NMSE", better="lower", needs="pair")
 def nmse(pair: TranslatedPair, mask: Tensor) -> float:
     """Normalised mean squared error: sum of squared errors over that of target + 1."""
