@@ -25,11 +25,11 @@ def test_the_end_of_each_stage_is_kept(small_store, tmp_path):
 @pytest.mark.parametrize("method", WINDOWED)
 @pytest.mark.slow
 def test_a_method_learns_a_pair_by_heart(method, small_store):
-    """Methods that compare with a target voxel by voxel gain 3 dB in 30 steps."""
-    stage = {"stages": 1, "stage_steps": 30, "parts": (1.0, 0.0, 0.0)} if method == "upgan" else {}
+    """Methods that compare with a target voxel by voxel gain 3 dB in 40 steps."""
+    stage = {"stages": 1, "stage_steps": 40, "parts": (1.0, 0.0, 0.0)} if method == "upgan" else {}
     weight = {"l1_weight": 1.0} if hasattr(config_class(method), "l1_weight") else {}
     model = {"width": 8, "residual": True, "adversarial_weight": 1e-3, **weight, **stage}
-    config = small_config(method, steps=30, lr_g=4e-3, **model)
+    config = small_config(method, steps=40, lr_g=2e-3, **model)
     updates, batch = make_updates(config), small_batch(config, small_store)
 
     def psnr():
