@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def make(name: str, kind: str, a: argparse.Namespace) -> None:
     settings |= {"data.degrade.fixed": True} if "data.degrade.kind" in settings else {}
     settings |= task["regression"] if kind == "regression" else {}
     config = task.get("config", name)
-    step = timed.cost(a.out, folder.name, config, with_steps(settings, task, kind, timed.PROBED))
+    step = timed.cost(a.out, folder.name, config, partial(with_steps, settings, task, kind))
     steps = timed.planned_steps(folder, 60 * a.minutes, step)
     timed.make(folder, config, with_steps(settings, task, kind, steps), 60 * a.minutes, a.threads)
 

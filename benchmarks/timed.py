@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,32 @@ import metered
 from hagan3d.engine.training import train
 from hagan3d.run_settings import load_config
 
-PROBED = 12  # steps whose cost is measured, after as many to warm up
+PROBED = 12  # steps whose cost is measured: by that many a longer run exceeds a shorter one
 MOST = 1.5  # times its minutes: a run is then stopped and measured as it is
 QUIET = {"train.device": "cpu", "log.preview_every": 0, "log.keep_last": 1}
 
 
-def cost(out: Path, name: str, config: str, settings: Mapping[str, Any]) -> float:
-    """Return the processor seconds of a step, the mean over its first steps; measured once and kept in ``out``.
+def cost(out: Path, name: str, config: str, settings: Callable[[int], Mapping[str, Any]]) -> float:
+    """Return the processor seconds of a step, without what a run does once; measured once and kept in ``out``.
+
+    It is the difference of a run of 2 `PROBED` steps and one of `PROBED` steps, after one to warm up.
 
     Args:
         out: Folder of the benchmark.
         name: Of what is measured.
         config: Name of its config.
-        settings: What it changes in that, with `PROBED` training steps.
+        settings: What a run of so many steps changes in that.
     """
     path = out / "costs.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     if name not in known:
-        for attempt in ("warm", "measured"):
-            run = load_config(config, **nested({**QUIET, **settings}))
+        seconds = []
+        for attempt, steps in (("warm", PROBED), ("short", PROBED), ("long", 2 * PROBED)):
+            run = load_config(config, **nested({**QUIET, **settings(steps)}))
             began = time.process_time()
             train(run, out / "probes" / f"{name}-{attempt}")
-            known[name] = (time.process_time() - began) / PROBED
+            seconds.append(time.process_time() - began)
+        known[name] = max(seconds[2] - seconds[1], 0.1 * seconds[1]) / PROBED
         path.write_text(json.dumps(known, indent=1))
     return known[name]
 

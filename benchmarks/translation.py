@@ -110,8 +110,9 @@ def settings(run: Run, steps: int, a: argparse.Namespace) -> dict[str, Any]:
 def make(run: Run, a: argparse.Namespace) -> None:
     """Train a run and measure it, unless that is done."""
     config, folder, seconds = f"{METHODS[run.method][0]}_32", a.out / run.name, 60 * a.minutes
-    probed = settings(Run(run.method, a.degradations[0], 1.0, 0), timed.PROBED, a)
-    steps = timed.planned_steps(folder, seconds, timed.cost(a.out, run.method, config, probed))
+    probe = Run(run.method, a.degradations[0], 1.0, 0)
+    step = timed.cost(a.out, run.method, config, lambda steps: settings(probe, steps, a))
+    steps = timed.planned_steps(folder, seconds, step)
     timed.make(folder, config, settings(run, steps, a), seconds, a.threads)
 
 
