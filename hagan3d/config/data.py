@@ -204,28 +204,11 @@ class PairDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
-class UnpairedDataConfig(PairDataConfig):
-    """Source and target volumes of two domains, paired or not."""
-
-    paired: bool = False
-    """Whether source and target of a sample are of one subject; if not, targets are sampled independently."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.context > 1:
-            raise InputError(
-                f"data.context {self.context}: a method that also translates targets to sources would have to predict "
-                "the neighbours; leave it out"
-            )
-
-
-@dataclass(frozen=True)
-class WindowDataConfig(PairDataConfig):
+class PatchDataConfig(PairDataConfig):
     """Pairs, whole or cut into windows along D."""
 
-    window: Literal["whole", "patch", "hierarchical"] = "whole"
-    """What the networks train on. whole: whole volumes. patch: windows of `subvolume_depth` slices. hierarchical: such
-    windows, concatenated with the prediction of a low-resolution network for the whole volume."""
+    window: Literal["whole", "patch"] = "whole"
+    """What the networks train on. whole: whole volumes. patch: windows of `subvolume_depth` slices."""
     subvolume_depth: int | None = bounded(None, at_least=1)
     """Slices of a window: 8, 16 or a multiple of 32. Default: 1/8 of D, at least the low-resolution factor."""
 
@@ -247,6 +230,31 @@ class WindowDataConfig(PairDataConfig):
         if self.window == "whole":
             return self.size[0]
         return self.subvolume_depth or self.factor * math.ceil(self.size[0] / 8 / self.factor)
+
+
+@dataclass(frozen=True)
+class UnpairedDataConfig(PatchDataConfig):
+    """Source and target volumes of two domains, paired or not; windows of both begin at the same slice."""
+
+    paired: bool = False
+    """Whether source and target of a sample are of one subject; if not, targets are sampled independently."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context > 1:
+            raise InputError(
+                f"data.context {self.context}: a method that also translates targets to sources would have to predict "
+                "the neighbours; leave it out"
+            )
+
+
+@dataclass(frozen=True)
+class WindowDataConfig(PatchDataConfig):
+    """Pairs, whole or cut into windows along D, perhaps with hierarchical conditioning."""
+
+    window: Literal["whole", "patch", "hierarchical"] = "whole"  # type: ignore[assignment]
+    """What the networks train on. whole: whole volumes. patch: windows of `subvolume_depth` slices. hierarchical: such
+    windows, concatenated with the prediction of a low-resolution network for the whole volume."""
 
 
 def check_depth(depth: int | None, size: Size, factor: int) -> None:

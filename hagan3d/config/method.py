@@ -7,8 +7,8 @@ from hagan3d.config.bounds import Section, bounded
 from hagan3d.config.data import (
     DataConfig,
     PairDataConfig,
+    PatchDataConfig,
     VolumeDataConfig,
-    WindowDataConfig,
     is_slice,
     shortest_side,
 )
@@ -169,7 +169,7 @@ class UNetMethodConfig(TranslationConfig):
         super().check(data, train)
         if self.levels and self.levels > self.most_levels:
             raise InputError(f"{self.name}.levels {self.levels}: must be at most {self.most_levels}")
-        if isinstance(data, WindowDataConfig) and data.window != "whole" and data.depth % 2 ** (self.levels or 0):
+        if isinstance(data, PatchDataConfig) and data.window != "whole" and data.depth % 2 ** (self.levels or 0):
             raise InputError(
                 f"data.subvolume_depth {data.depth}: must be divisible by {2 ** (self.levels or 0)} for "
                 f"{self.name}.levels {self.levels}"

@@ -210,7 +210,8 @@ def test_a_hierarchical_run_from_training_to_translated_files(small_store, tmp_p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--method cyclegan --data.window patch", "data.window: method cyclegan does not read it"),
+        ("--method registration --data.window patch", "data.window: method registration does not read it"),
+        ("--method unit --data.window hierarchical", "data.window"),
         ("--method pix2pix --data.window patch --data.paired false", "data.paired: method pix2pix does not read it"),
         ("--method pix2pix --data.window patch", "windows have 8, 16 or a multiple of 32 slices"),
         (

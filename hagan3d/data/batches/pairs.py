@@ -303,11 +303,22 @@ class PairSource(StepSource[PairBatch]):
             return self._window(i, step, sample)
         if self.paired:
             return self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed)
-        j = self._unpaired_target(i, position)
-        target = self.pairs.volume(j, self.augment, self._seed_of("augment target", step, sample))
+        j, target_seed = self._unpaired_target(i, position), self._seed_of("augment target", step, sample)
         if self.store.has_domains:
-            return Pair(self.pairs.volume(i, self.augment, augment_seed), target)
-        return replace(self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed), target=target)
+            return Pair(*(self._read(k, s, step, sample) for k, s in ((i, augment_seed), (j, target_seed))))
+        pair = self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed)
+        source = self._cut(pair.source, step, sample)
+        return Pair(source, self._read(j, target_seed, step, sample))
+
+    def _read(self, i: int, augment_seed: int, step: int, sample: int) -> Tensor:
+        """Read a volume of either domain, or the window of a sample."""
+        if self.depth and not self.augment.active:
+            return self.store.window(i, self._start(step, sample), self.depth)
+        return self._cut(self.pairs.volume(i, self.augment, augment_seed), step, sample)
+
+    def _cut(self, x: Tensor, step: int, sample: int) -> Tensor:
+        """Cut the window of a sample from a volume ``[C, D, H, W]``; whole volumes stay whole."""
+        return x.narrow(1, self._start(step, sample), self.depth) if self.depth else x
 
     def _window(self, i: int, step: int, sample: int) -> Pair:
         start = self._start(step, sample)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hagan3d.config.bounds import bounded
-from hagan3d.config.data import PairDataConfig
+from hagan3d.config.data import PairDataConfig, PatchDataConfig
 from hagan3d.config.method import PatchDiscriminatorConfig, UNetMethodConfig
 from hagan3d.config.train import TrainConfig
 from hagan3d.errors import InputError
@@ -14,6 +14,7 @@ from hagan3d.errors import InputError
 class SegANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """SegAN: segmentation with a critic that compares multi-scale features of masked images."""
 
+    data_config: ClassVar[type[PatchDataConfig]] = PatchDataConfig
     most_levels: ClassVar[int] = 5
 
     labels: int = bounded(3, at_least=2, at_most=256)
