@@ -165,7 +165,7 @@ class Trainer:
         rows = loss_shares(phase, weights, norms)
         found = {f"{phase.name}/{row.term}": row.weight for row in rows if row.term in phase.shares}
         self.state = {**self.state, **found}
-        if self.distributed.is_first:
+        if self.distributed.is_first and len(rows) > 1:
             write_shares(self.out / "loss_shares.csv", rows)
             print("\n".join(f"  {row}" for row in rows), file=sys.stderr)
 

@@ -1,6 +1,7 @@
 """Translation methods: stages, and that they learn a pair by heart. What holds of every method is in test_methods."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from hagan3d.checkpoint import files
 from hagan3d.config.methods import config_class
 from tests.helpers import assert_equal
-from tests.methods.small import WINDOWED, make_trainer, make_updates, run_steps, small_batch, small_config
+from tests.methods.small import WINDOWED, make_trainer, make_updates, pair_batch, run_steps, small_batch, small_config
 
 
 @pytest.mark.slow
@@ -40,3 +41,25 @@ def test_a_method_learns_a_pair_by_heart(method, small_store):
     before = psnr()
     run_steps(updates, batch, config.train.steps)
     assert psnr() > before + 3
+
+
+UNPAIRED = {
+    "cyclegan": {"pool": 0, "identity_weight": 0.0, "cycle_weight": 2.0},
+    "unit": {"attention": "none", "spectral_norm": "none", "trunk_width": None},
+}
+
+
+@pytest.mark.parametrize("method", UNPAIRED)
+@pytest.mark.slow
+def test_a_method_without_pairs_learns_two_domains_of_four_by_heart(method):
+    """The second domain is the first in another brightness and inverted contrast, each batch in another order."""
+    settings = {"width": 8, "critic_width": 8, "batch_size": 4, "lr_g": 2e-3, "lr_d": 2e-3, **UNPAIRED[method]}
+    config = small_config(method, steps=80, **settings)
+    updates, batch = make_updates(config), pair_batch(4, 16)
+    source, target = 0.4 * batch.target + 0.5, -0.4 * batch.target - 0.4
+    run_steps(updates, replace(batch, source=source, target=target[[1, 2, 3, 0]], mask=None), config.train.steps)
+    with torch.no_grad():
+        made = updates.networks.translate(source).mean
+    before, after = (-10 * math.log10((x - target).square().mean() / 4) for x in (source, made))
+    assert after > before + 10
+    assert torch.corrcoef(torch.stack([made.flatten(), target.flatten()]))[0, 1] > 0.3  # the source has -1
