@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hagan3d.api import Run as Run
     from hagan3d.api import Store as Store
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Config", "Model", "Run", "Store", "__version__"]
 
 

@@ -39,6 +39,18 @@ def usage() -> str:
     )
 
 
+def versions() -> str:
+    """Return the text of `hagan3d --version`: of the package, of torch and CUDA, and which operators are used."""
+    import torch
+
+    from hagan3d import ops
+
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    card = f"{cards} x {torch.cuda.get_device_name(0)}" if cards else "no GPU"
+    cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return f"hagan3d {__version__}\ntorch {torch.__version__} ({cuda}), {card}\noperators: {ops.backend()}"
+
+
 def main() -> int:
     """Run the command that is named first."""
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
@@ -46,7 +58,7 @@ def main() -> int:
         print(usage())
         return 0
     if name == "--version":
-        print(__version__)
+        print(versions())
         return 0
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)

@@ -9,7 +9,9 @@ from typing import get_type_hints
 import pytest
 import torch
 
-from hagan3d import __main__, cli, train
+import hagan3d
+from hagan3d import __main__ as package
+from hagan3d import cli, ops, train
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.config.serialization import differences, from_dict, to_dict
 from hagan3d.errors import InputError
@@ -134,7 +136,7 @@ def test_debug_shows_where_an_error_came_from(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", __main__.COMMANDS)
+@pytest.mark.parametrize("command", package.COMMANDS)
 def test_every_command_explains_itself(command):
     result = subprocess.run([sys.executable, "-m", f"hagan3d.{command}", "--help"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -154,7 +156,7 @@ print(time.process_time(), *(name for name in ("torch", "monai", "sklearn", "sci
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", __main__.COMMANDS)
+@pytest.mark.parametrize("command", package.COMMANDS)
 def test_help_takes_less_than_a_second_and_does_not_import_torch(command):
     script = HELP.format(module=f"hagan3d.{command}")
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -178,11 +180,11 @@ def test_help_of_a_method_lists_its_settings_and_bounds(method):
 
 def test_the_list_of_commands_is_shown(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["hagan3d"])
-    assert __main__.main() == 0
+    assert package.main() == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("prepare", "train", "generate", "encode"))
     monkeypatch.setattr(sys, "argv", ["hagan3d", "trian"])
-    assert __main__.main() == 2
+    assert package.main() == 2
 
 
 def test_configs_survive_the_way_to_a_file_and_back():
@@ -204,3 +206,12 @@ def test_settings_of_every_method_survive_the_round_trip(method):
 
 def test_one_volume_is_one():
     assert [cli.volumes(count) for count in (0, 1, 2)] == ["0 volumes", "1 volume", "2 volumes"]
+
+
+def test_the_version_names_torch_cuda_and_operators(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["hagan3d", "--version"])
+    assert package.main() == 0
+    version, torch_line, operators = capsys.readouterr().out.splitlines()
+    assert version == f"hagan3d {hagan3d.__version__}"
+    assert torch_line.startswith(f"torch {torch.__version__} (") and ("no GPU" in torch_line or " x " in torch_line)
+    assert operators == f"operators: {ops.backend()}"
