@@ -174,7 +174,7 @@ def _detached(x: Any) -> Any:
 
 
 def _distance(x: Any, y: Any) -> float:
-    return sum(float((a - b).norm()) for a, b in zip(_tensors(x), _tensors(y), strict=True))
+    return sum(float((a - b).detach().norm()) for a, b in zip(_tensors(x), _tensors(y), strict=True))
 
 
 def mutants(case: Case) -> list[Mutant]:

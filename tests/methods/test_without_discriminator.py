@@ -37,6 +37,7 @@ def test_the_discriminator_learns_as_long_as_its_features_are_compared(method):
 
 def test_the_l1_term_of_restoration(small_store):
     settings = {"l2_weight": 0.0, "nmse_weight": 0.0, "frequency_weight": 0.0, "slice_tv_weight": 0.0}
+    settings |= {"gradient_weight": 0.0}
     config = small_config("restore", adversarial_weight=0.0, perceptual_share=0.0, l1_weight=2.0, **settings)
     method, batch = make_method(config), small_batch(config, small_store)
     nets = make_updates(config).networks
