@@ -14,12 +14,8 @@ from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.report.folder import METRICS, REPORT, is_done, write_results
 from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.settings import EvaluateConfig
-from hagan3d.evaluation.translation.domains import (
-    domain_evaluation_key,
-    domain_report,
-    domain_verdicts,
-    evaluate_domains,
-)
+from hagan3d.evaluation.translation.domain_report import domain_report, domain_verdicts
+from hagan3d.evaluation.translation.domains import domain_evaluation_key, evaluate_domains
 from hagan3d.evaluation.translation.pairs import evaluate_pairs, pair_evaluation_key
 from hagan3d.evaluation.translation.report import pair_report, pair_verdicts
 from hagan3d.inference.devices import inference_device

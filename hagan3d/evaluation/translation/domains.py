@@ -21,8 +21,6 @@ from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.metrics.distances import fid, kid, rbf_mmd
 from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
-from hagan3d.evaluation.report.page import note, page, picture, table
-from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.translation.pairs import FOREGROUND, voxel_errors
 from hagan3d.evaluation.translation.results import Spread
 from hagan3d.inference.directions import directed
@@ -137,56 +135,6 @@ def evaluate_domains(
     key = domain_evaluation_key(model, store, depth, overlap, extractor)
     counts = {domain: len(chosen) for domain, chosen in held_out.items()}
     return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, data)
-
-
-def domain_verdicts(results: DomainEvaluation) -> list[Verdict]:
-    """Return a verdict per direction: whether translations are closer to the other domain than untouched volumes."""
-    found = []
-    for direction, result in results.directions.items():
-        domain, other = NAMES[direction]
-        after, before = result.translated["kid"], result.untranslated["kid"]
-        text = f"{domain} to {other}: KID {after.value:.3g} to held-out volumes, {before.value:.3g} untranslated"
-        text += f", {result.floor['kid'].value:.3g} of training volumes"
-        found.append(Verdict(after.value < before.value, text))
-    return found
-
-
-def domain_report(results: DomainEvaluation) -> str:
-    """Return the report as HTML."""
-    header = ["direction", "compared with the other domain", "FID", "KID", "MMD"]
-    rows = []
-    for direction, result in results.directions.items():
-        name = " to ".join(NAMES[direction])
-        for what, found in (
-            ("translations", result.translated),
-            ("untranslated", result.untranslated),
-            ("its training volumes", result.floor),
-        ):
-            rows.append([name, what, *(str(found[key]) for key in ("fid", "kid", "mmd"))])
-    errors = [
-        [" to ".join(NAMES[direction]), what, *(str(found[key]) for key in ("psnr_db", "ssim", "mae_percent"))]
-        for direction, result in results.directions.items()
-        for what, found in (("there and back", result.cycle), (f"{result.pairs} pairs of one subject", result.paired))
-        if found
-    ]
-    held = ", ".join(f"{count} of the {domain} domain" for domain, count in results.volumes.items())
-    verdicts = "".join(
-        f'<li class="{"good" if verdict.good else "bad"}">{verdict.text}</li>' for verdict in domain_verdicts(results)
-    )
-    return page(
-        [
-            f"<h1>Translation between two domains, step {results.origin['step']}</h1>",
-            note(f"{results.origin['run']}; held-out volumes of {results.origin['store']['path']}: {held}."),
-            f"<ul>{verdicts}</ul><h2>Distances between sets</h2>" + table(header, rows),
-            note(
-                f"In features {results.extractor}; +-: standard error. Training volumes: what perfect ones would give."
-            ),
-            "<h2>Errors in the mask</h2>" + table(["direction", "of", "PSNR, dB", "SSIM", "MAE, %"], errors)
-            if errors
-            else "",
-            "<h2>Volumes</h2>" + picture(results.sheet, "volumes of both domains and their translations"),
-        ]
-    )
 
 
 def _held_out(store: Store, domain: str) -> list[int]:
