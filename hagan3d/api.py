@@ -23,6 +23,7 @@ from hagan3d.evaluation.run_evaluation import EvaluateOptions, EvaluationResult,
 from hagan3d.evaluation.run_exploration import MODES, run_exploration
 from hagan3d.evaluation.settings import EvaluateConfig, ExploreConfig
 from hagan3d.inference.devices import inference_device
+from hagan3d.inference.directions import directed
 from hagan3d.inference.encoding import Input, inputs_of, latents
 from hagan3d.inference.generation import class_index, samples, volume_slabs
 from hagan3d.inference.translate_files import make_translator, sources_of, write_translations
@@ -136,17 +137,24 @@ class Model:
         rows = (torch.from_numpy(row)[None].to(model.device) for row in np.asarray(z, np.float32))
         return self._series([np.concatenate(list(volume_slabs(model, row, label)), axis=1) for row in rows])
 
-    def translate(self, inputs: "str | Path | stores.Store", out: str | Path | None = None, split: str = "all") -> Path:
+    def translate(
+        self,
+        inputs: "str | Path | stores.Store",
+        out: str | Path | None = None,
+        split: str = "all",
+        direction: str = "a2b",
+    ) -> Path:
         """Translate files or the sources of a store to NIfTI, as `hagan3d translate`; return the folder.
 
         Args:
             inputs: Files of any kind that `hagan3d prepare` reads, or a store.
             out: Folder to write to. Default: ``translations`` in the folder of the run.
             split: Part of a store.
+            direction: Of a model of two domains also ``b2a``, ``cycle`` or ``reconstruct``.
         """
-        folder = Path(out) if out else self.loaded.run_folder / "translations"
-        _, sources = sources_of(_path(inputs), self.loaded, split, simulate=False)
-        write_translations(self.loaded, make_translator(self.loaded, None, OVERLAP), sources, folder)
+        folder, model = Path(out) if out else self.loaded.run_folder / "translations", directed(self.loaded, direction)
+        _, sources = sources_of(_path(inputs), model, split, simulate=False)
+        write_translations(model, make_translator(model, None, OVERLAP), sources, folder)
         return folder
 
     def evaluate(

@@ -84,6 +84,16 @@ def test_a_cycle_is_both_directions_one_after_the_other(run, store):
     assert not torch.equal(through("a2b", x), through("b2a", x))
 
 
+def test_the_api_translates_in_both_directions(run, store, tmp_path):
+    import hagan3d as h3
+
+    model = h3.Model.load(run)
+    for direction, first in (("b2a", "target_"), ("a2b", "source_")):
+        folder = model.translate(store, tmp_path / direction, "test", direction)
+        names = [path.name for path in folder.glob("*.nii.gz")]
+        assert names and all(name.startswith(first) for name in names)
+
+
 def test_stores_give_the_domain_at_which_a_direction_begins(run, store, tmp_path):
     there = translated(run, store, tmp_path / "a2b", "a2b", "--split", "test")
     back = translated(run, store, tmp_path / "b2a", "b2a", "--split", "test")
