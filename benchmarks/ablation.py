@@ -1,8 +1,8 @@
 """What makes generation better? Trains one config with one thing changed at a time, and measures each run.
 
 Every run gets the same minutes of processor time, whatever it makes of them, and the same seeds; each is measured as
-`hagan3d evaluate` does, in the features of the store, against held-out and against training volumes. Runs and measures
-that are there already are not made again, so that the same line goes on where it stopped.
+`hagan3d evaluate` does, in the features of the store, against held-out and against training volumes. Runs and
+evaluations that are done are not repeated, so the same command again resumes.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 The tasks are in methods.yaml; sources are simulated from the volumes of a store, each the same way every time, and
 subjects are kept apart. Every run gets as many steps as fill the same minutes of processor time, by the cost of a step
-that is measured first. What is there already is not made again, so that the same line goes on where it stopped; the
-table shows what there is.
+that is measured first. Runs that are done are not repeated, so the same command again resumes; the table shows all runs
+that are done.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 Sources are simulated (undersampled or motion-corrupted) from the volumes of a store, each the same way every time, as
 if acquired once; subjects are kept apart. Every run gets as many steps as fill the same minutes of processor time, by
-the cost of a step that is measured first, and is cut off at 1.5 times that. What is there already is not made again,
-so that the same line goes on where it stopped; the table shows what there is.
+the cost of a step that is measured first, and is stopped at 1.5 times that. Runs that are done are not repeated, so the
+same command again resumes; the table shows all runs that are done.
 """
 
 import argparse

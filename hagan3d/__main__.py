@@ -6,17 +6,17 @@ import sys
 from hagan3d import __version__, cli
 
 COMMANDS = {
-    "prepare": "files (NIfTI, DICOM, NRRD, MetaImage, NumPy) to a store",
-    "plan": "what a run takes before it runs: memory, cost, and what makes it fit a card",
-    "train": "a store to a model; the same line again goes on where it stopped",
-    "generate": "a model to new volumes, in the units and the place of the training data",
-    "translate": "volumes of one modality or quality to another, with the uncertainty that a model states",
-    "encode": "volumes to latent features, and back to volumes",
-    "evaluate": "what a model is worth: distances to held-out volumes, variety, a report with pictures",
-    "explore": "directions in latent space: along an attribute, between volumes; walked, measured, shown",
-    "augment": "a store of real volumes and of generated ones of every class besides, to train on",
-    "phantoms": "make phantoms of the thorax with known attributes, to try things on",
-    "demo": "all of the above on phantoms, in a few minutes",
+    "prepare": "make a store from files (NIfTI, DICOM, NRRD, MetaImage, NumPy, images)",
+    "plan": "count the memory and the operations of a run, and find settings that fit a card",
+    "train": "train a model on a store; the same command again resumes",
+    "generate": "generate volumes, with the units and the geometry of the training data",
+    "translate": "translate volumes to another modality or quality, with predicted uncertainty",
+    "encode": "encode volumes to latents, and reconstruct them",
+    "evaluate": "measure a model against held-out volumes: distances, variety, errors, a report",
+    "explore": "find directions in latent space, walk along them and measure the result",
+    "augment": "make a store or an nnU-Net data set of real and generated volumes",
+    "phantoms": "make phantoms of thorax or head with known attributes and label maps",
+    "demo": "run prepare, train, generate and encode on phantoms, in a few minutes",
 }
 
 

@@ -14,7 +14,7 @@ from hagan3d.networks.network_set import NetworkSet
 
 @dataclass(frozen=True)
 class Taken:
-    """What one network took."""
+    """Tensors of one network that were copied from another run."""
 
     network: str
     taken: int
@@ -22,7 +22,7 @@ class Taken:
     total: int
     """Tensors of the network."""
     first_left: str = ""
-    """The first tensor that is as it was, and why."""
+    """The first tensor that keeps its initial values, and why."""
 
     def __str__(self) -> str:
         """Describe it in a line."""
@@ -81,7 +81,7 @@ def frozen_parameters(networks: NetworkSet, parts: Sequence[str]) -> list[nn.Par
         parts: Names of networks or of modules in them, such as ``g.common``.
 
     Raises:
-        InputError: If a name is none of a part.
+        InputError: If there is no network or module of a name.
     """
     named = dict(networks.named_parameters())
     for part in parts:

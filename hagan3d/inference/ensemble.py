@@ -18,6 +18,7 @@ from hagan3d.checkpoint import TranslationModel
 from hagan3d.errors import InputError
 from hagan3d.inference.windowed_translation import Translator, Windows
 from hagan3d.networks.translation import Translation
+from hagan3d.ops import ggd_log_sigma
 
 SHIFT = 2  # voxels by which sources are shifted
 Change = Callable[[Tensor], Tensor]
@@ -95,9 +96,9 @@ class _Moments:
             beta, total = (self.log_shape / self.count).exp(), self.variance / self.count + epistemic
             beta = beta.expand_as(total)
         sigma = total.sqrt()
-        log_ratio = (torch.lgamma(1 / beta) - torch.lgamma(3 / beta)) / 2  # alpha / sigma
+        of_unit_scale = ggd_log_sigma(torch.zeros_like(beta), beta.log()).exp()  # sigma where alpha is 1
         floor = torch.finfo(sigma.dtype).tiny ** 0.5
-        return Translation(self.mean, (sigma * log_ratio.exp()).clamp(min=floor), beta, sigma, epistemic.sqrt())
+        return Translation(self.mean, (sigma / of_unit_scale).clamp(min=floor), beta, sigma, epistemic.sqrt())
 
 
 def _sum(total: Tensor | None, x: Tensor) -> Tensor:

@@ -25,11 +25,12 @@ from hagan3d.evaluation.translation.pairs import FOREGROUND, voxel_errors
 from hagan3d.evaluation.translation.results import Spread
 from hagan3d.inference.directions import directed
 from hagan3d.inference.translate_files import make_translator
+from hagan3d.networks.translation import ROUTES
 
 DOMAIN_PROTOCOL_VERSION = 1
 LEAST = 3  # volumes of a set in a distance
 SHOWN = 4  # volumes of each domain in the picture
-NAMES = {"a2b": ("source", "target"), "b2a": ("target", "source")}
+NAMES = {direction: ROUTES[direction] for direction in ("a2b", "b2a")}
 
 
 @dataclass

@@ -30,6 +30,7 @@ class MedGAN(FeatureLossMethod):
         settings = self.settings
         weights = {"gan": settings.adversarial_weight, "perceptual": settings.perceptual_weight}
         shares = {"style": settings.style_share, "content": settings.content_share}
+        shares = {term: share for term, share in shares.items() if share}
         phases = [Phase("g", ("g",), self.g_loss, self.train.lr_g, weights, shares)]
         if self.is_adversarial or self.settings.critic_features or self.uses_extractor("discriminator"):
             phases.append(Phase("d", ("d",), self.d_loss, self.train.lr_d, every=self.settings.critic_every))
@@ -54,7 +55,10 @@ class MedGAN(FeatureLossMethod):
                 terms["perceptual"] = terms["perceptual"] + feature_l1(d_fake, d_real)
         if self.compares_features:
             f_fake, f_real = (self.feature_maps(nets, batch, x) for x in (fake, batch.target))
-            terms["style"], terms["content"] = style_loss(f_fake, f_real), content_loss(f_fake, f_real)
+            if settings.style_share:
+                terms["style"] = style_loss(f_fake, f_real)
+            if settings.content_share:
+                terms["content"] = content_loss(f_fake, f_real)
         return terms
 
     def discriminator_maps(self, nets: MedGANNetworks, batch: PairBatch, x: Tensor) -> list[Tensor]:

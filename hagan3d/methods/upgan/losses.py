@@ -6,6 +6,7 @@ likelihood corrected (see `hagan3d.ops.ggd`), earlier stages frozen, and all sta
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,18 +32,18 @@ class UPGAN(TranslationMethod):
         stages = range(1, settings.stages + 1)
         phases = []
         for stage in stages:
-            first, end = (stage - 1) * settings.stage_steps, stage * settings.stage_steps
+            steps: dict[str, Any] = {"first": (stage - 1) * settings.stage_steps, "end": stage * settings.stage_steps}
             g, d = partial(self.stage_g_loss, stage), partial(self.d_loss, [stage])
             weights = partial(stage_weights, settings, stage)
-            phases.append(Phase(f"g_{stage}", (f"g_{stage}",), g, train.lr_g, weights, {}, ("sigma",), first, end))
+            phases.append(Phase(f"g_{stage}", (f"g_{stage}",), g, train.lr_g, weights, **steps, measures=("sigma",)))
             if self.is_adversarial:
-                phases.append(Phase(f"d_{stage}", (f"d_{stage}",), d, train.lr_d, first=first, end=end))
+                phases.append(Phase(f"d_{stage}", (f"d_{stage}",), d, train.lr_d, **steps))
         rate, first = settings.tuning_rate, settings.tuning_from
         measures = tuple(f"sigma_{stage}" for stage in stages)
         all_g, all_d = (tuple(f"{kind}_{stage}" for stage in stages) for kind in "gd")
         last = stage_weights(settings, settings.stages, first)
         joint = {f"{term}_{stage}": weight for stage in stages for term, weight in last.items()}
-        phases.append(Phase("g", all_g, self.joint_g_loss, rate * train.lr_g, joint, {}, measures, first))
+        phases.append(Phase("g", all_g, self.joint_g_loss, rate * train.lr_g, joint, measures=measures, first=first))
         if self.is_adversarial:
             phases.append(Phase("d", all_d, partial(self.d_loss, list(stages)), rate * train.lr_d, first=first))
         return phases
