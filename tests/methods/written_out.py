@@ -10,78 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Written = dict[str, Tensor]
-
-
-def log_sigmoid(x: Tensor) -> Tensor:
-    return -torch.log1p(torch.exp(-x))
-
-
-def generator_term(objective: str, logits: Tensor, real: Tensor | None = None) -> Tensor:
-    if objective == "relativistic":
-        return torch.log1p(torch.exp(real - logits)).mean()
-    if objective == "bce":
-        return -log_sigmoid(logits).mean()
-    return ((logits - 1) ** 2).mean() if objective == "lsgan" else -logits.mean()
-
-
-def discriminator_term(objective: str, real: Tensor, fake: Tensor) -> Tensor:
-    if objective == "relativistic":
-        return torch.log1p(torch.exp(fake - real)).mean()
-    if objective == "bce":
-        return -log_sigmoid(real).mean() - log_sigmoid(-fake).mean()
-    if objective == "lsgan":
-        return 0.5 * ((real - 1) ** 2).mean() + 0.5 * (fake**2).mean()
-    return fake.mean() - real.mean()
-
-
-def penalty(logits_of: Callable[[list[Tensor]], Tensor], real: list[Tensor], fake: list[Tensor], t: Tensor) -> Tensor:
-    """(|gradient| - 1)^2 at x = (1 - t) real + t fake."""
-    t = t.view(-1, 1, 1, 1, 1)
-    inputs = [((1 - t) * a + t * b).detach().requires_grad_() for a, b in zip(real, fake, strict=True)]
-    gradients = torch.autograd.grad(logits_of(inputs).sum(), inputs, create_graph=True)
-    norms = sum((g**2).sum((1, 2, 3, 4)) for g in gradients) ** 0.5
-    return ((norms - 1) ** 2).mean()
-
-
-def mix(batch: Any) -> Tensor:
-    return torch.from_numpy(batch.uniform("mix", 1)).to(batch.device).double()
-
-
-def mae(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).abs().mean()
-
-
-def gram(x: Tensor) -> Tensor:
-    return torch.einsum("bcdhw,bkdhw->bck", x, x) / (x.shape[2] * x.shape[3] * x.shape[4])
-
-
-def style(fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    return sum(
-        ((gram(a) - gram(b)) ** 2).sum((1, 2)).mean() / (4 * a.shape[1] ** 2) for a, b in zip(fake, real, strict=True)
-    )
-
-
-def content(fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    return sum(((a - b) ** 2).mean() for a, b in zip(fake, real, strict=True))
-
-
-def features(conv_net: Any, x: Tensor, norms: bool) -> list[Tensor]:
-    """Feature maps of convolutions with LeakyReLU 0.2, after instance norm in all but the first layer."""
-    maps = []
-    for number, conv in enumerate(conv_net.convs):
-        x = torch.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding)
-        if norms and number:
-            mean = x.mean((2, 3, 4), keepdim=True)
-            x = (x - mean) / (((x - mean) ** 2).mean((2, 3, 4), keepdim=True) + 1e-5).sqrt()
-        x = torch.where(x > 0, x, 0.2 * x)
-        maps.append(x)
-    return maps
-
-
-def pair(source: Tensor, x: Tensor) -> Tensor:
-    return torch.cat([source, x], 1)
-
+from tests.methods.plain_terms import (
+    Written,
+    content,
+    discriminator_term,
+    features,
+    generator_term,
+    mae,
+    mix,
+    pair,
+    penalty,
+    style,
+)
+from tests.methods.written_out_generation import (
+    hagan_d,
+    hagan_e_g,
+    hagan_e_h,
+    hagan_g,
+    wgan_gp_d,
+    wgan_gp_g,
+)
 
 # pix2pix: Isola et al. 2017, eq. 4
 
@@ -323,100 +271,6 @@ def registration_d(nets: Any, batch: Any, s: Any) -> Written:
     fake = nets.warped(batch.source, nets.g(batch.source)).detach()
     gp = penalty(lambda x: nets.d(pair(x[0], fixed)).mean((1, 2, 3, 4)), [real], [fake], mix(batch))
     return {"gan": nets.d(pair(fake, fixed)).mean() - nets.d(pair(real, fixed)).mean(), "gp": s.gp_weight * gp}
-
-
-# HA-GAN: Sun et al. 2022, section III; R1: Mescheder et al. 2018, eq. 9
-
-
-def hagan_pair(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
-    x = batch.normal("z", nets.latent_dim)
-    prior = nets.g.prior
-    return nets.g(prior.mean[0] + x @ prior.factor.T, batch.start, None)
-
-
-def hagan_logits(nets: Any, batch: Any, s: Any, window: Tensor, low: Tensor) -> Tensor:
-    high, whole = nets.d_h(window, batch.start)[0], nets.d_l(low)[0]
-    return (high + whole) / 2 if s.logits == "mean" else torch.stack([high, whole])
-
-
-def squared_gradient(nets: Any, batch: Any, s: Any, *pair: Tensor) -> Tensor:
-    """Half of |gradient|^2 of the mean logit, or of each view's own."""
-    inputs = [x.detach().requires_grad_() for x in pair]
-    gradients = torch.autograd.grad(hagan_logits(nets, batch, s, *inputs).sum(), inputs, create_graph=True)
-    return sum((g**2).sum((1, 2, 3, 4)) for g in gradients).mean() / 2
-
-
-def hagan_d(nets: Any, batch: Any, s: Any) -> Written:
-    real, fake = (batch.window, batch.low), [x.detach() for x in hagan_pair(nets, batch)]
-    logits = [hagan_logits(nets, batch, s, *pair) for pair in (real, fake)]
-    return {
-        "gan": discriminator_term(s.objective, *logits),
-        "r1": s.r1_weight * s.r1_every * squared_gradient(nets, batch, s, *real),
-        "r2": s.r2_weight * s.r2_every * squared_gradient(nets, batch, s, *fake),
-    }
-
-
-def sorted_distance(fake: Tensor, real: Tensor) -> Tensor:
-    """Distance of sorted intensities, of whole windows and of blocks of 8^3 voxels."""
-
-    def distance(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
-        return sum(mae(a.flatten().sort().values, b.flatten().sort().values) for a, b in parts) / len(parts)
-
-    whole = [(a, b) for a, b in zip(fake, real, strict=True)]
-    blocks = [
-        tuple(x[:, d : d + 8, h : h + 8, w : w + 8] for x in both)
-        for both in whole
-        for d in range(0, fake.shape[2], 8)
-        for h in range(0, fake.shape[3], 8)
-        for w in range(0, fake.shape[4], 8)
-    ]
-    return distance(whole) + distance(blocks)
-
-
-def hagan_reconstruction(nets: Any, batch: Any, z: Tensor) -> Written:
-    window, low = nets.g(z, batch.start, None)
-    return {
-        "l1_high": mae(window, batch.window) / 2,
-        "l1_low": mae(low, batch.low) / 2,
-        "sorted_l1": sorted_distance(window, batch.window),
-    }
-
-
-def hagan_latent(nets: Any, batch: Any) -> Tensor:
-    with torch.no_grad():
-        a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], 2)
-    return nets.e_g(a)
-
-
-def hagan_g(nets: Any, batch: Any, s: Any) -> Written:
-    real = hagan_logits(nets, batch, s, batch.window, batch.low).detach()
-    adversarial = generator_term(s.objective, hagan_logits(nets, batch, s, *hagan_pair(nets, batch)), real)
-    terms = hagan_reconstruction(nets, batch, hagan_latent(nets, batch).detach())
-    return {"gan": adversarial} | {name: s.autoencode * value for name, value in terms.items()}
-
-
-def hagan_e_h(nets: Any, batch: Any, s: Any) -> Written:
-    return {"l1": mae(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
-
-
-def hagan_e_g(nets: Any, batch: Any, s: Any) -> Written:
-    z = hagan_latent(nets, batch)
-    cosines = (z[0::2] * z[1::2]).sum(1) / (z[0::2].norm(dim=1) * z[1::2].norm(dim=1))
-    prior = (cosines**2).mean() + (((z**2).mean(1) - 1) ** 2).mean()
-    return hagan_reconstruction(nets, batch, z) | {"prior": prior}
-
-
-# WGAN-GP: Gulrajani et al. 2017, eq. 3
-
-
-def wgan_gp_d(nets: Any, batch: Any, s: Any) -> Written:
-    fake = nets.g(batch.normal("z", nets.latent_dim)).detach()
-    gp = penalty(lambda x: nets.d(x[0]), [batch.window], [fake], mix(batch))
-    return {"gan": nets.d(fake).mean() - nets.d(batch.window).mean(), "gp": s.gp_weight * gp}
-
-
-def wgan_gp_g(nets: Any, batch: Any, s: Any) -> Written:
-    return {"gan": -nets.d(nets.g(batch.normal("z", nets.latent_dim))).mean()}
 
 
 TERMS: dict[tuple[str, str], Callable[[Any, Any, Any], Written]] = {

@@ -1,0 +1,101 @@
+"""The loss terms of the methods that generate volumes, written out; see `written_out`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.methods.plain_terms import Written, discriminator_term, generator_term, mae, mix, penalty
+
+# HA-GAN: Sun et al. 2022, section III; R1: Mescheder et al. 2018, eq. 9
+
+
+def hagan_pair(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    x = batch.normal("z", nets.latent_dim)
+    prior = nets.g.prior
+    return nets.g(prior.mean[0] + x @ prior.factor.T, batch.start, None)
+
+
+def hagan_logits(nets: Any, batch: Any, s: Any, window: Tensor, low: Tensor) -> Tensor:
+    high, whole = nets.d_h(window, batch.start)[0], nets.d_l(low)[0]
+    return (high + whole) / 2 if s.logits == "mean" else torch.stack([high, whole])
+
+
+def squared_gradient(nets: Any, batch: Any, s: Any, *pair: Tensor) -> Tensor:
+    """Half of |gradient|^2 of the mean logit, or of each view's own."""
+    inputs = [x.detach().requires_grad_() for x in pair]
+    gradients = torch.autograd.grad(hagan_logits(nets, batch, s, *inputs).sum(), inputs, create_graph=True)
+    return sum((g**2).sum((1, 2, 3, 4)) for g in gradients).mean() / 2
+
+
+def hagan_d(nets: Any, batch: Any, s: Any) -> Written:
+    real, fake = (batch.window, batch.low), [x.detach() for x in hagan_pair(nets, batch)]
+    logits = [hagan_logits(nets, batch, s, *pair) for pair in (real, fake)]
+    return {
+        "gan": discriminator_term(s.objective, *logits),
+        "r1": s.r1_weight * s.r1_every * squared_gradient(nets, batch, s, *real),
+        "r2": s.r2_weight * s.r2_every * squared_gradient(nets, batch, s, *fake),
+    }
+
+
+def sorted_distance(fake: Tensor, real: Tensor) -> Tensor:
+    """Distance of sorted intensities, of whole windows and of blocks of 8^3 voxels."""
+
+    def distance(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        return sum(mae(a.flatten().sort().values, b.flatten().sort().values) for a, b in parts) / len(parts)
+
+    whole = [(a, b) for a, b in zip(fake, real, strict=True)]
+    blocks = [
+        tuple(x[:, d : d + 8, h : h + 8, w : w + 8] for x in both)
+        for both in whole
+        for d in range(0, fake.shape[2], 8)
+        for h in range(0, fake.shape[3], 8)
+        for w in range(0, fake.shape[4], 8)
+    ]
+    return distance(whole) + distance(blocks)
+
+
+def hagan_reconstruction(nets: Any, batch: Any, z: Tensor) -> Written:
+    window, low = nets.g(z, batch.start, None)
+    return {
+        "l1_high": mae(window, batch.window) / 2,
+        "l1_low": mae(low, batch.low) / 2,
+        "sorted_l1": sorted_distance(window, batch.window),
+    }
+
+
+def hagan_latent(nets: Any, batch: Any) -> Tensor:
+    with torch.no_grad():
+        a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], 2)
+    return nets.e_g(a)
+
+
+def hagan_g(nets: Any, batch: Any, s: Any) -> Written:
+    real = hagan_logits(nets, batch, s, batch.window, batch.low).detach()
+    adversarial = generator_term(s.objective, hagan_logits(nets, batch, s, *hagan_pair(nets, batch)), real)
+    terms = hagan_reconstruction(nets, batch, hagan_latent(nets, batch).detach())
+    return {"gan": adversarial} | {name: s.autoencode * value for name, value in terms.items()}
+
+
+def hagan_e_h(nets: Any, batch: Any, s: Any) -> Written:
+    return {"l1": mae(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
+
+
+def hagan_e_g(nets: Any, batch: Any, s: Any) -> Written:
+    z = hagan_latent(nets, batch)
+    cosines = (z[0::2] * z[1::2]).sum(1) / (z[0::2].norm(dim=1) * z[1::2].norm(dim=1))
+    prior = (cosines**2).mean() + (((z**2).mean(1) - 1) ** 2).mean()
+    return hagan_reconstruction(nets, batch, z) | {"prior": prior}
+
+
+# WGAN-GP: Gulrajani et al. 2017, eq. 3
+
+
+def wgan_gp_d(nets: Any, batch: Any, s: Any) -> Written:
+    fake = nets.g(batch.normal("z", nets.latent_dim)).detach()
+    gp = penalty(lambda x: nets.d(x[0]), [batch.window], [fake], mix(batch))
+    return {"gan": nets.d(fake).mean() - nets.d(batch.window).mean(), "gp": s.gp_weight * gp}
+
+
+def wgan_gp_g(nets: Any, batch: Any, s: Any) -> Written:
+    return {"gan": -nets.d(nets.g(batch.normal("z", nets.latent_dim))).mean()}
