@@ -25,33 +25,7 @@ EXAMPLES = (
 def main(argv: list[str]) -> None:
     """Parse, translate, print where the result is."""
     parser = cli.parser("translate", DESCRIPTION, EXAMPLES)
-    cli.add_run_options(parser, several=True)
-    cli.add_ensemble_options(parser)
-    parser.add_argument("--input", type=str, required=True, help="A store (.h5 or a folder of shards), or scans.")
-    parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
-    parser.add_argument(
-        "--direction",
-        type=Literal["a2b", "b2a", "cycle", "reconstruct"],
-        default="a2b",
-        help="a2b: source to target. Models of two domains also: b2a, cycle (a to b to a), reconstruct (a to a).",
-    )
-    parser.add_argument("--split", type=str, default="all", help="Part of a store: train, validation, test or all.")
-    parser.add_argument("--simulate", type=bool, default=False, help="Degrade a store's volumes first, as in training.")
-    parser.add_argument(
-        "--depth",
-        type=int | None,
-        default=None,
-        help="Slices per window, x32; 0: all. Of a slice model: slices at once. Default: 128; all if a norm needs it.",
-    )
-    parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
-    parser.add_argument("--overlap", type=int, default=32, help="Slices that windows overlap, a multiple of 32.")
-    parser.add_argument("--level", type=float, default=0.9, help="Probability between the lower and the upper bound.")
-    parser.add_argument(
-        "--calibration", type=str | None, default=None, help="metrics.json whose scale of sigma is used."
-    )
-    parser.add_argument("--dtype", type=Literal["float32", "int16"], default="float32", help="Type of the voxels.")
-    parser.add_argument("--format", type=Literal["nii.gz", "nii"], default="nii.gz", help="NIfTI, compressed or not.")
-    parser.add_argument("--force", action="store_true", help="Replace translations that are in --out already.")
+    add_options(parser)
     a = parser.parse_args(argv)
     out = Path(a.out)
     if not a.force and (out / "translations.csv").exists():
@@ -83,6 +57,37 @@ def main(argv: list[str]) -> None:
     done = write_translations(model, translator, shown, out, Uncertainty(a.level, scales), **files)
     runs = " ".join(a.run)
     print(f"{cli.volumes(done)} translated by step {model.step} of {runs}: {out} (translations.png, translations.csv)")
+
+
+def add_options(parser: cli.Parser) -> None:
+    """Add the options of this command to the parser."""
+    cli.add_run_options(parser, several=True)
+    cli.add_ensemble_options(parser)
+    parser.add_argument("--input", type=str, required=True, help="A store (.h5 or a folder of shards), or scans.")
+    parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
+    parser.add_argument(
+        "--direction",
+        type=Literal["a2b", "b2a", "cycle", "reconstruct"],
+        default="a2b",
+        help="a2b: source to target. Models of two domains also: b2a, cycle (a to b to a), reconstruct (a to a).",
+    )
+    parser.add_argument("--split", type=str, default="all", help="Part of a store: train, validation, test or all.")
+    parser.add_argument("--simulate", type=bool, default=False, help="Degrade a store's volumes first, as in training.")
+    parser.add_argument(
+        "--depth",
+        type=int | None,
+        default=None,
+        help="Slices per window, x32; 0: all. Of a slice model: slices at once. Default: 128; all if a norm needs it.",
+    )
+    parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
+    parser.add_argument("--overlap", type=int, default=32, help="Slices that windows overlap, a multiple of 32.")
+    parser.add_argument("--level", type=float, default=0.9, help="Probability between the lower and the upper bound.")
+    parser.add_argument(
+        "--calibration", type=str | None, default=None, help="metrics.json whose scale of sigma is used."
+    )
+    parser.add_argument("--dtype", type=Literal["float32", "int16"], default="float32", help="Type of the voxels.")
+    parser.add_argument("--format", type=Literal["nii.gz", "nii"], default="nii.gz", help="NIfTI, compressed or not.")
+    parser.add_argument("--force", action="store_true", help="Replace translations that are in --out already.")
 
 
 if __name__ == "__main__":

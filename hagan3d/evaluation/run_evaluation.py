@@ -155,7 +155,7 @@ def _evaluate_domains(
     extractor, windows = load_features(store, device=model.device), (options.depth, options.overlap)
     if is_done(out, domain_evaluation_key(model, store, *windows, extractor), False, options.force):
         return ["this evaluation is there already:"]
-    evaluated = evaluate_domains(model, store, extractor, out, *windows, progress=progress)
+    evaluated = evaluate_domains(model, store, extractor, *windows, progress=progress)
     write_results(out, domain_report(evaluated), evaluated.to_dict())
     return [*_lines(domain_verdicts(evaluated)), f"step {model.step} of {model.run_folder} evaluated:"]
 

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import platform
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,6 @@ def evaluate_domains(
     model: TranslationModel,
     store: Store,
     extractor: Extractor,
-    folder: Path,
     depth: int = 0,
     overlap: int = 32,
     progress: ProgressCallback = no_progress,
@@ -97,7 +98,6 @@ def evaluate_domains(
         model: The run; in both directions if its networks can.
         store: Two domains, with held-out volumes of both.
         extractor: Features in which sets are compared.
-        folder: Where the picture is written on its way.
         depth: Slices per window; 0: whole volumes.
         overlap: Slices that windows share.
         progress: Shows progress.
@@ -108,11 +108,12 @@ def evaluate_domains(
     held_out = {domain: _held_out(store, domain) for domain in ("source", "target")}
     volumes = {domain: [store.volume(i)[0].numpy() for i in chosen] for domain, chosen in held_out.items()}
     features = {domain: extractor.features(each) for domain, each in volumes.items()}
+    translate = partial(_translations, model, depth=depth, overlap=overlap, progress=progress)
     results: dict[str, DirectionEvaluation] = {}
     groups: dict[str, list[MiddlePlanes]] = {}
     for direction in (name for name in NAMES if name in model.networks.directions):
         domain, other = NAMES[direction]
-        made = list(_translations(model, direction, volumes[domain], depth, overlap, progress))
+        made = list(translate(direction, volumes[domain]))
         result = results[direction] = DirectionEvaluation()
         result.translated = _distances(extractor.features(made), features[other])
         result.untranslated = _distances(features[domain], features[other])
@@ -120,22 +121,25 @@ def evaluate_domains(
         shown = {domain: volumes[domain], f"{domain} to {other}": made}
         if {*NAMES} <= {*model.networks.directions}:
             back = next(name for name in NAMES if name != direction)
-            cycled = list(_translations(model, back, made, depth, overlap, progress))
+            shown[f"{domain} to {other} and back"] = cycled = list(translate(back, made))
             result.cycle = _errors(cycled, volumes[domain])
-            shown[f"{domain} to {other} and back"] = cycled
         pairs = _pairs(store, held_out[domain], held_out[other])
         if pairs:
-            result.paired = _errors([made[a] for a, _ in pairs], [volumes[other][b] for _, b in pairs])
+            result.paired = _errors([made[k] for k, _ in pairs], [volumes[other][k] for _, k in pairs])
             result.pairs = len(pairs)
-        for title, each in shown.items():
-            groups[title] = [_planes(model, x) for x in each[:SHOWN]]
-    sheet = folder / ".domains.png"
-    comparison_sheet(groups, model.description.affine_array, sheet)
-    data = sheet.read_bytes()
-    sheet.unlink()
+        groups |= {title: [_planes(model, x) for x in each[:SHOWN]] for title, each in shown.items()}
     key = domain_evaluation_key(model, store, depth, overlap, extractor)
     counts = {domain: len(chosen) for domain, chosen in held_out.items()}
-    return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, data)
+    sheet = _sheet(groups, model.description.affine_array)
+    return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, sheet)
+
+
+def _sheet(groups: dict[str, list[MiddlePlanes]], affine: np.ndarray) -> bytes:
+    """Return the picture of the volumes as PNG."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "domains.png"
+        comparison_sheet(groups, affine, path)
+        return path.read_bytes()
 
 
 def _held_out(store: Store, domain: str) -> list[int]:
