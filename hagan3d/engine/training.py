@@ -19,6 +19,7 @@ from hagan3d.engine.optimizers import choose_device
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.methods.registry import make_method, make_networks
+from hagan3d.networks.network_set import NetworkSet
 
 
 def default_folder(config: Config) -> Path:
@@ -46,23 +47,14 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     device = choose_device(config.train.device, config.train.precision, distributed.local_rank)
     make_method(config).check_ranks(distributed.world_size)
     with distributed.first_rank_first():
-        path = (
-            Path(config.data.store)
-            if config.data.store
-            else phantom_store(out, config.data.phantoms, config.data.phantom_size)
-        )
+        path = _store_path(config, out)
     store = Store(path)
     make_method(config).check_store(store)
     num_classes = make_method(config).num_classes(store)
     plan = Plan(with_batch(config, per_rank), num_classes)
     if vram is not None:
         config, plan = fit(config, plan, vram, device, distributed.is_first)
-    torch.manual_seed(config.train.seed)  # of the weights; everything later samples by (seed, step, sample)
-    networks, method = make_networks(config, num_classes), make_method(config)
-    if config.train.weights is not None and files.newest(out) is None:
-        taken = take_weights(networks, Path(config.train.weights))
-        if distributed.is_first:
-            print(f"weights of {config.train.weights}:", *taken, sep="\n  ", file=sys.stderr)
+    networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
     method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
     fingerprint = store.store_fingerprint
@@ -77,6 +69,23 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
             f"the card is full ({(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use): the run "
             f"{advice(plan, min(vram or total, total))}; the last checkpoint in {out} is intact"
         ) from error
+
+
+def _store_path(config: Config, out: Path) -> Path:
+    """Return the path of the store of a run; without one in the settings, of phantoms, which are made if needed."""
+    data = config.data
+    return Path(data.store) if data.store else phantom_store(out, data.phantoms, data.phantom_size)
+
+
+def _initial_networks(config: Config, num_classes: int, out: Path, prints: bool) -> NetworkSet:
+    """Build the networks of a run, with random weights or those of another run; a resume replaces them."""
+    torch.manual_seed(config.train.seed)  # of the weights; everything later samples by (seed, step, sample)
+    networks = make_networks(config, num_classes)
+    if config.train.weights is not None and files.newest(out) is None:
+        taken = take_weights(networks, Path(config.train.weights))
+        if prints:
+            print(f"weights of {config.train.weights}:", *taken, sep="\n  ", file=sys.stderr)
+    return networks
 
 
 def with_batch(config: Config, batch_size: int) -> Config:

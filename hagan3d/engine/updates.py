@@ -16,8 +16,8 @@ from hagan3d.engine.initial_weights import frozen_parameters
 from hagan3d.engine.optimizers import make_optimizer
 from hagan3d.errors import InputError
 from hagan3d.methods.phase import Phase, Terms
-from hagan3d.networks.layers import iterate_spectral_norms, shared_spectral_norms
 from hagan3d.networks.network_set import NetworkSet
+from hagan3d.networks.spectral import iterate_spectral_norms, shared_spectral_norms
 
 NORM_SCALE = 1024.0  # of losses whose gradient is measured in fp16, against underflow
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

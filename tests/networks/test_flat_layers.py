@@ -10,8 +10,9 @@ from hagan3d.config.methods import config_class, method_names
 from hagan3d.methods.registry import make_networks
 from hagan3d.networks.discriminators import GlobalDiscriminator, PatchDiscriminator
 from hagan3d.networks.flat_layers import PlainConv3d, TransposedConv3d, flat_layers
-from hagan3d.networks.layers import Conv3d, SpectralConv3d, StridedConv3d, UpConv3d
+from hagan3d.networks.layers import Conv3d, StridedConv3d, UpConv3d
 from hagan3d.networks.residual_unet import num_levels
+from hagan3d.networks.spectral import SpectralConv3d
 from hagan3d.networks.strided_unet import StridedUNet
 from tests.methods.small import small_config
 

@@ -7,7 +7,7 @@ import torch
 
 from hagan3d.losses.gan import squared_gradient_penalty
 from hagan3d.methods.hagan.discriminator import HighDiscriminator
-from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, iterate_spectral_norms, shared_spectral_norms
+from hagan3d.networks.spectral import SpectralConv3d, SpectralLinear, iterate_spectral_norms, shared_spectral_norms
 
 
 def test_converges_to_the_largest_singular_value():

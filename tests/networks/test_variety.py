@@ -5,7 +5,8 @@ import torch
 
 from hagan3d.errors import InputError
 from hagan3d.methods.registry import make_networks
-from hagan3d.networks.layers import SpectralConv3d, SpectralLinear, minibatch_std
+from hagan3d.networks.layers import minibatch_std
+from hagan3d.networks.spectral import SpectralConv3d, SpectralLinear
 from tests.helpers import make_config
 
 SMALL = {"latent_dim": 32, "channels": 64, "d_channels": 64, "subvolume_depth": 16}

@@ -9,8 +9,6 @@ from hagan3d.networks.layers import (
     HALVING,
     LAST_SIDE,
     SLOPE,
-    SpectralConv3d,
-    SpectralLinear,
     StridedConv3d,
     checkpointed,
     halved,
@@ -20,6 +18,7 @@ from hagan3d.networks.layers import (
     num_halvings,
     widths_up_to,
 )
+from hagan3d.networks.spectral import SpectralConv3d, SpectralLinear
 
 
 class HighDiscriminator(nn.Module):

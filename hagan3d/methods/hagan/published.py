@@ -15,7 +15,7 @@ from hagan3d.errors import InputError
 from hagan3d.methods.hagan.config import HAGANConfig
 from hagan3d.methods.hagan.encoder import readout_gain
 from hagan3d.methods.hagan.networks import HAGANNetworks
-from hagan3d.networks.layers import iterate_spectral_norms
+from hagan3d.networks.spectral import iterate_spectral_norms
 
 State = dict[str, Tensor]
 

@@ -10,16 +10,9 @@ from torch.nn import functional as F
 from hagan3d.config import Size
 from hagan3d.methods.unit.config import UNITConfig
 from hagan3d.networks.flat_layers import PlainConv3d, TransposedConv3d
-from hagan3d.networks.layers import (
-    SLOPE,
-    SpectralConv3d,
-    SpectralPlainConv3d,
-    SpectralTransposedConv3d,
-    StridedConv3d,
-    checkpointed,
-    leaky_relu_,
-)
+from hagan3d.networks.layers import SLOPE, StridedConv3d, checkpointed, leaky_relu_
 from hagan3d.networks.resnet import ResidualBlock
+from hagan3d.networks.spectral import SpectralConv3d, SpectralPlainConv3d, SpectralTransposedConv3d
 from hagan3d.networks.translation import ROUTES, Translation, TranslationNetworks, to_float32
 
 MAX_MULTIPLIER = 16  # most channels of a discriminator, in multiples of those of its first layer
