@@ -1,7 +1,5 @@
 """Checkpoint files: tensors and plain values, written to a temporary name and renamed atomically."""
 
-import pickle
-import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from hagan3d.errors import InputError
 from hagan3d.methods.registry import make_networks, networks_class
 from hagan3d.networks.generative import GenerativeNetworks
 from hagan3d.networks.network_set import NetworkSet
+from hagan3d.networks.tensor_files import read_tensors
 from hagan3d.networks.translation import TranslationNetworks
 
 FORMAT = "hagan3d checkpoint 3"
@@ -136,28 +135,6 @@ def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return Checkpoint(**values)
-
-
-def read_tensors(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> Any:
-    """Read a file of tensors and plain values without executing anything in it.
-
-    Raises:
-        InputError: If it is missing, truncated or holds anything else.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        return torch.load(path, map_location=device, weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path):
-            raise InputError(
-                f"{path}: holds more than tensors and plain values; not loaded, as it could run code"
-            ) from error
-        raise InputError(f"{path}: truncated, not a checkpoint, or one that could run code; not loaded") from error
-    except (EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if "out of memory" in str(error):
-            raise
-        raise InputError(f"{path}: truncated or not a checkpoint; delete it to resume from the one before") from error
 
 
 def path_of(run: Path, step: int) -> Path:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hagan3d.checkpoint.files import FOLDER, Checkpoint, State, path_of, read_tensors, save
+from hagan3d.checkpoint.files import FOLDER, Checkpoint, State, path_of, save
 from hagan3d.config import Size
 from hagan3d.config.methods import method_module
 from hagan3d.data.store.description import Channel, DataDescription
 from hagan3d.errors import InputError
+from hagan3d.networks.tensor_files import read_tensors
 
 Triple = tuple[float, float, float]
 

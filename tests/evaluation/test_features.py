@@ -149,5 +149,5 @@ def test_features_of_another_store_or_damaged_ones_are_refused(store, tmp_path):
         with pytest.raises(InputError, match=message):
             load_features(store, odd)
     odd.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a file of weights"):
+    with pytest.raises(InputError, match="not a file of tensors"):
         load_features(store, odd)

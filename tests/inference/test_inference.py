@@ -255,7 +255,7 @@ def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message):
         load_model(path)
     path.write_bytes(b"no zip at all")
-    with pytest.raises(InputError, match="not a checkpoint"):
+    with pytest.raises(InputError, match="not a file of tensors"):
         files.load(path)
     with pytest.raises(InputError, match="no such run"):
         load_model(tmp_path / "nothing")

@@ -1,15 +1,14 @@
 """The self-supervised feature extractor of a store: the network, and the file that its training writes."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hagan3d.errors import InputError
-from hagan3d.networks.extractors.weight_files import read_weights
 from hagan3d.networks.state_hash import state_hash
+from hagan3d.networks.tensor_files import read_tensors
 
 FORMAT = "hagan3d features 3"
 WIDTHS = (8, 24, 64)  # channels of the three convolutions
@@ -81,7 +80,7 @@ def read_features(path: Path, fingerprint: str, channel: str) -> FeatureNet:
     remedy = "train them with `hagan3d evaluate --store STORE --train-features` (takes minutes)"
     if not path.exists():
         raise InputError(f"{path}: no such file: there are no features trained on the store yet; {remedy}")
-    values: Any = read_weights(path, "the extractor")
+    values = read_tensors(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise InputError(f"{path}: not a features file of this version; {remedy}")
     if values.get("channel") != channel:

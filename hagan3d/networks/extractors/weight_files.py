@@ -1,18 +1,16 @@
 """Files of published weights, read without running code from them."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hagan3d.errors import InputError
+from hagan3d.networks.tensor_files import read_tensors
 
 
 def read_weights(path: Path, what: str) -> Any:
-    """Read a file that `torch.save` wrote, as long as it holds nothing but tensors and plain values.
+    """Read a file of published weights; see `read_tensors`.
 
     Raises:
         InputError: If it is missing, damaged, or could run code.
@@ -21,12 +19,7 @@ def read_weights(path: Path, what: str) -> Any:
         raise InputError(
             f"{path}: no such file; the weights of {what} are not downloaded, download them and give the path"
         )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: not loaded, since it could run code or is not a file of weights") from error
-    except (RuntimeError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: truncated or not a file of weights") from error
+    return read_tensors(path)
 
 
 def load_exactly(network: nn.Module, state: dict[str, Tensor], path: Path, what: str) -> None:
