@@ -20,6 +20,7 @@ EXAMPLES = (
     "hagan3d prepare --input cases.csv --output brains.h5 --label_names background tumour    # id, t1, t2, seg",
     "hagan3d prepare --pairs pairs.csv --output pairs.h5 --intensity window --source.units SUV",
     "hagan3d prepare --pairs pairs.csv --output flair.h5    # id, source_t1, source_t2, target_flair",
+    "hagan3d prepare --pairs pairs.csv --output ct.h5 --label_names background bone    # id, source, target, seg",
     "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
     "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2   # label maps",
     "hagan3d prepare --domains pet/ ct/ --output unpaired.h5",
@@ -33,7 +34,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--input", nargs="+", help="Folders, lists of paths (.txt), volume files, or a CSV of cases.")
     parser.add_argument("--nnunet", help="Folder of an nnU-Net data set (dataset.json, imagesTr, labelsTr).")
     parser.add_argument(
-        "--pairs", nargs="+", help="CSV (id, source or source_t1, ..., target, ..., mask, subject), or two folders."
+        "--pairs",
+        nargs="+",
+        help="CSV (id, source or source_t1, ..., target, ..., seg, mask, subject), or two folders.",
     )
     parser.add_argument("--domains", nargs=2, help="Folders of the unpaired source and target domains.")
     parser.add_argument("--output", required=True, help="The .h5 file to write; with --shard a folder.")
@@ -44,7 +47,7 @@ def main(arguments: list[str]) -> None:
     from hagan3d.data.preprocess.inputs import find_inputs  # after parsing, so that --help is fast
     from hagan3d.data.preprocess.pipeline import prepare
 
-    inputs = find_inputs(args.input, args.pairs, args.domains, args.nnunet)
+    inputs = find_inputs(args.input, args.pairs, args.domains, args.nnunet, config.label_names)
     result = prepare(inputs, Path(args.output), config, sources_as=args.source)
     for line in result.left_out:
         print(f"left out: {line}", file=sys.stderr)
@@ -61,7 +64,11 @@ def main(arguments: list[str]) -> None:
 def _channels(result: "Prepared") -> str:
     """Return the settings of a run that follow from the channels and labels of a store."""
     if result.sources:
-        counts = {"source_channels": result.sources, "target_channels": result.channels}
+        counts = {
+            "source_channels": result.sources,
+            "target_channels": result.channels,
+            "target_labels": result.labels,
+        }
         return " --method METHOD" + "".join(f" --METHOD.{name} {count}" for name, count in counts.items() if count > 1)
     images, labels = (f" --data.channels {result.channels}", f" --data.labels {result.labels}")
     return (images if result.channels > 1 else "") + (labels if result.labels else "")

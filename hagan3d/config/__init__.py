@@ -23,6 +23,7 @@ from hagan3d.config.log import LogConfig
 from hagan3d.config.method import (
     FeatureLossConfig,
     GenerationConfig,
+    LabelledTargetConfig,
     MethodConfig,
     PatchDiscriminatorConfig,
     TranslationConfig,
@@ -39,6 +40,7 @@ __all__ = [
     "DataConfig",
     "DegradeConfig",
     "GenerationConfig",
+    "LabelledTargetConfig",
     "LogConfig",
     "MethodConfig",
     "PairDataConfig",

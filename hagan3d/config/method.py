@@ -98,6 +98,12 @@ class TranslationConfig(MethodConfig):
     over all voxels. A likelihood always is; adversarial and feature losses see whole volumes."""
 
     residual = False
+    target_labels = 0
+
+    @property
+    def target_outputs(self) -> int:
+        """Channels of a target that networks see: the image channels, and one per label of a label map."""
+        return self.target_channels + self.target_labels
 
     @property
     def has_spatial_norm(self) -> bool:
@@ -119,6 +125,22 @@ class TranslationConfig(MethodConfig):
             raise InputError(
                 f"{self.name}.masked_losses: masks belong to pairs; set data.paired, or leave the setting out"
             )
+
+
+@dataclass(frozen=True)
+class LabelledTargetConfig(TranslationConfig):
+    """Translation to images together with their label map."""
+
+    target_labels: int = bounded(0, at_least=0, at_most=256)
+    """Labels of the label map that a target has besides its images, with the background; 0: there is none. It must
+    equal the store's."""
+    label_weight: float = bounded(10.0, above=0)
+    """Weight of the loss of the label map: Dice loss, the mean over foreground labels, plus cross-entropy."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target_labels == 1:
+            raise InputError(f"{self.name}.target_labels: must be 0 or at least 2, the background included, got 1")
 
 
 @dataclass(frozen=True)

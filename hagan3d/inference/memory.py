@@ -176,7 +176,7 @@ def _largest(
 ) -> int:
     """Return the largest of some depths whose translation fits a budget, with the volumes of ``size`` in memory."""
     settings, count = config.method, _translation(config, device)
-    volumes = settings.source_channels + MAPS * settings.target_channels + MAPS_WRITTEN
+    volumes = settings.source_channels + MAPS * settings.target_outputs + MAPS_WRITTEN
     held = volumes * 4 * math.prod(size)  # float32
 
     def needed(depth: int) -> int:
@@ -193,7 +193,7 @@ def _largest(
 def seen_channels(config: Config) -> int:
     """Return the channels of a source as the networks see it, with its context or a low-resolution prediction."""
     settings, data = config.method, config.data
-    low = settings.target_channels if data.window == "hierarchical" else 0
+    low = settings.target_outputs if data.window == "hierarchical" else 0
     return settings.source_channels * data.context + low
 
 

@@ -42,3 +42,4 @@ def check_source_channels(
     if with_targets:
         targets = [channel.name for channel in description.channels]
         check_names(store.path, "targets have the channels", store.channels, targets)
+        check_names(store.path, "targets have the labels", store.label_names, description.label_names)

@@ -13,6 +13,7 @@ import torch
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.io.geometry import resample_onto, slice_axis, to_output_axes
 from hagan3d.data.io.writer import Dtype, write_nifti
+from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.preprocess.volume import check_overlap, preprocess_channels, preprocess_volume
@@ -24,7 +25,7 @@ from hagan3d.inference.memory import slices_at_once, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.slice_translation import SliceTranslator
 from hagan3d.inference.source_volume import SourceVolume, check_source_channels
-from hagan3d.inference.volume_files import channel_paths, shown_channels
+from hagan3d.inference.volume_files import channel_paths, shown_channels, write_label_names
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import ROUTES, Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
@@ -228,9 +229,9 @@ def write_translations(
 ) -> int:
     """Translate volumes and write each as ID.nii.gz, on the grid of its file, in target units.
 
-    A volume of several channels is a file per channel, ID_CHANNEL.nii.gz. A model with predicted uncertainty also
-    writes ..._sigma, ..._lower and ..._upper. `translations.csv` has a line for each volume, `translations.png` shows
-    some. One volume at a time is in memory, with its maps.
+    A volume of several channels is a file per channel, ID_CHANNEL.nii.gz, its label map is ID_seg.nii.gz. A model with
+    predicted uncertainty also writes ..._sigma, ..._lower and ..._upper. `translations.csv` has a line for each volume,
+    `translations.png` shows some. One volume at a time is in memory, with its maps.
 
     Returns:
         Volumes written.
@@ -238,11 +239,17 @@ def write_translations(
     rows: list[list[object]] = []
     shown: dict[str, list[MiddlePlanes]] = {}
     names, uncertainty = shown_channels(model.description), uncertainty or Uncertainty()
+    names = names[: len(model.description.channels)]
+    write_label_names(out, model.description)
     for source in sources:
         made = translator.whole(source.x)
         borders = translator.windows(source.x.shape[1]).borders
         paths = channel_paths(out / f"{source.id.replace('/', '_')}.{format}", model.description)
         row: list[object] = [source.id]
+        if model.description.label_names:
+            _write(
+                paths.pop(), label_map_of(made.mean[0].numpy(), len(paths)), source, model.description, "int16", None
+            )
         for channel, path in enumerate(paths):
             seams = seam_ratio(made.mean[0, channel].numpy(), borders)
             maps = maps_of(made, channel, source.intervals[channel], uncertainty)
@@ -282,10 +289,10 @@ def maps_of(made: Translation, channel: int, interval: Interval, uncertainty: Un
 
 
 def _write(
-    path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype, channel: int
+    path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype, channel: int | None
 ) -> None:
-    """Resample a volume to the grid of its source and write it; label maps as integers."""
-    is_map = description.channels[channel].intensity == "labels"
+    """Resample a channel, or a label map (None), to the grid of its source and write it; label maps as integers."""
+    is_map = channel is None or description.channels[channel].intensity == "labels"
     array, dtype = (np.rint(array), "int16") if is_map else (array, dtype)
     if source.home is None:
         turned, affine = to_output_axes(array, source.affine, description.orientation)
@@ -307,7 +314,9 @@ def _show(
         largest = made.sigma[0].amax((1, 2, 3), keepdim=True)
         volumes.append(("sigma (white: its largest)", targets, made.sigma[0] / largest * 2 - 1))
     for title, names, channels in volumes:
-        for name, x in zip(names, channels, strict=False):  # of two images to register, the moving one alone
+        for name, x in zip(
+            names, channels, strict=False
+        ):  # without those of labels; of two images to register, the moving one alone
             planes = MiddlePlanes(description.size, description.affine_array)
             planes.add(x.numpy())
             shown.setdefault(title if len(names) == 1 else f"{title}, {name}", []).append(planes)

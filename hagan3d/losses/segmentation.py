@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from hagan3d.losses.voxels import masked_mean
+
+LEAST = 1e-6  # probability: bounds the cross-entropy of a voxel
 SMOOTH = 1e-5  # voxels: a label that is absent and not predicted has Dice 1
 
 
@@ -24,3 +27,13 @@ def dice_loss(probabilities: Tensor, target: Tensor, mask: Tensor | None = None)
     fake, real = (x.float() if x.dtype.itemsize < 4 else x for x in (fake, real))
     overlap = (fake * real).sum(2)
     return 1 - ((2 * overlap + SMOOTH) / (fake.sum(2) + real.sum(2) + SMOOTH)).mean()
+
+
+def dice_cross_entropy(probabilities: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Dice loss plus the mean cross-entropy of voxels, a scalar; arguments as of `dice_loss`.
+
+    The Dice loss of a label that a volume lacks has no gradient; the cross-entropy has one in every voxel. Source:
+    Isensee et al., nnU-Net, Nature Methods 18, 2021.
+    """
+    entropy = -(target * probabilities.clamp(min=LEAST).log()).sum(1, keepdim=True)
+    return dice_loss(probabilities, target, mask) + masked_mean(entropy, mask)

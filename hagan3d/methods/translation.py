@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import Config, Size, UnpairedDataConfig
+from hagan3d.config import Config, LabelledTargetConfig, Size, UnpairedDataConfig
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.batches.pairs import PairBatch, PairSource, check_sources
 from hagan3d.data.batches.slices import SlicePairSource
 from hagan3d.data.io.geometry import slice_affine
+from hagan3d.data.label_maps import label_map_of
+from hagan3d.data.pictures import Segmented
 from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.losses.segmentation import dice_cross_entropy
 from hagan3d.losses.voxels import l1
 from hagan3d.methods.base import Method, Preview
 from hagan3d.methods.cache import PhaseCache
@@ -61,6 +64,18 @@ class TranslationMethod(Method):
         prediction = self.low_resolution_cache.put("low", batch, nets.low_resolution(batch.low_source))
         return {"l1": l1(prediction, batch.low_target, batch.low_mask)}
 
+    def images(self, x: Tensor) -> Tensor:
+        """Return the image channels of targets ``x [B, Ct + K, D, H, W]``, without those of labels."""
+        return x[:, : self.settings.target_channels]
+
+    def label_terms(self, fake: Tensor, batch: PairBatch) -> Terms:
+        """Return the loss of the label map of predicted targets: Dice plus cross-entropy; without labels none."""
+        if not self.settings.target_labels:
+            return {}
+        channels = slice(self.settings.target_channels, None)
+        probabilities, labels = ((x[:, channels] + 1) / 2 for x in (fake, batch.target))
+        return {"labels": dice_cross_entropy(probabilities, labels, self.loss_mask(batch))}
+
     def loss_mask(self, batch: PairBatch) -> Tensor | None:
         """Return the mask ``[B, 1, D, H, W]`` of voxel-wise losses; None: all voxels count."""
         return batch.mask if self.settings.masked_losses else None
@@ -100,6 +115,7 @@ class TranslationMethod(Method):
         found = len(sources), len(store.channels)
         expected = self.settings.source_channels, self.settings.target_channels
         if found == expected:
+            self._check_labels(store)
             return
         limit = "domains" if store.has_domains else "simulated sources" if self.config.data.degrade.active else ""
         why = f" ({limit} have one channel)" if limit else ""
@@ -107,6 +123,18 @@ class TranslationMethod(Method):
             f"{store.path}: holds {_count(sources)} per source and {_count(store.channels)} per target{why}, but "
             f"{name}.source_channels and {name}.target_channels are {expected[0]} and {expected[1]}; use "
             f"--{name}.source_channels {found[0]} --{name}.target_channels {found[1]}"
+        )
+
+    def _check_labels(self, store: Store) -> None:
+        """Raise InputError unless the targets of a store have the label maps of the settings."""
+        found, name = len(store.label_names), self.config.name
+        if found == self.settings.target_labels:
+            return
+        able = [one for one in method_names() if issubclass(config_class(one), LabelledTargetConfig)]
+        remedy = f"use --{name}.target_labels {found}" if name in able else f"use {' or '.join(able)} for both"
+        raise InputError(
+            f"{store.path}: its targets have label maps of {found} labels ({', '.join(store.label_names) or 'none'}), "
+            f"but method {name} predicts {self.settings.target_labels}; {remedy}"
         )
 
     def batches(self, store: Store, batch_size: int, rank: int = 0, world_size: int = 1) -> PairSource:
@@ -119,7 +147,7 @@ class TranslationMethod(Method):
     def zero_batch(self) -> PairBatch:
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
         data, count = self.config.data, self.train.batch_size
-        channels = self.settings.source_channels * data.context, self.settings.target_channels
+        channels = self.settings.source_channels * data.context, self.settings.target_outputs
         source, target = (torch.zeros(count, channel, *data.train_size) for channel in channels)
         batch = PairBatch(
             source=source,
@@ -145,19 +173,21 @@ class TranslationMethod(Method):
         """Return the bytes of voxels (int16) that a step reads from the store; see `Method`."""
         data, settings = self.config.data, self.settings
         sources = 0 if data.degrade.active and data.paired else settings.source_channels
-        channels = settings.target_channels + sources
+        # a label map has one byte per voxel; at low resolution, two per label
+        targets = settings.target_channels + (0.5 if settings.target_labels else 0)
+        channels = targets + sources
         if data.slices != "none":
             # degraded and augmented volumes are read whole, before a slice is cut; blank slices are not counted
             whole = channels * math.prod(stored or data.phantom_size)
-            sliced = (settings.target_channels + sources * data.context) * math.prod(data.size)
-            return (
-                VOXEL_BYTES * self.train.batch_size * (whole if data.degrade.active or data.augment.active else sliced)
-            )
+            sliced = (targets + sources * data.context) * math.prod(data.size)
+            reads_whole = data.degrade.active or data.augment.active
+            return int(VOXEL_BYTES * self.train.batch_size * (whole if reads_whole else sliced))
         # degraded and augmented volumes are read whole, before a window is cut
         reads_windows = data.window != "whole" and not data.degrade.active and not data.augment.active
         low = math.prod(data.low_size) if reads_windows and data.window == "hierarchical" else 0
         voxels = math.prod(data.train_size if reads_windows else data.size)
-        return VOXEL_BYTES * self.train.batch_size * channels * (voxels + low)
+        low_channels = settings.target_outputs + sources
+        return int(VOXEL_BYTES * self.train.batch_size * (channels * voxels + low_channels * low))
 
 
 def _count(names: tuple[str, ...]) -> str:
@@ -184,7 +214,7 @@ class TranslationPreview(Preview):
         self.sources = torch.cat([batch.source for batch in batches])[:COLUMNS]
         self.targets = torch.cat([batch.target for batch in batches])[:COLUMNS]
         self.source_names = source.store.source_channels or source.store.channels
-        self.target_names = source.store.channels
+        self.target_names, self.has_label_maps = source.store.channels, bool(source.store.label_names)
         self.depth = source.depth or self.sources.shape[2]
         self.axis = source.slices.axis if isinstance(source, SlicePairSource) else None
 
@@ -193,12 +223,17 @@ class TranslationPreview(Preview):
         whole = description.affine_array
         return whole if self.axis is None else slice_affine(whole, description.size, self.axis)
 
-    def groups(self, networks: TranslationNetworks) -> dict[str, list[np.ndarray]]:
-        """Return volumes by kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1]."""
+    def groups(self, networks: TranslationNetworks) -> dict[str, list[Any]]:
+        """Return volumes by kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1].
+
+        Label maps are outlined on the first image channel.
+        """
         translations = [self._translate(networks, source[None]) for source in self.sources]
-        groups = by_channel("source", list(self.sources), self.source_names)
-        groups |= by_channel("translated", [translation.mean[0] for translation in translations], self.target_names)
-        groups |= by_channel("target", list(self.targets), self.target_names)
+        groups: dict[str, list[Any]] = dict(by_channel("source", list(self.sources), self.source_names))
+        for title, volumes in (("translated", [one.mean[0] for one in translations]), ("target", list(self.targets))):
+            groups |= by_channel(title, volumes, self.target_names)
+            if self.has_label_maps:
+                groups[f"{title} labels"] = [_segmented(x.cpu().numpy(), len(self.target_names)) for x in volumes]
         sigmas = [one.sigma[0] * 4 - 1 for one in translations if one.sigma is not None]
         return groups | (by_channel("sigma, 0 to 0.5", sigmas, self.target_names) if sigmas else {})
 
@@ -217,6 +252,11 @@ class TranslationPreview(Preview):
             if output.sigma is not None:
                 sigmas.append(output.sigma[:, :, first - start :].cpu())
         return Translation(torch.cat(means, 2), sigma=torch.cat(sigmas, 2) if sigmas else None)
+
+
+def _segmented(x: np.ndarray, images: int) -> Segmented:
+    """Return the first image channel of ``x [C, D, H, W]`` with its label map."""
+    return Segmented(x[0].clip(-1, 1), label_map_of(x, images))
 
 
 def by_channel(title: str, volumes: Sequence[Tensor], names: Sequence[str]) -> dict[str, list[np.ndarray]]:

@@ -152,11 +152,16 @@ class StridedBlock(nn.Sequential):
         return self[1]
 
 
-class VolumeOutput(nn.Module):
-    """The output of a generator: tanh of image channels, softmax over the channels of labels, all in [-1, 1].
+def label_channels(logits: Tensor) -> Tensor:
+    """Return the channels 2 p - 1 of labels by their logits ``[B, K, D, H, W]``, p the probability of the label.
 
-    A label's channel is 2 p - 1, p the probability of the label. Real label maps are one-hot, -1 or 1 (`Store.window`).
+    Real label maps are one-hot, -1 or 1 (`Store.window`).
     """
+    return 2 * logits.softmax(1) - 1
+
+
+class VolumeOutput(nn.Module):
+    """The output of a generator: tanh of image channels, `label_channels` of labels, all in [-1, 1]."""
 
     def __init__(self, images: int, labels: int = 0) -> None:
         """Have ``images`` image channels and then ``labels`` channels of labels."""
@@ -167,7 +172,7 @@ class VolumeOutput(nn.Module):
         """Map ``[B, C, D, H, W]``."""
         if self.images == self.channels:
             return torch.tanh(x)
-        return torch.cat([torch.tanh(x[:, : self.images]), 2 * x[:, self.images :].softmax(1) - 1], dim=1)
+        return torch.cat([torch.tanh(x[:, : self.images]), label_channels(x[:, self.images :])], dim=1)
 
     def in_place(self, x: Tensor) -> Tensor:
         """Return the same, overwriting ``x``; for inference."""

@@ -13,7 +13,15 @@ from hagan3d import ops
 from hagan3d.config import Size
 from hagan3d.errors import InputError
 from hagan3d.networks.flat_layers import TransposedConv3d
-from hagan3d.networks.layers import StridedConv3d, checkpointed, halved_evenly, leaky_relu_, norm_relu, widths_from
+from hagan3d.networks.layers import (
+    StridedConv3d,
+    VolumeOutput,
+    checkpointed,
+    halved_evenly,
+    leaky_relu_,
+    norm_relu,
+    widths_from,
+)
 
 DROPOUT_LAYERS = 3  # innermost layers of the decoder, which have dropout
 RATE = 0.5  # of dropout
@@ -45,15 +53,19 @@ class StridedUNet(nn.Module):
     """U-Net: volumes to volumes of the same size in [-1, 1], convolutions of kernel 4 and stride 2, transposed ones up.
 
     A level halves every even side, down to 1, and keeps odd ones. Skip connections are concatenated. No norm in the
-    first and last layer; LeakyReLU in the encoder, ReLU in the decoder, tanh at the end. Dropout in the three innermost
-    decoder layers is a function of a seed per volume, so that a forward pass can be repeated exactly (checkpointing,
-    resume).
+    first and last layer; LeakyReLU in the encoder, ReLU in the decoder, tanh at the end (softmax of
+    labels). Dropout in the three innermost decoder layers is a function of a seed per volume, so that a forward pass
+    can be repeated exactly (checkpointing, resume).
 
     Source: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, CVPR 2017, section 6.1.1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, size: Size, *, width: int, levels: int, norm: str) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, size: Size, *, width: int, levels: int, norm: str, labels: int = 0
+    ) -> None:
         """Build a U-Net for ``size`` voxels, of ``levels`` halvings, the first of which has ``width`` output channels.
+
+        The last ``labels`` of ``out_channels`` are those of labels.
 
         Raises:
             InputError: If no side is left to halve.
@@ -82,6 +94,7 @@ class StridedUNet(nn.Module):
             for a, b, (kernel, stride, padding) in zip(inputs, outputs, reversed(halvings), strict=True)
         )
         self.up_norms = nn.ModuleList(norm_relu(norm, channels) for channels in outputs[:-1])
+        self.output = VolumeOutput(out_channels - labels, labels)
         self.checkpointing = False
 
     def forward(self, x: Tensor, seeds: Seeds = None) -> Tensor:
@@ -93,7 +106,7 @@ class StridedUNet(nn.Module):
         maps.pop()  # the innermost map is x itself, not a skip connection
         for level in range(len(self.up_norms)):
             x = torch.cat([checkpointed(self._up, x, level, seeds, on=self.checkpointing), maps.pop()], dim=1)
-        return torch.tanh(self.ups[-1](x))
+        return self.output(self.ups[-1](x))
 
     def _down(self, x: Tensor, level: int) -> Tensor:
         x = self.downs[level](x)

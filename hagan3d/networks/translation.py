@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hagan3d.config import Config, FeatureLossConfig, Size, TranslationConfig
+from hagan3d.networks.layers import label_channels
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.ops import select_subvolume
@@ -87,7 +88,7 @@ class TranslationNetworks(NetworkSet):
         settings = replace(config.method, source_channels=config.method.source_channels * data.context)
         if data.window != "hierarchical":
             return cls(data.train_size, settings)
-        extended = replace(settings, source_channels=settings.source_channels + settings.target_channels)
+        extended = replace(settings, source_channels=settings.source_channels + settings.target_outputs)
         networks = cls(data.train_size, extended)
         networks.low_resolution = LowResolutionUNet(data.low_size, data.factor, settings)
         networks.averaged = (*networks.averaged, "low_resolution")
@@ -148,11 +149,11 @@ class LowResolutionUNet(nn.Module):
     def __init__(self, size: Size, factor: int, settings: TranslationConfig) -> None:
         """Build it for low-resolution volumes of ``size`` voxels, each the mean of ``factor``^3."""
         super().__init__()
-        self.factor, self.residual = factor, settings.residual
+        self.factor, self.residual, self.labels = factor, settings.residual, settings.target_labels
         levels = max(0, num_levels(size, None))
         while any(side % 2**levels for side in size):
             levels -= 1
-        norm, heads = settings.norm, [settings.target_channels]  # type: ignore[attr-defined]
+        norm, heads = settings.norm, [settings.target_outputs]  # type: ignore[attr-defined]
         self.unet = ResidualUNet(settings.source_channels, heads, width=settings.width, levels=levels, norm=norm)
         if self.residual:  # start from the identity
             for parameter in self.unet.heads.parameters():
@@ -161,7 +162,9 @@ class LowResolutionUNet(nn.Module):
     def forward(self, low: Tensor) -> Tensor:
         """Translate whole low-resolution sources ``[B, Cs, d, h, w]`` to ``[B, Ct, d, h, w]``."""
         output = to_float32(self.unet(low)[0])
-        return add_residual(output, low) if self.residual else output
+        if self.labels:
+            output = torch.cat([output[:, : -self.labels], label_channels(output[:, -self.labels :])], dim=1)
+        return add_residual(output, low, self.labels) if self.residual else output
 
 
 def concat_low_resolution(source: Tensor, prediction: Tensor, start: Tensor) -> Tensor:
@@ -182,9 +185,13 @@ def concat_low_resolution(source: Tensor, prediction: Tensor, start: Tensor) -> 
     return torch.cat([source, upsampled], dim=1)
 
 
-def add_residual(output: Tensor, source: Tensor) -> Tensor:
-    """Add an output ``[B, C, D, H, W]`` to the first ``C`` channels of the input, which are the source."""
-    return output + source[:, : output.shape[1]]
+def add_residual(output: Tensor, source: Tensor, labels: int = 0) -> Tensor:
+    """Add an output ``[B, Ct + K, D, H, W]`` to the first ``Ct`` channels of the input, which are the source.
+
+    The channels of the ``labels`` K labels stay as they are.
+    """
+    images = output.shape[1] - labels
+    return torch.cat([output[:, :images] + source[:, :images], output[:, images:]], dim=1)
 
 
 def to_float32(x: Tensor) -> Tensor:

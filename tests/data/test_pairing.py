@@ -165,7 +165,7 @@ def test_a_missing_partner_is_named(folders, tmp_path, capsys):
         ("id,source,target\na,s.nii.gz,", "a has no target"),
         ("id,source,target\na,nowhere.nii.gz,t.nii.gz", "the source of a, .*nowhere.nii.gz, does not exist"),
         ("id,source\na,s.nii.gz", "no column 'target'"),
-        ("id,source,target,seg\na,s.nii.gz,t.nii.gz,t.nii.gz", "leave the column seg out"),
+        ("id,source,target,seg\na,s.nii.gz,t.nii.gz,t.nii.gz", "has the column seg, so name its labels"),
         ("id,source,target,subject\na,s.nii.gz,t.nii.gz,x\na,s.nii.gz,t.nii.gz,y", "other subjects .x, y."),
     ],
 )

@@ -99,7 +99,8 @@ def test_learns_a_pair_by_heart(pairs):
     assert all(parameter.abs().max() <= 0.05 for parameter in nets.d.parameters())
     with torch.no_grad():
         made = nets.finalize(nets.translate(batch.source)).mean
-    assert all(value > 0.9 for value in dice_of_labels(made[0, 0], batch.target[0, 0], 3).values())
+    predicted, labels = ((x[0, 0] + 1).round().numpy() for x in (made, batch.target))
+    assert all(value > 0.9 for value in dice_of_labels(predicted, labels, ["background", "a", "b"]).values())
 
 
 @pytest.mark.slow
@@ -166,9 +167,9 @@ def test_the_loss_is_that_of_monai():
 
 
 def test_overlap_is_counted_per_label_and_not_where_there_is_none():
-    wanted, made = torch.full((4, 4, 4), -1.0), torch.full((4, 4, 4), -1.0)
-    wanted[0], made[0, :2] = 0.0, 0.0  # label 1: 16 voxels, half of them found
-    found = dice_of_labels(made, wanted, 4 - 1)
-    assert found == {"1": pytest.approx(2 * 8 / 24), "2": None}
-    summary = dice_summary([found, {"1": 1.0, "2": None}])
-    assert summary["1"].mean == pytest.approx((2 / 3 + 1) / 2) and summary.keys() == {"1"}
+    wanted, made = np.zeros((4, 4, 4)), np.zeros((4, 4, 4))
+    wanted[0], made[0, :2] = 1, 1  # label 1: 16 voxels, half of them found
+    found = dice_of_labels(made, wanted, ["background", "liver", "tumour"])
+    assert found == {"liver": pytest.approx(2 * 8 / 24), "tumour": None}
+    summary = dice_summary([found, {"liver": 1.0, "tumour": None}])
+    assert summary["liver"].mean == pytest.approx((2 / 3 + 1) / 2) and summary.keys() == {"liver"}

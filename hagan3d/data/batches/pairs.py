@@ -150,10 +150,11 @@ class Pairs:
             source = degrade(origin[0], self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))[None]
             source = torch.cat([source, target]) if self.degrade.kind == "misalign" else source
             return Pair(source, target, mask)
-        (augmented, source), mask = _augmented([target, store.source(i)], mask, augmentation, augmentation_seed)
-        if store.has_label_maps:  # they move with their volumes but are never interpolated
-            augmented = augment(target, augmentation, augmentation_seed, labels=True)
-        return Pair(source, augmented, mask)
+        images, labels = target.tensor_split([0 if store.has_label_maps else len(store.channels)])
+        (images, source), mask = _augmented([images, store.source(i)], mask, augmentation, augmentation_seed)
+        if len(labels):  # label maps move with their volumes but are never interpolated
+            labels = augment(labels, augmentation, augmentation_seed, labels=True)
+        return Pair(source, torch.cat([images, labels]), mask)
 
     def misalignment(self, i: int, degrade_seed: int | None = None) -> Tensor | None:
         """Return the affine parameters ``[12]`` that register the source of `pair`; None without misalignment."""

@@ -75,12 +75,17 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     has_maps = SEGMENTATION in header
     if "id" not in header or not channels:
         raise InputError(f"{path}: must have the column id and a column of files per channel, got {', '.join(header)}")
-    if has_maps != bool(label_names):
-        what = "has the column seg, so name its labels" if has_maps else "has no column seg, so leave out the labels"
-        raise InputError(f"{path}: {what} (--label_names background liver tumour, in the order of their values)")
+    check_named(path, has_maps, label_names)
     _check_cells(path, lines, (*channels, *([SEGMENTATION] if has_maps else [])))
     files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
     return Cases(files, channels, check_label_names(label_names))
+
+
+def check_named(path: Path, has_maps: bool, label_names: tuple[str, ...]) -> None:
+    """Raise InputError unless labels are named for a table with the column seg, and for no other."""
+    if has_maps != bool(label_names):
+        what = "has the column seg, so name its labels" if has_maps else "has no column seg, so leave out the labels"
+        raise InputError(f"{path}: {what} (--label_names background liver tumour, in the order of their values)")
 
 
 def find_channels(path: Path, names: Sequence[str]) -> list[VolumeFile]:

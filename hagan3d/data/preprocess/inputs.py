@@ -75,8 +75,9 @@ def find_inputs(
     pairs: Sequence[Path | str] | None = None,
     domains: Sequence[Path | str] | None = None,
     nnunet: Path | str | None = None,
+    label_names: tuple[str, ...] = (),
 ) -> Inputs:
-    """Return the inputs of `prepare` from the options of the command, exactly one of which is given.
+    """Return the inputs of `prepare` from the options of the command; of the first four exactly one is given.
 
     Raises:
         InputError: If none or several are given, or they are not usable.
@@ -84,7 +85,7 @@ def find_inputs(
     if sum(given is not None for given in (inputs, pairs, domains, nnunet)) != 1:
         raise InputError("--input, --nnunet, --pairs, --domains: use exactly one of them")
     if pairs is not None:
-        return find_pairs(pairs)
+        return find_pairs(pairs, label_names)
     if nnunet is not None:
         return find_nnunet(Path(nnunet))
     return find_domains(domains) if domains is not None else list(inputs or ())
@@ -126,7 +127,7 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
         else:
             cases = Cases(find_volumes(given))
     if config.label_names and not cases.label_names:
-        raise InputError("label_names: name the labels of column seg of a CSV of cases; leave them out without one")
+        raise InputError("label_names: name the labels of column seg of a CSV; leave them out without one")
     if config.channels == "3d":
         if config.channel_names:
             raise InputError("channel_names: name the channels of 4D files; use them with --channels 4d")

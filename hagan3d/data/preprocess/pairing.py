@@ -5,19 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hagan3d.data.io.volumes import VolumeFile, find_volumes
-from hagan3d.data.preprocess.cases import SEGMENTATION, Cases
+from hagan3d.data.preprocess.cases import SEGMENTATION, Cases, check_label_names, check_named
 from hagan3d.data.preprocess.metadata import abbreviate, read_table
 from hagan3d.errors import InputError
 
-COLUMNS = "use the columns id, source and target (of several channels: source_t1, source_t2, ...), mask and subject"
+COLUMNS = (
+    "use the columns id, source and target (of several channels: source_t1, source_t2, ...), seg, mask and subject"
+)
 
 
-def find_pairs(inputs: Sequence[Path | str]) -> Cases:
+def find_pairs(inputs: Sequence[Path | str], label_names: tuple[str, ...] = ()) -> Cases:
     """List pairs from one CSV or two folders.
 
-    The CSV has the columns id, source and target, and optionally mask and subject. Several channels have a column each,
-    whose name begins with source_ or target_, as in source_t1, source_flair, target_t2. Paths in it are relative to its
-    folder. In two folders, a source and its target have the same name without ending.
+    The CSV has the columns id, source and target, and optionally seg (a label map of the target), mask and subject.
+    Several channels have a column each, whose name begins with source_ or target_, as in source_t1, source_flair,
+    target_t2. Paths in it are relative to its folder. In two folders, a source and its target have the same name
+    without ending.
+
+    Args:
+        inputs: The CSV or the folders.
+        label_names: Names of the labels of the label maps in column `seg`, in the order of their values.
 
     Returns:
         Targets with their sources, sorted by id.
@@ -27,7 +34,7 @@ def find_pairs(inputs: Sequence[Path | str]) -> Cases:
     """
     paths = [Path(item) for item in inputs]
     if len(paths) == 1 and not paths[0].is_dir():
-        return _in_table(paths[0])
+        return _in_table(paths[0], label_names)
     if len(paths) == 2:
         return _in_folders(*paths)
     raise InputError(
@@ -55,7 +62,7 @@ def find_domains(inputs: Sequence[Path | str]) -> Cases:
     return Cases(listed, sources=("source",))
 
 
-def _in_table(path: Path) -> Cases:
+def _in_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     header, lines = read_table(path)
     names = {name.lower(): name for name in header}
     sources, targets = (_channels_of(kind, list(names)) for kind in ("source", "target"))
@@ -63,12 +70,9 @@ def _in_table(path: Path) -> Cases:
     missing = [name for name in found if not found[name]]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r} among {header}; {COLUMNS}")
-    if SEGMENTATION in names:
-        raise InputError(
-            f"{path}: a target has images, or is a label map by itself (column target, --intensity labels "
-            "--window 0 K); leave the column seg out"
-        )
-    unknown = sorted({*names} - {"id", "mask", "subject", *sources, *targets})
+    maps = (SEGMENTATION,) if SEGMENTATION in names else ()
+    check_named(path, bool(maps), label_names)
+    unknown = sorted({*names} - {"id", "mask", "subject", *sources, *targets, *maps})
     if unknown:
         raise InputError(f"{path}: the column {unknown[0]!r} has no meaning here; {COLUMNS}")
     cells = [{key: line[name] for key, name in names.items()} for line in lines]
@@ -76,8 +80,8 @@ def _in_table(path: Path) -> Cases:
     unmasked = [line["id"] for line in cells if not line.get("mask")]
     if 0 < len(unmasked) < len(cells):
         raise InputError(f"{path}: has no mask for {abbreviate(unmasked)}, but for others; use one for each, or none")
-    files = sorted((_to_file(path, line, sources, targets) for line in cells), key=lambda file: file.id)
-    return Cases(files, targets, sources=sources)
+    files = sorted((_to_file(path, line, sources, targets, maps) for line in cells), key=lambda file: file.id)
+    return Cases(files, targets, check_label_names(label_names), sources=sources)
 
 
 def _channels_of(kind: str, columns: list[str]) -> tuple[str, ...]:
@@ -96,10 +100,12 @@ def _check_ids(path: Path, cells: list[dict[str, str]]) -> None:
             raise InputError(f"{path}: has the id {name!r} {count} times{who}; use one pair per id")
 
 
-def _to_file(path: Path, line: dict[str, str], sources: tuple[str, ...], targets: tuple[str, ...]) -> VolumeFile:
+def _to_file(
+    path: Path, line: dict[str, str], sources: tuple[str, ...], targets: tuple[str, ...], maps: tuple[str, ...]
+) -> VolumeFile:
     """Convert one line of a table."""
     files: dict[str, Path] = {}
-    for name in (*sources, *targets, "mask"):
+    for name in (*sources, *targets, *maps, "mask"):
         cell = line.get(name, "")
         if not cell and name != "mask":
             raise InputError(f"{path}: {line['id']} has no {name}; fill it in, or remove the line")
@@ -114,6 +120,7 @@ def _to_file(path: Path, line: dict[str, str], sources: tuple[str, ...], targets
         channels=tuple(others),
         sources=tuple(files[name] for name in sources),
         mask=files.get("mask"),
+        label_map=files.get(SEGMENTATION),
         subject=line.get("subject") or None,
     )
 

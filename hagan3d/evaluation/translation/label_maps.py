@@ -3,24 +3,21 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hagan3d.data.label_maps import dice, overlap_counts
 from hagan3d.evaluation.translation.results import LabelDice
 
 
-def dice_of_labels(predicted: Tensor, target: Tensor, labels: int) -> dict[str, float | None]:
+def dice_of_labels(predicted: np.ndarray, target: np.ndarray, names: Sequence[str]) -> dict[str, float | None]:
     """Return the Dice coefficient of each label but the background, None where both lack it.
 
     Args:
-        predicted: Label map ``[D, H, W]``, scaled so that label 0 is -1 and the largest label is 1.
-        target: Label map of the same shape and scale.
-        labels: Number of labels, including the background.
+        predicted: Label map ``[D, H, W]``.
+        target: Label map of the same shape.
+        names: Names of the labels in the order of their values, the background first.
     """
-    one, other = (((x + 1) * ((labels - 1) / 2)).round().to(torch.uint8).numpy() for x in (predicted, target))
-    values = dice(*overlap_counts(one, other, labels))
-    return {str(label): None if np.isnan(value) else float(value) for label, value in enumerate(values, 1)}
+    values = dice(*overlap_counts(predicted.astype(np.uint8), target.astype(np.uint8), len(names)))
+    return {name: None if np.isnan(value) else float(value) for name, value in zip(names[1:], values, strict=True)}
 
 
 def dice_summary(rows: Sequence[dict[str, float | None]]) -> dict[str, LabelDice] | None:

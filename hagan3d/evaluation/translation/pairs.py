@@ -14,6 +14,7 @@ from torch import Tensor
 from hagan3d import __version__
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pair, Pairs
+from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.metrics.registry import metrics
@@ -175,9 +176,9 @@ def _scales(
         pair = pairs.pair(i)
         prediction = translator.whole(pair.source)
         assert prediction.alpha is not None and prediction.beta is not None
-        fits[i] = [Calibration() for _ in pair.target]
+        fits[i] = [Calibration() for _ in pairs.store.channels]
         values = pair.target - prediction.mean[0], prediction.alpha[0], prediction.beta[0], _mask(pair)
-        for calibration, *channel in zip(fits[i], *values, strict=True):
+        for calibration, *channel in zip(fits[i], *values, strict=False):  # the channels of labels come last
             calibration.add(*channel)
     groups = {group for group in folds.fitted_on.values() if group}
     scales = {group: _fitted([fits[i] for i in group]) for group in groups}
@@ -208,10 +209,6 @@ class _PairEvaluator:
         """Translate a volume and compute its errors; ``scales``: of sigma, one per channel."""
         pair = self.pairs.pair(i)
         prediction = self.translator.whole(pair.source)
-        dice = None
-        if self.store.has_label_maps:
-            labels = round(float(self.store.intervals[i, 0, 1])) + 1
-            dice = dice_of_labels(prediction.mean[0, 0], pair.target[0], labels)
         truth = self.pairs.misalignment(i)
         self.rows.append(
             VolumeErrors(
@@ -219,11 +216,23 @@ class _PairEvaluator:
                 index=i,
                 subject=self.store.subjects[i],
                 channels={name: self._errors(i, k, pair, prediction) for k, name in enumerate(self.names)},
-                dice=dice,
+                dice=self._dice(i, pair, prediction),
                 misalignment=None if truth is None else self._misalignment(pair.source, truth),
             )
         )
         self._calibrate(pair, prediction, scales)
+
+    def _dice(self, i: int, pair: Pair, prediction: Translation) -> dict[str, float | None] | None:
+        """Return the Dice coefficient of each label, where the target is a label map or has one."""
+        if self.store.has_label_maps:
+            labels = round(float(self.store.intervals[i, 0, 1])) + 1
+            coded = (x.add(1).mul((labels - 1) / 2).round().numpy() for x in (prediction.mean[0, 0], pair.target[0]))
+            predicted, target = coded
+            return dice_of_labels(predicted, target, [str(label) for label in range(labels)])
+        if not self.store.label_names:
+            return None
+        predicted, target = (label_map_of(x.numpy(), len(self.names)) for x in (prediction.mean[0], pair.target))
+        return dice_of_labels(predicted, target, self.store.label_names)
 
     def _errors(self, i: int, channel: int, pair: Pair, prediction: Translation) -> ChannelErrors:
         """Compute the errors of one channel."""
@@ -278,6 +287,7 @@ class _PairEvaluator:
                 for k, name in enumerate(self.names)
             },
             rows=tuple(self.rows),
+            is_label_map=self.store.has_label_maps,
             dice=dice_summary([row.dice for row in self.rows if row.dice is not None]),
             misalignment=misalignment_summary([row.misalignment for row in self.rows if row.misalignment is not None]),
         )
@@ -318,7 +328,15 @@ class _PairEvaluator:
                 sigma = None if prediction.sigma is None else prediction.sigma[0, k]
                 pictures = _pictures(prediction.mean[0, k].clamp(-1, 1), pair.target[k], sigma)
                 shown |= {_title(title, name, self.names): x for title, x in pictures.items()}
+            if self.store.label_names:
+                shown |= self._label_pictures({"translated": prediction.mean[0], "target": pair.target})
             yield ShownCase(self.store.ids[i], {title: x.clamp(-1, 1).numpy() for title, x in shown.items()})
+
+    def _label_pictures(self, volumes: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the label maps of volumes ``[C, D, H, W]`` as grey values, by title."""
+        maps = {title: label_map_of(x.numpy(), len(self.names)) for title, x in volumes.items()}
+        scale = 2 / (len(self.store.label_names) - 1)
+        return {f"labels, {title}": torch.from_numpy(x.astype(np.float32)) * scale - 1 for title, x in maps.items()}
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, Spread]:

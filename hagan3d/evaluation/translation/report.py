@@ -52,8 +52,9 @@ COLOURS = {"as predicted": "#c0392b", "scaled": "#1f6fb2"}
 
 def pair_verdicts(results: PairEvaluation) -> list[Verdict]:
     """Return the verdicts on errors, uncertainty, registration and seams; of label maps on their overlap."""
-    if results.dice:
-        return [dice_verdict(results.dice)]
+    overlap = [dice_verdict(results.dice)] if results.dice else []
+    if results.is_label_map:
+        return overlap
     found = [
         replace(verdict, text=f"{name}: {verdict.text}") if len(results.channels) > 1 else verdict
         for name, channel in results.channels.items()
@@ -62,7 +63,7 @@ def pair_verdicts(results: PairEvaluation) -> list[Verdict]:
     if results.misalignment:
         before, after = (results.misalignment[when]["distance_mm"].mean for when in ("before", "after"))
         found.append(Verdict(after < before, f"mean registration error {after:.2f} mm, before {before:.2f} mm"))
-    return found
+    return found + overlap
 
 
 def _channel_verdicts(channel: ChannelEvaluation) -> list[Verdict]:
@@ -147,11 +148,12 @@ def _head(results: PairEvaluation) -> str:
 
 
 def _errors(results: PairEvaluation) -> str:
-    if results.dice:
-        return dice_table(results.dice)
+    overlap = dice_table(results.dice) if results.dice else ""
+    if results.is_label_map:
+        return overlap
     tables = "".join(_heading(name, results) + _error_table(channel) for name, channel in results.channels.items())
     mask = note(f"Mask: {results.mask}.")
-    return "<h2>Errors</h2>" + tables + mask + _misalignment(results.misalignment)
+    return "<h2>Errors</h2>" + tables + mask + overlap + _misalignment(results.misalignment)
 
 
 def _heading(name: str, results: PairEvaluation) -> str:

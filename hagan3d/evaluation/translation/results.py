@@ -112,6 +112,8 @@ class PairEvaluation:
     rows: tuple[VolumeErrors, ...]
     dice: dict[str, LabelDice] | None
     """By label."""
+    is_label_map: bool
+    """Whether the target is a label map alone, without images."""
     misalignment: dict[str, dict[str, Spread]] | None
     """Before and after registration, by metric."""
 

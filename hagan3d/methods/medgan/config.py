@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import WindowDataConfig
-from hagan3d.config.method import FeatureLossConfig, PatchDiscriminatorConfig, UNetMethodConfig
+from hagan3d.config.method import FeatureLossConfig, LabelledTargetConfig, PatchDiscriminatorConfig, UNetMethodConfig
 
 
 @dataclass(frozen=True)
-class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig, FeatureLossConfig):
+class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig, FeatureLossConfig, LabelledTargetConfig):
     """MedGAN: a cascade of U-Nets with perceptual, style and content losses."""
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig

@@ -29,6 +29,7 @@ class MedGAN(FeatureLossMethod):
         """Return the updates of one step."""
         settings = self.settings
         weights = {"gan": settings.adversarial_weight, "perceptual": settings.perceptual_weight}
+        weights["labels"] = settings.label_weight
         shares = {"style": settings.style_share, "content": settings.content_share}
         shares = {term: share for term, share in shares.items() if share}
         phases = [Phase("g", ("g",), self.g_loss, self.train.lr_g, weights, shares)]
@@ -42,11 +43,15 @@ class MedGAN(FeatureLossMethod):
         return bool(self.settings.style_share or self.settings.content_share)
 
     def g_loss(self, nets: MedGANNetworks, batch: PairBatch) -> Terms:
-        """Generator loss: adversarial, perceptual (eq. 3), style (eq. 5) and content (eq. 6) terms."""
-        settings, terms = self.settings, Terms()
+        """Generator loss: adversarial, perceptual (eq. 3), style (eq. 5) and content (eq. 6) terms.
+
+        With a label map, volumes are compared by their images, and labels by Dice loss plus cross-entropy.
+        """
+        settings = self.settings
         fake = self.cache.put("fake", batch, nets.generate(batch.source))
         # layer 0 of the perceptual loss is the volume itself
-        terms["perceptual"] = l1(fake, batch.target, self.loss_mask(batch))
+        terms = {"perceptual": l1(self.images(fake), self.images(batch.target), self.loss_mask(batch))}
+        terms |= self.label_terms(fake, batch)
         if self.is_adversarial or settings.critic_features:
             d_fake, d_real = (_features(nets.d, batch.source, x) for x in (fake, batch.target))
             if self.is_adversarial:

@@ -24,10 +24,12 @@ class MedGANNetworks(ExtractorNetworks):
     def __init__(self, size: Size, settings: MedGANConfig) -> None:
         """Build the networks for volumes or windows of ``size`` voxels."""
         super().__init__(size, settings)
-        sources, targets, levels = settings.source_channels, settings.target_channels, num_levels(size, settings.levels)
-        self.residual = settings.residual
+        sources, targets, levels = settings.source_channels, settings.target_outputs, num_levels(size, settings.levels)
+        self.residual, self.labels = settings.residual, settings.target_labels
         self.g = nn.ModuleList(
-            StridedUNet(channels, targets, size, width=settings.width, levels=levels, norm=settings.norm)
+            StridedUNet(
+                channels, targets, size, width=settings.width, levels=levels, norm=settings.norm, labels=self.labels
+            )
             for channels in [sources] + [targets] * (settings.blocks - 1)
         )
         width, layers = settings.critic_width, settings.critic_layers
@@ -39,7 +41,7 @@ class MedGANNetworks(ExtractorNetworks):
         x = source
         for block in self.g:
             x = block(x)
-        return add_residual(to_float32(x), source) if self.residual else to_float32(x)
+        return add_residual(to_float32(x), source, self.labels) if self.residual else to_float32(x)
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Translate ``source``; see `TranslationNetworks`."""

@@ -5,11 +5,11 @@ from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
 from hagan3d.config.data import WindowDataConfig
-from hagan3d.config.method import PatchDiscriminatorConfig, UNetMethodConfig
+from hagan3d.config.method import LabelledTargetConfig, PatchDiscriminatorConfig, UNetMethodConfig
 
 
 @dataclass(frozen=True)
-class Pix2PixConfig(UNetMethodConfig, PatchDiscriminatorConfig):
+class Pix2PixConfig(UNetMethodConfig, PatchDiscriminatorConfig, LabelledTargetConfig):
     """pix2pix: U-Net generator and patch discriminator."""
 
     data_config: ClassVar[type[WindowDataConfig]] = WindowDataConfig

@@ -24,14 +24,19 @@ class Pix2Pix(TranslationMethod):
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
-        weights = {"l1": self.settings.l1_weight, "gan": self.settings.adversarial_weight}
+        settings = self.settings
+        weights = {"l1": settings.l1_weight, "labels": settings.label_weight, "gan": settings.adversarial_weight}
         phases = [Phase("g", ("g",), self.g_loss, self.train.lr_g, weights)]
         return [*phases, Phase("d", ("d",), self.d_loss, self.train.lr_d)] if self.is_adversarial else phases
 
     def g_loss(self, nets: Pix2PixNetworks, batch: PairBatch) -> Terms:
-        """Generator loss: L1 to the target plus the conditional adversarial term D(source, fake) (eq. 4)."""
+        """Generator loss: L1 to the target plus the conditional adversarial term D(source, fake) (eq. 4).
+
+        With a label map, the L1 loss is that of the images, and Dice loss plus cross-entropy that of the labels.
+        """
         fake = self.cache.put("fake", batch, self._generate(nets, batch))
-        terms = {"l1": l1(fake, batch.target, self.loss_mask(batch))}
+        terms = {"l1": l1(self.images(fake), self.images(batch.target), self.loss_mask(batch))}
+        terms |= self.label_terms(fake, batch)
         if self.is_adversarial:
             terms["gan"] = g_loss(self.settings.objective, nets.d(torch.cat([batch.source, fake], dim=1)))
         return terms

@@ -20,15 +20,17 @@ class Pix2PixNetworks(TranslationNetworks):
     def __init__(self, size: Size, settings: Pix2PixConfig) -> None:
         """Build the networks for volumes or windows of ``size`` voxels."""
         super().__init__(size, settings)
-        sources, targets, levels = settings.source_channels, settings.target_channels, num_levels(size, settings.levels)
-        self.residual, self.has_dropout = settings.residual, settings.dropout
-        self.g = StridedUNet(sources, targets, size, width=settings.width, levels=levels, norm=settings.norm)
+        sources, targets, levels = settings.source_channels, settings.target_outputs, num_levels(size, settings.levels)
+        self.residual, self.labels, self.has_dropout = settings.residual, settings.target_labels, settings.dropout
+        self.g = StridedUNet(
+            sources, targets, size, width=settings.width, levels=levels, norm=settings.norm, labels=self.labels
+        )
         self.d = PatchDiscriminator(sources + targets, width=settings.critic_width, layers=settings.critic_layers)
 
     def generate(self, source: Tensor, seeds: Seeds = None) -> Tensor:
         """Translate ``source [B, Cs, D, H, W]``; with one seed per volume, with dropout."""
         output = to_float32(self.g(source, seeds))
-        return add_residual(output, source) if self.residual else output
+        return add_residual(output, source, self.labels) if self.residual else output
 
     def translate(self, source: Tensor, statistics: Sequence[Tensor] | None = None) -> Translation:
         """Translate ``source``, with dropout if it has a seed."""
