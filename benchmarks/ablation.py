@@ -73,6 +73,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "strong R1": {"hagan.r1_weight": "5"},
     "hinge": {"hagan.objective": "hinge"},
     "lsgan": {"hagan.objective": "lsgan"},
+    "relativistic": {"hagan.objective": "relativistic", "hagan.r2_weight": "1", "hagan.r2_every": "8"},
 }
 MEASURES = (
     ("KID", "held-out", ("features", "self", "{pair}", "kid", "value")),
