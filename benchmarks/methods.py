@@ -102,7 +102,7 @@ def rows_of(name: str, out: Path) -> Iterator[list[str]]:
 
 def voxels(found: dict[str, Any], what: str) -> list[str]:
     """Return voxel-wise measures in the mask; none of label maps."""
-    if found.get("dice"):
+    if found["is_label_map"]:
         return [""] * len(VOXELS)
     rows = found["summary"][what]["mask"]
     return [f"{rows[key]['mean']:.4g}" if key in rows else "" for _, key in VOXELS]

@@ -1,11 +1,12 @@
 """`hagan3d phantoms`: synthetic volumes with label maps and ground truth."""
 
 import sys
+from collections.abc import Sequence
 
 from hagan3d import cli
 from hagan3d.config import Size
 
-KINDS = ("thorax", "head")
+KINDS = ("thorax", "head", "pet")
 
 
 def main(arguments: list[str]) -> None:
@@ -16,10 +17,14 @@ def main(arguments: list[str]) -> None:
         [
             "hagan3d phantoms --out phantoms/ --num 96 --size 64 64 64",
             "hagan3d phantoms --kind head --out heads/ --num 96    # an nnU-Net data set: T1, T1c, T2, FLAIR, tumour",
+            "hagan3d phantoms --kind pet --out petct/ --num 96    # pairs of a PET and a CT, with lesions",
         ],
     )
     parser.add_argument(
-        "--kind", choices=KINDS, default="thorax", help="thorax: chest CTs. head: four MR contrasts with a tumour."
+        "--kind",
+        choices=KINDS,
+        default="thorax",
+        help="thorax: chest CTs. head: four MR contrasts with a tumour. pet: PET and CT of chests with lesions.",
     )
     parser.add_argument("--out", required=True, help="Folder to write to.")
     parser.add_argument(
@@ -33,6 +38,8 @@ def main(arguments: list[str]) -> None:
     args = parser.parse_args(arguments)
     from hagan3d.data.phantoms.anatomy import LABEL_NAMES  # after parsing, so that --help is fast
     from hagan3d.data.phantoms.head import write_heads
+    from hagan3d.data.phantoms.pet import LABEL_NAMES as PET_LABELS
+    from hagan3d.data.phantoms.pet import write_pet_phantoms
     from hagan3d.data.phantoms.thorax import write_phantoms
 
     if args.kind == "head":
@@ -40,12 +47,23 @@ def main(arguments: list[str]) -> None:
         print(f"{out}: {args.num} heads, a data set in the form of nnU-Net; ground truth in attributes.csv")
         print(f"next: hagan3d prepare --nnunet {out} --labels {out}/attributes.csv --output STORE.h5")
         return
+    if args.kind == "pet":
+        out = write_pet_phantoms(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
+        print(f"{out}: {args.num} PET/CTs in pet/ and ct/, label maps in labels/, ground truth in attributes.csv")
+        options = "--intensity window --source.intensity window --source.window 0 8 --source.units SUV"
+        print(f"next: hagan3d prepare --pairs {out}/pairs.csv {options} --output STORE.h5")
+        print(f"with label maps: the same with --pairs {out}/labelled_pairs.csv --label_names {_quoted(PET_LABELS)}")
+        return
     out = write_phantoms(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
     print(f"{out}: {args.num} phantoms in volumes/, label maps in labels/, ground truth in attributes.csv")
     options = f"--input {out}/volumes --labels {out}/attributes.csv --intensity window"
     print(f"next: hagan3d prepare {options} --output STORE.h5")
-    labels = " ".join(f"'{name}'" if " " in name else name for name in LABEL_NAMES)
-    print(f"with label maps: the same with --input {out}/cases.csv --label_names {labels}")
+    print(f"with label maps: the same with --input {out}/cases.csv --label_names {_quoted(LABEL_NAMES)}")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    """Return names as words of a shell."""
+    return " ".join(f"'{name}'" if " " in name else name for name in names)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, binary_erosion
 
+from hagan3d import cli
+from hagan3d import prepare as prepare_command
 from hagan3d.data.io.volumes import read_volume
-from hagan3d.data.phantoms import anatomy, head
+from hagan3d.data.label_maps import label_map_of
+from hagan3d.data.phantoms import anatomy, head, pet
 from hagan3d.data.phantoms.thorax import EXTENT, Phantom, make_phantom, write_phantoms
 from hagan3d.data.preprocess.inputs import find_inputs
 from hagan3d.data.preprocess.pipeline import prepare
@@ -130,3 +134,35 @@ def test_chests_are_prepared_with_their_label_maps(tmp_path: Path):
     store = Store(prepare(folder / "cases.csv", tmp_path / "s.h5", config, progress=False).path)
     assert store.channels == ("ct",) and store.label_names == anatomy.LABEL_NAMES
     np.testing.assert_array_equal(store.label_map(1), make_phantom(4, (32, 32, 32), severity=1).labels)
+
+
+def test_lesions_take_up_the_tracer_and_are_the_same_at_every_size(tmp_path: Path):
+    small, large = pet.make_pet_phantom(5, (32, 32, 32)), pet.make_pet_phantom(5, (64, 64, 64))
+    assert small.attributes["lesions"] == large.attributes["lesions"] == 3
+    assert abs(small.attributes["lesion_ml"] / large.attributes["lesion_ml"] - 1) < 0.15
+    voxel = np.prod(np.array(EXTENT) / 64) / 1000
+    lesion = large.labels == pet.LESION
+    assert large.attributes["lesion_ml"] == pytest.approx(lesion.sum() * voxel, rel=0.1)
+    assert large.pet[lesion].mean() > 3 and large.pet.max() <= large.attributes["lesion_suv_max"] * 1.2
+    lungs = np.isin(large.labels, (anatomy.RIGHT_LUNG, anatomy.LEFT_LUNG))
+    assert 0.2 < large.pet[lungs].mean() < 0.8 and abs(large.pet[large.labels == anatomy.AIR].mean()) < 0.1
+    assert large.hu[lesion].mean() > -150 > large.hu[lungs].mean()
+    # the rest of the chest is that of the CT phantom of the seed
+    chest, same = make_phantom(5), binary_erosion(~binary_dilation(lesion, iterations=2))
+    np.testing.assert_array_equal(chest.labels[same], large.labels[same])
+    with pytest.raises(InputError, match="multiples of 8"):
+        pet.make_pet_phantom(0, (30, 32, 32))
+
+
+def test_pet_and_ct_are_prepared_as_pairs_with_labels(tmp_path: Path):
+    folder = pet.write_pet_phantoms(tmp_path / "petct", 3, (32, 32, 32), seed=5)
+    words = "--size 32 32 32 --workers 1 --intensity window --source.intensity window --source.window 0 8".split()
+    given = ["--pairs", str(folder / "labelled_pairs.csv"), "--label_names", *pet.LABEL_NAMES]
+    assert cli.run(prepare_command.main, [*given, *words, "--source.units", "SUV", "--output", f"{tmp_path}/s.h5"]) == 0
+    store = Store(tmp_path / "s.h5")
+    phantom = pet.make_pet_phantom(6, (32, 32, 32))
+    np.testing.assert_array_equal(label_map_of(store.volume(1).numpy(), 1), phantom.labels)
+    suv = (store.source(1)[0].numpy() + 1) * 4
+    np.testing.assert_allclose(suv, np.clip(phantom.pet, 0, 8), atol=2e-3)
+    assert store.description().source_channels[0].units == "SUV"
+    assert (folder / "pairs.csv").read_text().splitlines()[0] == "id,source,target"

@@ -165,14 +165,22 @@ def paint_emphysema(scene: Scene, lungs: np.ndarray) -> None:
     canvas.labels[(lungs < 0) & (canvas.hu < -950)] = EMPHYSEMA
 
 
+def liver_shape(scene: Scene) -> np.ndarray:
+    """Return the signed distance to the liver."""
+    x, y = scene.x, scene.y
+    edge = -(x + 48) + 0.35 * (y - 10) + 6 * scene.wobble
+    return common(_under_diaphragm(scene), scene.cage + 5, edge, -(y + 0.62 * scene.patient.cage[1]))
+
+
+def _under_diaphragm(scene: Scene) -> np.ndarray:
+    return (scene.z - diaphragm(scene) + 4) * 0.8 + 1.2 * scene.wobble
+
+
 def paint_abdomen(scene: Scene) -> None:
     """Paint liver, spleen and stomach below the diaphragm."""
-    canvas, patient, (width, depth) = scene.canvas, scene.patient, scene.patient.cage
-    x, y = scene.x, scene.y
-    under = (scene.z - diaphragm(scene) + 4) * 0.8 + 1.2 * scene.wobble
-    wall = scene.cage + 5
-    edge = -(x + 48) + 0.35 * (y - 10) + 6 * scene.wobble
-    canvas.paint(common(under, wall, edge, -(y + 0.62 * depth)), LIVER)
+    canvas, patient, width = scene.canvas, scene.patient, scene.patient.cage[0]
+    under, wall = _under_diaphragm(scene), scene.cage + 5
+    canvas.paint(liver_shape(scene), LIVER)
     oy, ox = patient.middle
     box, distance = canvas.ellipsoid((patient.dome - 58, -36 + oy, -0.70 * width + ox), (46, 44, 30))
     canvas.paint(common(distance, wall[box], under[box]), 50.0, None, box)

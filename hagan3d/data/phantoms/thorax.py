@@ -37,6 +37,18 @@ class Phantom:
     """Index (d, h, w) to RAS mm [4, 4]."""
 
 
+@dataclass(frozen=True)
+class Painted:
+    """A chest on its canvas, before it is sampled and scanned."""
+
+    scene: anatomy.Scene
+    heart: np.ndarray
+    """Signed distance to the heart, mm."""
+    samples: int
+    """Samples of a voxel along each axis."""
+    seed: int
+
+
 def make_phantom(seed: int, size: tuple[int, int, int] = (64, 64, 64), severity: int | None = None) -> Phantom:
     """Make the chest CT of a synthetic patient; the seed determines the patient, independently of the size.
 
@@ -48,20 +60,30 @@ def make_phantom(seed: int, size: tuple[int, int, int] = (64, 64, 64), severity:
     Raises:
         InputError: If a side is not a multiple of 8.
     """
+    return finished(paint_thorax(seed, size, severity))
+
+
+def paint_thorax(seed: int, size: tuple[int, int, int], severity: int | None = None) -> Painted:
+    """Paint the chest of `make_phantom`, whose arguments it takes."""
     if any(side < SIDE_STEP or side % SIDE_STEP for side in size):
         raise InputError(f"size: must be multiples of {SIDE_STEP}, got {list(size)}")
     rng = np.random.default_rng([seed, 1])
     patient = sample_patient(rng, severity)
     samples = 2 if max(size) <= MAX_SUPERSAMPLED else 1
-    canvas = Canvas(EXTENT, [side * samples for side in size])
-    _paint(canvas, patient, rng)
-    attributes = _attributes(canvas, patient)
-    hu = _blocks(canvas.hu, samples).mean(axis=(1, 3, 5))
-    hu += _noise(np.random.default_rng([seed, 2]), patient, hu)
+    scene = anatomy.make_scene(Canvas(EXTENT, [side * samples for side in size]), patient, rng)
+    return Painted(scene, _paint(scene), samples, seed)
+
+
+def finished(painted: Painted, labels: int = len(anatomy.LABEL_NAMES)) -> Phantom:
+    """Sample a painted chest on its grid and add the scanner's noise; its label map has so many labels."""
+    canvas, patient = painted.scene.canvas, painted.scene.patient
+    hu = blocks(canvas.hu, painted.samples).mean(axis=(1, 3, 5))
+    size = hu.shape
+    hu += _noise(np.random.default_rng([painted.seed, 2]), patient, hu)
     return Phantom(
         np.clip(hu, -1024, 3071),
-        _majority(canvas.labels, samples),
-        attributes,
+        _majority(canvas.labels, painted.samples, labels),
+        _attributes(canvas, patient),
         patient.severity,
         canvas_affine(EXTENT, size),
     )
@@ -109,9 +131,8 @@ def _write_one(task: tuple[Path, int, tuple[int, int, int], int]) -> dict[str, f
     return {"id": name, "class": severity, **phantom.attributes}
 
 
-def _paint(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
-    """Paint all organs, from the outside in."""
-    scene = anatomy.make_scene(canvas, patient, rng)
+def _paint(scene: anatomy.Scene) -> np.ndarray:
+    """Paint all organs, from the outside in; return the signed distance to the heart."""
     heart = anatomy.heart_shape(scene)
     anatomy.paint_body(scene)
     lungs = anatomy.paint_lungs(scene, anatomy.solid_middle(scene, heart))
@@ -121,6 +142,7 @@ def _paint(canvas: Canvas, patient: Patient, rng: np.random.Generator) -> None:
     anatomy.paint_lung_vessels(scene, lungs)
     anatomy.paint_airway(scene)
     paint_skeleton(scene)
+    return heart
 
 
 def _attributes(canvas: Canvas, patient: Patient) -> dict[str, float]:
@@ -149,15 +171,15 @@ def _noise(rng: np.random.Generator, patient: Patient, hu: np.ndarray) -> np.nda
     return deviation * (1.2 * grain + 0.25 * broad)
 
 
-def _blocks(array: np.ndarray, samples: int) -> np.ndarray:
+def blocks(array: np.ndarray, samples: int) -> np.ndarray:
     """Return a view [D, s, H, s, W, s] of an array."""
     d, h, w = (side // samples for side in array.shape)
     return array.reshape(d, samples, h, samples, w, samples)
 
 
-def _majority(labels: np.ndarray, samples: int) -> np.ndarray:
-    """Return the most frequent label of the samples of each voxel."""
+def _majority(labels: np.ndarray, samples: int, count: int) -> np.ndarray:
+    """Return the most frequent of ``count`` labels of the samples of each voxel."""
     if samples == 1:
         return labels
-    votes = [_blocks(labels == label, samples).sum(axis=(1, 3, 5)) for label in range(len(anatomy.LABEL_NAMES))]
+    votes = [blocks(labels == label, samples).sum(axis=(1, 3, 5)) for label in range(count)]
     return np.argmax(votes, axis=0).astype(np.uint8)

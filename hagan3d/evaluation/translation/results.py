@@ -124,6 +124,7 @@ class PairEvaluation:
             **_by_channel({name: one.to_dict() for name, one in self.channels.items()}),
             "mask": self.mask,
             "volumes": len(self.rows),
+            "is_label_map": self.is_label_map,
             "dice": self.dice and _plain(self.dice),
             "misalignment": self.misalignment and _plain(self.misalignment),
             "rows": [row.to_dict() for row in self.rows],
