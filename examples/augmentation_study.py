@@ -20,49 +20,29 @@ Accuracies stand with 95 % intervals over resampled seeds and subjects. The last
 alone, says how much of the classes the generator has understood.
 """
 
-import argparse
-import csv
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import study
 import torch
 from monai.networks.nets import ResNet
 from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d import cli
-from hagan3d import train as train_door
-from hagan3d.checkpoint import load_model
 from hagan3d.data.phantoms.thorax import write_phantoms
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
-from hagan3d.data.store.derived import training_fraction, write_subset
 from hagan3d.data.store.store import Store
-from hagan3d.errors import InputError
-from hagan3d.inference.augmentation import GeneratedSet, augment, origin_warning
-from hagan3d.run_settings import DEFAULT_CONFIG
 
-ARMS = ("real alone", "real and generated", "generated alone")
 BATCH = 16  # volumes per step of a classifier
 LR = 2e-3  # highest learning rate of Adam, one cycle
 SHIFT = 2  # voxels by which volumes are moved at random, at most
-ROUNDS = 1000  # resamplings behind an interval
-TINY = "--hagan.latent_dim 8 --hagan.channels 64 --hagan.d_channels 64 --train.batch_size 4 --log.preview_every 0"
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the classifiers of one arm said of the held-out volumes."""
-
-    predicted: np.ndarray
-    """Class indices ``[seeds, N]``."""
-    truth: np.ndarray
-    """Class indices ``[N]``."""
-    subjects: np.ndarray
-    """Subject of each volume ``[N]``."""
+CONDITIONAL = "--hagan.conditional true --hagan.class_weight 0.5"
+MEASURES = ("accuracy", "balanced accuracy")
 
 
 def main(argv: list[str]) -> None:
@@ -73,43 +53,31 @@ def main(argv: list[str]) -> None:
         a.store, a.fractions, a.steps, a.per_class, a.seeds, a.classifier_steps = phantoms(out), [0.5], 1, 2, 2, 4
     torch.set_num_threads(a.threads or torch.get_num_threads())
     whole, rows = Store(a.store), []
+    settings = f"{CONDITIONAL} {study.TINY}" if a.quick else CONDITIONAL
     for fraction in a.fractions:
-        part = part_of(whole, fraction, out)
-        seen = part_of(whole, min(fraction, a.generator_fraction), out)
-        run = generator(seen, out, a.config, a.steps, TINY.split() if a.quick else [])
-        more = with_generated(part, seen, run, out / f"more-{percent(fraction)}.h5", a.per_class)
-        answers = {arm: classify(more, arm, range(a.seeds), a.classifier_steps) for arm in ARMS}
-        rows += table(fraction, more, answers)
-        print("\n".join(lines(rows[-len(ARMS) :])), flush=True)
-    write(rows, out / "study.csv")
+        part = study.part_of(whole, fraction, out)
+        seen = study.part_of(whole, min(fraction, a.generator_fraction), out)
+        run = study.generator(seen, out, a.config, a.steps, settings.split())
+        more = study.with_generated(part, seen, run, out / f"more-{study.percent(fraction)}.h5", a.per_class)
+        found = {arm: classify(more, arm, range(a.seeds), a.classifier_steps) for arm in study.ARMS}
+        rows += study.table(fraction, more, found, MEASURES, accuracies)
+        print("\n".join(study.lines(rows[-len(study.ARMS) :], MEASURES)), flush=True)
+    study.write(rows, out / "study.csv")
     print(f"{len(rows)} rows: {out / 'study.csv'}")
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", help="Store with classes and held-out volumes.")
-    parser.add_argument("--out", required=True, help="Folder of the study; the same line again uses what is there.")
-    parser.add_argument(
-        "--fractions", type=float, nargs="+", default=[0.1, 0.25, 0.5, 1.0], help="Of the real volumes."
-    )
-    parser.add_argument(
+    options = study.parser(__doc__, "classes", (0.1, 0.25, 0.5, 1.0), steps=1600)
+    options.add_argument(
         "--generator-fraction",
         type=float,
         default=1.0,
         help="Train no generator on more than this. Default: each its own.",
     )
-    parser.add_argument("--config", default=DEFAULT_CONFIG, help="Config of the generators.")
-    parser.add_argument("--steps", type=int, default=1600, help="Of each generator.")
-    parser.add_argument("--per-class", type=int, default=100, help="Volumes generated of each class.")
-    parser.add_argument("--seeds", type=int, default=5, help="Classifiers per arm.")
-    parser.add_argument("--classifier-steps", type=int, default=200, help="Of each classifier.")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as torch chooses.")
-    parser.add_argument("--quick", action="store_true", help="A few phantoms and a few steps, to see it work.")
-    a = parser.parse_args(argv)
-    if not a.quick and not a.store:
-        raise InputError("want --store, or --quick to see it work on phantoms")
-    return a
+    options.add_argument("--per-class", type=int, default=100, help="Volumes generated of each class.")
+    options.add_argument("--classifier-steps", type=int, default=200, help="Of each classifier.")
+    return study.parsed(options, argv)
 
 
 def phantoms(out: Path) -> Path:
@@ -123,62 +91,13 @@ def phantoms(out: Path) -> Path:
     return path
 
 
-def percent(fraction: float) -> str:
-    """Name a fraction in files."""
-    return f"{round(100 * fraction):03d}"
-
-
-def part_of(whole: Store, fraction: float, out: Path) -> Store:
-    """Step 1: write the store of a fraction, unless it is there."""
-    path, chosen = out / f"store-{percent(fraction)}.h5", training_fraction(whole, fraction)
-    if not path.exists():
-        return write_subset(path, whole, chosen)
-    part = Store(path)
-    if part.ids != [whole.ids[i] for i in chosen]:
-        raise InputError(f"{path}: holds other volumes than {fraction:g} of {whole.path}; give another --out")
-    return part
-
-
-def generator(seen: Store, out: Path, config: str, steps: int, others: list[str]) -> Path:
-    """Step 2: train a conditional generator on the training volumes of a store, unless it is there."""
-    run = out / seen.path.stem.replace("store", "run")
-    words = f"--config {config} --data.store {seen.path} --out {run} --train.steps {steps}".split()
-    words += ["--hagan.conditional", "true", "--hagan.class_weight", "0.5"]
-    if not is_trained(run, steps):
-        train_door.main([*words, *others])
-    return run
-
-
-def is_trained(run: Path, steps: int) -> bool:
-    """Whether a run is there with so many steps done, whatever its settings."""
-    return any((run / "checkpoints").glob("*.pt")) and load_model(run, generate=True).step >= steps
-
-
-def with_generated(part: Store, seen: Store, run: Path, path: Path, per_class: int) -> Store:
-    """Step 3: write the volumes of a store and generated ones into one store."""
-    model = load_model(run, generate=True)
-    if origin_warning(model, seen):
-        raise InputError(
-            f"{run}: was trained on other volumes than those of {seen.path}; an honest study needs its own"
-        )
-    return augment(model, part, path, GeneratedSet(per_class))
-
-
-def classify(store: Store, arm: str, seeds: Sequence[int], steps: int) -> Answers:
-    """Steps 4 and 5: train a classifier per seed and ask it about the held-out volumes."""
-    real, made = training_sets(store)
-    held_out = np.array([i for i, split in enumerate(store.splits) if split != "train"])
-    sources = {ARMS[0]: [real], ARMS[1]: [real, made], ARMS[2]: [made]}[arm]
-    asked, _ = tensors(store, held_out)
-    predicted = [answers(train_classifier(sources, len(store.class_names), seed, steps), asked) for seed in seeds]
-    return Answers(np.stack(predicted), store.labels[held_out], np.array(store.subjects)[held_out])
-
-
-def training_sets(store: Store) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Read real and generated training volumes ``[N, 1, D, H, W]`` with their classes ``[N]``."""
-    train = store.indices("train")
-    real, made = (train[store.generated[train] == generated] for generated in (False, True))
-    return tensors(store, real), tensors(store, made)
+def classify(store: Store, arm: str, seeds: Sequence[int], steps: int) -> study.Outcome:
+    """Steps 4 and 5: train a classifier per seed and ask it about the held-out volumes; see `right_answers`."""
+    sources = [tensors(store, indices) for indices in study.sources_of(store)[arm]]
+    asked = study.held_out(store)
+    x, truth = tensors(store, asked)
+    predicted = [answers(train_classifier(sources, len(store.class_names), seed, steps), x) for seed in seeds]
+    return study.Outcome(right_answers(np.stack(predicted), truth.numpy()), np.array(store.subjects)[asked])
 
 
 def tensors(store: Store, indices: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -229,74 +148,21 @@ def answers(net: ResNet, x: Tensor) -> np.ndarray:
     return torch.cat([net(part).argmax(1) for part in x.split(64)]).numpy()
 
 
-def accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Share of right answers among all seeds ``[seeds, N]``."""
-    return float((predicted == truth).mean())
+def right_answers(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return whether answers are right ``[seeds, N, 1 + classes]``: of all volumes, then of those of each class.
+
+    Args:
+        predicted: Class indices ``[seeds, N]``.
+        truth: Class indices ``[N]``.
+    """
+    right = (predicted == truth).astype(float)[:, :, None]
+    return np.concatenate([right, np.where(truth[:, None] == np.unique(truth), right, np.nan)], axis=2)
 
 
-def balanced_accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over the classes of the share of right answers."""
-    right = (predicted == truth).mean(axis=0)
-    return float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
-
-
-MEASURES = {"accuracy": accuracy, "balanced accuracy": balanced_accuracy}
-
-
-def table(fraction: float, store: Store, found: dict[str, Answers]) -> list[dict[str, object]]:
-    """Rows of one fraction: each measure, and its gain over real volumes alone, with 95 % intervals."""
-    train = store.indices("train")
-    made = int(store.generated[train].sum())
-    rows = []
-    for arm, answer in found.items():
-        row: dict[str, object] = {"fraction": fraction, "real": len(train) - made, "generated": made, "arm": arm}
-        row |= {"seeds": len(answer.predicted), "held_out": len(answer.truth)}
-        for name, measure in MEASURES.items():
-            drawn = resampled(measure, answer, found[ARMS[0]])
-            row[name] = measure(answer.predicted, answer.truth)
-            row[f"{name} low"], row[f"{name} high"] = np.quantile(drawn[:, 0], (0.025, 0.975))
-            row[f"{name} gain"] = row[name] - measure(found[ARMS[0]].predicted, answer.truth)
-            row[f"{name} gain low"], row[f"{name} gain high"] = np.quantile(drawn[:, 1], (0.025, 0.975))
-        rows.append(row)
-    return rows
-
-
-def resampled(measure, one: Answers, base: Answers) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Draw seeds (of each arm) and subjects (the same of both) again and again: measure and gain ``[ROUNDS, 2]``."""
-    random = np.random.default_rng(0)
-    members = [np.flatnonzero(one.subjects == subject) for subject in np.unique(one.subjects)]
-    values = []
-    for _ in range(ROUNDS):
-        volumes = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
-        mine, theirs = (
-            measure(a.predicted[random.integers(len(a.predicted), size=len(a.predicted))][:, volumes], a.truth[volumes])
-            for a in (one, base)
-        )
-        values.append((mine, mine - theirs))
-    return np.array(values)
-
-
-def lines(rows: list[dict[str, object]]) -> list[str]:
-    """Write rows for a person to read."""
-    first = rows[0]
-    head = f"{100 * first['fraction']:.0f} % of the real data: {first['real']} volumes, {first['generated']} generated"
-    made = [f"{head}; {first['held_out']} held-out volumes, {first['seeds']} seeds"]
-    for row in rows:
-        cells = [f"  {row['arm']:<19}"]
-        for name in MEASURES:
-            value, low, high = (100 * row[f"{name}{end}"] for end in ("", " low", " high"))
-            cells.append(f"{name} {value:5.1f} % [{low:.1f}, {high:.1f}]")
-        gain, low, high = (100 * row[f"accuracy gain{end}"] for end in ("", " low", " high"))
-        made.append("  ".join(cells) + ("" if row is first else f"  gain {gain:+.1f} [{low:+.1f}, {high:+.1f}]"))
-    return made
-
-
-def write(rows: list[dict[str, object]], path: Path) -> None:
-    """Write the table."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def accuracies(right: np.ndarray) -> np.ndarray:
+    """Return accuracy and balanced accuracy, the mean over the classes, of `right_answers`; each from 0 to 1."""
+    shares = [np.nanmean(right[..., k]) for k in range(right.shape[2]) if not np.isnan(right[..., k]).all()]
+    return np.array([shares[0], np.mean(shares[1:])])
 
 
 if __name__ == "__main__":

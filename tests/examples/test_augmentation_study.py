@@ -1,33 +1,24 @@
 """The augmentation study runs, and holds its own promise: no generator has seen what its classifier does without."""
 
 import csv
-import importlib.util
 import shutil
-from pathlib import Path
 
+import augmentation_study
 import numpy as np
 import pytest
+import study
 
 from hagan3d import cli
 from hagan3d.checkpoint import load
 from hagan3d.data.store.store import Store
 
 pytestmark = pytest.mark.slow
-SCRIPT = Path(__file__).parents[2] / "examples" / "augmentation_study.py"
 
 
 @pytest.fixture(scope="module")
-def study():
-    spec = importlib.util.spec_from_file_location("augmentation_study", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def out(study, tmp_path_factory):
+def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    assert cli.run(study.main, ["--quick", "--out", str(folder)]) == 0
+    assert cli.run(augmentation_study.main, ["--quick", "--out", str(folder)]) == 0
     return folder
 
 
@@ -50,33 +41,40 @@ def test_the_generator_saw_the_training_volumes_of_the_fraction_and_no_others(ou
     assert checkpoint.store == part.store_fingerprint and checkpoint.config.data.split == "train"
 
 
-def test_a_run_that_saw_more_is_refused(study, out, tmp_path, capsys):
+def test_a_run_that_saw_more_is_refused(out, tmp_path, capsys):
     for name in ("phantoms.h5", "store-050.h5"):
         shutil.copy(out / name, tmp_path / name)
     shutil.copytree(out / "run-050", tmp_path / "run-025")
     words = ["--store", str(tmp_path / "phantoms.h5"), "--out", str(tmp_path), "--fractions", "0.25", "--steps", "1"]
-    assert cli.run(study.main, words) == 2
+    assert cli.run(augmentation_study.main, words) == 2
     assert "needs its own" in capsys.readouterr().err
     assert not (tmp_path / "more-025.h5").exists()
 
 
-def test_generated_volumes_are_never_among_those_that_are_asked_about(study, out):
+def test_generated_volumes_are_never_among_those_that_are_asked_about(out):
     store = Store(out / "more-050.h5")
-    answers = study.classify(store, study.ARMS[1], range(1), 1)
+    outcome = augmentation_study.classify(store, study.ARMS[1], range(1), 1)
     assert store.generated.sum() == 10
-    assert not any(subject.startswith("generated") for subject in answers.subjects)
-    (_, real), (_, made) = study.training_sets(store)
-    assert len(made) == 10 and len(real) + len(made) + len(answers.truth) == len(store)
+    assert not any(subject.startswith("generated") for subject in outcome.subjects)
+    real, made = study.sources_of(store)[study.ARMS[1]]
+    assert len(made) == 10 and len(real) + len(made) + len(outcome.subjects) == len(store)
 
 
-def test_intervals_hold_the_truth_where_it_is_known(study):
+def test_intervals_hold_the_truth_where_it_is_known():
     random = np.random.default_rng(0)
     truth, subjects = np.arange(400) % 4, np.arange(400)
     wrong = (truth + 1) % 4
     one, other = (
-        study.Answers(np.where(random.random((5, 400)) < share, truth, wrong), truth, subjects) for share in (0.7, 0.5)
+        study.Outcome(
+            augmentation_study.right_answers(np.where(random.random((5, 400)) < share, truth, wrong), truth), subjects
+        )
+        for share in (0.7, 0.5)
     )
-    drawn = study.resampled(study.accuracy, one, other)
+    drawn = study.resampled(augmentation_study.accuracies, one, other)[:, :, 0]
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     assert low[0] < 0.7 < high[0] and low[1] < 0.2 < high[1] and low[1] > 0.1
-    assert study.balanced_accuracy(np.array([[0, 0, 0, 0]]), np.array([0, 0, 0, 1])) == 0.5
+
+
+def test_balanced_accuracy_is_the_mean_over_classes():
+    right = augmentation_study.right_answers(np.array([[0, 0, 0, 0]]), np.array([0, 0, 0, 1]))
+    np.testing.assert_array_equal(augmentation_study.accuracies(right), [0.75, 0.5])

@@ -1,12 +1,12 @@
 """The segmentation study runs, holds its own promise, and measures Dice rightly."""
 
 import csv
-import importlib.util
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+import segmentation_study
+import study
 import torch
 
 from hagan3d import cli
@@ -14,21 +14,12 @@ from hagan3d.checkpoint import load
 from hagan3d.data.store.store import Store
 
 pytestmark = pytest.mark.slow
-SCRIPT = Path(__file__).parents[2] / "examples" / "segmentation_study.py"
 
 
 @pytest.fixture(scope="module")
-def study():
-    spec = importlib.util.spec_from_file_location("segmentation_study", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def out(study, tmp_path_factory):
+def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    assert cli.run(study.main, ["--quick", "--out", str(folder)]) == 0
+    assert cli.run(segmentation_study.main, ["--quick", "--out", str(folder)]) == 0
     return folder
 
 
@@ -42,7 +33,7 @@ def test_the_quick_mode_compares_three_arms_on_held_out_volumes(out):
     assert float(rows[0]["mean gain"]) == 0
 
 
-def test_the_generator_saw_the_training_volumes_of_the_fraction_and_no_others(study, out, tmp_path, capsys):
+def test_the_generator_saw_the_training_volumes_of_the_fraction_and_no_others(out, tmp_path, capsys):
     part = Store(out / "store-050.h5")
     checkpoint = load(next((out / "run-050" / "checkpoints").glob("*.pt")))
     assert checkpoint.store == part.store_fingerprint and checkpoint.config.data.split == "train"
@@ -50,19 +41,19 @@ def test_the_generator_saw_the_training_volumes_of_the_fraction_and_no_others(st
         shutil.copy(out / name, tmp_path / name)
     shutil.copytree(out / "run-050", tmp_path / "run-025")
     words = ["--store", str(tmp_path / "heads.h5"), "--out", str(tmp_path), "--fractions", "0.25", "--steps", "1"]
-    assert cli.run(study.main, words) == 2
+    assert cli.run(segmentation_study.main, words) == 2
     assert "needs its own" in capsys.readouterr().err
 
 
-def test_the_same_line_again_trains_nothing(study, out, monkeypatch):
-    monkeypatch.setattr(study, "train_unet", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(study.train_door, "main", lambda *_: pytest.fail("trained again"))
+def test_the_same_line_again_trains_nothing(out, monkeypatch):
+    monkeypatch.setattr(segmentation_study, "train_unet", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(study.train_command, "main", lambda *_: pytest.fail("trained again"))
     before = (out / "study.csv").read_text()
-    assert cli.run(study.main, ["--quick", "--out", str(out)]) == 0
+    assert cli.run(segmentation_study.main, ["--quick", "--out", str(out)]) == 0
     assert (out / "study.csv").read_text() == before
 
 
-def test_dice_is_one_for_the_truth_and_counted_by_hand_for_a_shift(study, out):
+def test_dice_is_one_for_the_truth_and_counted_by_hand_for_a_shift(out):
     store = Store(out / "heads.h5")
     truth = torch.from_numpy(store.label_map(0).astype(np.int64))
 
@@ -75,17 +66,17 @@ def test_dice_is_one_for_the_truth_and_counted_by_hand_for_a_shift(study, out):
             assert x.shape == (1, 4, 32, 32, 32)  # images alone: the labels are what it must find
             return torch.nn.functional.one_hot(self.labels, 4).movedim(-1, 0)[None].float()
 
-    np.testing.assert_array_equal(study.dice_of(Answer(truth), store, 0), 1)
+    np.testing.assert_array_equal(segmentation_study.dice_of(Answer(truth), store, 0), 1)
     moved = truth.roll(1, 2)
     expected = [
         2 * int(((truth == label) & (moved == label)).sum()) / (2 * int((truth == label).sum())) for label in (1, 2, 3)
     ]
-    np.testing.assert_allclose(study.dice_of(Answer(moved), store, 0), expected)
+    np.testing.assert_allclose(segmentation_study.dice_of(Answer(moved), store, 0), expected)
 
 
-def test_images_and_labels_are_changed_alike(study, out):
+def test_images_and_labels_are_changed_alike(out):
     store = Store(out / "heads.h5")
-    x, labels = study.example(store, 0, np.random.default_rng(4))
+    x, labels = segmentation_study.example(store, 0, np.random.default_rng(4))
     assert x.shape == (4, 32, 32, 32) and labels.shape == (4, 32, 32, 32)
     assert torch.equal(labels.sum(0), torch.ones(32, 32, 32)) and set(labels.unique().tolist()) == {0.0, 1.0}
     assert not torch.equal(labels[1] > 0, torch.from_numpy(store.label_map(0) == 1))  # they moved
