@@ -43,18 +43,18 @@ def main(arguments: list[str]) -> None:
     from hagan3d.data.phantoms.thorax import write_phantoms
 
     if args.kind == "head":
-        out = write_heads(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
+        out = write_heads(args.out, args.num, tuple(args.size), args.seed, workers=args.workers, progress=True)
         print(f"{out}: {args.num} heads, a data set in the form of nnU-Net; ground truth in attributes.csv")
         print(f"next: hagan3d prepare --nnunet {out} --labels {out}/attributes.csv --output STORE.h5")
         return
     if args.kind == "pet":
-        out = write_pet_phantoms(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
+        out = write_pet_phantoms(args.out, args.num, tuple(args.size), args.seed, workers=args.workers, progress=True)
         print(f"{out}: {args.num} PET/CTs in pet/ and ct/, label maps in labels/, ground truth in attributes.csv")
         options = "--intensity window --source.intensity window --source.window 0 8 --source.units SUV"
         print(f"next: hagan3d prepare --pairs {out}/pairs.csv {options} --output STORE.h5")
         print(f"with label maps: the same with --pairs {out}/labelled_pairs.csv --label_names {_quoted(PET_LABELS)}")
         return
-    out = write_phantoms(args.out, args.num, tuple(args.size), args.seed, args.workers, progress=True)
+    out = write_phantoms(args.out, args.num, tuple(args.size), args.seed, workers=args.workers, progress=True)
     print(f"{out}: {args.num} phantoms in volumes/, label maps in labels/, ground truth in attributes.csv")
     options = f"--input {out}/volumes --labels {out}/attributes.csv --intensity window"
     print(f"next: hagan3d prepare {options} --output STORE.h5")

@@ -1,11 +1,52 @@
-"""Tables of phantoms: their ground truth, and their files."""
+"""Files of phantoms, and tables of their ground truth."""
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from hagan3d.config import Size
 from hagan3d.data.io.files import write_text
+from hagan3d.data.preprocess.workers import map_files
+from hagan3d.errors import InputError
+
+Row = dict[str, float | str]
+Task = tuple[Path, int, Size, int]
+"""Folder, seed, voxels D, H, W, and number of a phantom."""
+
+
+def write_all(
+    write_one: Callable[[Task], Row],
+    out: Path,
+    num: int,
+    size: Size,
+    seed: int,
+    *,
+    workers: int = 1,
+    progress: bool = False,
+    title: str = "Phantoms",
+) -> list[Row]:
+    """Write phantoms with the seeds ``seed``, ``seed + 1``, ..., and their ground truth as attributes.csv.
+
+    Args:
+        write_one: Writes one phantom and returns its row of the table.
+        out: Folder.
+        num: Number of phantoms.
+        size: Voxels D, H, W.
+        seed: Seed of the first patient.
+        workers: Number of processes.
+        progress: Whether to show a progress bar on stderr.
+        title: Of the progress bar.
+
+    Returns:
+        The rows.
+    """
+    if num < 1 or seed < 0:
+        raise InputError(f"--num, --seed: must be at least 1 and at least 0, got {num} and {seed}")
+    tasks = [(out, seed + index, size, index) for index in range(num)]
+    rows = list(map_files(write_one, tasks, workers, title, progress))
+    write_attributes(out / "attributes.csv", rows)
+    return rows
 
 
 def write_attributes(path: Path, rows: Sequence[Mapping[str, float | str]]) -> None:

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hagan3d.config import Size
 from hagan3d.data.io.geometry import to_output_axes
 from hagan3d.data.io.nnunet import image_path, label_path, write_dataset_json
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.phantoms.canvas import Canvas, Point, canvas_affine, smooth_field
-from hagan3d.data.phantoms.files import write_attributes
-from hagan3d.data.preprocess.workers import map_files
+from hagan3d.data.phantoms.files import Row, Task, write_all
 from hagan3d.errors import InputError
 
 EXTENT = (208.0, 224.0, 176.0)  # mm along D (head), H (front), W (right)
@@ -99,14 +100,7 @@ def make_head(seed: int, size: tuple[int, int, int] = (64, 64, 64)) -> HeadPhant
     return HeadPhantom(_scanned(head.images, seed), head.labels, attributes, canvas_affine(EXTENT, size))
 
 
-def write_heads(
-    out: Path | str,
-    num: int = 96,
-    size: tuple[int, int, int] = (64, 64, 64),
-    seed: int = 0,
-    workers: int = 1,
-    progress: bool = False,
-) -> Path:
+def write_heads(out: Path | str, num: int = 96, size: Size = (64, 64, 64), seed: int = 0, **how: Any) -> Path:
     """Write heads as an nnU-Net data set of four channels, with attributes.csv.
 
     Args:
@@ -114,24 +108,20 @@ def write_heads(
         num: Number of heads.
         size: Voxels D, H, W.
         seed: Seed of the first patient; the next ones have seed + 1, ...
-        workers: Number of processes.
-        progress: Whether to show a progress bar on stderr.
+        how: ``workers`` (processes) and ``progress`` (whether to show a bar), see `write_all`.
 
     Returns:
         The folder.
     """
-    if num < 1 or seed < 0:
-        raise InputError(f"--num, --seed: must be at least 1 and at least 0, got {num} and {seed}")
     out = Path(out)
-    rows = list(map_files(_write_one, [(out, seed + index, size) for index in range(num)], workers, "Heads", progress))
-    write_attributes(out / "attributes.csv", rows)
+    write_all(_write_one, out, num, size, seed, title="Heads", **how)
     write_dataset_json(out, CHANNELS, LABEL_NAMES, num)
     return out
 
 
-def _write_one(task: tuple[Path, int, tuple[int, int, int]]) -> dict[str, float | str]:
+def _write_one(task: Task) -> Row:
     """Write one head and its label map; return its row of the table."""
-    out, seed, size = task
+    out, seed, size, _ = task
     head, case = make_head(seed, size), f"head_{seed:05d}"
     for channel, image in enumerate(head.images):
         write_nifti(image_path(out, case, channel), *to_output_axes(image, head.affine, "RAS"), dtype="int16")

@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from hagan3d.config import Size
 from hagan3d.data.io.geometry import to_output_axes
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.phantoms import anatomy
 from hagan3d.data.phantoms.anatomy import Scene
 from hagan3d.data.phantoms.canvas import common, smooth_field
-from hagan3d.data.phantoms.files import write_attributes
+from hagan3d.data.phantoms.files import Row, Task, write_all, write_attributes
 from hagan3d.data.phantoms.thorax import Painted, blocks, finished, paint_thorax
-from hagan3d.data.preprocess.workers import map_files
-from hagan3d.errors import InputError
 
 LESION = len(anatomy.LABEL_NAMES)
 LABEL_NAMES = (*anatomy.LABEL_NAMES, "lesion")
@@ -66,14 +66,7 @@ def make_pet_phantom(seed: int, size: tuple[int, int, int] = (64, 64, 64)) -> Pe
     return PetPhantom(pet, chest.hu, chest.labels, own | chest.attributes, chest.affine)
 
 
-def write_pet_phantoms(
-    out: Path | str,
-    num: int = 96,
-    size: tuple[int, int, int] = (64, 64, 64),
-    seed: int = 0,
-    workers: int = 1,
-    progress: bool = False,
-) -> Path:
+def write_pet_phantoms(out: Path | str, num: int = 96, size: Size = (64, 64, 64), seed: int = 0, **how: Any) -> Path:
     """Write PET/CT phantoms (NIfTI, RAS), their label maps, attributes.csv and tables of pairs.
 
     Args:
@@ -82,17 +75,13 @@ def write_pet_phantoms(
         num: Number of phantoms.
         size: Voxels D, H, W.
         seed: Seed of the first patient; the next ones have seed + 1, ...
-        workers: Number of processes.
-        progress: Whether to show a progress bar on stderr.
+        how: ``workers`` (processes) and ``progress`` (whether to show a bar), see `write_all`.
 
     Returns:
         The folder.
     """
-    if num < 1 or seed < 0:
-        raise InputError(f"--num, --seed: must be at least 1 and at least 0, got {num} and {seed}")
     out = Path(out)
-    rows = list(map_files(_write_one, [(out, seed + i, size) for i in range(num)], workers, "PET/CT", progress))
-    write_attributes(out / "attributes.csv", rows)
+    rows = write_all(_write_one, out, num, size, seed, title="PET/CT", **how)
     columns = {"source": "pet", "target": "ct", "seg": "labels"}
     names = [str(row["id"]) for row in rows]
     pairs = [{"id": name} | {key: f"{folder}/{name}.nii.gz" for key, folder in columns.items()} for name in names]
@@ -101,9 +90,9 @@ def write_pet_phantoms(
     return out
 
 
-def _write_one(task: tuple[Path, int, tuple[int, int, int]]) -> dict[str, float | str]:
+def _write_one(task: Task) -> Row:
     """Write one phantom; return its row of the table."""
-    out, seed, size = task
+    out, seed, size, _ = task
     made, name = make_pet_phantom(seed, size), f"petct-{seed:05d}"
     write_nifti(out / "pet" / f"{name}.nii.gz", *to_output_axes(made.pet, made.affine, "RAS"), dtype="float32")
     for folder, array in (("ct", made.hu), ("labels", made.labels)):

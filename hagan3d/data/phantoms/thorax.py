@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hagan3d.config import Size
 from hagan3d.data.io.geometry import to_output_axes
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.phantoms import anatomy
 from hagan3d.data.phantoms.canvas import Canvas, canvas_affine, smooth_field
-from hagan3d.data.phantoms.files import write_attributes
+from hagan3d.data.phantoms.files import Row, Task, write_all, write_attributes
 from hagan3d.data.phantoms.patient import SEVERITIES, Patient, sample_patient
 from hagan3d.data.phantoms.skeleton import paint_skeleton
-from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
 
 EXTENT = (320.0, 288.0, 384.0)  # mm along D (head), H (front), W (right): the stored axes of axial volumes in RAS
@@ -89,14 +90,7 @@ def finished(painted: Painted, labels: int = len(anatomy.LABEL_NAMES)) -> Phanto
     )
 
 
-def write_phantoms(
-    out: Path | str,
-    num: int = 96,
-    size: tuple[int, int, int] = (64, 64, 64),
-    seed: int = 0,
-    workers: int = 1,
-    progress: bool = False,
-) -> Path:
+def write_phantoms(out: Path | str, num: int = 96, size: Size = (64, 64, 64), seed: int = 0, **how: Any) -> Path:
     """Write phantoms (NIfTI, RAS, int16 HU), their label maps, attributes.csv and cases.csv.
 
     Args:
@@ -104,27 +98,23 @@ def write_phantoms(
         num: Number of phantoms; they cycle through the severities.
         size: Voxels D, H, W.
         seed: Seed of the first patient; the next ones have seed + 1, ...
-        workers: Number of processes.
-        progress: Whether to show a progress bar on stderr.
+        how: ``workers`` (processes) and ``progress`` (whether to show a bar), see `write_all`.
 
     Returns:
         The folder.
     """
-    if num < 1 or seed < 0:
-        raise InputError(f"--num, --seed: must be at least 1 and at least 0, got {num} and {seed}")
     out = Path(out)
-    tasks = [(out, seed + index, size, index % SEVERITIES) for index in range(num)]
-    rows = list(map_files(_write_one, tasks, workers, "Phantoms", progress))
-    write_attributes(out / "attributes.csv", rows)
+    rows = write_all(_write_one, out, num, size, seed, **how)
     names = [str(row["id"]) for row in rows]
     cases = [{"id": name, "ct": f"volumes/{name}.nii.gz", "seg": f"labels/{name}.nii.gz"} for name in names]
     write_attributes(out / "cases.csv", cases)
     return out
 
 
-def _write_one(task: tuple[Path, int, tuple[int, int, int], int]) -> dict[str, float | str]:
+def _write_one(task: Task) -> Row:
     """Write one phantom and its label map; return its row of the table."""
-    out, seed, size, severity = task
+    out, seed, size, index = task
+    severity = index % SEVERITIES
     phantom, name = make_phantom(seed, size, severity), f"phantom-{seed:05d}"
     for folder, array in (("volumes", phantom.hu), ("labels", phantom.labels)):
         write_nifti(out / folder / f"{name}.nii.gz", *to_output_axes(array, phantom.affine, "RAS"), dtype="int16")
