@@ -18,7 +18,7 @@ import yaml
 
 from hagan3d.errors import InputError
 
-FLAGS = ("debug", "force", "reconstruct")  # options that take no value
+FLAGS = ("debug", "dry_run", "force", "reconstruct")  # options that take no value
 TRUNCATION = "Factor on the distance of z from its mean (truncation); below 1: more typical, less varied."
 MEMORY = "Limit of the memory of tensors and file buffers, e.g. 2GB: sets the slices generated at a time."
 Format = Literal["nii.gz", "nii", "h5"]
@@ -173,7 +173,7 @@ def check_config_file(path: Path) -> None:
         raise InputError(f"{path}: no such config; those that come with hagan3d are next to {shipped}")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         what = getattr(error, "problem", None) or "it is not text"

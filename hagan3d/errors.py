@@ -1,5 +1,7 @@
 """The exception for errors that the user can fix (bad input, settings, files)."""
 
+LONGEST_LINE = 1000  # characters
+
 
 class InputError(ValueError):
     """Bad input: a file, an option or a config that cannot work.
@@ -7,3 +9,14 @@ class InputError(ValueError):
     The message says what is wrong, with which file or setting, why, and what to do. Commands print it as one line and
     exit with status 2; everything else that raises is a bug and keeps its traceback.
     """
+
+    def __init__(self, message: str) -> None:
+        """Take a message; text from files may be in it."""
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, which a terminal would obey, and with its long lines shortened."""
+    lines = ("".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n"))
+    half = LONGEST_LINE // 2
+    return "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}" for line in lines)

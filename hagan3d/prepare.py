@@ -1,19 +1,23 @@
 """`hagan3d prepare`: files to a store."""
 
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hagan3d import cli
 from hagan3d.config import is_slice
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+from hagan3d.errors import InputError, printable
 
 if TYPE_CHECKING:  # so that --help is fast
-    from hagan3d.data.preprocess.pipeline import Prepared
+    from hagan3d.data.preprocess.pipeline import Inspected, Prepared
 
 DESCRIPTION = "Make a store: read, reorient, resample and scale volumes to [-1, 1]; write one HDF5 file for training."
 EXAMPLES = (
     "hagan3d prepare --input scans/ --output lungs.h5 --size 128 128 128 --intensity window",
+    "hagan3d prepare --input scans/ --output lungs.h5 --dry-run       # what would be read; writes nothing",
     "hagan3d prepare --input list.txt --output heads.h5 --labels participants.csv --class_column Sex",
     "hagan3d prepare --input scans/ --output lungs/ --shard 3/16     # one task of an array job",
     "hagan3d prepare --nnunet Dataset004_Hippocampus/ --output hippocampus.h5 --size 32 64 32",
@@ -40,25 +44,52 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--domains", nargs=2, help="Folders of the unpaired source and target domains.")
     parser.add_argument("--output", required=True, help="The .h5 file to write; with --shard a folder.")
+    parser.add_argument("--dry_run", action="store_true", help="Check all files, print what would be read; no writing.")
     parser.add_class_arguments(PrepareConfig, as_group=False)
     parser.add_class_arguments(DomainConfig, "source")
     args = parser.instantiate(parser.parse_args(arguments))
     config = PrepareConfig(**{name: args[name] for name in PrepareConfig.__dataclass_fields__})
     from hagan3d.data.preprocess.inputs import find_inputs  # after parsing, so that --help is fast
-    from hagan3d.data.preprocess.pipeline import prepare
+    from hagan3d.data.preprocess.pipeline import inspect, prepare
 
     inputs = find_inputs(args.input, args.pairs, args.domains, args.nnunet, config.label_names)
+    if args.dry_run:
+        _print_inspection(inspect(inputs, config, sources_as=args.source), config.skip_bad)
+        return
     result = prepare(inputs, Path(args.output), config, sources_as=args.source)
     for line in result.left_out:
-        print(f"left out: {line}", file=sys.stderr)
-    for line in result.remarks:
-        print(line, file=sys.stderr)
+        print(printable(f"left out: {line}"), file=sys.stderr)
+    _print_remarks(result.remarks)
     state = "is already there" if result.done_before else "is ready"
     print(f"{result.path} {state}: {cli.volumes(result.volumes)}; contact sheet: {result.sheet}")
     if config.shard is None:
         size = " ".join(str(side) for side in config.size)
         size += " --method METHOD" if is_slice(config.size) and not result.sources else ""  # the default takes volumes
-        print(f"next: hagan3d train --data.store {result.path} --data.size {size}{_channels(result)} --out RUN")
+        store = shlex.quote(str(result.path))
+        print(f"next: hagan3d train --data.store {store} --data.size {size}{_channels(result)} --out RUN")
+
+
+def _print_inspection(found: "Inspected", skip_bad: bool) -> None:
+    """Print what a preparation would read.
+
+    Raises:
+        InputError: If it would end with an error.
+    """
+    for case in found.cases:
+        print(printable(str(case)))
+    _print_remarks(found.remarks)
+    if found.problems and not (skip_bad and found.cases):
+        raise InputError("\n".join(found.problems))
+    for line in found.problems:
+        print(printable(f"left out: {line}"), file=sys.stderr)
+    print(f"{cli.volumes(len(found.cases))} would be read; nothing was written")
+
+
+def _print_remarks(remarks: Sequence[str]) -> None:
+    from hagan3d.data.preprocess.facts import grouped
+
+    for line in grouped(remarks):
+        print(printable(line), file=sys.stderr)
 
 
 def _channels(result: "Prepared") -> str:

@@ -3,13 +3,13 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor
 
 from hagan3d.config import Config
-from hagan3d.config.serialization import from_dict, to_dict
+from hagan3d.config.serialization import from_dict, has_type, to_dict
 from hagan3d.data.io.files import replacing
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
@@ -126,15 +126,32 @@ def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
             f"{path}: not a checkpoint of hagan3d (import published weights by `python -m hagan3d.checkpoint import`)"
         )
     values = {key: value for key, value in values.items() if key != "format"}
-    missing = sorted(set(Checkpoint.__dataclass_fields__) - set(values))
-    if missing:
+    fields = set(Checkpoint.__dataclass_fields__)
+    if fields - set(values):
+        missing = sorted(fields - set(values))
         raise InputError(f"{path}: the checkpoint lacks {missing[0]!r}; it is damaged or of another version")
+    odd = [str(key) for key in values if key not in fields or not _has_its_type(key, values[key])]
+    if odd:
+        raise InputError(f"{path}: the checkpoint has an unexpected {odd[0]!r}; it is damaged or of another version")
     try:
         values["config"] = from_dict(values["config"])
         values["description"] = DataDescription.from_dict(values["description"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return Checkpoint(**values)
+
+
+def _has_its_type(name: str, value: Any) -> bool:
+    """Return whether the value of a field of a checkpoint has its type; configs check theirs."""
+    if name in ("config", "description"):
+        return isinstance(value, dict)
+    if name in ("networks", "ema"):
+        return isinstance(value, dict) and all(_is_state(state) for state in value.values())
+    return has_type(value, get_type_hints(Checkpoint)[name])
+
+
+def _is_state(state: Any) -> bool:
+    return isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
 
 
 def path_of(run: Path, step: int) -> Path:
@@ -252,7 +269,7 @@ def load_weights(network: torch.nn.Module, state: State, path: Path, name: str) 
     """Load the weights of the network ``name`` from the checkpoint ``path``; InputError if they do not fit."""
     try:
         network.load_state_dict(state)
-    except (RuntimeError, AttributeError) as error:
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: the weights of {name} do not fit the networks of its config; "
             "use the version of hagan3d that wrote it"

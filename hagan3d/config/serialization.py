@@ -39,7 +39,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     if not isinstance(values, Mapping) or "method" not in values:
         raise InputError("the config names no method; want `method: NAME` and a section of that name")
     kind = config_class(values["method"])
-    unknown = sorted(set(values) - {"method", kind.name, *SECTIONS})
+    unknown = sorted(str(key) for key in set(values) - {"method", kind.name, *SECTIONS})
     if unknown:
         raise InputError(f"unknown section {unknown[0]!r} of method {kind.name}")
     types = {**get_type_hints(Config), "data": kind.data_config}
@@ -57,7 +57,7 @@ def section_from_dict(values: Any, kind: type[Section]) -> Section:
         raise InputError(f"{kind.__name__}: must be settings by name, got {values!r}")
     types = get_type_hints(kind)
     known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    unknown = sorted(set(values) - set(known))
+    unknown = sorted(str(key) for key in set(values) - set(known))
     if unknown:
         raise InputError(f"unknown setting {unknown[0]!r} in {kind.__name__}; known: {', '.join(sorted(known))}")
     converted = {}
@@ -66,23 +66,29 @@ def section_from_dict(values: Any, kind: type[Section]) -> Section:
             converted[key] = section_from_dict(value, types[key])  # type: ignore[arg-type]
             continue
         converted[key] = tuple(value) if isinstance(value, list) else value
-        if not _has_type(converted[key], types[key]):
+        if not has_type(converted[key], types[key]):
             raise InputError(f"{getattr(kind, 'PREFIX', '')}{key} {value!r}: must be {_type_name(types[key])}")
     return kind(**converted)
 
 
-def _has_type(value: Any, hint: Any) -> bool:
-    """Return whether a plain value has the type of a setting."""
+def has_type(value: Any, hint: Any) -> bool:
+    """Return whether a plain value has the type of a setting; a list is no tuple."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
     if origin is Literal:
-        return value in arguments and isinstance(value, str)
+        return isinstance(value, str) and value in arguments
     if origin in (Union, UnionType):
-        return any(_has_type(value, argument) for argument in arguments)
+        return any(has_type(value, argument) for argument in arguments)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
         hints = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        return len(hints) == len(value) and all(_has_type(item, one) for item, one in zip(value, hints, strict=True))
+        return len(hints) == len(value) and all(has_type(item, one) for item, one in zip(value, hints, strict=True))
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            has_type(key, arguments[0]) and has_type(item, arguments[1]) for key, item in value.items()
+        )
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

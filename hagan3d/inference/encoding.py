@@ -128,7 +128,7 @@ def cases_of(path: Path, description: DataDescription) -> "list[VolumeFile]":
     Raises:
         InputError: If it holds no volumes, or their channels or labels are not those of the model.
     """
-    from hagan3d.data.io.volumes import find_volumes
+    from hagan3d.data.io.listing import find_volumes
     from hagan3d.data.preprocess.cases import find_nnunet, find_table
 
     names = tuple(channel.name for channel in description.channels)

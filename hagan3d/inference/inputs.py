@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 def is_store(path: Path) -> bool:
     """Return whether a path is a store, not scans: a .h5 file, or a folder that holds some."""
-    return path.suffix == ".h5" or (path.is_dir() and any(path.glob("*.h5")))
+    return path.suffix == ".h5" or (path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.h5")))
 
 
 def all_readable(files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:

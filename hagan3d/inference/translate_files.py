@@ -1,6 +1,7 @@
 """Files or stores to translated files: in the units of targets, on the grid that each source has."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,8 +71,11 @@ def calibrated_scales(path: Path, description: DataDescription) -> list[float]:
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         each = [metrics] if len(names) == 1 else [metrics["channels"][name] for name in names]
-        return [float(one["calibration"]["scale"]) for one in each]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        scales = [float(one["calibration"]["scale"]) for one in each]
+        if not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(scales)
+        return scales
+    except (ValueError, KeyError, TypeError, RecursionError, FileNotFoundError) as error:
         raise InputError(
             f"{path}: must be the metrics.json of `hagan3d evaluate` on a translation to {', '.join(names)} with "
             "uncertainty"
@@ -131,7 +135,7 @@ def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Ite
         InputError: If there is none, or some cannot be used or are in other units than the model was trained on: one
             line for each, before the first is yielded.
     """
-    from hagan3d.data.io.volumes import find_volumes
+    from hagan3d.data.io.listing import find_volumes
     from hagan3d.data.preprocess.cases import find_channels
 
     names = [channel.name for channel in description.source_channels or description.channels]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from hagan3d.data.io.volumes import find_volumes, read_volume
+from hagan3d.data.io.listing import find_volumes
+from hagan3d.data.io.volumes import read_volume
 from hagan3d.errors import InputError
 from tests.data.conftest import rewrite, smooth, write_series
 

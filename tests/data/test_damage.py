@@ -73,7 +73,8 @@ def test_a_nifti_header_that_leaves_geometry_open(tmp_path: Path):
     assert "voxel sizes (pixdim) of 2, 0, 2.5 mm and no sform" in complaint(nifti(path, sform_code=0, pixdim=zero))
     assert read_volume(nifti(path, pixdim=zero)).affine[0, 0] == 2  # the sform knows
     volume = read_volume(nifti(path, sform_code=0, qform_code=0))
-    assert len(volume.remarks) == 1 and "sides and place are not known" in volume.remarks[0]
+    assert [word in " ".join(volume.remarks) for word in ("those of RAS", "where it lies")] == [True, True]
+    np.testing.assert_array_equal(volume.affine, np.diag([2, 2.2, 2.5, 1]).astype(np.float32))
     result = prepare(path, tmp_path / "s.h5", PrepareConfig(size=(32, 32, 32), validation=0), progress=False)
     assert result.remarks == volume.remarks  # it is said
 
@@ -145,7 +146,8 @@ def test_an_nrrd_header_that_leaves_geometry_open(tmp_path: Path):
     assert "neither spacings nor space directions" in complaint(nrrd(path, "encoding: raw"))
     volume = read_volume(nrrd(path, "spacings: 2 2.2 2.5\nencoding: raw"))
     np.testing.assert_array_equal(volume.array, VOXELS)
-    assert [word in " ".join(volume.remarks) for word in ("sides", "where it lies")] == [True, True]
+    assert [word in " ".join(volume.remarks) for word in ("those of RAS", "where it lies")] == [True, True]
+    np.testing.assert_allclose(volume.affine, np.diag([2, 2.2, 2.5, 1]))  # one rule for all formats
     text = (tmp_path / "b.mha").write_text
     text("ObjectType = Image\nNDims = 3\nDimSize = 6 5 4\nElementType = MET_SHORT\nElementDataFile = LOCAL\n")
     assert "has no ElementSpacing" in complaint(tmp_path / "b.mha")

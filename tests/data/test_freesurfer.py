@@ -6,7 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from hagan3d.data.io.volumes import find_volumes, read_volume
+from hagan3d.data.io.listing import find_volumes
+from hagan3d.data.io.volumes import read_volume
 from hagan3d.errors import InputError
 
 
@@ -38,7 +39,7 @@ def test_what_is_no_volume_is_told_in_one_line(image, tmp_path):
     content, plain = path.read_bytes(), gzip.decompress(path.read_bytes())
     for bad in (content[: len(content) // 2], b"no volume", b"", gzip.compress(plain[:400]), gzip.compress(b"x" * 999)):
         path.write_bytes(bad)
-        with pytest.raises(InputError, match=r"FreeSurfer volume"):
+        with pytest.raises(InputError, match=r"truncated or damaged|is empty|not a FreeSurfer volume"):
             read_volume(path)
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from hagan3d.config import AugmentConfig, DegradeConfig, WindowDataConfig
 from hagan3d.data.batches.degrade import degrade
 from hagan3d.data.batches.transforms import augment
-from hagan3d.data.io.volumes import VolumeFile, find_volumes, read_channels, read_volume, read_voxels
+from hagan3d.data.io.listing import find_volumes
+from hagan3d.data.io.volumes import VolumeFile, read_channels, read_volume, read_voxels
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store

@@ -80,7 +80,12 @@ def test_splits_are_a_function_of_seed_and_subject_with_the_fractions_asked_for(
 def test_missing_is_missing_whatever_it_is_called(tmp_path: Path):
     text = "id,class,age,score\n001,a,61,1.5\n002,n/a,n/a,2.5\n003,NA,nan,NaN\n010,b,70,3\n"
     labels = read_labels(csv_of(tmp_path, text), "class")
-    assert labels.class_names == ("a", "b") and labels.columns == ("age", "score") and labels.remarks == ()
+    assert labels.class_names == ("a", "b") and labels.columns == ("age", "score")
+    assert [line.rpartition("/")[2] for line in labels.remarks] == [
+        "labels.csv: age is missing in 2 of 4 lines: 002, 003",
+        "labels.csv: score is missing in 1 of 4 lines: 003",
+        "labels.csv: class is missing in 2 of 4 lines: 002, 003",
+    ]
     assert [labels.label(row) for row in labels.rows.values()] == [0, -1, -1, 1]
     ages = [row.columns["age"] for row in labels.rows.values()]
     assert ages[::3] == [61, 70] and np.isnan(ages[1:3]).all()

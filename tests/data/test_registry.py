@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hagan3d.data.io import registry
-from hagan3d.data.io.volumes import find_volumes, read_volume
+from hagan3d.data.io.listing import find_volumes
+from hagan3d.data.io.volumes import read_volume
 from hagan3d.data.io.writer import FORMATS, Format
 
 

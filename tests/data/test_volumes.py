@@ -12,7 +12,8 @@ import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import apply_affine
 
 from hagan3d.data.io.geometry import reorient
-from hagan3d.data.io.volumes import Volume, find_volumes, read_volume
+from hagan3d.data.io.listing import find_volumes
+from hagan3d.data.io.volumes import Volume, read_volume
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.errors import InputError
 from tests.data.conftest import SeriesWriter, rewrite, smooth

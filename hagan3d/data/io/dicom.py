@@ -4,6 +4,8 @@ Values are the stored ones, scaled by the slope and intercept of each frame (HU 
 to show them, such as MONOCHROME1 or a window, does not change them.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +14,12 @@ import pydicom
 import SimpleITK as sitk  # noqa: N813 (the usual abbreviation)
 
 from hagan3d.data.io.checks import check_memory
+from hagan3d.data.io.dicom_files import SUFFIXES, is_dicom, read_dataset
 from hagan3d.data.io.dicom_frames import (
-    SUFFIXES,
     Frame,
     check_one_volume,
     frames_in_folder,
     frames_of,
-    is_dicom,
     patient_id,
     stack,
 )
@@ -62,6 +63,7 @@ def _volume(frames: Sequence[Frame]) -> RawVolume:
     check_one_volume(frames)
     ordered, affine = stack(frames)
     shape = (*ordered[0].shape, len(ordered))
+    _check_sizes(ordered)
     check_memory(shape)
     array = np.empty(shape, np.float32)
     pixels: dict[Path, np.ndarray] = {}
@@ -75,10 +77,19 @@ def _volume(frames: Sequence[Frame]) -> RawVolume:
     return RawVolume(array, LPS_TO_RAS @ affine)
 
 
+def _check_sizes(frames: Sequence[Frame]) -> None:
+    """Raise InputError if a file is too small for the voxels that its header declares."""
+    counts, firsts = Counter(frame.path for frame in frames), {frame.path: frame for frame in frames}
+    for path, first in firsts.items():
+        declared, size = math.prod(first.shape) * counts[path], path.stat().st_size
+        if declared > size * first.ratio:
+            raise InputError(f"{path}: DICOM pixels cannot be read: {declared} are declared, the file has {size} bytes")
+
+
 def _stored_values(frame: Frame) -> np.ndarray:
     """Return the stored values of a file [frames, rows, columns], neither rescaled nor inverted."""
     columns, rows = frame.shape
-    data = pydicom.dcmread(frame.path, force=True)
+    data = read_dataset(frame.path)
     if not data.file_meta.get("TransferSyntaxUID"):
         data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian  # the default of the standard
     try:

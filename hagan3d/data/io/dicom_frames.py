@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
+from hagan3d.data.io.dicom_files import is_dicom, largest_ratio, read_dataset
 from hagan3d.data.io.geometry import angle_deg
 from hagan3d.errors import InputError
 
-SUFFIXES = (".dcm", ".dicom", ".ima")
-MAGIC = b"DICM"  # at byte 128, after the preamble
 COSINE_TOLERANCE = 1e-3  # largest difference of direction cosines within a volume
 SPACING_TOLERANCE = 1e-3  # largest relative difference of the pixel spacing within a volume
 GAP_TOLERANCE = 0.05  # largest relative difference of slice gaps within a volume
@@ -49,16 +46,10 @@ class Frame:
     """Slope and intercept from stored values to file units (HU for CT); None if missing."""
     stack: tuple[str, ...]
     """Stack, time point and echo, where the file names them."""
-
-
-def is_dicom(path: Path) -> bool:
-    """Return whether a file is DICOM, by its ending or by its first bytes; a DICOMDIR is an index, not an image."""
-    if not path.is_file() or path.name.upper() == "DICOMDIR":
-        return False
-    if path.name.lower().endswith(SUFFIXES):
-        return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == MAGIC
+    ratio: int
+    """Voxels that a byte of its file can hold at most."""
+    has_table: bool
+    """Whether values are scaled by a table, not by slope and intercept."""
 
 
 def frames_in_folder(folder: Path) -> list[Frame]:
@@ -92,7 +83,7 @@ def frames_of(path: Path) -> list[Frame] | None:
         InputError: If its header is damaged.
     """
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        data = read_dataset(path, stop_before_pixels=True)
         if "Rows" not in data or "Columns" not in data:
             return [] if "SOPClassUID" in data else None
         groups = data.get("PerFrameFunctionalGroupsSequence") or []
@@ -118,8 +109,8 @@ def patient_id(path: Path) -> str | None:
     if first is None:
         return None
     try:
-        return str(pydicom.dcmread(first, specific_tags=["PatientID"]).get("PatientID", "")).strip() or None
-    except (InvalidDicomError, OSError):
+        return str(read_dataset(first, specific_tags=["PatientID"]).get("PatientID") or "").strip() or None
+    except Exception:  # a damaged file is reported when it is read as a volume
         return None
 
 
@@ -136,13 +127,13 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
 
     position = first("PlanePositionSequence", "ImagePositionPatient")
     cosines = first("PlaneOrientationSequence", "ImageOrientationPatient")
-    rows, columns = first("PixelMeasuresSequence", "PixelSpacing") or (np.nan, np.nan)
+    rows, columns = _numbers(first("PixelMeasuresSequence", "PixelSpacing"), 2)
     slope = first("PixelValueTransformationSequence", "RescaleSlope")
     intercept = first("PixelValueTransformationSequence", "RescaleIntercept")
     stack = (
         first("FrameContentSequence", "StackID"),
-        first("FrameContentSequence", "TemporalPositionIndex"),
-        first("MREchoSequence", "EffectiveEchoTime"),
+        first("FrameContentSequence", "TemporalPositionIndex") or data.get("TemporalPositionIdentifier"),
+        first("MREchoSequence", "EffectiveEchoTime") or data.get("EchoTime"),
     )
     return Frame(
         path=path,
@@ -151,12 +142,22 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
         description=f"{data.get('Modality', '')} {data.get('SeriesDescription', '')}".strip(),
         shape=(int(data.Columns), int(data.Rows)),
         samples=int(data.get("SamplesPerPixel", 1)),
-        position=np.array([np.nan] * 3 if position is None else position, dtype=np.float64),
-        cosines=np.array([np.nan] * 6 if cosines is None else cosines, dtype=np.float64),
+        position=_numbers(position, 3),
+        cosines=_numbers(cosines, 6),
         spacing=(float(columns), float(rows)),
         rescale=None if slope is None or intercept is None else (float(slope), float(intercept)),
         stack=tuple(str(value) for value in stack),
+        ratio=largest_ratio(data),
+        has_table="ModalityLUTSequence" in data,
     )
+
+
+def _numbers(value: Any, count: int) -> np.ndarray:
+    """Return the numbers of an element; NaN if it is missing or does not hold so many."""
+    if value is None:
+        return np.full(count, np.nan)
+    numbers = np.array(value, dtype=np.float64)
+    return numbers if numbers.shape == (count,) else np.full(count, np.nan)
 
 
 def check_one_volume(frames: Sequence[Frame]) -> None:
@@ -187,7 +188,7 @@ def check_one_volume(frames: Sequence[Frame]) -> None:
 def _check_complete(frames: Sequence[Frame]) -> None:
     """Raise InputError if geometry or scale is missing, or differs between slices where it must not."""
     count = len(frames)
-    if any(np.isnan([*item.position, *item.cosines]).any() for item in frames):
+    if any(not np.isfinite([*item.position, *item.cosines]).all() for item in frames):
         raise InputError("has slices without position or orientation; convert it with the tools of the scanner")
     missing = sum(not np.isfinite(item.spacing).all() or min(item.spacing) <= 0 for item in frames)
     if missing:
@@ -199,6 +200,10 @@ def _check_complete(frames: Sequence[Frame]) -> None:
     unscaled = sum(item.rescale is None for item in frames)
     if 0 < unscaled < count:
         raise InputError(f"{unscaled} of {count} slices have no RescaleSlope and RescaleIntercept; export it again")
+    if any(item.rescale is not None and not np.isfinite(item.rescale).all() for item in frames):
+        raise InputError("has slices whose RescaleSlope or RescaleIntercept is not finite; export it again")
+    if any(item.has_table for item in frames):
+        raise InputError("has values that are scaled by a table (ModalityLUTSequence); convert it to NIfTI first")
 
 
 def stack(frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarray]:

@@ -50,6 +50,18 @@ def readable_write_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def exists(path: Path) -> bool:
+    """Return whether a path exists; a name from a file may be none that a path can have."""
+    try:
+        return path.exists()
+    except ValueError:  # a null character
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, UTF-8."""
     with replacing(path) as temporary:

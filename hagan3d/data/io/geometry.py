@@ -18,6 +18,10 @@ from hagan3d.errors import InputError
 Axis = Literal["axial", "coronal", "sagittal"]
 Fit = Literal["resize", "crop-pad"]
 
+# A file that does not say which sides its axes point to, or where it lies, is read by one rule, whatever its format.
+NO_SIDES = "does not say which sides its axes point to: they are taken as those of RAS"
+NO_PLACE = "does not say where it lies: its first voxel is placed at 0"
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM and ITK use LPS coordinates, NIfTI and this package RAS
 ACROSS = {"axial": "SI", "coronal": "AP", "sagittal": "RL"}  # the anatomical axis perpendicular to the slices
 PARALLEL_VOXELS = 0.05  # largest drift over a volume of axes that are treated as parallel

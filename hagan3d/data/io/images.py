@@ -31,6 +31,8 @@ def read_image(path: Path) -> RawVolume:
     except UnidentifiedImageError as error:
         raise InputError("not an image, in spite of its ending, or its header is damaged") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow reports damaged PNG as SyntaxError
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the format
+            raise
         raise InputError("truncated or damaged image; copy or export it again") from error
 
 

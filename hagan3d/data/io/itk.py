@@ -3,7 +3,9 @@
 So headers are read here first: sizes, checksums and the presence of geometry are checked before ITK is asked.
 """
 
+import contextlib
 import itertools
+import math
 import re
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 (the usual abbreviation)
 
 from hagan3d.data.io.checks import check_memory, check_shape
-from hagan3d.data.io.geometry import LPS_TO_RAS
+from hagan3d.data.io.geometry import LPS_TO_RAS, NO_PLACE, NO_SIDES
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.data.io.unpack import unpack
 from hagan3d.errors import InputError
@@ -28,8 +30,18 @@ META_SIZES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8}
 NRRD_SIZES = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8}
 NRRD_ALIASES = {"uchar": "char", "ushort": "short", "uint": "int", "ulonglong": "longlong", "block": ""}
 ENCODINGS = {"gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2", "raw": "", "txt": "text", "text": "text"}
-NO_SPACE = "does not say which sides its axes point to: they are taken as those of LPS"
-NO_ORIGIN = "does not say where it lies: its first voxel is placed at 0"
+UNITS_IN_MM = {
+    "mm": 1.0,
+    "millimeter": 1.0,
+    "millimeters": 1.0,
+    "um": 1e-3,
+    "cm": 10.0,
+    "m": 1e3,
+    "?": 1.0,
+    "none": 1.0,
+}
+SPACES = ("rightanteriorsuperior", "ras", "leftanteriorsuperior", "las", "leftposteriorsuperior", "lps")
+"""Spaces of NRRD in which ITK knows the sides of the axes, without hyphens."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,17 @@ class Header:
     """First byte of the voxels in their file; -1: they end with it."""
     encoding: str
     """gzip, zlib, bzip2 or text; empty: not packed."""
-    remarks: tuple[str, ...]
+    has_sides: bool
+    """Whether it says which sides its axes point to."""
+    has_place: bool
+    """Whether it says where the volume lies."""
+    unit_mm: float
+    """Millimetres of its unit of length."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What has to be assumed."""
+        return (*(() if self.has_sides else (NO_SIDES,)), *(() if self.has_place else (NO_PLACE,)))
 
 
 def data_files(path: Path) -> list[Path]:
@@ -61,7 +83,7 @@ def read_meta(path: Path) -> RawVolume:
     """Read MetaImage: axes in the order of the file, the affine converted from LPS to RAS mm."""
     header = _meta_header(path)
     _check_voxels(path, header)
-    return _read(path, "MetaImageIO", header.remarks)
+    return _read(path, "MetaImageIO", header)
 
 
 @reader(".nrrd", ".nhdr", title="NRRD", parts=data_files)
@@ -70,12 +92,12 @@ def read_nrrd(path: Path) -> RawVolume:
     header = _nrrd_header(path)
     voxels = _check_voxels(path, header)
     if header.encoding != "bzip2":
-        return _read(path, "NrrdImageIO", header.remarks)
+        return _read(path, "NrrdImageIO", header)
     with _unpacked_copy(path, voxels) as copy:  # which ITK cannot unpack
-        return _read(copy, "NrrdImageIO", header.remarks)
+        return _read(copy, "NrrdImageIO", header)
 
 
-def _read(path: Path, kind: str, remarks: tuple[str, ...]) -> RawVolume:
+def _read(path: Path, kind: str, header: Header) -> RawVolume:
     """Read a checked file by the ImageIO of its format: ITK would choose one by the ending, in lower case alone."""
     source = sitk.ImageFileReader()
     source.SetFileName(str(path))
@@ -96,7 +118,8 @@ def _read(path: Path, kind: str, remarks: tuple[str, ...]) -> RawVolume:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3] * image.GetSpacing()[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    return RawVolume(array.reshape(shape), LPS_TO_RAS @ affine, remarks)
+    affine[:3] *= header.unit_mm
+    return RawVolume(array.reshape(shape), LPS_TO_RAS @ affine if header.has_sides else affine, header.remarks)
 
 
 def _check_voxels(path: Path, header: Header) -> bytes:
@@ -171,19 +194,47 @@ def _meta_header(path: Path) -> Header:
         raise InputError("not a MetaImage file, in spite of its ending, or its header is damaged") from error
     if "elementspacing" not in values and "elementsize" not in values:
         raise InputError("has no ElementSpacing, so its voxels have no size; repair the header")
+    _check_meta_numbers(values, len(sides))
     packed = values.get("compresseddata", "false").lower() == "true"
     encoding = "zlib" if packed else "" if values.get("binarydata", "true").lower() == "true" else "text"
     files = _meta_files(path, values["elementdatafile"], sides)
     start = size if not files else int(values.get("headersize", 0))
-    has = {name: any(key in values for key in keys) for name, keys in META_GEOMETRY.items()}
-    remarks = (*(() if has["space"] else (NO_SPACE,)), *(() if has["origin"] else (NO_ORIGIN,)))
-    return Header(one * int(np.prod(sides, dtype=object)), files, start, encoding, remarks)
+    has_sides, has_place = (any(key in values for key in keys) for keys in (META_DIRECTIONS, META_ORIGINS))
+    unit = _unit_mm([values.get("distanceunits", "mm")])
+    return Header(one * int(np.prod(sides, dtype=object)), files, start, encoding, has_sides, has_place, unit)
 
 
-META_GEOMETRY = {
-    "space": ("transformmatrix", "rotation", "orientation", "anatomicalorientation"),
-    "origin": ("offset", "position", "origin"),
-}
+META_DIRECTIONS = ("transformmatrix", "rotation", "orientation")
+META_ORIGINS = ("offset", "position", "origin")
+
+
+def _check_meta_numbers(values: dict[str, str], axes: int) -> None:
+    """Raise InputError unless the numbers of the geometry are there for each axis: ITK fills in others."""
+    counts = dict.fromkeys(("elementspacing", "elementsize", *META_ORIGINS), axes)
+    for key, count in (counts | dict.fromkeys(META_DIRECTIONS, axes**2)).items():
+        if key in values and len(_finite(values[key].split())) != count:
+            raise InputError(f"{key} must have {count} finite numbers, got {values[key]}; repair the header")
+
+
+def _finite(words: list[str]) -> list[float]:
+    """Return the finite numbers among words."""
+    numbers = []
+    for word in words:
+        with contextlib.suppress(ValueError):
+            numbers.append(float(word))
+    return [number for number in numbers if math.isfinite(number)]
+
+
+def _unit_mm(names: list[str]) -> float:
+    """Return the millimetres of a unit of length.
+
+    Raises:
+        InputError: If it is unknown, or axes have different ones.
+    """
+    found = {UNITS_IN_MM.get(name.lower().strip()) for name in names if name.strip()}
+    if len(found) > 1 or None in found:
+        raise InputError(f"has lengths in {', '.join(sorted(set(names)))}; save it in mm")
+    return float(next(iter(found), 1.0) or 1.0)
 
 
 def _meta_files(path: Path, named: str, sides: list[int]) -> list[Path]:
@@ -227,11 +278,26 @@ def _nrrd_header(path: Path) -> Header:
     named = values.get("data file") or values.get("datafile")
     if named is not None and (named.upper().startswith("LIST") or "%" in named):
         raise InputError("names several files of voxels; save it as one file")
-    has_space = "space" in values or "space dimension" in values
-    remarks = (*(() if has_space else (NO_SPACE,)), *(() if "space origin" in values else (NO_ORIGIN,)))
+    _check_nrrd_numbers(values, len(sides))
+    has_sides = values.get("space", "").lower().replace("-", "") in SPACES
+    unit = _unit_mm(re.findall(r'"([^"]*)"', values.get("space units") or values.get("units") or ""))
     start = size if named is None else int(values.get("byte skip") or values.get("byteskip") or 0)
     files = [] if named is None else [path.parent / named]
-    return Header(one * int(np.prod(sides, dtype=object)), files, start, encoding, remarks)
+    voxel_bytes = one * int(np.prod(sides, dtype=object))
+    return Header(voxel_bytes, files, start, encoding, has_sides, "space origin" in values, unit)
+
+
+def _check_nrrd_numbers(values: dict[str, str], axes: int) -> None:
+    """Raise InputError unless three axes have a size in mm: ITK takes 1 mm for others."""
+    if "space directions" in values:
+        vectors = [_finite(vector.split(",")) for vector in re.findall(r"\(([^)]*)\)", values["space directions"])]
+        usable = [vector for vector in vectors if len(vector) == 3 and any(vector)]
+    else:
+        usable = [[size] for size in _finite(values["spacings"].split()) if size]
+    if len(usable) < min(axes, 3):
+        raise InputError("has axes without spacing or direction, so its voxels have no size; repair the header")
+    if "space origin" in values and len(_finite(values["space origin"].strip("() ").split(","))) != 3:
+        raise InputError(f"space origin must have 3 finite numbers, got {values['space origin']}; repair the header")
 
 
 def _nrrd_type_bytes(name: str) -> int:

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 
 from hagan3d.data.io.checks import check_memory, check_shape
+from hagan3d.data.io.geometry import NO_PLACE, NO_SIDES
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.data.io.unpack import read_unpacked
 from hagan3d.errors import InputError
@@ -14,7 +15,6 @@ from hagan3d.errors import InputError
 UNITS_IN_MM = {1: 1e3, 3: 1e-3}  # metre and micrometre, by the spatial code of `xyzt_units`
 CLASSES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
 LARGEST_HEADER = 540
-NO_PLACE = "has neither sform nor qform, so that sides and place are not known: its axes are taken as those of RAS"
 
 
 @reader(".nii", ".nii.gz", title="NIfTI")
@@ -31,7 +31,7 @@ def read_nifti(path: Path) -> RawVolume:
     with np.errstate(over="ignore"):
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     _check_range(image, array)
-    return RawVolume(array, _affine_mm(image), _remarks(image))
+    return RawVolume(array, _affine_mm(image), () if _has_place(image) else (NO_SIDES, NO_PLACE))
 
 
 def _header_size(content: bytes) -> int:
@@ -74,13 +74,14 @@ def _total_bytes(content: bytes) -> int:
 def _affine_mm(image: nib.Nifti1Image) -> np.ndarray:
     """Return the affine in mm; the header may use metres or micrometres, and no unit means mm."""
     affine = np.array(image.affine, dtype=np.float64)
+    if not _has_place(image):  # nibabel would mirror the first axis and centre the volume, as SPM does
+        affine = np.diag([*(float(size) for size in image.header["pixdim"][1:4]), 1.0])
     affine[:3] *= UNITS_IN_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
     return affine
 
 
-def _remarks(image: nib.Nifti1Image) -> tuple[str, ...]:
-    """Return a remark on a header that does not say where the volume lies."""
-    return () if int(image.header["sform_code"]) or int(image.header["qform_code"]) else (NO_PLACE,)
+def _has_place(image: nib.Nifti1Image) -> bool:
+    return bool(int(image.header["sform_code"]) or int(image.header["qform_code"]))
 
 
 def _check_range(image: nib.Nifti1Image, array: np.ndarray) -> None:

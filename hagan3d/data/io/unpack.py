@@ -55,6 +55,8 @@ def read_unpacked(path: Path, expected: Callable[[bytes], int], header: int) -> 
     except InputError:
         raise
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno:  # of the disk, not of the format
+            raise
         raise InputError(f"truncated or damaged ({_reason(error)}); copy or export it again") from error
     if len(first) + len(rest) < needed:
         raise InputError(

@@ -1,26 +1,17 @@
-"""Volumes on disk: list them, and read one with its units and geometry."""
+"""Volumes on disk: read one with its units and geometry."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hagan3d.data.io.checks import check_affine, check_voxels
-from hagan3d.data.io.registry import (
-    RawVolume,
-    find_reader,
-    image_suffixes,
-    is_slice,
-    stem_of,
-    supported_formats,
-    volume_suffixes,
-)
+from hagan3d.data.io.files import exists
+from hagan3d.data.io.registry import RawVolume, find_reader
 from hagan3d.errors import InputError
-
-LIST_SUFFIXES = (".txt", ".lst", ".list")
 
 
 @dataclass(frozen=True)
@@ -67,26 +58,6 @@ class VolumeFile:
         return [self.path, *self.channels, *self.sources, *others]
 
 
-def find_volumes(inputs: Path | str | Iterable[Path | str]) -> list[VolumeFile]:
-    """List the volumes in folders (recursively), text files that list paths, and single files.
-
-    A folder of slices is one volume. Images (PNG, TIFF, JPEG) are listed if a folder holds no other volumes. Each line
-    of a text file is a path relative to that file; empty lines and lines that begin with # are ignored.
-
-    Returns:
-        Volumes with unique ids, sorted by id.
-
-    Raises:
-        InputError: If a path does not exist, or there is no volume.
-    """
-    given = [Path(inputs)] if isinstance(inputs, Path | str) else [Path(item) for item in inputs]
-    paths = {path.resolve(): path for item in given for path in _expand(item)}
-    if not paths:
-        names = ", ".join(str(item) for item in given) or "the input"
-        raise InputError(f"{names}: no volume found; supported are {supported_formats()}")
-    return sorted(_with_ids(list(paths.values())), key=lambda file: file.id)
-
-
 def read_volume(path: Path, fill: float | None = None) -> Volume:
     """Read a volume with its affine, in the units of its file, and check that it is usable.
 
@@ -98,7 +69,7 @@ def read_volume(path: Path, fill: float | None = None) -> Volume:
         InputError: With path, reason and remedy, whatever is wrong with the file.
     """
     path = Path(path)
-    return _checked(path, _read(path), fill)
+    return _checked(path, read_raw(path), fill)
 
 
 def read_channels(file: VolumeFile, fill: float | None = None) -> Iterator[Volume]:
@@ -147,12 +118,16 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: With path and reason, if it does not exist or cannot be read.
     """
-    array, affine, _ = _read(path)
+    array, affine, _ = read_raw(path)
     return array, affine
 
 
-def _read(path: Path) -> RawVolume:
-    """Read a file of one channel."""
+def read_raw(path: Path) -> RawVolume:
+    """Read a file of one channel without the checks of `read_volume`, with its remarks.
+
+    Raises:
+        InputError: As `read_voxels`.
+    """
     array, affine, remarks = _read_frames(path)
     if _num_frames(array) > 1:
         sides = " x ".join(str(side) for side in array.shape)
@@ -178,10 +153,21 @@ def _num_frames(array: np.ndarray) -> int:
 
 def _read_frames(path: Path) -> RawVolume:
     """Read voxels ``[D, H, W]`` or ``[D, H, W, C]``, and the affine."""
-    if not path.exists():
+    if not exists(path):
         raise InputError(f"{path}: {'broken symbolic link' if path.is_symlink() else 'does not exist'}")
+    if not path.is_file() and not path.is_dir():
+        raise InputError(f"{path}: neither a file nor a folder")
     with naming(path):
-        return find_reader(path).read(path)
+        reader = find_reader(path)
+        try:
+            return reader.read(path)
+        except (InputError, MemoryError):
+            raise
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else f"{reader.title} that is damaged"
+            raise InputError(f"cannot be read: {reason}") from error
+        except Exception as error:  # libraries raise errors of any class on damaged files
+            raise InputError(f"cannot be read as {reader.title}: damaged; copy or export it again") from error
 
 
 @contextmanager
@@ -194,67 +180,3 @@ def naming(path: Path) -> Iterator[None]:
         raise InputError(message if message.startswith(str(path)) else f"{path}: {message}") from error
     except MemoryError as error:
         raise InputError(f"{path}: out of memory; use fewer --workers or a machine with more memory") from error
-
-
-def _expand(path: Path) -> list[Path]:
-    """Return the volumes that one input stands for."""
-    if not path.exists():
-        raise InputError(f"{path}: does not exist")
-    if path.is_dir():
-        return _volumes_in(path)
-    if path.suffix.lower() in LIST_SUFFIXES:
-        return _in_list(path)
-    return [path]
-
-
-def _volumes_in(folder: Path) -> list[Path]:
-    """Return the volumes in a folder; images only if there are no others, since pictures often lie next to volumes."""
-    volumes = _in_folder(folder, volume_suffixes())
-    if volumes:
-        return volumes
-    # a picture with the name of a store is its contact sheet
-    return [path for path in _in_folder(folder, image_suffixes()) if not path.with_suffix(".h5").exists()]
-
-
-def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return volume files and folders of slices at any depth, sorted; hidden files are ignored.
-
-    A broken symbolic link is listed like a file, so that reading it reports the link.
-    """
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    volumes = [entry for entry in entries if not entry.is_dir() and entry.name.lower().endswith(suffixes)]
-    if any(is_slice(entry) for entry in entries if entry.is_file() and entry not in volumes):
-        volumes.append(folder)
-    return volumes + [path for entry in entries if entry.is_dir() for path in _in_folder(entry, suffixes)]
-
-
-def _in_list(path: Path) -> list[Path]:
-    """Return the volumes named in a text file."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 text file; use one path per line") from error
-    named = [path.parent / line for line in lines if line and not line.startswith("#")]
-    missing = [str(item) for item in named if not item.exists()]
-    if missing:
-        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-        raise InputError(f"{path}: lists {missing[0]}{more}, which does not exist")
-    return [volume for item in named for volume in (_volumes_in(item) if item.is_dir() else [item])]
-
-
-def _with_ids(paths: list[Path]) -> list[VolumeFile]:
-    """Name every path by its stem, preceded by as many folder names as make all names differ."""
-    components = {path: (*path.resolve().parent.parts[1:], stem_of(path)) for path in paths}
-    files = [VolumeFile(path, components[path][-1]) for path in paths]
-    for depth in range(2, max(len(names) for names in components.values()) + 1):
-        counts = Counter(file.id for file in files)
-        files = [
-            replace(file, id="_".join(components[file.path][-depth:])) if counts[file.id] > 1 else file
-            for file in files
-        ]
-    counts = Counter(file.id for file in files)
-    duplicates = [file for file in files if counts[file.id] > 1]
-    if duplicates:
-        first, second = duplicates[:2]
-        raise InputError(f"{first.path} and {second.path}: both have the id {first.id!r}; rename one or leave it out")
-    return files

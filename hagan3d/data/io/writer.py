@@ -222,7 +222,14 @@ class _HDF5:
         self.scale = scale
         sides = (1, *(min(side, HDF5_CHUNK_SIDE) for side in self.size[1:]))
         voxels = self.file.create_dataset(
-            "voxels", self.size, scale.dtype, chunks=sides, compression="gzip", compression_opts=4, shuffle=True
+            "voxels",
+            self.size,
+            scale.dtype,
+            chunks=sides,
+            compression="gzip",
+            compression_opts=4,
+            shuffle=True,
+            fletcher32=True,
         )
         voxels.attrs["affine"] = np.asarray(self.affine, dtype=np.float64)
         voxels.attrs["slope"], voxels.attrs["intercept"] = float(scale.slope), float(scale.inter)
@@ -309,7 +316,7 @@ def _nifti_target(path: Path, temporary: Path, size: Size, affine: np.ndarray, o
 def _hdf5_target(path: Path, temporary: Path, size: Size, affine: np.ndarray, orientation: str) -> Iterator[_Target]:
     import h5py  # most volumes are written as NIfTI
 
-    with h5py.File(temporary, "w", libver="v110") as file:
+    with h5py.File(temporary, "w", libver="v110", locking=False) as file:
         yield _HDF5(file, size, affine)
 
 

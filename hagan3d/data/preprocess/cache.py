@@ -11,7 +11,8 @@ from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import GridRule, resample_onto
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_volume
-from hagan3d.data.preprocess.intensity import IntensityRule
+from hagan3d.data.preprocess.facts import FileFacts, facts_of, few_slices
+from hagan3d.data.preprocess.intensity import IntensityRule, window_remark
 from hagan3d.data.preprocess.volume import (
     check_overlap,
     check_slices,
@@ -46,6 +47,10 @@ class PreprocessingTask:
     """Of a pair: one per channel of the source."""
     label_names: tuple[str, ...] = ()
     """Names of the labels of the label map, in the order of their values."""
+    channels: tuple[str, ...] = ()
+    """Names of the channels."""
+    source_channels: tuple[str, ...] = ()
+    """Names of the channels of the source of a pair."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class CheckResult:
     """One line: file, reason, remedy; empty if the file is usable."""
     remarks: tuple[str, ...] = ()
     """What is done to the files that its user may not expect, one line each."""
-    shape: tuple[int, ...] = ()
-    """Voxels of the volume in its file."""
+    facts: tuple[FileFacts, ...] = ()
+    """Of each file that was read, that of the grid first."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +90,21 @@ def check_file(task: PreprocessingTask) -> CheckResult:
         images = read_channels(file, task.fill)
         volume = next(images)
         check_slices(volume, task.grid)
+        found = [facts_of(volume, task.channels[0])]
         mask = _mask(task, volume)
         task.intensities[0].interval(volume.array, mask)
         if file.mask is not None and mask is not None and not mask.any():
             raise InputError(f"{task.mask}: mask is empty; repair it or leave it out")
-        remarks = [*volume.remarks, *_check_channels(task, images, volume), *_check_label_map(task, volume)]
-        for source, rule in zip(file.sources, task.source_intensities, strict=True):
-            _check_source(task, volume, source, rule)
+        remarks = [
+            *volume.remarks,
+            *few_slices(volume, task.grid.size),
+            *_window_remark(volume, task.intensities[0]),
+            *_check_channels(task, images, volume, found),
+            *_check_label_map(task, volume, found),
+            *_check_sources(task, volume, found),
+        ]
         hashed = dict.fromkeys([*file.files, *([task.mask] if task.mask else [])])
-        return CheckResult(content_hash(list(hashed)), remarks=tuple(remarks), shape=volume.array.shape)
+        return CheckResult(content_hash(list(hashed)), remarks=tuple(remarks), facts=tuple(found))
     except InputError as error:
         message = str(error)
         is_named = any(str(path) in message for path in file.files)
@@ -152,24 +163,37 @@ def _masks(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[st
     return arrays
 
 
-def _check_channels(task: PreprocessingTask, channels: Iterable[Volume], first: Volume) -> list[str]:
+def _check_channels(
+    task: PreprocessingTask, channels: Iterable[Volume], first: Volume, found: list[FileFacts]
+) -> list[str]:
     """Check the further channels of a case; return a remark on each that lies on another grid than the first."""
     remarks = []
-    for channel, rule in zip(channels, task.intensities[1:], strict=True):
-        _check_interval(channel, rule)
-        remarks += [*channel.remarks, *_check_grid(channel, first)]
+    for channel, rule, name in zip(channels, task.intensities[1:], task.channels[1:], strict=True):
+        remarks += [*channel.remarks, *_check_interval(channel, rule), *_check_grid(channel, first)]
+        found.append(facts_of(channel, name))
     return remarks
 
 
-def _check_interval(volume: Volume, rule: IntensityRule) -> None:
+def _check_interval(volume: Volume, rule: IntensityRule) -> list[str]:
+    """Check the intensities of a volume; return a remark if a window does not suit them."""
     with naming(Path(volume.name)):
         rule.interval(volume.array)
+    return _window_remark(volume, rule)
 
 
-def _check_label_map(task: PreprocessingTask, first: Volume) -> list[str]:
+def _window_remark(volume: Volume, rule: IntensityRule) -> list[str]:
+    remark = window_remark(volume.array, *rule.window) if rule.kind == "window" else None
+    return [f"{volume.name}: {remark}"] if remark else []
+
+
+def _check_label_map(task: PreprocessingTask, first: Volume, found: list[FileFacts]) -> list[str]:
     """Check a label map; return a remark if it lies on another grid than the first channel."""
     path = task.file.label_map
-    return [] if path is None else _check_grid(read_label_map(path, task.label_names), first)
+    if path is None:
+        return []
+    label_map = read_label_map(path, task.label_names)
+    found.append(facts_of(label_map, "label map"))
+    return [*label_map.remarks, *_check_grid(label_map, first)]
 
 
 def _check_grid(volume: Volume, first: Volume) -> list[str]:
@@ -180,12 +204,19 @@ def _check_grid(volume: Volume, first: Volume) -> list[str]:
     return [f"{volume.name}: resampled onto the grid of {first.name}"]
 
 
-def _check_source(task: PreprocessingTask, volume: Volume, path: Path, rule: IntensityRule) -> None:
-    """Raise InputError unless a source of a pair is usable and fits its target."""
-    file = task.file
-    source = read_volume(path, task.fill)
-    _check_interval(source, rule)
-    check_overlap(source, volume)
+def _check_sources(task: PreprocessingTask, volume: Volume, found: list[FileFacts]) -> list[str]:
+    """Check the sources of a pair; return remarks on them."""
+    remarks = []
+    for path, rule, name in zip(task.file.sources, task.source_intensities, task.source_channels, strict=True):
+        source = read_volume(path, task.fill)
+        remarks += [*source.remarks, *_check_interval(source, rule), *_check_grid(source, volume)]
+        _check_patient(task.file, path)
+        found.append(facts_of(source, name))
+    return remarks
+
+
+def _check_patient(file: VolumeFile, path: Path) -> None:
+    """Raise InputError if a source of a pair is of another patient than its target."""
     from hagan3d.data.io.dicom import patient_id  # not at the top: SimpleITK and pydicom are slow to import
 
     ids = [patient_id(one) for one in (file.path, path)]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hagan3d.data.io.files import exists
+from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.preprocess.metadata import abbreviate, read_table
 from hagan3d.data.store.format import MAX_LABELS
@@ -27,6 +29,8 @@ class Cases:
     """Names of the labels of label maps, in the order of their values; empty: no label maps."""
     sources: tuple[str, ...] = ()
     """Names of the channels of the sources of pairs."""
+    remarks: tuple[str, ...] = ()
+    """Which files are not read, one line each."""
 
 
 def find_nnunet(folder: Path) -> Cases:
@@ -52,12 +56,24 @@ def find_nnunet(folder: Path) -> Cases:
     for case in ids:
         parts = [images / f"{case}_{number:04d}{ending}" for number in range(len(channels))]
         label_map = maps / f"{case}{ending}"
-        missing = [path for path in [*parts, label_map] if not path.exists()]
+        missing = [path for path in [*parts, label_map] if not exists(path)]
         problems += [f"{path}: does not exist, but case {case} needs it; add it or remove the case" for path in missing]
         files.append(VolumeFile(parts[0], case, channels=tuple(parts[1:]), label_map=label_map))
     if problems:
         raise InputError("\n".join(problems))
-    return Cases(files, _checked_names(folder / "dataset.json", channels), _label_names(folder, about["labels"]))
+    names = _checked_names(folder / "dataset.json", channels)
+    return Cases(files, names, _label_names(folder, about["labels"]), remarks=_unread(folder, files))
+
+
+def _unread(folder: Path, files: list[VolumeFile]) -> tuple[str, ...]:
+    """Return remarks on files of a data set that belong to no training case."""
+    read = {part for file in files for path in file.files for part in parts_of(path)}
+    remarks = []
+    for part in ("imagesTr", "labelsTr"):
+        others = sorted(path.name for path in (folder / part).iterdir() if path not in read and path.name[0] != ".")
+        if others:
+            remarks.append(f"{folder / part}: {len(others)} files are not read: {abbreviate(others)}")
+    return tuple(remarks)
 
 
 def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
@@ -118,7 +134,7 @@ def _check_cells(path: Path, lines: list[dict[str, str]], columns: tuple[str, ..
         else f"{path}: the {name} of {line['id']}, {path.parent / line[name]}, does not exist"
         for line in lines
         for name in columns
-        if not line[name] or not (path.parent / line[name]).exists()
+        if not line[name] or not exists(path.parent / line[name])
     ]
     if problems:
         raise InputError("\n".join(problems))
@@ -144,13 +160,15 @@ def _read_dataset(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: does not exist; --nnunet takes the folder of an nnU-Net data set")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); repair it") from error
     if isinstance(about, dict) and "modality" in about and "channel_names" not in about:
         raise InputError(f"{path}: of nnU-Net version 1; convert it (nnUNetv2_convert_MSD_dataset), or use a CSV")
     missing = [key for key in KEYS if not isinstance(about, dict) or not about.get(key)]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; a data set of nnU-Net has {', '.join(KEYS)}")
+    if not isinstance(about["file_ending"], str) or not isinstance(about["labels"], dict):
+        raise InputError(f"{path}: file_ending must be text such as .nii.gz, and labels must map names to integers")
     names = about["channel_names"]
     if not isinstance(names, dict) or sorted(names) != sorted(str(number) for number in range(len(names))):
         raise InputError(f"{path}: channel_names must number the channels from 0, got {names}")
@@ -167,7 +185,7 @@ def _checked_names(path: Path, channels: tuple[str, ...]) -> tuple[str, ...]:
 def _label_names(folder: Path, labels: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of labels in the order of their values."""
     path = folder / "dataset.json"
-    if not isinstance(labels, dict) or not all(isinstance(value, int) for value in labels.values()):
+    if not all(type(value) is int for value in labels.values()):
         raise InputError(f"{path}: labels must map each name to one integer; regions of several labels are not read")
     ordered = sorted(labels, key=lambda name: labels[name])
     if [labels[name] for name in ordered] != list(range(len(ordered))):

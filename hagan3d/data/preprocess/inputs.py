@@ -1,13 +1,16 @@
 """Inputs of a preparation: the volumes of this shard with their labels, subjects and masks."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.registry import parts_of
-from hagan3d.data.io.volumes import VolumeFile, find_volumes, num_frames
+from hagan3d.data.io.volumes import VolumeFile, num_frames
 from hagan3d.data.preprocess.cases import Cases, find_nnunet, find_table
 from hagan3d.data.preprocess.metadata import LabelRow, LabelTable, abbreviate, match_rows, read_labels, subject_of
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
@@ -16,6 +19,7 @@ from hagan3d.errors import InputError
 
 Inputs = Path | str | Iterable[Path | str] | Cases
 TABLE_SUFFIX = ".csv"
+VOLUME = 3  # rank of a volume's own id among the names of its subject
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,36 @@ class PreparationInputs:
         Without a rule, volumes that match one line of the labels CSV are of one subject, as sessions of a participant
         are, and so are volumes of one PatientID of DICOM.
         """
-        row = self.rows[file.id]
-        known = row.subject or file.subject
+        known = self.rows[file.id].subject or (None if file.domain else file.subject)
         if known or rule is not None:
             return known or subject_of(file.id, rule)
-        return self.shared_rows.get(file.id) or self.patients.get(file.id) or file.id
+        return self.shared_subjects[file.id]
 
     @cached_property
-    def shared_rows(self) -> dict[str, str]:
-        """Return the id of the line of each volume that shares it with others, by volume id."""
-        counts = Counter(row.id for row in self.rows.values())
-        return {name: row.id for name, row in self.rows.items() if row.id and counts[row.id] > 1}
+    def shared_subjects(self) -> dict[str, str]:
+        """Return the subject of each volume; it is one for volumes that share a line, a PatientID or a name in domains.
 
-    def modified(self, file: VolumeFile) -> int:
-        """Return the latest modification time of the files of a volume, its source and its mask, ns."""
-        return max(part.stat().st_mtime_ns for path in self.paths(file) for part in parts_of(path))
+        It is named by the line, else by the name, else by the PatientID, else by the id of the volume.
+        """
+        counts = Counter(row.id for row in self.rows.values())
+        shared = {name: row.id for name, row in self.rows.items() if row.id and counts[row.id] > 1}
+        names: dict[tuple[int, str], set[tuple[int, str]]] = {}
+        for file in self.cases.files:
+            known = (shared.get(file.id), file.subject if file.domain else None, self.patients.get(file.id), file.id)
+            joined = {(rank, name) for rank, name in enumerate(known) if name}
+            joined |= {other for name in joined for other in names.get(name, ())}
+            names |= dict.fromkeys(joined, joined)
+        return {file.id: min(names[(VOLUME, file.id)])[1] for file in self.cases.files}
+
+    def state(self, file: VolumeFile) -> str:
+        """Return a hash that changes if a file of a volume is changed, replaced, added or removed.
+
+        Names, sizes, times and inodes are looked at, not the content. Dates of content alone would not do: a copy may
+        keep the old one.
+        """
+        parts = [(str(part), part.stat()) for path in self.paths(file) for part in parts_of(path)]
+        facts = [(name, it.st_size, it.st_mtime_ns, it.st_ctime_ns, it.st_ino) for name, it in parts]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def paths(self, file: VolumeFile) -> list[Path]:
         """Return all files of a volume, the mask of its z-score included, each once."""
@@ -105,11 +124,12 @@ def collect_inputs(inputs: Inputs, config: PrepareConfig) -> PreparationInputs:
     own = files[k - 1 :: n]
     if not own:
         raise InputError(f"shard: {k}/{n} is empty, as there are {len(files)} volumes only; use fewer shards")
-    rows, problems = _match_labels(files, own, labels, config)
+    rows, mismatches = _match_labels(files, own, labels, config)
+    problems, accepted = ([], mismatches) if config.partial_labels else (mismatches, [])
     patients, remarks = _patients(files)
-    return PreparationInputs(
-        own, rows, _find_masks(own, config), labels, problems, cases, patients, [*labels.remarks, *remarks]
-    )
+    masks, unused = _find_masks(own, files, config)
+    remarks = [*cases.remarks, *labels.remarks, *accepted, *unused, *remarks]
+    return PreparationInputs(own, rows, masks, labels, problems, cases, patients, remarks)
 
 
 def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
@@ -125,7 +145,8 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
         if len(given) == 1 and given[0].suffix.lower() == TABLE_SUFFIX:
             cases = find_table(given[0], config.label_names)
         else:
-            cases = Cases(find_volumes(given))
+            tables = [Path(table) for table in (config.labels,) if table]
+            cases = Cases(find_volumes(given), remarks=tuple(unread_files(given, tables)))
     if config.label_names and not cases.label_names:
         raise InputError("label_names: name the labels of column seg of a CSV; leave them out without one")
     if config.channels == "3d":
@@ -180,30 +201,32 @@ def _match_labels(
     if not config.labels:
         return {file.id: LabelRow() for file in own}, []
     rows, missing, unknown = match_rows(labels, [file.id for file in files])
-    if config.partial_labels:
-        return {file.id: LabelRow() for file in own} | rows, []
-    problems, remedy = [], "correct the id, or accept it with --partial_labels true"
+    remedy = "" if config.partial_labels else "; correct the id, or accept it with --partial_labels true"
+    problems = []
     if missing:
-        problems.append(f"{config.labels}: no line for {len(missing)} volumes, {abbreviate(missing)}; {remedy}")
+        problems.append(f"{config.labels}: no line for {len(missing)} volumes, {abbreviate(missing)}{remedy}")
     if unknown:
-        problems.append(f"{config.labels}: {len(unknown)} lines without a volume, {abbreviate(unknown)}; {remedy}")
-    return rows, problems
+        problems.append(f"{config.labels}: {len(unknown)} lines without a volume, {abbreviate(unknown)}{remedy}")
+    return ({file.id: LabelRow() for file in own} if config.partial_labels else {}) | rows, problems
 
 
-def _find_masks(files: list[VolumeFile], config: PrepareConfig) -> dict[str, Path]:
-    """Return masks by volume id: those of the pairs table, or of the folder `config.masks`."""
+def _find_masks(
+    own: list[VolumeFile], files: list[VolumeFile], config: PrepareConfig
+) -> tuple[dict[str, Path], list[str]]:
+    """Return masks by volume id, of the pairs table or the folder `config.masks`, and remarks on unused ones."""
     if config.masks is None:
-        return {file.id: file.mask for file in files if file.mask is not None}
+        return {file.id: file.mask for file in own if file.mask is not None}, []
     candidates = find_volumes(config.masks)
     masks = {}
-    for file in files:
+    for file in own:
         matches = [mask.path for mask in candidates if _is_mask_of(mask.id, file.id)]
         if len(matches) != 1:
             raise InputError(
                 f"{config.masks}: has {len(matches)} masks for {file.id}; use one, whose name begins with that id"
             )
         masks[file.id] = matches[0]
-    return masks
+    unused = [mask.id for mask in candidates if not any(_is_mask_of(mask.id, file.id) for file in files)]
+    return masks, [f"{config.masks}: masks of no volume are not used: {abbreviate(unused)}"] if unused else []
 
 
 def _is_mask_of(mask_id: str, volume_id: str) -> bool:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # worker processes that read files must not import torch
 Values = TypeVar("Values", np.ndarray, "Tensor")
 Kind = Literal["window", "percentiles", "z-score", "labels"]
 
+MUCH_OUTSIDE = 0.25  # of the voxels: with more outside of a window, a remark says so
+LITTLE_INSIDE = 0.05  # of the window: if values fill less, a remark says so
 Z_SCORE_LIMIT = 3.0  # standard deviations on either side of the mean that become [-1, 1]
 
 
@@ -60,6 +62,28 @@ class IntensityRule:
                 )
             return lo, hi
         return _z_score_interval(values, mask)
+
+
+def window_remark(values: np.ndarray, lo: float, hi: float) -> str | None:
+    """Return a remark if much of a volume lies outside of a window, or its values fill little of it.
+
+    Args:
+        values: Voxels in file units.
+        lo: Lower limit of the window.
+        hi: Upper limit.
+    """
+    below, above = float((values < lo).mean()), float((values > hi).mean())
+    if below + above >= MUCH_OUTSIDE:
+        return (
+            f"{below:.0%} of its voxels lie below the window {lo:g} to {hi:g} and {above:.0%} above it: they become "
+            "its limits"
+        )
+    first, last = (float(value) for value in np.percentile(values, (1, 99)))
+    if last - first < LITTLE_INSIDE * (hi - lo):
+        return (
+            f"its values ({first:g} to {last:g}) fill {(last - first) / (hi - lo):.1%} of the window {lo:g} to {hi:g}"
+        )
+    return None
 
 
 def _check_labels(values: np.ndarray, largest: float) -> None:

@@ -77,6 +77,7 @@ def read_labels(path: Path, class_column: str) -> LabelTable:
     others = [name for name in header if name not in (id_column, chosen, subject)]
     columns = tuple(name for name in others if _is_numeric([line[name] for line in lines]))
     remarks = tuple(_unused(path, name, [line[name] for line in lines]) for name in others if name not in columns)
+    remarks += _missing_values(path, lines, id_column, [*columns, *([chosen] if chosen else [])])
     class_of = _canonical_classes([line[chosen] for line in lines] if chosen else [])
     rows: dict[str, LabelRow] = {}
     for line in lines:
@@ -214,6 +215,16 @@ def _unused(path: Path, name: str, cells: list[str]) -> str:
     numbers = len(cells) - len(others)
     what = "it holds text" if not numbers else f"{others[0]!r} is no number"
     return f"{path}: the column {name} is not used, as {what}"
+
+
+def _missing_values(path: Path, lines: list[dict[str, str]], id_column: str, columns: list[str]) -> tuple[str, ...]:
+    """Return a remark for each column with cells that hold no value."""
+    remarks = []
+    for name in columns:
+        missing = [line[id_column] for line in lines if _is_missing(line[name])]
+        if missing:
+            remarks.append(f"{path}: {name} is missing in {len(missing)} of {len(lines)} lines: {abbreviate(missing)}")
+    return tuple(remarks)
 
 
 def _canonical_classes(cells: list[str]) -> dict[str, str]:

@@ -4,7 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hagan3d.data.io.volumes import VolumeFile, find_volumes
+from hagan3d.data.io.files import exists
+from hagan3d.data.io.listing import find_volumes, unread_files
+from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.preprocess.cases import SEGMENTATION, Cases, check_label_names, check_named
 from hagan3d.data.preprocess.metadata import abbreviate, read_table
 from hagan3d.errors import InputError
@@ -59,7 +61,7 @@ def find_domains(inputs: Sequence[Path | str]) -> Cases:
         if len(files) < 2:
             raise InputError(f"{path}: the {domain} domain must have at least 2 volumes, got 1; add more")
         listed += [VolumeFile(one.path, f"{domain}_{one.id}", subject=one.id, domain=domain) for one in files]
-    return Cases(listed, sources=("source",))
+    return Cases(listed, sources=("source",), remarks=tuple(unread_files(inputs)))
 
 
 def _in_table(path: Path, label_names: tuple[str, ...]) -> Cases:
@@ -109,7 +111,7 @@ def _to_file(
         cell = line.get(name, "")
         if not cell and name != "mask":
             raise InputError(f"{path}: {line['id']} has no {name}; fill it in, or remove the line")
-        if cell and not (path.parent / cell).exists():
+        if cell and not exists(path.parent / cell):
             raise InputError(f"{path}: the {name} of {line['id']}, {path.parent / cell}, does not exist")
         if cell:
             files[name] = path.parent / cell
@@ -132,4 +134,4 @@ def _in_folders(sources: Path, targets: Path) -> Cases:
         if missing:
             raise InputError(f"{folder}: no file matches {abbreviate(missing)}; use equal names in both folders")
     files = [VolumeFile(path, name, sources=(source_paths[name],)) for name, path in sorted(target_paths.items())]
-    return Cases(files, ("target",), sources=("source",))
+    return Cases(files, ("target",), sources=("source",), remarks=tuple(unread_files([sources, targets])))

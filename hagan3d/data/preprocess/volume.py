@@ -9,7 +9,7 @@ import numpy as np
 from hagan3d.config import Size, is_slice
 from hagan3d.data.io.checks import check_affine
 from hagan3d.data.io.geometry import GridRule, overlap, resample_onto, to_grid
-from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_voxels
+from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_raw
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
 
@@ -126,7 +126,7 @@ def read_label_map(path: Path, names: Sequence[str]) -> Volume:
     Raises:
         InputError: If it cannot be read, has fractions, or has a label without a name.
     """
-    array, affine = read_voxels(path)
+    array, affine, notes = read_raw(path)
     with naming(path):
         check_affine(affine)
     if not np.isfinite(array).all() or (array != np.rint(array)).any():
@@ -135,7 +135,7 @@ def read_label_map(path: Path, names: Sequence[str]) -> Volume:
     if unknown:
         known = ", ".join(f"{value} {name}" for value, name in enumerate(names))
         raise InputError(f"{path}: has the label {unknown[0]}, but the labels are {known}; name it or correct the file")
-    return Volume(array, affine, str(path))
+    return Volume(array, affine, str(path), tuple(f"{path}: {note}" for note in notes))
 
 
 def preprocess_label_map(label_map: Volume, grid: np.ndarray, size: Size) -> np.ndarray:

@@ -1,14 +1,16 @@
 """Dataset metadata stored with a checkpoint: grid, spacing, channels, label names and class names."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
-from hagan3d.config import Size
-from hagan3d.data.io.geometry import Axis, Fit, GridRule, slice_affine, slice_axis, spacing_of
+from hagan3d.config import Size, check_size
+from hagan3d.config.serialization import has_type
+from hagan3d.data.io.geometry import Axis, Fit, GridRule, check_orientation, slice_affine, slice_axis, spacing_of
 from hagan3d.data.preprocess.intensity import IntensityRule, Kind
 from hagan3d.errors import InputError
 
@@ -106,7 +108,7 @@ class DataDescription:
         """Invert `to_dict`.
 
         Raises:
-            InputError: If a field is missing or unknown.
+            InputError: If a field is missing or unknown, or has another type.
         """
         known = {field.name for field in fields(cls)}
         required = {"size", "orientation", "axis", "affine", "channels"}
@@ -114,7 +116,15 @@ class DataDescription:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise InputError(f"data description: must have the fields {sorted(known)}, got {got}")
         plain = {key: _tuples(value) for key, value in values.items() if key not in CHANNEL_FIELDS}
-        plain |= {key: tuple(map(_channel, values[key])) for key in CHANNEL_FIELDS if key in values}
+        lists = {key: values[key] for key in CHANNEL_FIELDS if key in values}
+        _check_types(plain, cls)
+        if not all(isinstance(value, list | tuple) for value in lists.values()) or not lists["channels"]:
+            raise InputError("data description: channels and source_channels must be lists of channels")
+        check_size(plain["size"])
+        check_orientation(plain["orientation"])
+        if np.shape(plain["affine"]) != (4, 4) or not np.isfinite(plain["affine"]).all():
+            raise InputError("data description: the affine must be 4 x 4 finite numbers")
+        plain |= {key: tuple(map(_channel, value)) for key, value in lists.items()}
         return cls(**plain)
 
 
@@ -122,7 +132,19 @@ def _channel(values: Any) -> Channel:
     names = {field.name for field in fields(Channel)}
     if not isinstance(values, dict) or not {"name", "intensity", "lo", "hi"} <= set(values) <= names:
         raise InputError(f"data description: a channel must have the fields {sorted(names)}, got {values}")
-    return Channel(**{key: _tuples(value) for key, value in values.items()})
+    plain = {key: _tuples(value) for key, value in values.items()}
+    _check_types(plain, Channel)
+    if not (math.isfinite(plain["lo"]) and math.isfinite(plain["hi"])):
+        raise InputError(f"data description: the interval of channel {plain['name']} must be finite")
+    return Channel(**plain)
+
+
+def _check_types(values: dict[str, Any], kind: type) -> None:
+    """Raise InputError unless values have the types of the fields of a dataclass."""
+    types = get_type_hints(kind)
+    for key, value in values.items():
+        if not has_type(value, types[key]):
+            raise InputError(f"data description: {key} {value!r} is of another type")
 
 
 def _lists(value: Any) -> Any:

@@ -15,15 +15,13 @@ from hagan3d.data.io.geometry import Axis, slice_axis, typical_affine
 from hagan3d.data.label_maps import one_hot
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.description import Channel, DataDescription
-from hagan3d.data.store.format import FORMAT, SCALE, SPLITS, to_float32
+from hagan3d.data.store.format import SCALE, SPLITS, to_float32
+from hagan3d.data.store.table import read_table
 from hagan3d.data.store.write import Voxels
 from hagan3d.errors import InputError
 
 if TYPE_CHECKING:  # preparing needs no torch, which takes seconds to import
     from torch import Tensor
-
-TEXT_COLUMNS = ("id", "subject", "split", "file", "hash", "domain", "left_out")
-VALUE_COLUMNS = ("label", "affine", "interval", "columns", "generated", "source_interval")
 
 
 class Store:
@@ -39,7 +37,7 @@ class Store:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._files = _store_files(self.path)
-        tables = [_read_table(file) for file in self._files]
+        tables = [read_table(file) for file in self._files]
         all_settings = [table.pop("settings") for table in tables]
         self.shard: tuple[int, int] = tuple(all_settings[0]["shard"])
         """Shard k of n, of the (first) file."""
@@ -281,9 +279,9 @@ class Store:
     def _values(self, name: str, i: int, *index: int | slice) -> np.ndarray:
         number, row = self._locations[i]
         key = (os.getpid(), number)  # HDF5 handles are not valid after a fork
-        if key not in self._handles:
-            self._handles[key] = h5py.File(self._files[number], "r")
         try:
+            if key not in self._handles:
+                self._handles[key] = h5py.File(self._files[number], "r", locking=False)
             values: np.ndarray = self._handles[key][name][(row, *index)]
         except OSError as error:
             raise InputError(
@@ -307,30 +305,10 @@ def _store_files(path: Path) -> list[Path]:
         raise InputError(f"{path}: does not exist; make a store with `hagan3d prepare`")
     if not path.is_dir():
         return [path]
-    files = sorted(path.glob("*.h5"))
+    files = [file for file in sorted(path.glob("*.h5")) if not file.name.startswith(".")]  # nor ._x.h5 of macOS
     if not files:
         raise InputError(f"{path}: not a store, as it holds no .h5 file; make one with `hagan3d prepare`")
     return files
-
-
-def _read_table(path: Path) -> dict[str, Any]:
-    """Read the settings and the records of one file."""
-    try:
-        with h5py.File(path, "r") as file:
-            version = file.attrs.get("format")
-            if version != FORMAT:
-                raise InputError(
-                    f"{path}: must have the format {FORMAT!r}, got {version!r}; prepare it again with `hagan3d prepare`"
-                )
-            table: dict[str, Any] = {"settings": json.loads(file.attrs["settings"])}
-            table |= {name: np.array(file[name].asstr()[:], dtype=object) for name in TEXT_COLUMNS}
-            table |= {name: file[name][:] for name in VALUE_COLUMNS}
-            table["has_masks"] = np.full(len(table["id"]), "mask" in file)
-            return table
-    except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a store, or damaged; make one with `hagan3d prepare`") from error
 
 
 def _common_settings(path: Path, files: list[Path], all_settings: list[dict[str, Any]]) -> dict[str, Any]:

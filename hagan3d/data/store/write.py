@@ -78,7 +78,7 @@ def write_store(
         sources: Of pairs: voxels of the i-th source, on the grid of the volume.
         masks: The i-th mask, uint8 [D, H, W] of 0 and 1.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110", locking=False) as file:
         file.attrs["format"] = FORMAT
         file.attrs["settings"] = json.dumps(settings, sort_keys=True)
         file.create_dataset("left_out", data=list(left_out), dtype=h5py.string_dtype())
@@ -102,10 +102,11 @@ def _write_voxels(
     factors = low_factors((depth, height, width))
     # A chunk is a slab of `low_factor` slices of a channel (1 of a slice): windows start at multiples of it, so that a
     # step reads whole chunks, and only of the channels that it needs.
-    high = file.create_dataset(names[0], (count, *shape), np.int16, chunks=(1, 1, factors[0], height, width))
+    chunks = (1, 1, factors[0], height, width)
+    high = file.create_dataset(names[0], (count, *shape), np.int16, chunks=chunks, fletcher32=True)
     low_size = tuple(side // factor for side, factor in zip((depth, height, width), factors, strict=True))
     low_shape = (count, channels + labels, *low_size)
-    low = file.create_dataset(names[1], low_shape, np.int16, chunks=(1, 1, *low_size))
+    low = file.create_dataset(names[1], low_shape, np.int16, chunks=(1, 1, *low_size), fletcher32=True)
     label_maps = _byte_dataset(file, "label_map", (count, depth, height, width)) if labels else None
     for index in range(count):
         images, label_map = voxels(index)
@@ -120,7 +121,7 @@ def _write_voxels(
 def _byte_dataset(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:
     """Create a dataset of masks or label maps [N, D, H, W], which compress well, in slabs as those of the volumes."""
     chunks = (1, *file["high"].chunks[2:])
-    return file.create_dataset(name, shape, np.uint8, chunks=chunks, compression="lzf")
+    return file.create_dataset(name, shape, np.uint8, chunks=chunks, compression="lzf", fletcher32=True)
 
 
 def area_average(values: np.ndarray, factors: Size) -> np.ndarray:

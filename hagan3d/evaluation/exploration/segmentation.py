@@ -14,7 +14,8 @@ from scipy import ndimage
 from torch import nn
 
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.io.volumes import find_volumes, read_voxels
+from hagan3d.data.io.listing import find_volumes
+from hagan3d.data.io.volumes import read_voxels
 from hagan3d.data.label_maps import dice, overlap_counts
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.store import Store

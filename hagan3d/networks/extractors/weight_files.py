@@ -28,6 +28,8 @@ def load_exactly(network: nn.Module, state: dict[str, Tensor], path: Path, what:
     Raises:
         InputError: If a name or shape differs; counts of batches that batch norm has seen may be missing.
     """
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: not the weights of {what}, but other values")
     expected = network.state_dict()
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     odd = sorted((expected.keys() - optional) ^ (state.keys() - optional))

@@ -1,0 +1,219 @@
+"""The plan of a preparation: its settings, a task for each volume, and the checks of all files."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hagan3d.data.io.files import write_text
+from hagan3d.data.io.geometry import GridRule
+from hagan3d.data.io.registry import parts_of
+from hagan3d.data.io.volumes import VolumeFile
+from hagan3d.data.preprocess.cache import CheckResult, PreprocessingTask, check_file
+from hagan3d.data.preprocess.facts import CaseFacts, from_plain, to_plain
+from hagan3d.data.preprocess.inputs import PreparationInputs
+from hagan3d.data.preprocess.intensity import IntensityRule
+from hagan3d.data.preprocess.metadata import split_of
+from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
+from hagan3d.data.preprocess.workers import map_files
+
+BYTES_PER_WORKER = 32 * 2**20  # of input: below it, starting a process takes longer than its work
+CHANNEL_SETTINGS = ("intensity", "window", "percentiles", "units", "intensities", "channels", "channel_names")
+WITHOUT_EFFECT = ("skip_bad", "workers", "class_column", "partial_labels", "masks")  # on voxels beyond files and labels
+CHECKED = "checked.json"
+
+
+def settings_of(config: PrepareConfig, listed: PreparationInputs, sources_as: DomainConfig | None) -> dict[str, Any]:
+    """Return everything besides the files that determines the content of a store."""
+    settings = asdict(config)
+    for name in (*WITHOUT_EFFECT, *CHANNEL_SETTINGS):
+        del settings[name]
+    labels, cases = listed.labels, listed.cases
+    settings |= {
+        "fit": config.fit_used,
+        "channels": [_channel(name, config.intensities.get(name), config) for name in cases.channels],
+        "label_names": list(cases.label_names),
+        "labels": labels.hash if config.labels else "",
+        "class_names": list(labels.class_names),
+        "columns": list(labels.columns),
+        "shard": list(config.shard_position),
+    }
+    if cases.sources:
+        default = sources_as or DomainConfig()
+        sources = [_channel(name, config.intensities.get(name), default) for name in cases.sources]
+        settings["domains" if cases.files[0].domain else "pairs"] = sources
+    if config.masks is not None:
+        settings["masks"] = True  # the name of their folder has no effect
+    return dict(json.loads(json.dumps(settings)))
+
+
+def _channel(name: str, own: ChannelConfig | None, default: PrepareConfig | DomainConfig) -> dict[str, Any]:
+    """Return the settings of one channel: its own, or those of all channels."""
+    chosen = own or default
+    return {
+        "name": name,
+        "intensity": chosen.intensity,
+        "window": chosen.window,
+        "percentiles": chosen.percentiles,
+        "units": chosen.units_used if isinstance(chosen, PrepareConfig) else chosen.units,
+    }
+
+
+def _rules(channels: list[dict[str, Any]]) -> tuple[IntensityRule, ...]:
+    return tuple(
+        IntensityRule(channel["intensity"], tuple(channel["window"]), tuple(channel["percentiles"]))
+        for channel in channels
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a preparation reads, with which settings."""
+
+    listed: PreparationInputs
+    config: PrepareConfig
+    settings: dict[str, Any]
+    """Everything besides the files that determines the content of the store."""
+    subjects: dict[str, str]
+    """Subject by volume id."""
+    states: dict[str, list[Any]]
+    """By volume id: what its cache file depends on."""
+    tasks: list[PreprocessingTask]
+
+    @property
+    def key(self) -> str:
+        """Hash of all states."""
+        return key_of(self.states)
+
+    def split(self, name: str) -> str:
+        """Return the split of a volume."""
+        return split_of(self.subjects[name], self.config.seed, self.config.validation, self.config.test)
+
+    def facts(self, task: PreprocessingTask, result: CheckResult) -> CaseFacts:
+        """Return the facts of a checked volume."""
+        file = task.file
+        row = self.listed.rows[file.id]
+        subject, state = self.subjects[file.id], self.listed.state(file)
+        return CaseFacts(file.id, subject, self.split(file.id), row.class_name, result.facts, state)
+
+
+def make_plan(listed: PreparationInputs, config: PrepareConfig, sources_as: DomainConfig | None, folder: Path) -> Plan:
+    """Return the plan of a preparation, with a task for each volume, whose cache file is in ``folder``."""
+    settings = settings_of(config, listed, sources_as)
+    files = listed.labelled
+    subjects = {file.id: listed.subject(file, config.subject) for file in files}
+    states = {file.id: [settings, file.domain, listed.state(file)] for file in files}
+    tasks = [_task_of(listed, file, config, settings, folder / f"{key_of(states[file.id])}.npz") for file in files]
+    return Plan(listed, config, settings, subjects, states, tasks)
+
+
+def _task_of(
+    listed: PreparationInputs, file: VolumeFile, config: PrepareConfig, settings: dict[str, Any], cache_path: Path
+) -> PreprocessingTask:
+    grid = GridRule(config.size, config.orientation, config.axis, config.spacing, config.fit_used, config.trim)
+    return PreprocessingTask(
+        file,
+        grid,
+        _rules(settings["domains" if file.domain == "source" else "channels"]),
+        config.fill,
+        cache_path,
+        listed.masks.get(file.id),
+        _rules(settings.get("pairs", [])),
+        listed.cases.label_names,
+        listed.cases.channels if file.domain != "source" else listed.cases.sources,
+        listed.cases.sources if file.sources else (),
+    )
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Result of the checks of all files."""
+
+    results: dict[str, CheckResult]
+    """Of each volume, by id."""
+    usable: dict[str, str]
+    """SHA-256 of each usable volume, by id."""
+    problems: list[str]
+    """Why the others are not usable, one line each."""
+    remarks: list[str]
+
+
+def check_all(plan: Plan, folder: Path | None, progress: bool) -> Checked:
+    """Check every file, unless that was done before a kill and its results are in ``folder``."""
+    results = None if folder is None else _load_results(folder, plan)
+    if results is None:
+        workers = count_workers([task.file for task in plan.tasks], plan.config)
+        found = map_files(check_file, plan.tasks, workers, "Checking", progress)
+        results = {task.file.id: result for task, result in zip(plan.tasks, found, strict=True)}
+    return _sort_out(plan.tasks, results)
+
+
+def _sort_out(tasks: list[PreprocessingTask], results: dict[str, CheckResult]) -> Checked:
+    """Sort usable files from others; a copy of another file is a problem."""
+    usable: dict[str, str] = {}
+    problems: list[str] = []
+    first: dict[str, Path] = {}
+    for task in tasks:
+        result = results[task.file.id]
+        if result.error:
+            problems.append(result.error)
+        elif result.hash in first:
+            problems.append(f"{task.file.path}: is the same file as {first[result.hash]}; leave one out")
+        else:
+            first[result.hash] = task.file.path
+            usable[task.file.id] = result.hash
+    remarks = [remark for result in results.values() for remark in result.remarks]
+    shapes = [result.facts[0].shape for result in results.values() if result.facts]
+    sizes = _image_sizes(shapes, tasks[0].grid) if tasks else []
+    return Checked(results, usable, problems, [*remarks, *sizes])
+
+
+def _image_sizes(shapes: list[tuple[int, ...]], grid: GridRule) -> list[str]:
+    """Return a remark if single slices have several sizes."""
+    sizes = sorted({shape[1:] for shape in shapes if shape[0] == 1}, key=np.prod)
+    if len(sizes) < 2:
+        return []
+    least, most = (f"{rows} x {columns}" for rows, columns in (sizes[0], sizes[-1]))
+    done = "resized" if grid.fit == "resize" else "cropped or padded"
+    return [
+        f"images of {len(sizes)} sizes, from {least} to {most} pixels, are {done} to {grid.size[1]} x {grid.size[2]}"
+    ]
+
+
+def save_results(folder: Path, plan: Plan, checked: Checked) -> None:
+    """Save the results of the checks, so that they need not be repeated after a kill."""
+    results = {
+        name: {"hash": one.hash, "remarks": list(one.remarks), "facts": to_plain(one.facts)}
+        for name, one in checked.results.items()
+        if not one.error
+    }
+    write_text(folder / CHECKED, json.dumps({"state": plan.key, "results": results}))
+
+
+def _load_results(folder: Path, plan: Plan) -> dict[str, CheckResult] | None:
+    """Return the results of a check before a kill, unless a file or setting has changed."""
+    try:
+        saved = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    all_usable = len(saved["results"]) == len(plan.tasks)  # otherwise check again, to report the unusable files
+    if not all_usable or saved["state"] != plan.key:
+        return None
+    return {
+        name: CheckResult(one["hash"], remarks=tuple(one["remarks"]), facts=from_plain(one["facts"]))
+        for name, one in saved["results"].items()
+    }
+
+
+def key_of(state: Any) -> str:
+    """Return a hash of plain JSON types, as a file name."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def count_workers(files: list[VolumeFile], config: PrepareConfig) -> int:
+    """Return the number of processes that is worth starting for the size of the input."""
+    parts = (part for file in files for path in file.files for part in parts_of(path))
+    return min(config.workers, 1 + sum(part.stat().st_size for part in parts) // BYTES_PER_WORKER)

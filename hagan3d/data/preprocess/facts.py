@@ -1,0 +1,147 @@
+"""Facts of the files of a preparation, and its report: what was read, as what, and every remark."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nibabel.orientations import aff2axcodes
+
+from hagan3d.data.io.files import write_text
+from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.io.volumes import Volume
+
+FEW_SLICES = 4  # with fewer along an axis, a volume is most likely no volume
+SIMILAR_REMARKS = 3  # remarks of one text that are printed one by one
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What one file of a volume is read as."""
+
+    path: str
+    channel: str
+    """Name of the channel, or label map, mask, source."""
+    shape: tuple[int, ...]
+    """Voxels along the axes of the file."""
+    spacing: tuple[float, ...]
+    """Millimetres per voxel along the axes of the file."""
+    orientation: str
+    """Axis codes, such as RAS: the side that each axis of the file points to."""
+    range: tuple[float, float]
+    """Smallest and largest value, file units."""
+
+    def __str__(self) -> str:
+        """Describe the file in one line."""
+        shape, spacing = (" x ".join(f"{value:.4g}" for value in values) for values in (self.shape, self.spacing))
+        low, high = self.range
+        return f"{self.channel}: {self.path}, {shape} voxels of {spacing} mm, {self.orientation}, {low:g} to {high:g}"
+
+
+def facts_of(volume: Volume, channel: str) -> FileFacts:
+    """Return the facts of a volume as it was read."""
+    return FileFacts(
+        volume.name,
+        channel,
+        tuple(int(side) for side in volume.array.shape),
+        tuple(round(float(step), 6) for step in spacing_of(volume.affine)),
+        "".join(code or "?" for code in aff2axcodes(volume.affine)),
+        (float(volume.array.min()), float(volume.array.max())),
+    )
+
+
+def few_slices(volume: Volume, size: tuple[int, ...]) -> list[str]:
+    """Return a remark on a volume with few slices along an axis, which may be a localizer; not on an image."""
+    least = min(volume.array.shape)
+    if least == 1 or least >= FEW_SLICES:
+        return []
+    return [f"{volume.name}: has {least} slices along one axis, for a volume of {' x '.join(map(str, size))} voxels"]
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What one volume of a store is made of."""
+
+    id: str
+    subject: str
+    split: str
+    class_name: str | None
+    files: tuple[FileFacts, ...]
+    state: str
+    """Hash of names, sizes, times and inodes of its files: while it is the same, they are unchanged."""
+
+    def __str__(self) -> str:
+        """Describe the volume in one line, and one for each of its files."""
+        name = "" if self.class_name is None else f", class {self.class_name}"
+        return "\n".join(
+            [f"{self.id}: subject {self.subject}, {self.split}{name}", *(f"  {one}" for one in self.files)]
+        )
+
+
+def grouped(remarks: Iterable[str]) -> list[str]:
+    """Return remarks with those of one text joined, if they are more than three."""
+    paths: dict[str, list[str]] = {}
+    for remark in remarks:
+        path, _, text = remark.partition(": ")
+        paths.setdefault(text, []).append(path)
+    lines = []
+    for text, found in paths.items():
+        if len(found) > SIMILAR_REMARKS:
+            lines.append(f"{found[0]} and {len(found) - 1} more: {text}")
+        else:
+            lines += [f"{path}: {text}" if text else path for path in found]
+    return lines
+
+
+def report_path(store: Path) -> Path:
+    """Return the path of the report of a store: its name, ending in .json."""
+    return store.with_suffix(".json")
+
+
+def write_report(
+    store: Path,
+    settings: Mapping[str, Any],
+    cases: Iterable[CaseFacts],
+    remarks: Iterable[str],
+    left_out: Iterable[str],
+) -> None:
+    """Write the report of a store next to it, atomically."""
+    report = {
+        "store": store.name,
+        "settings": dict(settings),
+        "remarks": list(remarks),
+        "left_out": list(left_out),
+        "volumes": [asdict(case) for case in cases],
+    }
+    write_text(report_path(store), json.dumps(report, indent=1) + "\n")
+
+
+def read_report(store: Path) -> dict[str, Any]:
+    """Return the report of a store: remarks, and the state of the files of each volume; empty if there is none."""
+    try:
+        report = json.loads(report_path(store).read_text(encoding="utf-8"))
+        states = {str(case["id"]): str(case["state"]) for case in report["volumes"]}
+        return {"remarks": [str(remark) for remark in report["remarks"]], "states": states}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {"remarks": [], "states": {}}
+
+
+def to_plain(facts: Iterable[FileFacts]) -> list[dict[str, Any]]:
+    """Return facts as plain JSON types."""
+    return [asdict(one) for one in facts]
+
+
+def from_plain(values: Iterable[Mapping[str, Any]]) -> tuple[FileFacts, ...]:
+    """Invert `to_plain`."""
+    return tuple(
+        FileFacts(
+            one["path"],
+            one["channel"],
+            tuple(one["shape"]),
+            tuple(one["spacing"]),
+            one["orientation"],
+            tuple(one["range"]),
+        )
+        for one in values
+    )
