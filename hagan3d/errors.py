@@ -7,3 +7,21 @@ class InputError(ValueError):
     The message says what is wrong, with which file or setting, why, and what to do. Commands print it as one line and
     exit with status 2; everything else that raises is a bug and keeps its traceback.
     """
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "unable to find an engine",  # cuDNN, if no algorithm fits the memory that is left
+    "STATUS_ALLOC_FAILED",  # cuDNN, cuBLAS, cuFFT
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of the machine or of the GPU was not enough.
+
+    Libraries of NVIDIA report it in several ways, of which only one is `torch.OutOfMemoryError`.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
