@@ -160,7 +160,7 @@ class GenerationPreview(Preview):
 
 
 def _generated(networks: GenerativeNetworks, z: Tensor, label: Tensor | None) -> np.ndarray:
-    """Generate one volume ``[C, D, H, W]`` in windows, beside the tensors of training that stay in memory."""
+    """Generate one volume ``[C, D, H, W]`` in windows: the tensors of training stay in memory meanwhile."""
     windows = networks.windows(z, label, networks.default_depth())
     return np.concatenate([_to_array(window) for window in windows], axis=1)
 

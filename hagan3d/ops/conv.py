@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from hagan3d.ops.contraction import Contraction, contract
+
 Triple = tuple[int, int, int]
 Fold = Callable[[Tensor], Tensor]
 _ONES: Triple = (1, 1, 1)
@@ -64,11 +66,15 @@ def conv_transpose3d(
 def _dispatch(
     x: Tensor, weight: Tensor, bias: Tensor | None, fold: Fold, stride: Triple, padding: Triple, transposed: bool
 ) -> Tensor:
-    if not _is_frozen(x, weight, bias):
+    is_frozen = _is_frozen(x, weight, bias)
+    if not is_frozen and not _differentiates_by_contraction(x, weight):
         return _convolve(x, fold(weight), bias, stride, padding, transposed, (0, 0, 0))
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
+    if not is_frozen:
+        kernel = fold(weight).to(x.dtype)
+        return contract(_contraction(x.shape, kernel.shape, stride, padding, transposed), x, kernel, bias)
     return _Frozen.apply(x, weight, bias, fold, stride, padding, transposed, (0, 0, 0))
 
 
@@ -76,6 +82,36 @@ def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether only the input of a convolution needs a gradient."""
     learns = weight.requires_grad or (bias is not None and bias.requires_grad)
     return torch.is_grad_enabled() and x.requires_grad and not learns
+
+
+def _differentiates_by_contraction(x: Tensor, weight: Tensor) -> bool:
+    """Return whether derivatives of a convolution are its own maps: on GPUs, where its weight learns.
+
+    PyTorch's second derivative in the weight is a convolution with a kernel as large as the output and dilated by the
+    stride, which cuDNN has no fast algorithm for; it is the gradient in the weight of a convolution, too.
+    """
+    return x.device.type == "cuda" and torch.is_grad_enabled() and weight.requires_grad
+
+
+def _contraction(
+    shape: torch.Size, kernel: torch.Size, stride: Triple, padding: Triple, transposed: bool
+) -> Contraction:
+    """Return the maps of a convolution of ``x`` and a kernel with these shapes."""
+
+    def y_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _convolve(x, weight, bias, stride, padding, transposed, (0, 0, 0))
+
+    def gradients(x: Tensor, weight: Tensor, y: Tensor, *needed: bool) -> tuple[Tensor, Tensor]:
+        options = (stride, padding, _ONES, transposed, (0, 0, 0), 1)
+        return torch.ops.aten.convolution_backward(y, x, weight, None, *options, (*needed, False))[:2]
+
+    def x_of(weight: Tensor, y: Tensor) -> Tensor:
+        return gradients(y.new_empty(1).expand(shape), weight, y, True, False)[0]  # of x, the shape alone is read
+
+    def weight_of(x: Tensor, y: Tensor) -> Tensor:
+        return gradients(x, y.new_empty(1).expand(kernel), y, False, True)[1]
+
+    return Contraction(y_of, x_of, weight_of, lambda x, weight, y: gradients(x, weight, y, True, True))
 
 
 def _convolve(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hagan3d.ops.contraction import with_bias_gradient
 from hagan3d.ops.conv import conv3d, conv_transpose3d
-from hagan3d.ops.winograd.contraction import with_bias_gradient
 from hagan3d.ops.winograd.dispatch import has_winograd, use_winograd
 from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
 
