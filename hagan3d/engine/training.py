@@ -54,7 +54,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     store = Store(path)
     make_method(config).check_store(store)
     num_classes = make_method(config).num_classes(store)
-    plan = Plan(with_batch(config, per_rank), num_classes)
+    plan = Plan(with_batch(config, per_rank), num_classes, device.type)
     if vram is not None:
         config, plan = fit(config, plan, vram, device, distributed.is_first)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)

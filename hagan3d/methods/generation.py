@@ -111,7 +111,7 @@ class ZeroBatch(Batch):
 
     def normal(self, name: str, count: int) -> Tensor:
         """Return zeros ``[B, count]`` in place of normal numbers."""
-        return torch.zeros(len(self), count)
+        return torch.zeros(len(self), count, device=self.device)
 
     def slabs(self) -> Generator[Tensor]:
         """Yield zeros of the shapes of the whole volumes' slabs."""

@@ -14,6 +14,7 @@ from hagan3d.config import Size
 from hagan3d.errors import InputError
 from hagan3d.networks.flat_layers import TransposedConv3d
 from hagan3d.networks.layers import StridedConv3d, checkpointed, halved_evenly, leaky_relu_, norm_relu, widths_from
+from hagan3d.ops.device import to_device
 
 DROPOUT_LAYERS = 3  # innermost layers of the decoder, which have dropout
 RATE = 0.5  # of dropout
@@ -111,4 +112,4 @@ def seeded_dropout(x: Tensor, seeds: Sequence[int], layer: int) -> Tensor:
     """
     # numpy's generator and not torch's: the same mask on every device, and no random state to store.
     randoms = [np.random.default_rng([seed, layer]).random(x.shape[1:], np.float32) for seed in seeds]
-    return x * torch.from_numpy((np.stack(randoms) >= RATE) / (1 - RATE)).to(x)
+    return x * to_device((np.stack(randoms) >= RATE) / (1 - RATE), x.device, x.dtype)

@@ -39,12 +39,16 @@ def with_bias_gradient(y: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _BiasGradient(torch.autograd.Function):
-    """Identity that adds the bias gradient: on CPU, PyTorch computes a weight gradient along with that of a bias."""
+    """Identity that adds the bias gradient: on CPU, PyTorch computes a weight gradient along with that of a bias.
+
+    It works in place, since a view made here could not be overwritten by the activation that follows.
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
         ctx.dtype = bias.dtype
-        return y.view_as(y)
+        ctx.mark_dirty(y)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]

@@ -1,8 +1,39 @@
 """The device of a run, and the precision of float32 on it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
+from torch import Tensor
 
 from hagan3d.errors import InputError
+
+_planned = ""
+
+
+def device_kind(x: Tensor) -> str:
+    """Return ``cpu`` or ``cuda``: the device of ``x``, or the one that `planned_for` has set."""
+    return _planned or x.device.type
+
+
+def is_planning() -> bool:
+    """Return whether operators are run inside `planned_for`."""
+    return bool(_planned)
+
+
+@contextmanager
+def planned_for(kind: str) -> Iterator[None]:
+    """Let operators on fake CPU tensors take the branches of this kind of device, which need not be here.
+
+    Fake tensors on a GPU cannot be differentiated without one: autograd asks for its context.
+    """
+    global _planned
+    before, _planned = _planned, kind
+    try:
+        yield
+    finally:
+        _planned = before
 
 
 def find_device(option: str, name: str) -> torch.device:
@@ -20,6 +51,13 @@ def find_device(option: str, name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def to_device(values: Tensor | np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Copy values of the host to a device; the host does not wait for what a GPU has to do before."""
+    x = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
+    x = x if dtype is None else x.to(dtype)
+    return (x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x).to(device, non_blocking=True)
 
 
 def set_tf32(is_on: bool) -> None:

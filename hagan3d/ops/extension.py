@@ -1,11 +1,11 @@
 """Loading of the compiled libraries, and the reason if one is missing or does not run on this GPU."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from hagan3d.ops.device import device_kind, is_planning
 
 _FOLDER = Path(__file__).parents[1]
 _NO_DEVICE = "no CUDA device"
@@ -43,25 +43,13 @@ def _launch() -> str:
 _NO_CPU = _load("_C.so")
 _NO_CUDA = _load_cuda()
 LOADED = not _NO_CPU  # whether the schemas exist, so that autograd and fake kernels can be registered
-_assumes_kernels = False
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Return whether compiled kernels exist for the device of ``x``."""
-    if x.device.type == "cuda":
-        return not _NO_CUDA or (_assumes_kernels and LOADED)
-    return x.device.type == "cpu" and not _NO_CPU
-
-
-@contextmanager
-def assume_cuda_kernels() -> Iterator[None]:
-    """Take the branches of a GPU with compiled kernels inside this block, for fake tensors on an absent GPU."""
-    global _assumes_kernels
-    before, _assumes_kernels = _assumes_kernels, True
-    try:
-        yield
-    finally:
-        _assumes_kernels = before
+    """Return whether compiled kernels exist for the device of ``x``; a GPU that is planned for has them."""
+    if device_kind(x) == "cuda":
+        return not _NO_CUDA or (is_planning() and LOADED)
+    return device_kind(x) == "cpu" and not _NO_CPU
 
 
 def backend() -> str:

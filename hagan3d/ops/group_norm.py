@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hagan3d.ops import group_norm_tiles
+from hagan3d.ops.device import device_kind
 
 
 def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -36,7 +37,7 @@ def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
         shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
         raise ValueError(f"expected x [B, C, D, H, W], weight [C], bias [C], C a multiple of {groups}, got {shapes}")
     wide = torch.promote_types(x.dtype, torch.float32)
-    function = _OnCPU if x.device.type == "cpu" else _OnGPU
+    function = _OnCPU if device_kind(x) == "cpu" else _OnGPU
     return function.apply(x, groups, weight.to(wide), bias.to(wide), eps)
 
 

@@ -113,7 +113,7 @@ def test_a_checkpoint_does_not_compute_a_frozen_convolution_again():
         return kernel
 
     def run(x):
-        return conv3d(x.tanh(), weight, bias, fold=fold)
+        return conv3d(x.tanh(), weight, bias, fold=conv.Fold(fold, fold))
 
     checkpoint(run, x, use_reentrant=False).sum().backward()
     assert len(calls) == 2  # once forward, once for the gradient
