@@ -15,7 +15,9 @@ from typing import Any
 from setuptools import find_packages, setup
 
 CSRC = Path("csrc")
+CUDA_LIBRARY = "hagan3d._C_cuda"
 ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0+PTX"
+VOLTA = "7.0"  # of the V100: compiled by toolkits up to CUDA 12
 TARGET_VERSION = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # PyTorch 2.11
 # Without errno and traps loops over exp and log become vector code; infinities and NaN keep their meaning.
 CPU_FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-Wall", "-Wextra", TARGET_VERSION]
@@ -25,7 +27,7 @@ CUDA_FLAGS = ["-O3", "-DUSE_CUDA", TARGET_VERSION]
 def main() -> None:
     """Run setuptools with the extensions that this machine can build."""
     _use_toolkit_root()
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ARCHITECTURES)
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", _architectures())
     os.environ.setdefault("MAX_JOBS", "2")
     try:
         extensions, command = _extensions()
@@ -47,6 +49,17 @@ def _use_toolkit_root() -> None:
         os.environ["CUDA_HOME"] = str(Path(top.group(1).strip()).resolve())
 
 
+def _architectures() -> str:
+    """Return the compute capabilities to compile for: Volta too, where the toolkit still can."""
+    nvcc = Path(os.environ["CUDA_HOME"], "bin", "nvcc") if "CUDA_HOME" in os.environ else shutil.which("nvcc")
+    try:
+        version = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ARCHITECTURES
+    release = re.search(r"release (\d+)", version)
+    return f"{VOLTA};{ARCHITECTURES}" if release and int(release[1]) < 13 else ARCHITECTURES
+
+
 def _extensions() -> tuple[list[Any], dict[str, Any]]:
     """Give what is to be built, and by which commands."""
     from torch.utils import cpp_extension
@@ -55,6 +68,18 @@ def _extensions() -> tuple[list[Any], dict[str, Any]]:
 
     class BuildWhatWorks(cpp_extension.BuildExtension):  # type: ignore[misc]
         """Leave out a library whose build fails: the other one and the package are still of use."""
+
+        def build_extensions(self) -> None:
+            try:
+                super().build_extensions()
+            except (RuntimeError, FileNotFoundError) as error:  # torch refuses a toolkit before it compiles anything
+                rest = [ext for ext in self.extensions if ext.name != CUDA_LIBRARY]
+                if os.environ.get("CI") or len(rest) == len(self.extensions):
+                    raise
+                reason, *versions = error.args
+                print(f"hagan3d: {CUDA_LIBRARY} left out: {str(reason) % tuple(versions) if versions else reason}")
+                self.extensions = rest
+                super().build_extensions()
 
         def build_extension(self, ext: Any) -> None:
             try:
@@ -98,7 +123,7 @@ def _libraries() -> list[Any]:
     if not (torch.version.cuda and cpp_extension.CUDA_HOME):
         return [cpu]
     cuda = cpp_extension.CUDAExtension(
-        "hagan3d._C_cuda",
+        CUDA_LIBRARY,
         sorted(map(str, (CSRC / "cuda").glob("*.cu"))),
         library_dirs=[str(Path(cpp_extension.CUDA_HOME, "lib"))],
         extra_compile_args={"cxx": CPU_FLAGS, "nvcc": CUDA_FLAGS},

@@ -115,7 +115,7 @@ def default_config(method: str, side: int, train: TrainConfig, **settings: Any) 
 def steps(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """Count a training step of each run; on a GPU, measure it too."""
     for name, config in chosen(a):
-        plan = Plan(config)
+        plan = Plan(config, kind="cuda")
         row = {phase: peak / GIB for phase, peak in plan.peaks.items()}
         row |= {"peak": plan.peak / GIB, "plan": plan.needed / GIB}
         yield name, row | (measured(config, a.snapshot) if torch.cuda.is_available() else {})

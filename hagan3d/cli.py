@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import jsonargparse
 import yaml
 
-from hagan3d.errors import InputError
+from hagan3d.errors import InputError, is_out_of_memory
 
 FLAGS = ("debug", "dry_run", "force", "reconstruct")  # options that take no value
 TRUNCATION = "Factor on the distance of z from its mean (truncation); below 1: more typical, less varied."
@@ -261,7 +261,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         first = text.splitlines()[0] if text else "the machine has too little memory"
         return f"out of memory ({first}): use a smaller train.batch_size, more train.accumulate, or train.checkpointing"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -20,3 +20,21 @@ def printable(text: str) -> str:
     lines = ("".join(c if c.isprintable() else "?" for c in line) for line in text.split("\n"))
     half = LONGEST_LINE // 2
     return "\n".join(line if len(line) <= LONGEST_LINE else f"{line[:half]} ... {line[-half:]}" for line in lines)
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "unable to find an engine",  # cuDNN, if no algorithm fits the memory that is left
+    "STATUS_ALLOC_FAILED",  # cuDNN, cuBLAS, cuFFT
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the memory of the machine or of the GPU was not enough.
+
+    Libraries of NVIDIA report it in several ways, of which only one is `torch.OutOfMemoryError`.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)

@@ -16,6 +16,7 @@ from hagan3d import train
 from hagan3d.data.phantoms.thorax import write_phantoms
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.ops.device import set_tf32
 from hagan3d.ops.extension import has_kernels
 
 NO_GPU = "no GPU"
@@ -23,6 +24,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 hypothesis.settings.register_profile("suite", max_examples=20, deadline=None, derandomize=True)
 hypothesis.settings.load_profile("suite")
+set_tf32(False)  # tolerances are those of float32
 # Processes that test side by side share the cores.
 torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 

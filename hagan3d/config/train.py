@@ -41,6 +41,8 @@ class TrainConfig(Section):
     """Decay per step of the exponential moving average of generator weights used at inference; 0: off."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of activations (autocast); weights stay fp32."""
+    tf32: bool = True
+    """Whether GPUs with TF32 use it for float32 convolutions and matrix products: faster, 10 bits of mantissa."""
     recompute_norms: bool = True
     """Whether norms and activations are recomputed in the backward pass: one tensor per layer is stored, not two."""
     share_spectral: bool = True

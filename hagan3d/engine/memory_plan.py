@@ -16,6 +16,7 @@ from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
 from hagan3d.methods.base import Method
 from hagan3d.methods.registry import make_method, make_networks
+from hagan3d.ops.device import planned_for
 
 # Overhead of a GPU in addition to tensors. Chosen, not measured: no GPU was available.
 CONTEXT = 600 * 2**20  # bytes: the driver's context and the loaded kernels
@@ -33,6 +34,8 @@ class Plan:
 
     config: Config
     num_classes: int = 0
+    kind: str = "cpu"
+    """Device that it is planned for, ``cpu`` or ``cuda``; none needs to be here."""
 
     @property
     def method(self) -> Method:
@@ -42,7 +45,7 @@ class Plan:
     @cached_property
     def peaks(self) -> dict[str, int]:
         """Peak memory of each phase, and of what is stored between steps (``static``), bytes."""
-        return count_step(self.method, self.num_classes)
+        return count_step(self.method, self.num_classes, kind=self.kind)
 
     @property
     def peak(self) -> int:
@@ -68,7 +71,7 @@ class Plan:
         method, period = self.method, self.config.method.loss_period
         phases = method.training_phases()
         counts: dict[str, int] = {}
-        with FakeTensorMode():
+        with FakeTensorMode(), planned_for(self.kind):
             updates = Updates(
                 self.config.train, phases, make_networks(self.config, self.num_classes), torch.device("cpu")
             )
@@ -108,7 +111,7 @@ class Plan:
             bounds = {name: peak + (n - first) * slope for name, (peak, slope) in lines.items()}
             leading = [name for name, bound in bounds.items() if bound >= LEADING * max(bounds.values())]
             plan = self._at_batch(n * unit)
-            return with_margin(max(count_step(plan.method, self.num_classes, only=leading).values()))
+            return with_margin(max(count_step(plan.method, self.num_classes, only=leading, kind=self.kind).values()))
 
         def bound(n: int) -> int:
             return with_margin(max(peak + (n - first) * slope for peak, slope in lines.values()) * (1 - ROUNDING))

@@ -6,6 +6,7 @@ from torch import nn
 from hagan3d.config import TrainConfig
 from hagan3d.engine.lean_adam import LeanAdam
 from hagan3d.errors import InputError
+from hagan3d.ops.device import find_device
 
 
 def make_optimizer(
@@ -45,9 +46,7 @@ def choose_device(name: str, precision: str = "fp32", local_rank: int | None = N
     Raises:
         InputError: If there is no GPU, none for this process, or it lacks the precision.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("train.device cuda: torch sees no GPU here; use train.device cpu")
-    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    device = find_device("train.device", name)
     if device.type == "cuda" and local_rank is not None:
         if local_rank >= torch.cuda.device_count():
             raise InputError(

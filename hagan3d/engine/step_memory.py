@@ -13,11 +13,16 @@ from hagan3d.engine.updates import Updates
 from hagan3d.methods.base import Method
 from hagan3d.methods.phase import stage_starts
 from hagan3d.methods.registry import make_networks
+from hagan3d.ops.device import planned_for
 from hagan3d.peak_memory import PeakMemory
 
 
 def count_step(
-    method: Method, num_classes: int = 0, fake: bool = True, only: Collection[str] | None = None
+    method: Method,
+    num_classes: int = 0,
+    fake: bool = True,
+    only: Collection[str] | None = None,
+    kind: str = "cpu",
 ) -> dict[str, int]:
     """Count the peak memory of a training step, by default without computing it.
 
@@ -26,6 +31,7 @@ def count_step(
         num_classes: Classes of a conditional model.
         fake: Whether to run the step on fake tensors, which have shapes and no values.
         only: Names of the phases to count. Default: all.
+        kind: ``cpu`` or ``cuda``: the device that it is counted for, which need not be here if ``fake``.
 
     Returns:
         Peak of each phase by its name, and what is stored between steps as ``static``: weights, Adam's moments, moving
@@ -35,7 +41,7 @@ def count_step(
     config, phases = method.config, method.training_phases()
     counted = [phase for phase in phases if only is None or phase.name in only]
     peaks: dict[str, int] = {}
-    with FakeTensorMode() if fake else contextlib.nullcontext():
+    with FakeTensorMode() if fake else contextlib.nullcontext(), planned_for(kind):
         networks = make_networks(config, num_classes)
         updates = Updates(config.train, phases, networks, torch.device("cpu"))
         method.add_extractor(None, torch.device("cpu"))

@@ -30,7 +30,7 @@ from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.logs import RunLog, RunningMeans
 from hagan3d.engine.loss_shares import loss_shares, write_shares
 from hagan3d.engine.updates import Updates
-from hagan3d.errors import InputError
+from hagan3d.errors import InputError, is_out_of_memory
 from hagan3d.methods.base import Method, Preview
 from hagan3d.methods.phase import Phase, stage_starts
 from hagan3d.networks.network_set import NetworkSet
@@ -47,6 +47,7 @@ MAY_CHANGE = (
     "train.loss_groups",
     "train.recompute_norms",
     "train.share_spectral",
+    "train.tf32",
     "data.store",
     "log.",
 )
@@ -118,10 +119,10 @@ class Trainer:
                 terms = self.step(batch, signals)
                 if log is not None:
                     log.write(self.steps_done, terms)
-                    self._preview_if_due(preview)
                 is_stopping = self.all_stop or (self.distributed.is_single and bool(signals))
                 if log is not None:
                     self._save_if_due(is_stopping)
+                    self._preview_if_due(preview)
                 if is_stopping:
                     break
 
@@ -173,11 +174,23 @@ class Trainer:
         every, done = self.config.log.preview_every, self.steps_done
         if not every or (done % every and done != self.config.train.steps):
             return
-        with contextlib.ExitStack() as stack, torch.no_grad():
+        try:
+            self._preview(preview)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            print(
+                f"step {done}: no preview, too little memory is left; --log.preview_every 0 turns previews off",
+                file=sys.stderr,
+            )
+
+    def _preview(self, preview: Preview) -> None:
+        """Write a preview of the averaged weights, in the precision of training."""
+        with contextlib.ExitStack() as stack, torch.no_grad(), self.updates.autocast():
             for average in self.updates.averages.values():
                 stack.enter_context(average.applied())
-            self.networks.set_step(done)
-            path = self.out / "previews" / f"step-{done:08d}.png"
+            self.networks.set_step(self.steps_done)
+            path = self.out / "previews" / f"step-{self.steps_done:08d}.png"
             preview.write(path, self.networks, self.description)
 
     def _save_if_due(self, is_stopping: bool) -> None:
@@ -223,7 +236,7 @@ class Trainer:
         path = files.newest(self.out)
         if path is None:
             return
-        checkpoint = files.load(path, self.device)
+        checkpoint = files.load(path)  # to host memory: the GPU may have no room for a second copy
         if not checkpoint.optimizers:
             raise InputError(f"{path}: holds imported weights, which cannot be trained further; use another --out")
         _check_same_run(self.config, checkpoint, self.fingerprint, path)

@@ -17,9 +17,11 @@ from hagan3d.engine.initial_weights import take_weights
 from hagan3d.engine.memory_plan import Plan, advice, fitted
 from hagan3d.engine.optimizers import choose_device
 from hagan3d.engine.trainer import Trainer
-from hagan3d.errors import InputError
+from hagan3d.errors import InputError, is_out_of_memory
 from hagan3d.methods.registry import make_method, make_networks
 from hagan3d.networks.network_set import NetworkSet
+from hagan3d.ops.device import has_tf32, set_tf32
+from hagan3d.ops.extension import missing_kernels
 
 
 def default_folder(config: Config) -> Path:
@@ -45,13 +47,14 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     distributed.check_same_on_all_ranks({"hagan3d": __version__, "--out": str(out), **_shared_settings(config)})
     per_rank = distributed.per_rank_batch(config.train.batch_size, config.train.accumulate, config.group)
     device = choose_device(config.train.device, config.train.precision, distributed.local_rank)
+    set_tf32(config.train.tf32)
     make_method(config).check_ranks(distributed.world_size)
     with distributed.first_rank_first():
         path = _store_path(config, out)
     store = Store(path)
     make_method(config).check_store(store)
     num_classes = make_method(config).num_classes(store)
-    plan = Plan(with_batch(config, per_rank), num_classes)
+    plan = Plan(with_batch(config, per_rank), num_classes, device.type)
     if vram is not None:
         config, plan = fit(config, plan, vram, device, distributed.is_first)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
@@ -63,12 +66,19 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
         _describe(trainer, store)
     try:
         return trainer.run()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_on_gpu(device) or not is_out_of_memory(error):
+            raise
         free, total = torch.cuda.mem_get_info(device)
         raise InputError(
             f"the card is full ({(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use): the run "
             f"{advice(plan, min(vram or total, total))}; the last checkpoint in {out} is intact"
         ) from error
+
+
+def is_on_gpu(device: torch.device) -> bool:
+    """Return whether a device has memory of its own."""
+    return device.type == "cuda"
 
 
 def _store_path(config: Config, out: Path) -> Path:
@@ -113,8 +123,14 @@ def _describe(trainer: Trainer, store: Store) -> None:
     count = len(store.indices(trainer.config.data.split))
     volumes = "1 volume" if count == 1 else f"{count} volumes"
     ranks = "" if trainer.distributed.is_single else f"; {trainer.distributed.world_size} processes"
-    print(f"{store.path}: {volumes} to train on; {trainer.device}{ranks}; {ops.backend()}", file=sys.stderr)
+    tf32 = f"; TF32 {'on' if has_tf32() else 'off'}" if trainer.device.type == "cuda" else ""
+    print(f"{store.path}: {volumes} to train on; {trainer.device}{tf32}{ranks}; {ops.backend()}", file=sys.stderr)
     steps = trainer.config.train.steps
+    if reason := missing_kernels(trainer.device):
+        print(
+            f"warning: PyTorch computes the operators, slower (compiled ones {reason}); see `hagan3d doctor`",
+            file=sys.stderr,
+        )
     if trainer.steps_done >= steps:
         print(f"step {trainer.steps_done} is done already; raise train.steps to continue", file=sys.stderr)
     elif trainer.steps_done:

@@ -155,14 +155,14 @@ class Updates:
 
     def _groups(self, phase: Phase, batch: StepBatch) -> Iterator[Terms]:
         """Yield the groups of a loss, or one of all its terms; each is differentiated before the next is computed."""
-        with self._autocast():
+        with self.autocast():
             loss = phase.loss(self.networks, batch)
         if isinstance(loss, dict):
             yield loss
             return
         joint: Terms = {}
         while True:
-            with self._autocast():
+            with self.autocast():
                 terms = next(loss, None)
             if terms is None:
                 break
@@ -182,7 +182,8 @@ class Updates:
         for group in optimizer.param_groups:
             group["lr"] = phase.lr * factor
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Return a context in which activations have the precision of training."""
         precision = self.train.precision
         return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
 

@@ -2,15 +2,14 @@
 
 import torch
 
-from hagan3d.errors import InputError
+from hagan3d.ops.device import find_device, set_tf32
 
 
 def inference_device(name: str) -> torch.device:
-    """Return the device named ``auto``, ``cpu`` or ``cuda``.
+    """Return the device named ``auto``, ``cpu`` or ``cuda``, set to full float32: a window equals those slices.
 
     Raises:
         InputError: If there is no GPU.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no GPU here; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    set_tf32(False)
+    return find_device("--device", name)

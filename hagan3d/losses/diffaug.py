@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hagan3d.config.diffaug import DiffAugConfig
+from hagan3d.ops.device import to_device
 
 NUM_RANDOMS = 7  # uniform numbers per volume: 3 for whether a transform is applied, 4 for its magnitude
 
@@ -32,8 +33,8 @@ def diffaug(
     """
     applied = (randoms[:, :3] < probability).astype(np.float32)
     amount = randoms[:, 3:] * 2 - 1
-    contrast = torch.tensor(1 + config.contrast * applied[:, 0] * amount[:, 0]).to(window)
-    brightness = torch.tensor(config.brightness * applied[:, 1] * amount[:, 1]).to(window)
+    contrast = to_device(1 + config.contrast * applied[:, 0] * amount[:, 0], window.device, window.dtype)
+    brightness = to_device(config.brightness * applied[:, 1] * amount[:, 1], window.device, window.dtype)
     shift = (config.translate * applied[:, 2:] * amount[:, 2:]).tolist() if config.translate else None
     return (
         _translated(_recoloured(window, contrast, brightness, images), shift),

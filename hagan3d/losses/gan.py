@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hagan3d.ops.device import to_device
+
 
 def d_loss(objective: str, real: Tensor, fake: Tensor) -> Tensor:
     """Return the discriminator's loss, a scalar.
@@ -92,7 +94,7 @@ def interpolated_penalty(
     """
     with torch.autocast(fake[0].device.type, enabled=False):
         dtype = torch.promote_types(fake[0].dtype, torch.float32)
-        t = torch.from_numpy(mix).to(fake[0].device, dtype)[:, :, None, None, None]
+        t = to_device(mix, fake[0].device, dtype)[:, :, None, None, None]
         inputs = [differentiable(torch.lerp(x.to(dtype), y.to(dtype), t)) for x, y in zip(real, fake, strict=True)]
         return gradient_penalty(logits_of(inputs), inputs)
 

@@ -111,7 +111,7 @@ class ZeroBatch(Batch):
 
     def normal(self, name: str, count: int) -> Tensor:
         """Return zeros ``[B, count]`` in place of normal numbers."""
-        return torch.zeros(len(self), count)
+        return torch.zeros(len(self), count, device=self.device)
 
     def slabs(self) -> Generator[Tensor]:
         """Yield zeros of the shapes of the whole volumes' slabs."""
@@ -152,11 +152,17 @@ class GenerationPreview(Preview):
             label = torch.tensor([int(self.store.labels[index])], device=device) if networks.num_classes else None
             x = torch.from_numpy(random.standard_normal((1, networks.latent_dim), dtype=np.float32)).to(device)
             volumes["real"].append(real.numpy())
-            volumes["generated"].append(_to_array(networks.volume(networks.latent(x, label), label)))
+            volumes["generated"].append(_generated(networks, networks.latent(x, label), label))
             if self.encodes:
                 z = networks.encode(slab[None].to(device) for slab in real.split(networks.encoder_depth(), dim=1))
-                volumes["reconstructed"].append(_to_array(networks.volume(z, label)))
+                volumes["reconstructed"].append(_generated(networks, z, label))
         return volumes
+
+
+def _generated(networks: GenerativeNetworks, z: Tensor, label: Tensor | None) -> np.ndarray:
+    """Generate one volume ``[C, D, H, W]`` in windows: the tensors of training stay in memory meanwhile."""
+    windows = networks.windows(z, label, networks.default_depth())
+    return np.concatenate([_to_array(window) for window in windows], axis=1)
 
 
 def first_volume(x: Tensor) -> np.ndarray:

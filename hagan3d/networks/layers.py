@@ -12,6 +12,7 @@ from hagan3d import ops
 from hagan3d.config import Size
 from hagan3d.networks.flat_layers import PlainConv3d
 from hagan3d.ops.conv import Triple
+from hagan3d.ops.device import device_kind
 
 GROUPS = 8  # of every GroupNorm
 SLOPE = 0.2  # of LeakyReLU at negative values, as in DCGAN
@@ -103,7 +104,7 @@ class Conv3d(PlainConv3d):
     def forward(self, x: Tensor, trim: int = 0) -> Tensor:
         """Convolve ``[B, C, D, H, W]``; ``trim`` (0 or 1) output slices are left out at each end of D."""
         along_d = self.kernel_size[0] // 2  # 1, or 0 in networks of slices
-        if self.out_channels == 1 and x.device.type == "cpu":
+        if self.out_channels == 1 and device_kind(x) == "cpu":
             # The same sum, as a transposed convolution: on a CPU PyTorch is slow for a single output channel.
             weight = self.weight.flip(2, 3, 4).transpose(0, 1)
             return ops.conv_transpose3d(x, weight, self.bias, padding=(along_d + trim, 1, 1))

@@ -22,6 +22,7 @@ from hagan3d.networks.layers import (
     norm_relu,
     widths_from,
 )
+from hagan3d.ops.device import to_device
 
 DROPOUT_LAYERS = 3  # innermost layers of the decoder, which have dropout
 RATE = 0.5  # of dropout
@@ -124,4 +125,4 @@ def seeded_dropout(x: Tensor, seeds: Sequence[int], layer: int) -> Tensor:
     """
     # numpy's generator and not torch's: the same mask on every device, and no random state to store.
     randoms = [np.random.default_rng([seed, layer]).random(x.shape[1:], np.float32) for seed in seeds]
-    return x * torch.from_numpy((np.stack(randoms) >= RATE) / (1 - RATE)).to(x)
+    return x * to_device((np.stack(randoms) >= RATE) / (1 - RATE), x.device, x.dtype)

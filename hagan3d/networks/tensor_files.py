@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hagan3d.errors import InputError
+from hagan3d.errors import InputError, is_out_of_memory
 
 TRUNCATED = (
     "truncated, damaged or not a file of tensors; if it is the newest checkpoint of a run, delete it to resume from "
@@ -47,7 +47,7 @@ def read_tensors(path: Path, device: torch.device | str = "cpu", mapped: bool = 
             ) from error
         raise InputError(f"{path}: truncated, not a file of tensors, or one that could run code; not loaded") from error
     except Exception as error:  # the unpickler raises errors of any class on damaged files
-        if "out of memory" in str(error):
+        if is_out_of_memory(error):
             raise
         raise InputError(f"{path}: {TRUNCATED}") from error
 

@@ -6,23 +6,38 @@ ones, those inputs are half of the saved activations.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from hagan3d.ops.contraction import Contraction, contract
+from hagan3d.ops.device import device_kind
+
 Triple = tuple[int, int, int]
-Fold = Callable[[Tensor], Tensor]
+_Options = tuple[Triple, Triple, bool]  # stride, padding, whether it is transposed
 _ONES: Triple = (1, 1, 1)
 
 # PyTorch takes its slow kernels, not oneDNN, for a single volume with C x D x H up to this.
 _SLOW_CONV_SIZE = 20480
 
 
+class Fold(NamedTuple):
+    """A linear map from a parameter to the kernel of a convolution."""
+
+    kernel: Callable[[Tensor], Tensor]
+    """Parameter to kernel."""
+    adjoint: Callable[[Tensor], Tensor]
+    """Gradient in the kernel to that in the parameter."""
+
+
 def _same(weight: Tensor) -> Tensor:
     return weight
+
+
+_IDENTITY = Fold(_same, _same)
 
 
 def conv3d(
@@ -31,7 +46,7 @@ def conv3d(
     bias: Tensor | None = None,
     stride: Triple = _ONES,
     padding: Triple = (0, 0, 0),
-    fold: Fold = _same,
+    fold: Fold = _IDENTITY,
 ) -> Tensor:
     """3D convolution as `torch.nn.functional.conv3d`; with frozen ``weight`` and ``bias`` the input is not saved.
 
@@ -41,7 +56,8 @@ def conv3d(
         bias: ``[C_out]`` or None.
         stride: Along D, H, W.
         padding: Zeros at both ends of D, H, W.
-        fold: Maps ``weight`` to the kernel. For a frozen ``weight`` the backward pass recomputes it; it is not saved.
+        fold: Maps ``weight`` to the kernel. For a frozen ``weight``, and on GPUs, the backward pass recomputes it; it
+            is not saved.
 
     Returns:
         ``[B, C_out, ...]``, under autocast in its dtype. Any number of times differentiable.
@@ -55,7 +71,7 @@ def conv_transpose3d(
     bias: Tensor | None = None,
     stride: Triple = _ONES,
     padding: Triple = (0, 0, 0),
-    fold: Fold = _same,
+    fold: Fold = _IDENTITY,
 ) -> Tensor:
     """Transposed convolution, kernel ``[C_in, C_out, *kernel]``; otherwise as `conv3d`."""
     return _dispatch(x, weight, bias, fold, stride, padding, True)
@@ -64,11 +80,14 @@ def conv_transpose3d(
 def _dispatch(
     x: Tensor, weight: Tensor, bias: Tensor | None, fold: Fold, stride: Triple, padding: Triple, transposed: bool
 ) -> Tensor:
-    if not _is_frozen(x, weight, bias):
-        return _convolve(x, fold(weight), bias, stride, padding, transposed, (0, 0, 0))
+    is_frozen = _is_frozen(x, weight, bias)
+    if not is_frozen and not _differentiates_by_contraction(x, weight):
+        return _convolve(x, fold.kernel(weight), bias, stride, padding, transposed, (0, 0, 0))
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
+    if not is_frozen:
+        return contract(_contraction(weight, x.shape, fold, (stride, padding, transposed)), x, weight, bias)
     return _Frozen.apply(x, weight, bias, fold, stride, padding, transposed, (0, 0, 0))
 
 
@@ -76,6 +95,42 @@ def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Return whether only the input of a convolution needs a gradient."""
     learns = weight.requires_grad or (bias is not None and bias.requires_grad)
     return torch.is_grad_enabled() and x.requires_grad and not learns
+
+
+def _differentiates_by_contraction(x: Tensor, weight: Tensor) -> bool:
+    """Return whether derivatives of a convolution are its own maps: on GPUs, where its weight learns.
+
+    PyTorch's second derivative in the weight is a convolution with a kernel as large as the output and dilated by the
+    stride, which cuDNN has no fast algorithm for; it is the gradient in the weight of a convolution, too.
+    """
+    return device_kind(x) == "cuda" and torch.is_grad_enabled() and weight.requires_grad
+
+
+def _contraction(weight: Tensor, shape: torch.Size, fold: Fold, options: _Options) -> Contraction:
+    """Return the maps of a convolution of ``x`` with this shape; a kernel has the type of the tensor that it meets."""
+    dtype, kernel_shape = weight.dtype, fold.kernel(weight.detach()).shape
+
+    def y_of(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _convolve(x, fold.kernel(weight).to(x.dtype), bias, *options, (0, 0, 0))
+
+    def gradients(x: Tensor, kernel: Tensor, y: Tensor, *needed: bool) -> tuple[Tensor, Tensor]:
+        stride, padding, transposed = options
+        rest = (stride, padding, _ONES, transposed, (0, 0, 0), 1)
+        return torch.ops.aten.convolution_backward(y, x, kernel, None, *rest, (*needed, False))[:2]
+
+    def x_of(weight: Tensor, y: Tensor) -> Tensor:
+        x = y.new_empty(1).expand(shape)  # its shape alone is read
+        return gradients(x, fold.kernel(weight).to(y.dtype), y, True, False)[0]
+
+    def weight_of(x: Tensor, y: Tensor) -> Tensor:
+        kernel = y.new_empty(1).expand(kernel_shape)
+        return fold.adjoint(gradients(x, kernel, y, False, True)[1].to(dtype))
+
+    def both(x: Tensor, weight: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        in_x, in_kernel = gradients(x, fold.kernel(weight).to(y.dtype), y, True, True)
+        return in_x, fold.adjoint(in_kernel.to(dtype))
+
+    return Contraction(y_of, x_of, weight_of, both)
 
 
 def _convolve(
@@ -100,7 +155,7 @@ def _convolve(
 
 def _should_swap_axes(x: Tensor, weight: Tensor) -> bool:
     """Return whether to swap D and W: PyTorch selects oneDNN on CPU by C x D x H, which a flat volume falls below."""
-    if x.device.type != "cpu" or len(x) > 1 or min(weight.shape[3:]) > 3:
+    if device_kind(x) != "cpu" or len(x) > 1 or min(weight.shape[3:]) > 3:
         return False
     _, C, D, H, W = x.shape
     return C * D * H <= _SLOW_CONV_SIZE < C * W * H
@@ -128,7 +183,7 @@ class _Frozen(Function):
         transposed: bool,
         output_padding: Triple,
     ) -> Tensor:
-        kernel, offset = fold(weight).to(x.dtype), None if bias is None else bias.to(x.dtype)
+        kernel, offset = fold.kernel(weight).to(x.dtype), None if bias is None else bias.to(x.dtype)
         y = _convolve(x, kernel, offset, stride, padding, transposed, output_padding)
         ctx.weight, ctx.fold, ctx.options = weight, fold, (stride, padding, transposed)
         ctx.output_padding = (0, 0, 0)

@@ -1,11 +1,14 @@
-"""Loading of the compiled libraries, and the reason if one is missing."""
+"""Loading of the compiled libraries, and the reason if one is missing or does not run on this GPU."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from hagan3d.ops.device import device_kind, is_planning
+
 _FOLDER = Path(__file__).parents[1]
+_NO_DEVICE = "no CUDA device"
 
 
 def _load(name: str) -> str:
@@ -22,8 +25,19 @@ def _load(name: str) -> str:
 
 def _load_cuda() -> str:
     if not torch.cuda.is_available():
-        return "no CUDA device"
-    return _NO_CPU or _load("_C_cuda.so")  # the schemas are in the CPU library
+        return _NO_DEVICE
+    return _NO_CPU or _load("_C_cuda.so") or _launch()  # the schemas are in the CPU library
+
+
+def _launch() -> str:
+    """Run one tiny kernel; return the reason if it fails, as on a GPU that nothing was compiled for."""
+    try:
+        x, channel = torch.ones(1, 1, 1, 1, 1, device="cuda"), torch.ones(1, device="cuda")
+        torch.ops.hagan3d.rms_norm(x, channel, channel, False, 1e-6).item()
+    except RuntimeError as error:
+        major, minor = torch.cuda.get_device_capability()
+        return f"do not run on compute capability {major}.{minor}: {str(error).splitlines()[0]}"
+    return ""
 
 
 _NO_CPU = _load("_C.so")
@@ -32,16 +46,23 @@ LOADED = not _NO_CPU  # whether the schemas exist, so that autograd and fake ker
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Return whether compiled kernels exist for the device of ``x``."""
-    return (x.device.type == "cpu" and not _NO_CPU) or (x.device.type == "cuda" and not _NO_CUDA)
+    """Return whether compiled kernels exist for the device of ``x``; a GPU that is planned for has them."""
+    if device_kind(x) == "cuda":
+        return not _NO_CUDA or (is_planning() and LOADED)
+    return device_kind(x) == "cpu" and not _NO_CPU
 
 
 def backend() -> str:
     """Describe in one line, for the log of a run, which implementation of the operators this process uses."""
     if _NO_CPU:
         return f"PyTorch references (compiled operators {_NO_CPU})"
-    if _NO_CUDA == "no CUDA device":
+    if _NO_CUDA == _NO_DEVICE:
         return "compiled CPU kernels"
     if _NO_CUDA:
         return f"compiled CPU kernels; PyTorch references on CUDA (compiled operators {_NO_CUDA})"
     return "compiled CPU and CUDA kernels"
+
+
+def missing_kernels(device: torch.device) -> str:
+    """Return why the references compute the operators on a device, which is slower; else an empty string."""
+    return _NO_CUDA if device.type == "cuda" else _NO_CPU

@@ -5,6 +5,8 @@ and ln b; both are bounded, |e| is smoothed and the power grows linearly beyond 
 NaN gradients at e = 0, and a hard clamp reverses the gradient of the scale.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from hagan3d.ops.ggd_reference import (
     nll_reference,
     sigma_reference,
 )
+from hagan3d.ops.second_order import saving_inputs
 
 REDUCTIONS = ("mean", "none")
 
@@ -57,7 +60,7 @@ def ggd_nll(
     error, log_scale, log_shape = _aligned(error, log_scale, log_shape)
     weight = None if weight is None else weight.detach().to(error.dtype)
     if not has_kernels(error):
-        return ggd_nll_reference(error, log_scale, log_shape, weight, reduction)
+        return saving_inputs(partial(ggd_nll_reference, reduction=reduction), error, log_scale, log_shape, weight)
     if reduction == "mean":
         return nll_mean(error, log_scale, log_shape, weight)
     return torch.ops.hagan3d.ggd_nll(error, log_scale, log_shape, weight)
@@ -102,7 +105,7 @@ def ggd_mean_sigma(log_scale: Tensor, log_shape: Tensor) -> Tensor:
     _, log_scale, log_shape = _aligned(log_scale, log_scale, log_shape)
     if has_kernels(log_scale):
         return torch.ops.hagan3d.ggd_sigma_mean(log_scale, log_shape)
-    return mean_sigma_reference(log_scale, log_shape)
+    return saving_inputs(mean_sigma_reference, log_scale, log_shape)
 
 
 def ggd_guide(
@@ -131,7 +134,7 @@ def ggd_guide(
     value, log_scale, log_shape = _aligned(value, log_scale, log_shape)
     mean = ggd_mean_sigma(log_scale, log_shape) if mean_sigma is None else mean_sigma
     if not has_kernels(value):
-        return guide_reference(value, log_scale, log_shape, mean, limit)
+        return saving_inputs(partial(guide_reference, limit=limit), value, log_scale, log_shape, mean)
     mean = mean.to(torch.promote_types(value.dtype, torch.float32))
     return torch.ops.hagan3d.ggd_guide(value, log_scale, log_shape, mean, limit)
 
@@ -142,7 +145,7 @@ def _sigma(log_scale: Tensor, log_shape: Tensor, log: bool) -> Tensor:
     _, log_scale, log_shape = _aligned(log_scale, log_scale, log_shape)
     if has_kernels(log_scale):
         return torch.ops.hagan3d.ggd_sigma(log_scale, log_shape, log)
-    return sigma_reference(log_scale, log_shape, log)
+    return saving_inputs(partial(sigma_reference, log=log), log_scale, log_shape)
 
 
 def _aligned(value: Tensor, log_scale: Tensor, log_shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,11 +8,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hagan3d.ops import group_norm_tiles
+from hagan3d.ops.device import device_kind
+
 
 def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Normalise over space and the channels of each group, weight, shift, ReLU.
 
-    Saves ``x`` but not the result, which the backward pass recomputes volume by volume. Statistics are in at least
+    Saves ``x`` but not the result, which the backward pass recomputes piece by piece. Statistics are in at least
     float32, also under autocast; the result has the dtype of ``x``.
 
     Args:
@@ -33,7 +36,9 @@ def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
     if x.ndim != 5 or x.shape[1] % groups or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
         raise ValueError(f"expected x [B, C, D, H, W], weight [C], bias [C], C a multiple of {groups}, got {shapes}")
-    return _GroupNormReLU.apply(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    function = _OnCPU if device_kind(x) == "cpu" else _OnGPU
+    return function.apply(x, groups, weight.to(wide), bias.to(wide), eps)
 
 
 def group_norm_relu_reference(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -41,7 +46,7 @@ def group_norm_relu_reference(x: Tensor, groups: int, weight: Tensor, bias: Tens
     return F.relu(F.group_norm(x, groups, weight, bias, eps))
 
 
-class _GroupNormReLU(Function):
+class _OnCPU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         y, mean, rstd = _normalized(x, groups, weight, bias, eps)
@@ -70,7 +75,24 @@ class _GroupNormReLU(Function):
         return dx, None, dweight, dbias, None
 
 
+class _OnGPU(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            y, mean, rstd = group_norm_tiles.forward(x, groups, weight, bias, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.groups = groups
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        dx, dweight, dbias = group_norm_tiles.backward(grad, x, ctx.groups, weight, bias, mean, rstd)
+        return dx, None, dweight, dbias, None
+
+
 def _normalized(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Group norm without ReLU, mean and reciprocal standard deviation of each group."""
+    """Group norm without ReLU, mean and reciprocal standard deviation of each group, in the precision of the weight."""
     with torch.autocast(x.device.type, enabled=False):
         return torch.native_group_norm(x, weight, bias, len(x), x.shape[1], x[0, 0].numel(), groups, eps)

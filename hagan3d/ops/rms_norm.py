@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hagan3d.ops.extension import LOADED, has_kernels
-from hagan3d.ops.second_order import backward_through_reference
+from hagan3d.ops.second_order import backward_through_reference, saving_inputs
 
 ACTIVATIONS = ("none", "relu")
 
@@ -38,7 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", 
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation}")
     if not has_kernels(x):
-        return rms_norm_reference(x, weight, bias, activation, eps)
+        return saving_inputs(partial(rms_norm_reference, activation=activation, eps=eps), x, weight, bias)
     wide = torch.promote_types(x.dtype, torch.float32)
     return torch.ops.hagan3d.rms_norm(_dense(x), weight.to(wide), bias.to(wide), activation == "relu", eps)
 

@@ -1,4 +1,4 @@
-"""Second derivatives of compiled operators, by differentiating their references twice.
+"""References in the graph: second derivatives of compiled operators, and fallbacks that save their inputs alone.
 
 If the backward of an operator is a compiled operator, that one needs a derivative, too: otherwise a gradient penalty is
 silently wrong. Second derivatives are rare and need not be fast.
@@ -8,6 +8,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+
+def saving_inputs(reference: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """Return ``reference(*inputs)``; like a compiled operator it saves the inputs alone, and recomputes the rest."""
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        return checkpoint(reference, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return reference(*inputs)
 
 
 def backward_through_reference(

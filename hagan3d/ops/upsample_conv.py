@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.ops.conv import conv3d, conv_transpose3d
-from hagan3d.ops.winograd.contraction import with_bias_gradient
+from hagan3d.ops.contraction import with_bias_gradient
+from hagan3d.ops.conv import Fold, conv3d, conv_transpose3d
+from hagan3d.ops.device import device_kind
 from hagan3d.ops.winograd.dispatch import has_winograd, use_winograd
 from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
 
@@ -82,11 +83,25 @@ def fold_weight(weight: Tensor) -> Tensor:
     return folded.view(c_in, c_out, 1 if _is_flat(weight) else 4, 4, 4)
 
 
+def unfold_weight(folded: Tensor) -> Tensor:
+    """Adjoint of `fold_weight`: gradient in the 3^3 kernel from that in the folded one."""
+    c_in, c_out, along_d = folded.shape[:3]
+    taps = (c_out, c_in, *((1, 3, 3) if along_d == 1 else (3, 3, 3)))
+    with torch.autocast(folded.device.type, enabled=False):
+        weight = folded.reshape(c_in * c_out, -1) @ _taps(folded).t()
+    return weight.view(c_in, c_out, -1).transpose(0, 1).reshape(taps)
+
+
 def _taps(weight: Tensor) -> Tensor:
     """Matrix ``[27, 64]`` (flat: ``[9, 16]``) from taps to folded taps; along one axis w2, w1 + w2, w0 + w1, w0."""
-    axis = weight.new_tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]])
+    # Computed where the weight is: a copy of constants from the host would wait for all kernels before it.
+    place = torch.arange(3, device=weight.device)[:, None] + torch.arange(4, device=weight.device)
+    axis = ((place == 2) | (place == 3)).to(weight.dtype)
     taps = torch.kron(axis, axis)
     return taps if _is_flat(weight) else torch.kron(taps, axis)
+
+
+_FOLDED = Fold(fold_weight, unfold_weight)
 
 
 def _is_flat(weight: Tensor) -> bool:
@@ -106,15 +121,28 @@ def fold_parities(weight: Tensor) -> Tensor:
     return weight.view(c_out, c_in, 2, 2, 2, 2, 2, 2).permute(2, 4, 6, 0, 1, 3, 5, 7).reshape(8 * c_out, c_in, 2, 2, 2)
 
 
+def unfold_parities(folded: Tensor) -> Tensor:
+    """Adjoint of `fold_parities`: gradient in the 3^3 kernel from that in the eight."""
+    c_out, c_in = len(folded) // 8, folded.shape[1]
+    weight = folded.view(2, 2, 2, c_out, c_in, 2, 2, 2).permute(3, 4, 0, 5, 1, 6, 2, 7).reshape(c_out, c_in, 4, 4, 4)
+    for dim in (2, 3, 4):
+        w01, w2, w0, w12 = weight.unbind(dim)
+        weight = torch.stack((w01 + w0, w01 + w12, w2 + w12), dim)
+    return weight
+
+
+_PARITIES = Fold(fold_parities, unfold_parities)
+
+
 def _by_transposition(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
     fixed = None if bias is None else bias.detach()
     stride, padding = ((1, 2, 2), (0, 1, 1)) if _is_flat(weight) else ((2, 2, 2), (1 + trim, 1, 1))
-    y = conv_transpose3d(x, weight, fixed, stride=stride, padding=padding, fold=fold_weight)
+    y = conv_transpose3d(x, weight, fixed, stride=stride, padding=padding, fold=_FOLDED)
     return with_bias_gradient(y, bias)
 
 
 def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Tensor:
-    y = conv3d(x, weight, None if bias is None else bias.repeat(8), padding=(1, 1, 1), fold=fold_parities)
+    y = conv3d(x, weight, None if bias is None else bias.repeat(8), padding=(1, 1, 1), fold=_PARITIES)
     # [B, 8 C_out, D + 1, H + 1, W + 1]
     B, _, D, H, W = y.shape
     y = (
@@ -129,14 +157,14 @@ def _fast_method(x: Tensor, weight: Tensor) -> str:
     voxels = x[:, 0].numel()
     if not _is_flat(weight) and use_winograd(x, weight):
         return "winograd"
-    if x.device.type == "cpu" and voxels <= _PLAIN_VOXELS:
+    if device_kind(x) == "cpu" and voxels <= _PLAIN_VOXELS:
         return "plain"
     return "parity" if len(weight) <= _PARITY_CHANNELS and not _is_flat(weight) else "transposed"
 
 
 def _fast_layout(x: Tensor) -> Tensor:
     few_channels, many_voxels = x.shape[1] <= _CHANNELS_LAST_CHANNELS, x[:, 0].numel() >= _CHANNELS_LAST_VOXELS
-    if x.device.type == "cpu" and few_channels and many_voxels:
+    if device_kind(x) == "cpu" and few_channels and many_voxels:
         return x.contiguous(memory_format=torch.channels_last_3d)
     return x
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hagan3d.ops.device import to_device
+
 RIGID, AFFINE = 6, 12  # parameters of a transform
 
 
@@ -53,7 +55,7 @@ def warp(x: Tensor, matrix: Tensor, spacing: Sequence[float]) -> Tensor:
         The shape of ``x``. Once differentiable in ``x`` and ``matrix``.
     """
     ends = [step * (side - 1) / 2 for step, side in zip(spacing, x.shape[2:], strict=True)]
-    half = torch.tensor(ends, dtype=matrix.dtype, device=matrix.device)
+    half = to_device(torch.tensor(ends, dtype=matrix.dtype), matrix.device)
     linear, shift = matrix[:, :, :3] * half / half[:, None], matrix[:, :, 3] / half
     theta = torch.cat(
         [linear.flip(1, 2), shift.flip(1)[:, :, None]], 2

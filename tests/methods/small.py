@@ -171,9 +171,9 @@ def train_with_stops(path: Path, folder: Path, config: Config, stops: Sequence[i
     return one, other
 
 
-def assert_counts_agree(config: Config) -> None:
+def assert_counts_agree(config: Config, kind: str = "cpu") -> None:
     """Assert that the peak memory counted on fake tensors is that of real ones, within 5 %."""
-    fake, real = (count_step(make_method(config), fake=is_fake) for is_fake in (True, False))
+    fake, real = (count_step(make_method(config), fake=is_fake, kind=kind) for is_fake in (True, False))
     assert fake.keys() == real.keys() == {*(phase.name for phase in make_method(config).training_phases()), "static"}
     for name in fake:
         assert abs(fake[name] - real[name]) <= 0.05 * real[name], name

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from hagan3d.ops import conv3d, conv_transpose3d
+from hagan3d.ops import conv, conv3d, conv_transpose3d
 
 CASES = [
     (conv3d, F.conv3d, (1, 1, 1), (1, 1, 1), (3, 3, 3)),
@@ -112,9 +113,77 @@ def test_a_checkpoint_does_not_compute_a_frozen_convolution_again():
         return kernel
 
     def run(x):
-        return conv3d(x.tanh(), weight, bias, fold=fold)
+        return conv3d(x.tanh(), weight, bias, fold=conv.Fold(fold, fold))
 
     checkpoint(run, x, use_reentrant=False).sum().backward()
     assert len(calls) == 2  # once forward, once for the gradient
     (expected,) = torch.autograd.grad(F.conv3d(x.tanh(), weight, bias).sum(), x)
     torch.testing.assert_close(x.grad, expected)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Convolutions that learn are differentiated by their own maps, as on a GPU."""
+    monkeypatch.setattr(conv, "_differentiates_by_contraction", lambda x, weight: weight.requires_grad)
+
+
+def learning(transposed, kernel):
+    x, weight, bias = tensors("cpu", transposed, kernel)
+    x = x[:1, :, :5, :4, :6].detach()
+    return [t.requires_grad_() for t in (x, weight[..., :2, :2, :2].contiguous(), bias)]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "stride", "padding", "kernel"), CASES)
+def test_maps_of_a_convolution_are_its_derivatives(as_on_a_gpu, ours, theirs, stride, padding, kernel):
+    inputs = learning(theirs is F.conv_transpose3d, kernel)
+    padding = tuple(min(p, 1) for p in padding)
+    expected, y = theirs(*inputs, stride, padding), ours(*inputs, stride, padding)
+    torch.testing.assert_close(y, expected)
+    for one, other in zip(*(torch.autograd.grad(t.square().sum(), inputs) for t in (y, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+    assert torch.autograd.gradgradcheck(lambda *t: ours(*t, stride, padding).tanh(), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "stride", "padding", "kernel"), CASES)
+def test_a_gradient_penalty_has_the_gradients_of_pytorch(as_on_a_gpu, ours, theirs, stride, padding, kernel):
+    inputs = learning(theirs is F.conv_transpose3d, kernel)
+    padding = tuple(min(p, 1) for p in padding)
+    found = []
+    for function in (ours, theirs):
+        (slope,) = torch.autograd.grad(function(*inputs, stride, padding).tanh().sum(), inputs[0], create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), inputs[:2]))
+    torch.testing.assert_close(*found)
+
+
+def test_the_gradient_of_a_penalty_computes_none_of_the_weight(as_on_a_gpu):
+    x, weight, bias = learning(False, (2, 2, 2))
+    y = conv3d(x.tanh(), weight, bias).tanh()
+    with Calls() as calls:
+        torch.autograd.grad(y.sum(), x, create_graph=True)
+    assert calls.masks == [[True, False, False]]
+
+
+class Calls(TorchDispatchMode):
+    """Collects which gradients of convolutions are computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.masks = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default:
+            self.masks.append(list(args[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_maps_of_a_convolution_have_the_type_of_autocast(as_on_a_gpu, dtype):
+    inputs = [t.detach().float().requires_grad_() for t in learning(False, (2, 2, 2))]
+    with torch.autocast("cpu", dtype):
+        y, expected = conv3d(*inputs), F.conv3d(*inputs)
+    assert y.dtype == expected.dtype == dtype
+    torch.testing.assert_close(y, expected)
+    gradients = [torch.autograd.grad(t.float().square().sum(), inputs) for t in (y, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=5e-2)

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from hagan3d.ops import fold_weight, upsample_conv3d, upsample_conv3d_reference
-from hagan3d.ops.upsample_conv import METHODS
+from hagan3d.ops import conv, fold_weight, upsample_conv3d, upsample_conv3d_reference
+from hagan3d.ops.upsample_conv import METHODS, fold_parities, unfold_parities, unfold_weight
 from hagan3d.ops.winograd import upsample as winograd_upsample
 
 FOLDED = [method for method in METHODS if method != "plain"]
@@ -161,3 +161,35 @@ def test_rejects():
     for arguments_, options in itertools.chain(((b, {}) for b in bad), [((x, weight, bias), {"method": "fast"})]):
         with pytest.raises(ValueError, match="must be|expected"):
             upsample_conv3d(*arguments_, **options)
+
+
+@pytest.mark.parametrize(
+    ("fold", "adjoint", "taps"),
+    [
+        (fold_weight, unfold_weight, (3, 3, 3)),
+        (fold_weight, unfold_weight, (1, 3, 3)),
+        (fold_parities, unfold_parities, (3, 3, 3)),
+    ],
+)
+def test_a_gradient_is_unfolded_by_the_adjoint(fold, adjoint, taps):
+    torch.manual_seed(0)
+    weight = torch.randn(5, 2, *taps, dtype=torch.float64, requires_grad=True)
+    kernel = fold(weight)
+    gradient = torch.randn_like(kernel)
+    torch.testing.assert_close(adjoint(gradient), torch.autograd.grad(kernel, weight, gradient)[0])
+
+
+@pytest.mark.parametrize("method", ["transposed", "parity"])
+@pytest.mark.parametrize("trim", [0, 2])
+def test_on_a_gpu_the_weight_itself_is_saved_and_the_gradients_are_the_same(monkeypatch, method, trim):
+    monkeypatch.setattr(conv, "_differentiates_by_contraction", lambda x, weight: weight.requires_grad)
+    inputs = arguments((1, 2, 3, 2, 2), 3, "cpu")
+    shapes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (shapes.append(t.shape), t)[1], lambda t: t):
+        ours = upsample_conv3d(*inputs, trim, method)
+    assert {(4, 4, 4), (2, 2, 2)}.isdisjoint(shape[2:] for shape in shapes if len(shape) == 5 and shape[0] != 1)
+    theirs = upsample_conv3d_reference(*inputs, trim)
+    grad = torch.randn_like(ours)
+    for a, b in zip(torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.autograd.gradgradcheck(lambda *t: upsample_conv3d(*t, trim, method).tanh(), inputs, fast_mode=True)

@@ -15,12 +15,13 @@ from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DegradeConfig, PairDataConfig
 from hagan3d.data.batches.degrade import Physics, degrade, misalignment
-from hagan3d.data.batches.steps import StepBatch, StepSource, pinned, sample_index
+from hagan3d.data.batches.steps import StepBatch, StepSource, sample_index
 from hagan3d.data.batches.subvolumes import choose_start, uniform_of
 from hagan3d.data.batches.transforms import augment
 from hagan3d.data.io.geometry import spacing_of
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.ops.device import to_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class PairBatch(StepBatch):
 
     def to(self, device: torch.device) -> Self:
         """Move all tensors to a device."""
-        return self._map(lambda x: pinned(x, device).to(device, non_blocking=True))
+        return self._map(lambda x: to_device(x, device))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply a function to every tensor."""

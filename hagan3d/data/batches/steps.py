@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hagan3d.ops.device import to_device
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepBatch(ABC):
@@ -50,7 +52,7 @@ class StepBatch(ABC):
     def normal(self, name: str, count: int) -> Tensor:
         """Sample ``[B, count]`` standard normal values, a function of (seed, step, sample, phase, name)."""
         rows = [generator.standard_normal(count, dtype=np.float32) for generator in self._generators(name)]
-        return torch.from_numpy(np.stack(rows)).to(self.device)
+        return to_device(np.stack(rows), self.device)
 
     def uniform(self, name: str, count: int) -> np.ndarray:
         """Sample ``[B, count]`` values uniform in [0, 1), as in `normal`, as an array on the host."""
@@ -116,8 +118,3 @@ def sample_index(indices: np.ndarray, seed: int, position: int, name: str = "ord
     """Return the volume at a position of the infinite sequence of shuffled epochs over ``indices``."""
     epoch, offset = divmod(position, len(indices))
     return int(indices[shuffled(seed, epoch, len(indices), name)[offset]])
-
-
-def pinned(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a CPU tensor to pinned memory if the device is a GPU, so that its transfer is asynchronous."""
-    return x.pin_memory() if device.type == "cuda" and x.device.type == "cpu" else x

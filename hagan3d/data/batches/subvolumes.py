@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DataConfig, SubvolumeDataConfig
-from hagan3d.data.batches.steps import StepBatch, StepSource, pinned, sample_index
+from hagan3d.data.batches.steps import StepBatch, StepSource, sample_index
 from hagan3d.data.batches.transforms import augment
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.ops.device import to_device
 
 TILED_FRACTION = 0.75  # of the windows are tiles of the volume, the others have any start
 
@@ -53,7 +54,7 @@ class Batch(StepBatch):
                 slab = prefetched.pop().result()
                 if first < length:
                     prefetched.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
-                yield pinned(slab, device).to(device, non_blocking=True)
+                yield to_device(slab, device)
 
     def micro_batches(self, count: int) -> Generator[Self]:
         """Split the batch into ``count`` micro-batches of equal size."""
@@ -72,13 +73,8 @@ class Batch(StepBatch):
 
     def to(self, device: torch.device) -> Self:
         """Move all tensors to a device, except the whole volumes."""
-
-        def moved(x: Tensor) -> Tensor:
-            return pinned(x, device).to(device, non_blocking=True)
-
-        return replace(
-            self, window=moved(self.window), low=moved(self.low), start=moved(self.start), label=moved(self.label)
-        )
+        moved = {name: to_device(getattr(self, name), device) for name in ("window", "low", "start", "label")}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ class Prior(nn.Module):
         factor = self.factor.double()
         covariance = (1 - RATE) * (factor @ factor.T) + RATE * self.new_moment
         covariance.diagonal().add_(RATE * MIN_VARIANCE)
-        self.factor.copy_(torch.linalg.cholesky(covariance))
+        # cholesky would wait for the GPU to check for an error, which the added minimum of the variance rules out.
+        self.factor.copy_(torch.linalg.cholesky_ex(covariance).L)
         self.mean += min(0.5, RATE * len(self.mean)) * self.new_mean  # a class is 1/K of a batch, so its rate is K-fold
         self.new_mean.zero_()
         self.new_moment.zero_()

@@ -19,6 +19,7 @@ from hagan3d.methods.phase import Phase, Terms
 from hagan3d.methods.registration.config import RegistrationConfig
 from hagan3d.methods.registration.networks import RegistrationNetworks
 from hagan3d.methods.translation import TranslationMethod
+from hagan3d.ops.device import to_device
 from hagan3d.ops.warp import AFFINE
 
 SPACING_TOLERANCE = 0.01  # relative
@@ -63,7 +64,7 @@ class Registration(TranslationMethod):
         degrade = self.config.data.degrade
         largest = (degrade.misalign_deg, degrade.misalign_mm, degrade.misalign_percent, degrade.misalign_shear_deg)
         units = [unit or 1.0 for unit in largest for _ in range(3)]
-        return torch.tensor(units[: parameters.shape[1]], device=parameters.device, dtype=parameters.dtype)
+        return to_device(torch.tensor(units[: parameters.shape[1]], dtype=parameters.dtype), parameters.device)
 
     def d_loss(self, nets: RegistrationNetworks, batch: PairBatch) -> Terms:
         """Discriminator loss on images warped by the true and by the estimated transform."""

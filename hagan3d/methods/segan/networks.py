@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from hagan3d.config import Size
 from hagan3d.methods.segan.config import SegANConfig
@@ -36,7 +35,8 @@ class SegANNetworks(TranslationNetworks):
     def one_hot(self, target: Tensor) -> Tensor:
         """Encode label maps ``[B, 1, D, H, W]`` (-1: label 0, 1: the largest) one-hot ``[B, K, D, H, W]``."""
         index = ((target[:, 0] + 1) * ((self.labels - 1) / 2)).round().long().clamp(0, self.labels - 1)
-        return F.one_hot(index, self.labels).movedim(-1, 1).to(target.dtype)
+        labels = torch.arange(self.labels, device=target.device).view(1, -1, 1, 1, 1)
+        return (index[:, None] == labels).to(target.dtype)
 
     def masked(self, source: Tensor, probabilities: Tensor) -> Tensor:
         """Multiply the image by the mask of each foreground label: (source + 1) x p, ``[B, Cs (K - 1), D, H, W]``.

@@ -8,6 +8,7 @@ import os
 import torch
 from torch import Tensor
 
+from hagan3d.ops.device import device_kind
 from hagan3d.ops.extension import has_kernels
 
 SWITCH = "HAGAN3D_WINOGRAD"
@@ -35,7 +36,7 @@ ENABLED = is_on(os.environ.get(SWITCH, "1"))
 
 def has_winograd(x: Tensor) -> bool:
     """Return whether the Winograd kernel exists: CPU, compiled, switched on, float32 or float64, no autocast."""
-    if x.device.type != "cpu" or not ENABLED or not has_kernels(x):
+    if device_kind(x) != "cpu" or not ENABLED or not has_kernels(x):
         return False
     return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
 

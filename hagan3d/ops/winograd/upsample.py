@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from hagan3d.ops.contraction import Contraction, contract
 from hagan3d.ops.extension import LOADED
-from hagan3d.ops.winograd.contraction import Contraction, contract
 from hagan3d.ops.winograd.taps import fold_taps, unfold_taps
 
 _SLAB_BYTES = 4 << 20

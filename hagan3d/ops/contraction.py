@@ -4,6 +4,7 @@ The form <y, f(x, weight)> is linear in each of x, weight and y. The gradient in
 two, and the derivative of this map is again one of the three, so all higher derivatives reuse them.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -38,12 +39,16 @@ def with_bias_gradient(y: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _BiasGradient(torch.autograd.Function):
-    """Identity that adds the bias gradient: on CPU, PyTorch computes a weight gradient along with that of a bias."""
+    """Identity that adds the bias gradient: on CPU, PyTorch computes a weight gradient along with that of a bias.
+
+    It works in place, since a view made here could not be overwritten by the activation that follows.
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, bias: Tensor) -> Tensor:
         ctx.dtype = bias.dtype
-        return y.view_as(y)
+        ctx.mark_dirty(y)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -67,6 +72,7 @@ class _Map(torch.autograd.Function):
         bias: Tensor | None,
     ) -> Tensor:
         ctx.of, ctx.slot = of, slot
+        ctx.given = [i for i, tensor in enumerate((x, weight, y)) if tensor is not None]
         needs_grad = ctx.needs_input_grad[2:5]  # x, weight, y
         ctx.frozen_weight = None if needs_grad[_WEIGHT] else weight
         # A tensor is saved if another input of the map needs a gradient.
@@ -81,7 +87,7 @@ class _Map(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        tensors, needs_grad = list(ctx.saved_tensors), ctx.needs_input_grad[2:5]
+        tensors, needs_grad = list(ctx.saved_tensors), _needed(ctx)
         if needs_grad[_X] and needs_grad[_WEIGHT]:
             x, weight = _Both.apply(ctx.of, grad, *tensors[:2])
             return None, None, x, weight, None, None
@@ -96,21 +102,42 @@ class _Map(torch.autograd.Function):
         return None, None, *grads, None
 
 
+def _needed(ctx: Any) -> list[bool]:
+    """Return whether this backward pass needs the gradients in x, weight and y.
+
+    That of a penalty needs the gradient in x alone, and the one in the weight would take as long again.
+    """
+    needs_grad = list(ctx.needs_input_grad[2:5])
+    if torch.compiler.is_compiling():
+        return needs_grad
+    for (node, _), i in zip(ctx.next_functions, ctx.given, strict=False):
+        if needs_grad[i] and node is not None:
+            with contextlib.suppress(RuntimeError):  # raised for a leaf whose gradient is asked for
+                needs_grad[i] = torch._C._will_engine_execute_node(node)
+    return needs_grad
+
+
 class _Both(torch.autograd.Function):
     """The gradients in x and in the weight, computed together."""
 
     @staticmethod
     def forward(ctx: Any, of: Contraction, grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         ctx.of = of
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad, x, weight)
         return of.both(x, weight, grad)
 
     @staticmethod
-    def backward(ctx: Any, x_cotangent: Tensor, weight_cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        grad, x, weight = ctx.saved_tensors
-        in_grad = _Map.apply(ctx.of, _Y, x_cotangent, weight, None, None) + _Map.apply(
-            ctx.of, _Y, x, weight_cotangent, None, None
-        )
-        in_x = _Map.apply(ctx.of, _X, None, weight_cotangent, grad, None)
-        in_weight = _Map.apply(ctx.of, _WEIGHT, x_cotangent, None, grad, None)
+    def backward(  # type: ignore[override]
+        ctx: Any, x_cotangent: Tensor | None, weight_cotangent: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        (grad, x, weight), of = ctx.saved_tensors, ctx.of
+        in_grad = in_x = in_weight = None
+        if x_cotangent is not None:
+            in_grad = _Map.apply(of, _Y, x_cotangent, weight, None, None)
+            in_weight = _Map.apply(of, _WEIGHT, x_cotangent, None, grad, None)
+        if weight_cotangent is not None:
+            second = _Map.apply(of, _Y, x, weight_cotangent, None, None)
+            in_grad = second if in_grad is None else in_grad + second
+            in_x = _Map.apply(of, _X, None, weight_cotangent, grad, None)
         return None, in_grad, in_x, in_weight
