@@ -104,7 +104,7 @@ def command_section(name: str, parser: cli.Parser, title: str | None = None) -> 
     description = re.sub(r"\s+", " ", str(parser.description)).split(" Methods (`--method")[0]
     examples = str(parser.epilog or "").removeprefix("examples:\n").replace("  hagan3d", "hagan3d")
     examples = re.sub(r"^  ", "", examples, flags=re.MULTILINE)
-    shown = f"```text\n{examples}\n```\n" if examples else ""
+    shown = f"```bash\n{examples}\n```\n" if examples else ""
     return f"## {title or f'hagan3d {name}'}\n\n{description}\n\n{table(list(rows_of(parser)))}\n{shown}"
 
 
