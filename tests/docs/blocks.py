@@ -47,22 +47,22 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def inline_commands(page: Path) -> Iterator[list[str]]:
-    """Yield the words of each command that stands between backticks in the text, where nothing is left out of it."""
+    """Yield the words of each command with options that stands between backticks in the text, where nothing is left out."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for found in _SPAN.finditer(text):
-        if "..." not in found[1]:
+        if "--" in found[1] and "..." not in found[1]:
             yield shlex.split(found[1])
 
 
 def arguments_of(words: list[str]) -> tuple[str, list[str]] | None:
     """Return the name and the arguments of the hagan3d command in a command line; None if there is none.
 
-    The command may be started by torchrun, srun or from a virtual environment.
+    The command may come from a virtual environment, or be started as a module, by torchrun or srun too.
     """
+    if words[0] in ("hagan3d", ".venv/bin/hagan3d") and words[1:]:
+        return words[1], _before_pipe(words[2:])
     for number, word in enumerate(words):
         rest = words[number + 1 :]
-        if word.endswith("hagan3d") and "/" not in word.removeprefix(".venv/bin/") and rest:
-            return rest[0], _before_pipe(rest[1:])
         if word == "-m" and rest and rest[0].startswith("hagan3d."):
             return rest[0].removeprefix("hagan3d."), _before_pipe(rest[1:])
     return None

@@ -13,7 +13,6 @@ from tests.data.conftest import write_series
 SIZE = "--size 32 32 32"
 ADDED = {
     "phantoms": f"--num 20 {SIZE} --workers 1",
-    "plan": "--data.size 32 32 32 --train.batch_size 2",
     "prepare": f"{SIZE} --workers 1 --validation 0.4",
     "train": "--data.size 32 32 32 --train.steps 2 --train.batch_size 2 --train.device cpu --log.preview_every 0",
     "generate": "--num 2",
@@ -46,7 +45,7 @@ def shortened(command: str, arguments: list[str]) -> list[str]:
         added = []
     if command == "evaluate" and not any(option in arguments for option in ("--train-features", "--audit")):
         added = [*added, "--features", "random"]
-    if command in ("train", "plan"):
+    if command == "train":
         method = method_of(arguments[arguments.index("--config") + 1])
         settings = [(f"{method}.{name}", value) for name, value in NETWORKS[method].items()]
         settings += [(f"data.{name}", value) for name, value in WINDOW.get(method, {}).items()]
