@@ -31,7 +31,7 @@ format: build
 # The site is built from the sources alone, in an environment of its own without torch; a page must fetch no script,
 # style or font from another server.
 docs: .venv-docs/.installed
-	.venv-docs/bin/mkdocs build --strict --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet --site-dir site
 	@! grep -rEl '<(script|link|img)[^>]+(src|href)="?https?://[^">]+\.(js|css|woff2?|png|svg)' site --include='*.html' \
 		|| { echo "these pages fetch from other servers"; exit 1; }
 	@echo "site/index.html"
