@@ -1,4 +1,4 @@
-# make build | test | test-fast | lint | demo | bench: each sets up .venv first; a second call only does what changed.
+# make build | test | test-fast | lint | docs | package | demo | bench: each sets up .venv first; a second call only does what changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(VENV)/bin/uv pip install -q --compile-bytecode --python $(PY) -c constraints.txt
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: build test test-fast lint demo bench format clean
+.PHONY: build test test-fast lint docs package demo bench format clean
 
 build: $(VENV)/.built
 
@@ -27,6 +27,23 @@ format: build
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/clang-format -i $(CSRC)
+
+# The site is built from the sources alone, in an environment of its own without torch; a page must fetch no script,
+# style or font from another server.
+docs: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet --site-dir site
+	@! grep -rEl '<(script|link|img)[^>]+(src|href)="?https?://[^">]+\.(js|css|woff2?|png|svg)' site --include='*.html' \
+		|| { echo "these pages fetch from other servers"; exit 1; }
+	@echo "site/index.html"
+
+.venv-docs/.installed: pyproject.toml
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+		| .venv-docs/bin/pip install -q --disable-pip-version-check -c constraints.txt -r /dev/stdin
+	@touch $@
+
+package: build
+	.ci/package
 
 demo: build
 	$(PY) -m hagan3d.demo

@@ -35,7 +35,9 @@ def main() -> None:
         print(f"hagan3d: compiled operators left out: {error}")
         extensions, command = [], {}
     packages = [*find_packages(include=["hagan3d", "hagan3d.*"]), "hagan3d.configs"]  # the last one lies in configs/
-    setup(packages=packages, ext_modules=extensions, cmdclass=command)
+    # The libraries use PyTorch's stable ABI and nothing of CPython: one wheel serves every Python from 3.11 on.
+    options = {"bdist_wheel": {"py_limited_api": "cp311"}}
+    setup(packages=packages, ext_modules=extensions, cmdclass=command, options=options)
 
 
 def _use_toolkit_root() -> None:

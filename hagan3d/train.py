@@ -13,9 +13,9 @@ EXAMPLES = (
     "hagan3d train --config hagan_128 --data.store lungs.h5 --out runs/lungs",
     "hagan3d train --config hagan_32 --data.store crops.h5 --out runs/crops --train.steps 2000",
     "hagan3d train --config upgan_32 --data.store crops.h5 --data.degrade.kind motion --out runs/motion",
-    "hagan3d train                              phantoms at 32^3, to see it work",
-    "hagan3d train --config hagan_256 --data.store heads.h5 --vram 12GB    settings are changed until it fits",
-    "hagan3d train --config hagan_64 --print_config > mine.yaml   every setting with its value",
+    "hagan3d train    # phantoms at 32^3, to see it work",
+    "hagan3d train --config hagan_256 --data.store heads.h5 --vram 12GB    # settings are changed until it fits",
+    "hagan3d train --config hagan_64 --print_config > mine.yaml    # every setting with its value",
 )
 
 

@@ -9,7 +9,7 @@ from hagan3d.errors import InputError
 DESCRIPTION = """Make a run of the published weights of a method, fit for `hagan3d generate` and, with its encoders,
 `hagan3d encode`. Nothing in the files is executed."""
 EXAMPLES = (
-    "python -m hagan3d.checkpoint import --method METHOD --help     the files that a method's weights consist of",
+    "python -m hagan3d.checkpoint import --method METHOD --help    # the files that a method's weights consist of",
     "python -m hagan3d.checkpoint import --method METHOD --generator G_iter80000.pth --size 256 --out runs/published",
 )
 
