@@ -221,7 +221,7 @@ def unit_d(nets: Any, batch: Any, s: Any) -> Written:
     return terms
 
 
-# SegAN: Xue et al. 2018, eq. 1 and 2, with the mean over scales
+# SegAN: Xue et al. 2018, eq. 1 and 2, with the mean over scales; pairs: Rezaei et al. 2017
 
 
 def segan_maps(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
@@ -240,6 +240,9 @@ def segan_distance(nets: Any, batch: Any, fake: Tensor, target: Tensor) -> Tenso
 def segan_g(nets: Any, batch: Any, s: Any) -> Written:
     fake, target = segan_maps(nets, batch)
     overlap, total = (fake * target)[:, 1:].sum((2, 3, 4)), (fake + target)[:, 1:].sum((2, 3, 4))
+    if s.critic == "pairs":
+        adversarial = generator_term("bce", nets.d(pair(batch.source, fake)))
+        return {"l1": s.l1_weight * mae(fake, target), "gan": s.adversarial_weight * adversarial}
     return {
         "dice": s.dice_weight * (1 - ((2 * overlap + 1e-5) / (total + 1e-5)).mean()),
         "gan": s.adversarial_weight * segan_distance(nets, batch, fake, target),
@@ -248,6 +251,9 @@ def segan_g(nets: Any, batch: Any, s: Any) -> Written:
 
 def segan_d(nets: Any, batch: Any, s: Any) -> Written:
     fake, target = segan_maps(nets, batch)
+    if s.critic == "pairs":
+        real_logits, fake_logits = (nets.d(pair(batch.source, x)) for x in (target, fake.detach()))
+        return {"gan": discriminator_term("bce", real_logits, fake_logits)}
     return {"gan": -segan_distance(nets, batch, fake.detach(), target)}
 
 

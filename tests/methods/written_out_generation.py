@@ -88,14 +88,22 @@ def hagan_e_g(nets: Any, batch: Any, s: Any) -> Written:
     return hagan_reconstruction(nets, batch, z) | {"prior": prior}
 
 
-# WGAN-GP: Gulrajani et al. 2017, eq. 3
+# WGAN-GP: Gulrajani et al. 2017, eq. 3; DCGAN: Radford et al. 2016
+
+
+def wgan_gp_fake(nets: Any, batch: Any, s: Any) -> Tensor:
+    """Volumes of normal latents, or of uniform ones by the distribution function of the normal."""
+    x = batch.normal("z", nets.latent_dim)
+    return nets.g(2 * torch.special.ndtr(x) - 1 if s.latent == "uniform" else x)
 
 
 def wgan_gp_d(nets: Any, batch: Any, s: Any) -> Written:
-    fake = nets.g(batch.normal("z", nets.latent_dim)).detach()
+    fake = wgan_gp_fake(nets, batch, s).detach()
+    if s.objective == "bce":
+        return {"gan": discriminator_term("bce", nets.d(batch.window), nets.d(fake))}
     gp = penalty(lambda x: nets.d(x[0]), [batch.window], [fake], mix(batch))
     return {"gan": nets.d(fake).mean() - nets.d(batch.window).mean(), "gp": s.gp_weight * gp}
 
 
 def wgan_gp_g(nets: Any, batch: Any, s: Any) -> Written:
-    return {"gan": -nets.d(nets.g(batch.normal("z", nets.latent_dim))).mean()}
+    return {"gan": generator_term(s.objective, nets.d(wgan_gp_fake(nets, batch, s)))}
