@@ -38,6 +38,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hagan, relativistic": ("hagan", {"objective": "relativistic", "logits": "each"}),
+    "hagan, codes": (
+        "hagan",
+        {"categories": 3, "continuous_codes": 2, "info_weight": 0.5, "autoencode": 0.0, "prior": "normal"}
+        | {"encoder": False},
+    ),
     "wgan_gp, bce": ("wgan_gp", {"objective": "bce", "latent": "uniform"}),
     "segan, pairs": ("segan", {"critic": "pairs", "dice_weight": 0.0, "l1_weight": 2.0}),
 }

@@ -91,6 +91,20 @@ def test_the_auxiliary_classifier_learns_on_fakes_if_asked(small_store):
     assert "class_fake" not in plain and "class" in plain
 
 
+def test_reused_fakes_keep_their_codes(small_store):
+    codes = {"categories": 3, "continuous_codes": 2, "autoencode": 0.0, "prior": "normal", "encoder": False}
+    config = small_config("hagan", fresh_fakes=False, **codes)
+    torch.manual_seed(0)
+    nets, method = make_networks(config), make_method(config)
+    batch = replace(small_batch(config, small_store), state=method.initial_state())
+    of_d = method.d_loss(nets, replace(batch, phase="d"))
+    of_g = next(method.g_loss(nets, replace(batch, phase="g")))
+    for name in ("info_category", "info_continuous"):
+        torch.testing.assert_close(of_g[name], of_d[name])
+    alone = next(method.g_loss(nets, replace(batch, phase="g")))  # with fakes of its own
+    assert not torch.equal(alone["info_continuous"], of_d["info_continuous"])
+
+
 def test_a_wrong_weight_is_noticed(small_store):
     case = Case.make("pix2pix", "g", small_store)
     expected = case.with_gradient(case.written)
