@@ -44,6 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"encoder": False},
     ),
     "wgan_gp, bce": ("wgan_gp", {"objective": "bce", "latent": "uniform"}),
+    "microscopy, mask": ("microscopy", {"source_channels": 2, "cell_mask": "channel", "mask_weight": 0.5}),
     "segan, pairs": ("segan", {"critic": "pairs", "dice_weight": 0.0, "l1_weight": 2.0}),
 }
 """Settings that give a method other terms: a method and what differs from `small_config`."""

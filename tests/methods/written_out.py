@@ -7,6 +7,7 @@ Nothing of `hagan3d.losses`, of `hagan3d.ops` or of the methods' own losses is u
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,43 @@ def pix2pix_d(nets: Any, batch: Any, s: Any) -> Written:
     fake = pix2pix_fake(nets, batch).detach()
     real_logits, fake_logits = (nets.d(pair(batch.source, x)) for x in (batch.target, fake))
     return {"gan": discriminator_term(s.objective, real_logits, fake_logits)}
+
+
+# microscopy: Han and Yin 2017, with the L1 term of pix2pix
+
+
+def microscopy_parts(nets: Any, batch: Any, s: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, mask, and the translation with noise."""
+    seeds = [int(u * 2**31) for u in batch.uniform("noise", 1)[:, 0]]
+    shape = (s.noise_channels, *batch.source.shape[2:])
+    noise = [torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, np.float32)) for seed in seeds]
+    image, mask = batch.source[:, :1], batch.source[:, 1:]
+    if s.cell_mask == "contrast":
+        mean = image.mean((1, 2, 3, 4), keepdim=True)
+        variance = ((image - mean) ** 2).mean((1, 2, 3, 4), keepdim=True)
+        mask = 2 * ((image - mean) ** 2 > variance).double() - 1
+    return image, mask, nets.g(torch.cat([image, mask, torch.stack(noise).double()], 1))
+
+
+def microscopy_g(nets: Any, batch: Any, s: Any) -> Written:
+    image, mask, fake = microscopy_parts(nets, batch, s)
+    adversarial = [
+        generator_term(s.objective, d(pair(x, fake))) for d, x in ((nets.d_image, image), (nets.d_mask, mask))
+    ]
+    return {
+        "l1": s.l1_weight * mae(fake, batch.target),
+        "gan_image": s.adversarial_weight * adversarial[0],
+        "gan_mask": s.adversarial_weight * s.mask_weight * adversarial[1],
+    }
+
+
+def microscopy_d(nets: Any, batch: Any, s: Any) -> Written:
+    image, mask, fake = microscopy_parts(nets, batch, s)
+    logits = {
+        name: [d(pair(x, y)) for y in (batch.target, fake.detach())]
+        for name, d, x in (("gan_image", nets.d_image, image), ("gan_mask", nets.d_mask, mask))
+    }
+    return {name: discriminator_term(s.objective, *both) for name, both in logits.items()}
 
 
 # MedGAN: Armanious et al. 2020, eq. 3, 5, 6
@@ -282,6 +320,8 @@ def registration_d(nets: Any, batch: Any, s: Any) -> Written:
 TERMS: dict[tuple[str, str], Callable[[Any, Any, Any], Written]] = {
     ("pix2pix", "g"): pix2pix_g,
     ("pix2pix", "d"): pix2pix_d,
+    ("microscopy", "g"): microscopy_g,
+    ("microscopy", "d"): microscopy_d,
     ("medgan", "g"): medgan_g,
     ("medgan", "d"): medgan_d,
     ("restore", "g"): restore_g,

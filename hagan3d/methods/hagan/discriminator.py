@@ -42,7 +42,7 @@ class HighDiscriminator(nn.Module):
     ) -> None:
         """Build D^H for sub-volumes of ``depth`` slices of volumes of ``size`` voxels.
 
-        ``outputs`` is the number of outputs beside the logit: of classes, then of codes of the latent.
+        ``outputs`` is the number of outputs besides the logit: of classes, then of codes of the latent.
         """
         super().__init__()
         conv, linear = (SpectralConv3d, SpectralLinear) if spectral else (StridedConv3d, nn.Linear)
