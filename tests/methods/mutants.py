@@ -44,6 +44,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         | {"encoder": False},
     ),
     "wgan_gp, bce": ("wgan_gp", {"objective": "bce", "latent": "uniform"}),
+    "medgan, grey source": (
+        "medgan",
+        {"grey_source": True, "source_channels": 2, "blocks": 1, "critic_features": False, "style_share": 0.0},
+    ),
     "microscopy, mask": ("microscopy", {"source_channels": 2, "cell_mask": "channel", "mask_weight": 0.5}),
     "segan, pairs": ("segan", {"critic": "pairs", "dice_weight": 0.0, "l1_weight": 2.0}),
 }
@@ -112,7 +116,7 @@ class Case:
         return {name: x.detach() for name, x in terms.items()} | {"gradient": torch.cat([g.flatten() for g in flat])}
 
 
-OPTIONAL = frozenset({"class", "gp", "r1", "r2", "l1_high", "l1_low", "sorted_l1"})  # terms of other settings
+OPTIONAL = frozenset({"class", "labels", "gp", "r1", "r2", "l1_high", "l1_low", "sorted_l1"})  # terms of other settings
 
 
 def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:

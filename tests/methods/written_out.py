@@ -91,23 +91,34 @@ def microscopy_d(nets: Any, batch: Any, s: Any) -> Written:
 # MedGAN: Armanious et al. 2020, eq. 3, 5, 6
 
 
+def medgan_fake(nets: Any, batch: Any, s: Any) -> tuple[Tensor, Tensor]:
+    """What networks see of the source, the mean of two channels if grey, and its translation through all U-Nets."""
+    seen = (batch.source[:, :1] + batch.source[:, 1:]) / 2 if s.grey_source else batch.source
+    fake = seen
+    for block in nets.g:
+        fake = block(fake)
+    return seen, fake
+
+
 def medgan_g(nets: Any, batch: Any, s: Any) -> Written:
-    fake = nets.generate(batch.source)
+    """With a grey source: Cho et al. 2017, whose feature-preserving loss is the content loss."""
+    seen, fake = medgan_fake(nets, batch, s)
     (d_fake, d_real), (f_fake, f_real) = (
-        [features(net, pair(batch.source, x), norms=True) for x in (fake, batch.target)] for net in (nets.d, nets.f)
+        [features(net, pair(seen, x), norms=True) for x in (fake, batch.target)] for net in (nets.d, nets.f)
     )
-    perceptual = mae(fake, batch.target) + sum(mae(a, b.detach()) for a, b in zip(d_fake, d_real, strict=True))
+    perceptual = mae(fake, batch.target)
+    if s.critic_features:
+        perceptual = perceptual + sum(mae(a, b.detach()) for a, b in zip(d_fake, d_real, strict=True))
     return {
-        "gan": s.adversarial_weight * generator_term(s.objective, nets.d(pair(batch.source, fake))),
+        "gan": s.adversarial_weight * generator_term(s.objective, nets.d(pair(seen, fake))),
         "perceptual": s.perceptual_weight * perceptual,
-        "style": style(f_fake, f_real),
         "content": content(f_fake, f_real),
-    }
+    } | ({"style": style(f_fake, f_real)} if s.style_share else {})
 
 
 def medgan_d(nets: Any, batch: Any, s: Any) -> Written:
-    fake = nets.generate(batch.source).detach()
-    real_logits, fake_logits = (nets.d(pair(batch.source, x)) for x in (batch.target, fake))
+    seen, fake = medgan_fake(nets, batch, s)
+    real_logits, fake_logits = (nets.d(pair(seen, x)) for x in (batch.target, fake.detach()))
     return {"gan": discriminator_term(s.objective, real_logits, fake_logits)}
 
 

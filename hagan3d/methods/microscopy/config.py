@@ -20,7 +20,8 @@ class MicroscopyConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     """Mask of the cells. contrast: where the source deviates from its mean by more than its standard deviation.
     channel: the last channel of the source."""
     noise_channels: int = bounded(1, at_least=0)
-    """Channels of Gaussian noise, concatenated to the source. Without a seed (`translate --samples`) they are 0 at inference."""
+    """Channels of Gaussian noise, concatenated to the source. At inference they are 0, unless there is a seed
+    (`translate --samples`)."""
     l1_weight: float = bounded(100.0, at_least=0)
     """Weight of the L1 loss."""
     mask_weight: float = bounded(1.0, above=0)
