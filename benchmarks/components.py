@@ -198,6 +198,8 @@ def data(config: Config) -> str:
         return "volumes"
     if isinstance(config.data, UnpairedDataConfig) and not config.data.paired:
         return "two domains without pairs"
+    if config.data.degrade.kind == "copy":
+        return "volumes, each its own source"
     if config.data.degrade.active:
         return f"volumes, or pairs; simulated: {config.data.degrade.kind}"
     return "volumes and label maps" if make_method(config).predicts_labels else "pairs, stored or simulated"  # type: ignore[attr-defined]

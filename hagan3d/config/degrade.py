@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from hagan3d.config.bounds import Section, bounded
 from hagan3d.errors import InputError
 
-Degradation = Literal["none", "undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices", "misalign"]
+Degradation = Literal["none", "copy", "undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices", "misalign"]
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class DegradeConfig(Section):
     PREFIX: ClassVar[str] = "data.degrade."
 
     kind: Degradation = "none"
-    """none: sources are those of the store. undersample: undersampled k-space. motion: rigid motion during k-space
-    acquisition. noise: Rician noise. gibbs: truncated k-space. low-dose: CT with fewer photons. thick-slices: slices
-    averaged along D. misalign: random rigid or affine transform, with the volume itself as fixed image (registration).
-    """
+    """none: sources are those of the store. copy: the volume itself, all its channels, for networks that see its grey
+    level alone. undersample: undersampled k-space. motion: rigid motion during k-space acquisition. noise: Rician
+    noise. gibbs: truncated k-space. low-dose: CT with fewer photons. thick-slices: slices averaged along D. misalign:
+    random rigid or affine transform, with the volume itself as fixed image (registration)."""
     fixed: bool = False
     """Whether a volume is degraded the same way each time it is seen, as if acquired once."""
     mask: Literal["cartesian", "gaussian"] = "cartesian"

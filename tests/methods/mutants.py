@@ -36,6 +36,22 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cyclegan": {"pool": 0},
     "restore": {"critic_steps": 1, "slice_tv": "match"},
 }
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hagan, relativistic": ("hagan", {"objective": "relativistic", "logits": "each"}),
+    "hagan, codes": (
+        "hagan",
+        {"categories": 3, "continuous_codes": 2, "info_weight": 0.5, "autoencode": 0.0, "prior": "normal"}
+        | {"encoder": False},
+    ),
+    "wgan_gp, bce": ("wgan_gp", {"objective": "bce", "latent": "uniform"}),
+    "medgan, grey source": (
+        "medgan",
+        {"grey_source": True, "source_channels": 2, "blocks": 1, "critic_features": False, "style_share": 0.0},
+    ),
+    "microscopy, mask": ("microscopy", {"source_channels": 2, "cell_mask": "channel", "mask_weight": 0.5}),
+    "segan, pairs": ("segan", {"critic": "pairs", "dice_weight": 0.0, "l1_weight": 2.0}),
+}
+"""Settings that give a method other terms: a method and what differs from `small_config`."""
 Change = Callable[[str, list[Any]], list[Any]]
 """(name of a call, its arguments) to the arguments with which it is made."""
 
@@ -100,7 +116,7 @@ class Case:
         return {name: x.detach() for name, x in terms.items()} | {"gradient": torch.cat([g.flatten() for g in flat])}
 
 
-OPTIONAL = frozenset({"class", "gp", "r1", "r2", "l1_high", "l1_low", "sorted_l1"})  # terms of other settings
+OPTIONAL = frozenset({"class", "labels", "gp", "r1", "r2", "l1_high", "l1_low", "sorted_l1"})  # terms of other settings
 
 
 def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:
@@ -293,30 +309,30 @@ def _is_used(case: Case, *names: str) -> bool:
     return bool(called & {*names})
 
 
-def phases(method: str) -> list[str]:
+def phases(method: str, **settings: Any) -> list[str]:
     """Return the names of the phases of a method."""
-    config = small_config(method, **SETTINGS.get(method, {}))
+    config = small_config(method, **SETTINGS.get(method, {}) | settings)
     return [phase.name for phase in make_method(config).training_phases()]
 
 
 def main(names: Sequence[str]) -> int:
-    """Print how many mutants were made and caught, by method; return 1 if one survived."""
+    """Print how many mutants were made and caught, by method and variant; return 1 if one survived."""
     from tests.conftest import make_small_store
 
     store = make_small_store(Path(tempfile.mkdtemp()))
 
     survivors = 0
-    for method in names or method_names():
-        made = 0
-        for phase in phases(method):
-            case = Case.make(method, phase, store)
+    for name in names or (*method_names(), *VARIANTS):
+        made, (method, settings) = 0, VARIANTS.get(name, (name, {}))
+        for phase in phases(method, **settings):
+            case = Case.make(method, phase, store, **settings)
             expected = case.with_gradient(case.written)
             all_of_phase = mutants(case)
             left = [mutant for mutant in all_of_phase if survives(case, mutant, expected)]
             for mutant in left:
-                print(f"  {method}/{phase}: {mutant.what} survives")
+                print(f"  {name}/{phase}: {mutant.what} survives")
             made, survivors = made + len(all_of_phase), survivors + len(left)
-        print(f"{method:14} {made:4} made, {made - survivors:4} caught", flush=True)
+        print(f"{name:20} {made:4} made, {made - survivors:4} caught", flush=True)
     return int(survivors > 0)
 
 

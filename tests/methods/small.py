@@ -27,7 +27,7 @@ from tests.helpers import CPU, make_config
 TRANSLATION = tuple(name for name in method_names() if config_class(name).translates)
 WINDOWED = tuple(name for name in TRANSLATION if config_class(name).data_config is WindowDataConfig)
 PATCHED = tuple(name for name in TRANSLATION if issubclass(config_class(name).data_config, PatchDataConfig))
-SIDES = {"upgan": 16, "pix2pix": 16, "medgan": 16, "unit": 16, "segan": 16}
+SIDES = {"upgan": 16, "pix2pix": 16, "medgan": 16, "unit": 16, "segan": 16, "microscopy": 16}
 """Voxels a side of `small_batch`; 32 for others, which see whole volumes or pool them."""
 NARROW = {"width": 4, "levels": 2, "critic_width": 4, "critic_layers": 1, "latent_dim": 8, "objective": "lsgan"}
 """Settings that several methods share, for those that have them."""

@@ -12,6 +12,7 @@ from tests.methods.small import TRANSLATION, small_batch, small_config
 
 TERMS = {
     "pix2pix": ("l1",),
+    "microscopy": ("l1",),
     "medgan": ("perceptual",),
     "restore": ("l2", "nmse"),
     "cyclegan": ("cycle_source", "cycle_target", "identity_source", "identity_target"),

@@ -7,11 +7,16 @@ import torch
 
 from hagan3d.config.methods import method_names
 from hagan3d.methods.registry import make_method, make_networks
-from tests.methods.mutants import Case, differs, mutants, phases, survives
+from tests.methods.mutants import VARIANTS, Case, differs, mutants, phases, survives
 from tests.methods.small import small_batch, small_config
 from tests.methods.written_out import TERMS
 
 ALL = [(method, phase) for method in method_names() for phase in phases(method)]
+OTHERS = [
+    pytest.param(method, settings, phase, id=f"{name}-{phase}")
+    for name, (method, settings) in VARIANTS.items()
+    for phase in phases(method, **settings)
+]
 
 
 def test_every_phase_of_every_method_is_written_out():
@@ -37,10 +42,18 @@ def test_relativistic_terms_are_those_of_the_equations(phase, logits, fresh_fake
     assert differs(found, case.with_gradient(case.written)) == ""
 
 
+@pytest.mark.parametrize(("method", "settings", "phase"), OTHERS)
+def test_the_terms_of_variants_are_those_of_the_equations(method, settings, phase, small_store):
+    case = Case.make(method, phase, small_store, **settings)
+    expected = case.with_gradient(case.written)
+    assert differs(case.with_gradient(lambda: case.found()[1]), expected) == ""
+    assert all(float(x.abs().max()) > 0 for x in expected.values())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("phase", ["d", "g"])
-def test_no_mutant_of_the_relativistic_loss_survives(phase, small_store):
-    case = Case.make("hagan", phase, small_store, objective="relativistic", logits="each")
+@pytest.mark.parametrize(("method", "settings", "phase"), OTHERS)
+def test_no_mutant_of_a_variant_survives(method, settings, phase, small_store):
+    case = Case.make(method, phase, small_store, **settings)
     expected = case.with_gradient(case.written)
     assert [mutant.what for mutant in mutants(case) if survives(case, mutant, expected)] == []
 
@@ -76,6 +89,20 @@ def test_the_auxiliary_classifier_learns_on_fakes_if_asked(small_store):
         torch.testing.assert_close(terms[name].detach(), value)
     plain = make_method(small_config("hagan", conditional=True)).d_loss(nets, batch)
     assert "class_fake" not in plain and "class" in plain
+
+
+def test_reused_fakes_keep_their_codes(small_store):
+    codes = {"categories": 3, "continuous_codes": 2, "autoencode": 0.0, "prior": "normal", "encoder": False}
+    config = small_config("hagan", fresh_fakes=False, **codes)
+    torch.manual_seed(0)
+    nets, method = make_networks(config), make_method(config)
+    batch = replace(small_batch(config, small_store), state=method.initial_state())
+    of_d = method.d_loss(nets, replace(batch, phase="d"))
+    of_g = next(method.g_loss(nets, replace(batch, phase="g")))
+    for name in ("info_category", "info_continuous"):
+        torch.testing.assert_close(of_g[name], of_d[name])
+    alone = next(method.g_loss(nets, replace(batch, phase="g")))  # with fakes of its own
+    assert not torch.equal(alone["info_continuous"], of_d["info_continuous"])
 
 
 def test_a_wrong_weight_is_noticed(small_store):

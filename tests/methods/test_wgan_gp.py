@@ -1,6 +1,7 @@
 """WGAN-GP: its losses against the formulas, its two speeds, and the way from training to volumes."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -44,6 +45,28 @@ def test_the_generator_learns_in_every_second_step():
     method = make_method(make_config("wgan_gp", **SMALL))
     due = [[phase.name for phase in method.phases() if phase.is_due(step)] for step in range(3)]
     assert due == [["d", "g"], ["d"], ["d", "g"]]
+
+
+def test_uniform_latents_fill_the_interval_evenly():
+    config = make_config("wgan_gp", **SMALL, latent="uniform")
+    nets = make_networks(config)
+    z = nets.latent(torch.randn(20000, 8, generator=torch.Generator().manual_seed(0)))
+    counts = torch.histc(z, 10, -1, 1) / z.numel()
+    torch.testing.assert_close(counts, torch.full((10,), 0.1), atol=0.005, rtol=0)
+    torch.testing.assert_close(z.T.cov(), nets.prior_covariance(), atol=0.02, rtol=0)
+    assert float(z.square().mean()) == pytest.approx(nets.prior_mean_square(), rel=0.01)
+    assert make_networks(make_config("wgan_gp", **SMALL)).prior_mean_square() == 1
+
+
+def test_cross_entropy_has_no_gradient_penalty(small_store):
+    method = make_method(make_config("wgan_gp", **SMALL | {"critic_steps": 1}, objective="bce", latent="uniform"))
+    nets, batch = make_networks(method.config), batch_of(small_store, method)
+    assert method.d_loss(nets, batch).keys() == {"gan"} and all(not phase.penalised for phase in method.phases())
+    nets.d.logits.weight.data.zero_()
+    nets.d.logits.bias.data.fill_(3.0)  # D is certain that everything is real
+    expected = math.log1p(math.exp(-3)), math.log1p(math.exp(-3)) + math.log1p(math.exp(3))
+    assert float(method.g_loss(nets, batch)["gan"]) == pytest.approx(expected[0])
+    assert float(method.d_loss(nets, batch)["gan"]) == pytest.approx(expected[1])
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ Nothing of `hagan3d.losses`, of `hagan3d.ops` or of the methods' own losses is u
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,26 +51,74 @@ def pix2pix_d(nets: Any, batch: Any, s: Any) -> Written:
     return {"gan": discriminator_term(s.objective, real_logits, fake_logits)}
 
 
-# MedGAN: Armanious et al. 2020, eq. 3, 5, 6
+# microscopy: Han and Yin 2017, with the L1 term of pix2pix
 
 
-def medgan_g(nets: Any, batch: Any, s: Any) -> Written:
-    fake = nets.generate(batch.source)
-    (d_fake, d_real), (f_fake, f_real) = (
-        [features(net, pair(batch.source, x), norms=True) for x in (fake, batch.target)] for net in (nets.d, nets.f)
-    )
-    perceptual = mae(fake, batch.target) + sum(mae(a, b.detach()) for a, b in zip(d_fake, d_real, strict=True))
+def microscopy_parts(nets: Any, batch: Any, s: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, mask, and the translation with noise."""
+    seeds = [int(u * 2**31) for u in batch.uniform("noise", 1)[:, 0]]
+    shape = (s.noise_channels, *batch.source.shape[2:])
+    noise = [torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, np.float32)) for seed in seeds]
+    image, mask = batch.source[:, :1], batch.source[:, 1:]
+    if s.cell_mask == "contrast":
+        mean = image.mean((1, 2, 3, 4), keepdim=True)
+        variance = ((image - mean) ** 2).mean((1, 2, 3, 4), keepdim=True)
+        mask = 2 * ((image - mean) ** 2 > variance).double() - 1
+    return image, mask, nets.g(torch.cat([image, mask, torch.stack(noise).double()], 1))
+
+
+def microscopy_g(nets: Any, batch: Any, s: Any) -> Written:
+    image, mask, fake = microscopy_parts(nets, batch, s)
+    adversarial = [
+        generator_term(s.objective, d(pair(x, fake))) for d, x in ((nets.d_image, image), (nets.d_mask, mask))
+    ]
     return {
-        "gan": s.adversarial_weight * generator_term(s.objective, nets.d(pair(batch.source, fake))),
-        "perceptual": s.perceptual_weight * perceptual,
-        "style": style(f_fake, f_real),
-        "content": content(f_fake, f_real),
+        "l1": s.l1_weight * mae(fake, batch.target),
+        "gan_image": s.adversarial_weight * adversarial[0],
+        "gan_mask": s.adversarial_weight * s.mask_weight * adversarial[1],
     }
 
 
+def microscopy_d(nets: Any, batch: Any, s: Any) -> Written:
+    image, mask, fake = microscopy_parts(nets, batch, s)
+    logits = {
+        name: [d(pair(x, y)) for y in (batch.target, fake.detach())]
+        for name, d, x in (("gan_image", nets.d_image, image), ("gan_mask", nets.d_mask, mask))
+    }
+    return {name: discriminator_term(s.objective, *both) for name, both in logits.items()}
+
+
+# MedGAN: Armanious et al. 2020, eq. 3, 5, 6
+
+
+def medgan_fake(nets: Any, batch: Any, s: Any) -> tuple[Tensor, Tensor]:
+    """What networks see of the source, the mean of two channels if grey, and its translation through all U-Nets."""
+    seen = (batch.source[:, :1] + batch.source[:, 1:]) / 2 if s.grey_source else batch.source
+    fake = seen
+    for block in nets.g:
+        fake = block(fake)
+    return seen, fake
+
+
+def medgan_g(nets: Any, batch: Any, s: Any) -> Written:
+    """With a grey source: Cho et al. 2017, whose feature-preserving loss is the content loss."""
+    seen, fake = medgan_fake(nets, batch, s)
+    (d_fake, d_real), (f_fake, f_real) = (
+        [features(net, pair(seen, x), norms=True) for x in (fake, batch.target)] for net in (nets.d, nets.f)
+    )
+    perceptual = mae(fake, batch.target)
+    if s.critic_features:
+        perceptual = perceptual + sum(mae(a, b.detach()) for a, b in zip(d_fake, d_real, strict=True))
+    return {
+        "gan": s.adversarial_weight * generator_term(s.objective, nets.d(pair(seen, fake))),
+        "perceptual": s.perceptual_weight * perceptual,
+        "content": content(f_fake, f_real),
+    } | ({"style": style(f_fake, f_real)} if s.style_share else {})
+
+
 def medgan_d(nets: Any, batch: Any, s: Any) -> Written:
-    fake = nets.generate(batch.source).detach()
-    real_logits, fake_logits = (nets.d(pair(batch.source, x)) for x in (batch.target, fake))
+    seen, fake = medgan_fake(nets, batch, s)
+    real_logits, fake_logits = (nets.d(pair(seen, x)) for x in (batch.target, fake.detach()))
     return {"gan": discriminator_term(s.objective, real_logits, fake_logits)}
 
 
@@ -221,7 +270,7 @@ def unit_d(nets: Any, batch: Any, s: Any) -> Written:
     return terms
 
 
-# SegAN: Xue et al. 2018, eq. 1 and 2, with the mean over scales
+# SegAN: Xue et al. 2018, eq. 1 and 2, with the mean over scales; pairs: Rezaei et al. 2017
 
 
 def segan_maps(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
@@ -240,6 +289,9 @@ def segan_distance(nets: Any, batch: Any, fake: Tensor, target: Tensor) -> Tenso
 def segan_g(nets: Any, batch: Any, s: Any) -> Written:
     fake, target = segan_maps(nets, batch)
     overlap, total = (fake * target)[:, 1:].sum((2, 3, 4)), (fake + target)[:, 1:].sum((2, 3, 4))
+    if s.critic == "pairs":
+        adversarial = generator_term("bce", nets.d(pair(batch.source, fake)))
+        return {"l1": s.l1_weight * mae(fake, target), "gan": s.adversarial_weight * adversarial}
     return {
         "dice": s.dice_weight * (1 - ((2 * overlap + 1e-5) / (total + 1e-5)).mean()),
         "gan": s.adversarial_weight * segan_distance(nets, batch, fake, target),
@@ -248,6 +300,9 @@ def segan_g(nets: Any, batch: Any, s: Any) -> Written:
 
 def segan_d(nets: Any, batch: Any, s: Any) -> Written:
     fake, target = segan_maps(nets, batch)
+    if s.critic == "pairs":
+        real_logits, fake_logits = (nets.d(pair(batch.source, x)) for x in (target, fake.detach()))
+        return {"gan": discriminator_term("bce", real_logits, fake_logits)}
     return {"gan": -segan_distance(nets, batch, fake.detach(), target)}
 
 
@@ -276,6 +331,8 @@ def registration_d(nets: Any, batch: Any, s: Any) -> Written:
 TERMS: dict[tuple[str, str], Callable[[Any, Any, Any], Written]] = {
     ("pix2pix", "g"): pix2pix_g,
     ("pix2pix", "d"): pix2pix_d,
+    ("microscopy", "g"): microscopy_g,
+    ("microscopy", "d"): microscopy_d,
     ("medgan", "g"): medgan_g,
     ("medgan", "d"): medgan_d,
     ("restore", "g"): restore_g,

@@ -10,10 +10,27 @@ from tests.methods.plain_terms import Written, discriminator_term, generator_ter
 # HA-GAN: Sun et al. 2022, section III; R1: Mescheder et al. 2018, eq. 9
 
 
-def hagan_pair(nets: Any, batch: Any) -> tuple[Tensor, Tensor]:
-    x = batch.normal("z", nets.latent_dim)
-    prior = nets.g.prior
-    return nets.g(prior.mean[0] + x @ prior.factor.T, batch.start, None)
+def hagan_z(nets: Any, batch: Any, s: Any) -> Tensor:
+    x, k, n = batch.normal("z", nets.latent_dim), s.categories, s.continuous_codes
+    if not k + n:
+        return nets.g.prior.mean[0] + x @ nets.g.prior.factor.T
+    largest = (x[:, :k] == x[:, :k].max(1, keepdim=True).values).to(x.dtype)
+    return torch.cat([largest, 2 * torch.special.ndtr(x[:, k : k + n]) - 1, x[:, k + n :]], 1)
+
+
+def hagan_pair(nets: Any, batch: Any, s: Any) -> tuple[Tensor, Tensor]:
+    return nets.g(hagan_z(nets, batch, s), batch.start, None)
+
+
+def hagan_codes(nets: Any, batch: Any, s: Any, window: Tensor, low: Tensor) -> Written:
+    """InfoGAN: Chen et al. 2016, eq. 5, with a Gaussian of standard deviation 1; both discriminators have a head."""
+    z, k, n = hagan_z(nets, batch, s), s.categories, s.continuous_codes
+    if not k + n:
+        return {}
+    heads = [nets.d_h(window, batch.start)[1], nets.d_l(low)[1]]
+    category = sum(-(x[:, :k].log_softmax(1) * z[:, :k]).sum(1).mean() for x in heads) / 2
+    continuous = sum(((x[:, k:] - z[:, k : k + n]) ** 2).sum(1).mean() / 2 for x in heads) / 2
+    return {"info_category": s.info_weight * category, "info_continuous": s.info_weight * continuous}
 
 
 def hagan_logits(nets: Any, batch: Any, s: Any, window: Tensor, low: Tensor) -> Tensor:
@@ -29,13 +46,13 @@ def squared_gradient(nets: Any, batch: Any, s: Any, *pair: Tensor) -> Tensor:
 
 
 def hagan_d(nets: Any, batch: Any, s: Any) -> Written:
-    real, fake = (batch.window, batch.low), [x.detach() for x in hagan_pair(nets, batch)]
+    real, fake = (batch.window, batch.low), [x.detach() for x in hagan_pair(nets, batch, s)]
     logits = [hagan_logits(nets, batch, s, *pair) for pair in (real, fake)]
     return {
         "gan": discriminator_term(s.objective, *logits),
         "r1": s.r1_weight * s.r1_every * squared_gradient(nets, batch, s, *real),
         "r2": s.r2_weight * s.r2_every * squared_gradient(nets, batch, s, *fake),
-    }
+    } | hagan_codes(nets, batch, s, *fake)
 
 
 def sorted_distance(fake: Tensor, real: Tensor) -> Tensor:
@@ -72,7 +89,10 @@ def hagan_latent(nets: Any, batch: Any) -> Tensor:
 
 def hagan_g(nets: Any, batch: Any, s: Any) -> Written:
     real = hagan_logits(nets, batch, s, batch.window, batch.low).detach()
-    adversarial = generator_term(s.objective, hagan_logits(nets, batch, s, *hagan_pair(nets, batch)), real)
+    pair = hagan_pair(nets, batch, s)
+    adversarial = generator_term(s.objective, hagan_logits(nets, batch, s, *pair), real)
+    if not s.autoencode:
+        return {"gan": adversarial} | hagan_codes(nets, batch, s, *pair)
     terms = hagan_reconstruction(nets, batch, hagan_latent(nets, batch).detach())
     return {"gan": adversarial} | {name: s.autoencode * value for name, value in terms.items()}
 
@@ -88,14 +108,22 @@ def hagan_e_g(nets: Any, batch: Any, s: Any) -> Written:
     return hagan_reconstruction(nets, batch, z) | {"prior": prior}
 
 
-# WGAN-GP: Gulrajani et al. 2017, eq. 3
+# WGAN-GP: Gulrajani et al. 2017, eq. 3; DCGAN: Radford et al. 2016
+
+
+def wgan_gp_fake(nets: Any, batch: Any, s: Any) -> Tensor:
+    """Volumes of normal latents, or of uniform ones by the distribution function of the normal."""
+    x = batch.normal("z", nets.latent_dim)
+    return nets.g(2 * torch.special.ndtr(x) - 1 if s.latent == "uniform" else x)
 
 
 def wgan_gp_d(nets: Any, batch: Any, s: Any) -> Written:
-    fake = nets.g(batch.normal("z", nets.latent_dim)).detach()
+    fake = wgan_gp_fake(nets, batch, s).detach()
+    if s.objective == "bce":
+        return {"gan": discriminator_term("bce", nets.d(batch.window), nets.d(fake))}
     gp = penalty(lambda x: nets.d(x[0]), [batch.window], [fake], mix(batch))
     return {"gan": nets.d(fake).mean() - nets.d(batch.window).mean(), "gp": s.gp_weight * gp}
 
 
 def wgan_gp_g(nets: Any, batch: Any, s: Any) -> Written:
-    return {"gan": -nets.d(nets.g(batch.normal("z", nets.latent_dim))).mean()}
+    return {"gan": generator_term(s.objective, nets.d(wgan_gp_fake(nets, batch, s)))}

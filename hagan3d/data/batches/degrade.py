@@ -190,6 +190,7 @@ def _thick_slices(x: np.ndarray, config: DegradeConfig, random: np.random.Genera
 
 _KINDS: dict[str, Callable[[np.ndarray, DegradeConfig, np.random.Generator, Physics], np.ndarray]] = {
     "none": _none,
+    "copy": _none,
     "undersample": _undersample,
     "motion": _motion,
     "noise": _noise,

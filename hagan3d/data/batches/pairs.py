@@ -148,6 +148,8 @@ class Pairs:
             # of pairs that are misaligned for registration, the source moves
             origin = store.source(i) if store.has_sources else target
             (target, origin), mask = _augmented([target, origin], mask, augmentation, augmentation_seed)
+            if self.degrade.kind == "copy":
+                return Pair(target, target, mask)
             source = degrade(origin[0], self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))[None]
             source = torch.cat([source, target]) if self.degrade.kind == "misalign" else source
             return Pair(source, target, mask)
@@ -362,7 +364,7 @@ def check_sources(store: Store, degrade: DegradeConfig) -> None:
             "or simulate sources with --data.degrade.kind"
         )
     names = max(store.channels + store.label_names, store.source_channels, key=len)
-    if degrade.active and len(names) > 1:
+    if degrade.active and degrade.kind != "copy" and len(names) > 1:
         # noise would have to be independent in each channel, motion and k-space masks common to all
         raise InputError(
             f"{path}: a simulated source has one channel, but its volumes have {len(names)} ({', '.join(names)}); "

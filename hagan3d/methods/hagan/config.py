@@ -46,6 +46,11 @@ class HAGANConfig(GenerationConfig):
     latents of real volumes during training, for `autoencode`."""
     conditional: bool = False
     """Whether G is conditioned on the class and D has an auxiliary classifier (ACGAN). The store must have classes."""
+    categories: int = bounded(0, at_least=0)
+    """Values of a categorical code in z, which D predicts from generated volumes so that G shows it (InfoGAN): found
+    without labels. 0: no such code, as published."""
+    continuous_codes: int = bounded(0, at_least=0)
+    """Number of continuous codes in z, uniform between -1 and 1, which D predicts, too (InfoGAN)."""
     fc_rank: int = bounded(0, at_least=0)
     """Rank of G's fully connected layer, which has two thirds of its weights (0: full, as published)."""
     upsample: Literal["folded", "plain"] = "folded"
@@ -72,6 +77,8 @@ class HAGANConfig(GenerationConfig):
     """Weight of the auxiliary classification term of G, if conditional."""
     class_fakes: bool = False
     """Whether D's auxiliary classifier learns on generated volumes, too (ACGAN); published: on real ones alone."""
+    info_weight: float = bounded(1.0, above=0)
+    """Weight of the mutual information of z's codes and the generated volume, in D and G (1: as InfoGAN)."""
     fresh_fakes: bool = True
     """Whether G's update generates new volumes, as published. false: it reuses those of D's update, which saves one
     forward pass of G per step; its activations are stored while D is updated."""
@@ -104,6 +111,23 @@ class HAGANConfig(GenerationConfig):
         if self.prior == "encoded" and not self.autoencode:
             raise InputError(
                 "hagan.prior encoded: is fitted to the latents of an autoencoder; set hagan.autoencode, or use normal"
+            )
+
+        self._check_codes()
+
+    def _check_codes(self) -> None:
+        """Raise InputError if z has no place for its codes."""
+        codes = self.categories + self.continuous_codes
+        if self.categories == 1:
+            raise InputError("hagan.categories: must be 0 or at least 2, got 1")
+        if codes > self.latent_dim:
+            raise InputError(
+                f"hagan.categories, hagan.continuous_codes: {codes} of {self.latent_dim} latent dimensions"
+            )
+        if codes and (self.autoencode or self.prior == "encoded"):
+            raise InputError(
+                "hagan.categories, hagan.continuous_codes: codes are not normal, but hagan.autoencode makes all "
+                "latents so; use --hagan.autoencode 0 --hagan.prior normal, or no codes"
             )
 
     def check(self, data: Any, train: TrainConfig) -> None:

@@ -36,11 +36,14 @@ class HighDiscriminator(nn.Module):
         depth: int,
         *,
         volume_channels: int = 1,
-        num_classes: int = 0,
+        outputs: int = 0,
         channels: int = 512,
         spectral: bool = True,
     ) -> None:
-        """Build D^H for sub-volumes of ``depth`` slices of volumes of ``size`` voxels."""
+        """Build D^H for sub-volumes of ``depth`` slices of volumes of ``size`` voxels.
+
+        ``outputs`` is the number of outputs besides the logit: of classes, then of codes of the latent.
+        """
         super().__init__()
         conv, linear = (SpectralConv3d, SpectralLinear) if spectral else (StridedConv3d, nn.Linear)
         self.range = max(size[0] - depth, 1)
@@ -56,11 +59,11 @@ class HighDiscriminator(nn.Module):
         self.convs = nn.ModuleList(convs)
         self.hidden = linear(channels // 4 + 1, channels // 8)
         self.logit = linear(channels // 8, 1)
-        self.classes = linear(channels // 8, num_classes) if num_classes else None
+        self.classes = linear(channels // 8, outputs) if outputs else None
         self.checkpointing = False
 
     def forward(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``[B]`` and class logits ``[B, K]`` of ``x [B, C, depth, H, W]`` at ``start [B]``."""
+        """Return the logits ``[B]`` and other outputs ``[B, K]`` of ``x [B, C, depth, H, W]`` at ``start [B]``."""
         # The linear layers stay outside the checkpoint: their inputs are small.
         x = checkpointed(self._features, x, on=self.checkpointing)
         position = (start.to(x.dtype) / self.range)[:, None]
@@ -97,12 +100,12 @@ class LowDiscriminator(nn.Module):
         low_size: Size,
         *,
         volume_channels: int = 1,
-        num_classes: int = 0,
+        outputs: int = 0,
         channels: int = 256,
         spectral: bool = True,
         group: int = 0,
     ) -> None:
-        """Build D^L for volumes of ``low_size`` voxels."""
+        """Build D^L for volumes of ``low_size`` voxels; ``outputs`` as of D^H."""
         super().__init__()
         conv = SpectralConv3d if spectral else StridedConv3d
         self.group = group
@@ -115,10 +118,10 @@ class LowDiscriminator(nn.Module):
             convs.append(conv(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))
             sides = [halved(side) for side in sides]
         self.convs = nn.ModuleList(convs)
-        self.logits = conv(widths[-1] + bool(group), 1 + num_classes, sides)
+        self.logits = conv(widths[-1] + bool(group), 1 + outputs, sides)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``[B]`` of volumes ``x [B, C, d, h, w]`` and class logits ``[B, K]`` or None."""
+        """Return the logits ``[B]`` of volumes ``x [B, C, d, h, w]`` and other outputs ``[B, K]`` or None."""
         for conv in self.convs:
             x = leaky_relu_(conv(x))
         if self.group:

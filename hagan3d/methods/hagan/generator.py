@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from hagan3d import ops
 from hagan3d.config import Size, low_factor
+from hagan3d.methods.hagan.codes import Codes
 from hagan3d.methods.hagan.prior import Prior
 from hagan3d.methods.hagan.windows import Window, halos_of, window_plan
 from hagan3d.networks.layers import GROUPS, Conv3d, ConvBlock, UpConv3d, VolumeOutput, checkpointed, norm_conv
@@ -230,6 +231,7 @@ class Generator(nn.Module):
         upsample: str = "folded",
         fc_rank: int = 0,
         encoded_prior: bool = False,
+        codes: Codes | None = None,
         output_skip: bool = False,
     ) -> None:
         """Build G for volumes of ``size`` voxels with so many image channels and labels."""
@@ -240,7 +242,7 @@ class Generator(nn.Module):
         self.factor = low_factor(size)
         self.depth = depth
         low_size = (size[0] // self.factor, size[1] // self.factor, size[2] // self.factor)
-        self.prior = Prior(latent_dim, num_classes, encoded_prior)
+        self.prior = Prior(latent_dim, num_classes, encoded_prior, codes)
         self.common = CommonBlock(low_size, latent_dim, num_classes, channels, features, upsample, fc_rank)
         self.low = LowHead(features, output)
         self.high = HighHead(self.factor, features, norm, high_convs, upsample, output)

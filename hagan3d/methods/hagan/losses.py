@@ -2,6 +2,7 @@
 
 Source: Sun et al., Hierarchical Amortized GAN for 3D High Resolution Medical Image Synthesis, IEEE JBHI 26(8), 2022.
 Reconstruction by G: Larsen et al., Autoencoding beyond pixels using a learned similarity metric, ICML 2016.
+Codes of z: Chen et al., InfoGAN, NeurIPS 2016.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from hagan3d.data.batches.subvolumes import Batch
 from hagan3d.losses.diffaug import NUM_RANDOMS, adapted_probability, diffaug
 from hagan3d.losses.gan import d_loss, differentiable, g_loss, interpolated_penalty, squared_gradient_penalty
+from hagan3d.losses.information import category_information, continuous_information
 from hagan3d.losses.intensities import sorted_l1
 from hagan3d.losses.prior import prior_distance
 from hagan3d.losses.voxels import l1
@@ -46,6 +48,7 @@ class HAGAN(GenerationMethod):
                     "gp": settings.gp_weight,
                     "r1": settings.r1_weight * settings.r1_every,
                     "r2": settings.r2_weight * settings.r2_every,
+                    **self._info_weights(),
                 },
                 measures=("sign_real",),
                 records=() if settings.fresh_fakes else ("g",),  # G's update differentiates the fakes of this phase
@@ -72,19 +75,20 @@ class HAGAN(GenerationMethod):
         return {**state, PROBABILITY: probability}
 
     def d_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
-        """Discriminator loss: adversarial term, class term on real volumes, R1 or gradient penalty."""
-        settings = self.settings
+        """Discriminator loss: adversarial term, class term on real volumes, codes of generated ones, penalties."""
+        settings, z = self.settings, latents(nets, batch)
         with torch.set_grad_enabled(not settings.fresh_fakes):
-            pair = generate(nets, batch)
+            pair = generate(nets, batch, z)
         if not settings.fresh_fakes:
+            self.cache.put("z", batch, z)
             self.cache.put_with_graph("pair", batch, pair)
         real, fake = (batch.window, batch.low), (pair[0].detach(), pair[1].detach())  # D's update stops at the fakes
-        logits_real, classes = self._logits(nets, batch, self._augmented(batch, "real", *real))
-        logits_fake, classes_fake = self._logits(nets, batch, self._augmented(batch, "fake", *fake))
+        logits_real, outputs_real = self._logits(nets, batch, self._augmented(batch, "real", *real))
+        logits_fake, outputs_fake = self._logits(nets, batch, self._augmented(batch, "fake", *fake))
         terms = {"gan": d_loss(settings.objective, logits_real, logits_fake)}
-        terms |= class_terms(classes, batch.label)
-        if settings.class_fakes and classes_fake:
-            terms["class_fake"] = class_terms(classes_fake, batch.label)["class"]
+        terms |= class_terms(nets, batch, outputs_real) | code_terms(nets, z, outputs_fake)
+        if settings.class_fakes and nets.num_classes:
+            terms["class_fake"] = class_terms(nets, batch, outputs_fake)["class"]
         if settings.objective == "wgan-gp":
             terms["gp"] = self._gradient_penalty(nets, batch, real, fake)
         if settings.r1_weight and batch.step % settings.r1_every == 0:
@@ -94,7 +98,7 @@ class HAGAN(GenerationMethod):
         return terms | {"sign_real": logits_real.detach().sign().mean()}
 
     def g_loss(self, nets: HAGANNetworks, batch: Batch) -> Iterator[Terms]:
-        """Generator loss: adversarial term, class term and (if `autoencode`) reconstruction of real volumes."""
+        """Generator loss: adversarial term, class and code terms, reconstruction of real volumes (if `autoencode`)."""
         yield self._adversarial(nets, batch)
         if self.settings.autoencode and batch.step % self.settings.encoder_every == 0:
             with torch.no_grad():  # E has its own update: here it only provides the latents
@@ -118,18 +122,24 @@ class HAGAN(GenerationMethod):
     def _g_weights(self) -> dict[str, float]:
         """Weights of the generator's terms."""
         reconstruction = dict.fromkeys(("l1_high", "l1_low", "sorted_l1"), self.settings.autoencode)
-        return {"class": self.settings.class_weight, **reconstruction}
+        return {"class": self.settings.class_weight, **reconstruction, **self._info_weights()}
+
+    def _info_weights(self) -> dict[str, float]:
+        """Weights of the mutual information of the codes that z has."""
+        has = {"info_category": self.settings.categories, "info_continuous": self.settings.continuous_codes}
+        return {term: self.settings.info_weight for term, count in has.items() if count}
 
     def _adversarial(self, nets: HAGANNetworks, batch: Batch) -> Terms:
-        """Adversarial and class terms of G."""
-        pair = self.cache.pop("pair", batch, partial(generate, nets, batch))
-        logits, classes = self._logits(nets, batch, self._augmented(batch, "fake", *pair))
+        """Adversarial, class and code terms of G."""
+        z = self.cache.pop("z", batch, partial(latents, nets, batch))
+        pair = self.cache.pop("pair", batch, partial(generate, nets, batch, z))
+        logits, outputs = self._logits(nets, batch, self._augmented(batch, "fake", *pair))
         real = None
         if self.settings.objective == "relativistic":
             with torch.no_grad():
                 real, _ = self._logits(nets, batch, self._augmented(batch, "real", batch.window, batch.low))
         terms = {"gan": g_loss(self.settings.objective, logits, real)}
-        return terms | class_terms(classes, batch.label)
+        return terms | class_terms(nets, batch, outputs) | code_terms(nets, z, outputs)
 
     def _reconstruction(self, nets: HAGANNetworks, batch: Batch, z: Tensor) -> Terms:
         """L1 between G(z) and the real sub-volume and low-resolution volume, weighted 1/2 each.
@@ -145,10 +155,10 @@ class HAGAN(GenerationMethod):
         return terms
 
     def _logits(self, nets: HAGANNetworks, batch: Batch, inputs: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Mean logits of D^H and D^L ``[B]``, or those of each ``[2, B]``, and class logits."""
-        logits, classes = nets.logits(batch.start, *inputs)
+        """Mean logits of D^H and D^L ``[B]``, or those of each ``[2, B]``, and their outputs for classes and codes."""
+        logits, outputs = nets.logits(batch.start, *inputs)
         stacked = torch.stack(logits)
-        return stacked.mean(0) if self.settings.logits == "mean" else stacked, classes
+        return stacked.mean(0) if self.settings.logits == "mean" else stacked, outputs
 
     def _augmented(self, batch: Batch, name: str, window: Tensor, low: Tensor) -> list[Tensor]:
         """Inputs of the discriminators, after differentiable augmentation seeded by ``name``."""
@@ -184,10 +194,14 @@ class HAGAN(GenerationMethod):
         return logits if logits.ndim == 1 else logits.sum(0)
 
 
-def generate(nets: HAGANNetworks, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Generate pairs from new latents, with the classes and starts of the real ones."""
-    label = labels(nets, batch)
-    return nets.g(nets.latent(batch.normal("z", nets.latent_dim), label), batch.start, label)
+def latents(nets: HAGANNetworks, batch: Batch) -> Tensor:
+    """Sample new latents ``[B, latent_dim]`` of the classes of the real volumes."""
+    return nets.latent(batch.normal("z", nets.latent_dim), labels(nets, batch))
+
+
+def generate(nets: HAGANNetworks, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Generate pairs from latents, with the classes and starts of the real ones."""
+    return nets.g(z, batch.start, labels(nets, batch))
 
 
 def with_label_noise(x: Tensor, images: int, deviation: float, seeds: np.ndarray) -> Tensor:
@@ -214,8 +228,21 @@ def labels(nets: HAGANNetworks, batch: Batch) -> Tensor | None:
     return batch.label if nets.num_classes else None
 
 
-def class_terms(classes: list[Tensor], label: Tensor) -> Terms:
+def class_terms(nets: HAGANNetworks, batch: Batch, outputs: list[Tensor]) -> Terms:
     """Cross-entropy of the auxiliary classifiers (ACGAN), averaged; empty in a model without classes."""
-    if not classes:
+    if not nets.num_classes:
         return {}
-    return {"class": torch.stack([F.cross_entropy(logits, label) for logits in classes]).mean()}
+    classes = [x[:, : nets.num_classes] for x in outputs]
+    return {"class": torch.stack([F.cross_entropy(logits, batch.label) for logits in classes]).mean()}
+
+
+def code_terms(nets: HAGANNetworks, z: Tensor, outputs: list[Tensor]) -> Terms:
+    """Mutual information of the codes of z and the volumes generated from it (InfoGAN); empty without codes."""
+    category, continuous = nets.codes.split(z)
+    predicted = [nets.codes.split(x[:, nets.num_classes :]) for x in outputs]
+    terms = {}
+    if nets.codes.categories:
+        terms["info_category"] = category_information([one for one, _ in predicted], category)
+    if nets.codes.continuous:
+        terms["info_continuous"] = continuous_information([other for _, other in predicted], continuous)
+    return terms

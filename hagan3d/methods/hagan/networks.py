@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.config import Config, Size, low_factor
+from hagan3d.methods.hagan.codes import Codes
 from hagan3d.methods.hagan.config import HAGANConfig
 from hagan3d.methods.hagan.discriminator import HighDiscriminator, LowDiscriminator
 from hagan3d.methods.hagan.encoder import GroundEncoder, HighEncoder, encode
@@ -51,6 +52,7 @@ class HAGANNetworks(GenerativeNetworks):
         super().__init__()
         self.size, self.depth, self.num_classes = size, depth, num_classes
         self.latent_dim, self.window_step = settings.latent_dim, low_factor(size)
+        self.codes = Codes(settings.categories, settings.continuous_codes)
         factor = self.window_step
         low_size = (size[0] // factor, size[1] // factor, size[2] // factor)
         features = settings.features or settings.channels // 8
@@ -68,11 +70,13 @@ class HAGANNetworks(GenerativeNetworks):
             upsample=settings.upsample,
             fc_rank=settings.fc_rank,
             encoded_prior=settings.prior == "encoded",
+            codes=self.codes,
             output_skip=settings.output_skip,
         )
         if settings.init == "centred":
             centre_filters(self.g)
-        width, common = settings.d_channels, {"num_classes": num_classes, "volume_channels": images + labels}
+        outputs = num_classes + self.codes.size
+        width, common = settings.d_channels, {"outputs": outputs, "volume_channels": images + labels}
         spectral = settings.spectral_norm
         self.d_h = HighDiscriminator(size, depth, channels=width, spectral=spectral, **common)
         self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, group=std_group, **common)
@@ -90,10 +94,10 @@ class HAGANNetworks(GenerativeNetworks):
         """Discriminate sub-volumes at ``start``, and low-resolution volumes if given.
 
         Returns:
-            Logits ``[B]`` of D^H and of D^L, and their class logits ``[B, K]`` (empty without classes).
+            Logits ``[B]`` of D^H and of D^L, and their outputs ``[B, K]`` for classes, then codes (empty without).
         """
-        outputs = [self.d_h(window, start)] + ([] if low is None else [self.d_l(low)])
-        return [logit for logit, _ in outputs], [classes for _, classes in outputs if classes is not None]
+        found = [self.d_h(window, start)] + ([] if low is None else [self.d_l(low)])
+        return [logit for logit, _ in found], [outputs for _, outputs in found if outputs is not None]
 
     def collected_statistics(self, updated: Sequence[str]) -> list[Tensor]:
         """Return the moments of encoded latents, after an update of E^G."""

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from hagan3d.methods.hagan.codes import Codes
+
 RATE = 0.02  # 1 - decay of the moving averages: they span about 50 updates of E^G
 MIN_VARIANCE = 1e-4  # added to the covariance, so that it always has a Cholesky factor
 
 
 class Prior(nn.Module):
-    """Gaussian prior: N(0, I), as published, or N(mean, factor factor^T) fitted to encoded real volumes.
+    """Gaussian prior: N(0, I), as published, perhaps with codes, or N(mean, factor factor^T) fitted to encoded volumes.
 
     Encoders trained with a GAN use a few directions of the latent space, along which the latents of real volumes are
     several times further apart than samples of N(0, I). A G trained to reconstruct real volumes from such latents then
@@ -24,10 +26,13 @@ class Prior(nn.Module):
     new_mean: Tensor
     new_moment: Tensor
 
-    def __init__(self, latent_dim: int, num_classes: int, encoded: bool) -> None:
-        """Start from N(0, I) of ``latent_dim`` dimensions; ``encoded``: fit the moments to the encoder's latents."""
+    def __init__(self, latent_dim: int, num_classes: int, encoded: bool, codes: Codes | None = None) -> None:
+        """Start from N(0, I) of ``latent_dim`` dimensions; ``encoded``: fit the moments to the encoder's latents.
+
+        ``codes`` take the place of the first entries of z, if the prior is not fitted.
+        """
         super().__init__()
-        self.latent_dim, self.is_encoded = latent_dim, encoded
+        self.latent_dim, self.is_encoded, self.codes = latent_dim, encoded, codes or Codes()
         if encoded:
             self.register_buffer("mean", torch.zeros(max(1, num_classes), latent_dim))
             self.register_buffer("factor", torch.eye(latent_dim))
@@ -38,7 +43,7 @@ class Prior(nn.Module):
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Map samples ``x [B, n]`` of N(0, I) to latents z ``[B, n]`` of classes ``label [B]``."""
         if not self.is_encoded:
-            return x
+            return self.codes.latent(x)
         return self._mean_of(len(x), label) + (x.to(self.factor) @ self.factor.T).to(x.dtype)
 
     def _mean_of(self, count: int, label: Tensor | None) -> Tensor:
@@ -47,12 +52,14 @@ class Prior(nn.Module):
     @property
     def covariance(self) -> Tensor:
         """Covariance of the latents of one class ``[n, n]``."""
-        return self.factor @ self.factor.T if self.is_encoded else torch.eye(self.latent_dim)
+        return self.factor @ self.factor.T if self.is_encoded else self.codes.covariance(self.latent_dim)
 
     @property
     def mean_square(self) -> float:
         """Mean of z^2 over samples and dimensions."""
-        return float(self.covariance.diagonal().mean() + (self.mean.square().mean() if self.is_encoded else 0))
+        if not self.is_encoded:
+            return self.codes.mean_square(self.latent_dim)
+        return float(self.covariance.diagonal().mean() + self.mean.square().mean())
 
     @torch.no_grad()
     def observe(self, z: Tensor, label: Tensor | None, share: float) -> None:

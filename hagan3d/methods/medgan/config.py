@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
-from hagan3d.config.data import WindowDataConfig
+from hagan3d.config.data import PairDataConfig, WindowDataConfig
 from hagan3d.config.method import FeatureLossConfig, LabelledTargetConfig, PatchDiscriminatorConfig, UNetMethodConfig
+from hagan3d.config.train import TrainConfig
+from hagan3d.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig, FeatureLossConfig
     residual: bool = False
     """Whether the generator predicts a residual that is added to the source: of several source channels, the first to
     the first target channel, the second to the second, and so on."""
+    grey_source: bool = False
+    """Whether networks see the grey level of a source instead of its channels (stain-style transfer, Cho et al. 2017):
+    of three channels 0.299 R + 0.587 G + 0.114 B, else the mean. Trained on images as their own source, the generator
+    gives any image the colours of the training images."""
     blocks: int = bounded(6, at_least=1)
     """Number of U-Nets in the cascade."""
     critic_every: int = bounded(3, at_least=1)
@@ -32,3 +38,12 @@ class MedGANConfig(UNetMethodConfig, PatchDiscriminatorConfig, FeatureLossConfig
     matrices of the extractor's features. The weight follows; the published 1e-4 is for features of VGG-19 of 0..255."""
     content_share: float = bounded(0.1, at_least=0, below=0.5)
     """The same of the content loss: the squared difference of the extractor's features."""
+
+    def check(self, data: PairDataConfig, train: TrainConfig) -> None:
+        """Raise InputError if a source has other channels than those of one image."""
+        super().check(data, train)
+        if self.grey_source and (self.residual or data.context > 1 or data.window == "hierarchical"):
+            raise InputError(
+                "medgan.grey_source: takes the grey level of one image; use it without medgan.residual, data.context "
+                "and data.window hierarchical"
+            )

@@ -1,7 +1,9 @@
 """MedGAN: translation by a cascade of U-Nets with perceptual, style and content losses.
 
 Source: Armanious et al., MedGAN: Medical Image Translation using GANs, Computerized Medical Imaging and Graphics 79,
-2020. The extractor of its style and content losses, a VGG-19 of slices, can be another network.
+2020. The extractor of its style and content losses, a VGG-19 of slices, can be another network. With ``grey_source``
+it is the stain-style transfer of Cho et al., Neural Stain-Style Transfer Learning using GAN for Histopathological
+Images, 2017, whose feature-preserving loss is the content loss.
 """
 
 from functools import partial
@@ -53,10 +55,11 @@ class MedGAN(FeatureLossMethod):
         terms = {"perceptual": l1(self.images(fake), self.images(batch.target), self.loss_mask(batch))}
         terms |= self.label_terms(fake, batch)
         if self.is_adversarial or settings.critic_features:
-            d_fake, d_real = (_features(nets.d, batch.source, x) for x in (fake, batch.target))
+            d_fake = _features(nets.d, nets.seen(batch.source), fake)
             if self.is_adversarial:
                 terms["gan"] = g_loss(settings.objective, nets.d.logits(d_fake[-1]))
             if settings.critic_features:
+                d_real = _features(nets.d, nets.seen(batch.source), batch.target)
                 terms["perceptual"] = terms["perceptual"] + feature_l1(d_fake, d_real)
         if self.compares_features:
             f_fake, f_real = (self.feature_maps(nets, batch, x) for x in (fake, batch.target))
@@ -68,12 +71,13 @@ class MedGAN(FeatureLossMethod):
 
     def discriminator_maps(self, nets: MedGANNetworks, batch: PairBatch, x: Tensor) -> list[Tensor]:
         """Return the feature maps of the pairs of sources and ``x`` by the average of the discriminator."""
-        return _features(nets.f, batch.source, x)
+        return _features(nets.f, nets.seen(batch.source), x)
 
     def d_loss(self, nets: MedGANNetworks, batch: PairBatch) -> Terms:
         """Discriminator loss on (source, target) and (source, fake) pairs."""
         fake = self.cache.pop("fake", batch, torch.no_grad()(partial(nets.generate, batch.source)))
-        real, generated = (nets.d(torch.cat([batch.source, x], dim=1)) for x in (batch.target, fake))
+        source = nets.seen(batch.source)
+        real, generated = (nets.d(torch.cat([source, x], dim=1)) for x in (batch.target, fake))
         return {"gan": d_loss(self.settings.objective, real, generated)}
 
 

@@ -1,4 +1,4 @@
-"""Networks of SegAN: a segmentation network and a critic of masked images."""
+"""Networks of SegAN: a segmentation network, and a critic of masked images or of images with their label maps."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from hagan3d.config import Size
 from hagan3d.methods.segan.config import SegANConfig
-from hagan3d.networks.discriminators import FeatureCritic
+from hagan3d.networks.discriminators import FeatureCritic, PatchDiscriminator
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 
 
 class SegANNetworks(TranslationNetworks):
-    """The segmentation network ``g`` and the critic ``d``, whose weights are clipped."""
+    """The segmentation network ``g`` and the critic ``d``; the weights of one that compares features are clipped."""
 
     averaged = ("g",)
     is_continuous = False
@@ -22,10 +22,14 @@ class SegANNetworks(TranslationNetworks):
         """Build the networks for whole volumes of ``size`` voxels."""
         super().__init__(size, settings)
         sources, levels, self.labels = settings.source_channels, num_levels(size, settings.levels), settings.labels
-        self.clip = settings.clip
+        self.clip, self.has_pairs = settings.clip, settings.critic == "pairs"
         self.g = ResidualUNet(sources, [self.labels], width=settings.width, levels=levels, norm=settings.norm)
-        masked = sources * (self.labels - 1)
-        self.d = FeatureCritic(masked, width=settings.critic_width, layers=settings.critic_layers)
+        critic = {"width": settings.critic_width, "layers": settings.critic_layers}
+        self.d = (
+            PatchDiscriminator(sources + self.labels, **critic)
+            if self.has_pairs
+            else FeatureCritic(sources * (self.labels - 1), **critic)
+        )
         self.after_update(("d",))
 
     def probabilities(self, source: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ class SegANNetworks(TranslationNetworks):
 
     @torch.no_grad()
     def after_update(self, updated: Sequence[str]) -> None:
-        """Clip the weights of ``d`` after its update."""
-        if "d" in updated:
+        """Clip the weights of ``d`` after its update, if it compares features."""
+        if "d" in updated and not self.has_pairs:
             for parameter in self.d.parameters():
                 parameter.clamp_(-self.clip, self.clip)

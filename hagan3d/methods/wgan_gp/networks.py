@@ -1,5 +1,6 @@
 """Networks of WGAN-GP: a generator of upsampling convolutions, and a critic of strided ones."""
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Self
@@ -46,6 +47,7 @@ class WGANGPNetworks(GenerativeNetworks):
         """Build the networks for volumes of ``size`` voxels with so many image channels and labels."""
         super().__init__()
         self.depth, self.latent_dim = size[0], settings.latent_dim
+        self.is_uniform = settings.latent == "uniform"
         self.g = VolumeGenerator(size, settings.latent_dim, settings.width, VolumeOutput(images, labels))
         self.d = GlobalDiscriminator(images + labels, size, width=settings.width)
 
@@ -53,6 +55,21 @@ class WGANGPNetworks(GenerativeNetworks):
     def from_config(cls, config: Config, num_classes: int = 0) -> Self:
         """Build the networks for a run."""
         return cls(config.data.size, config.method, config.data.channels, config.data.labels)
+
+    def latent(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Map standard normal numbers ``x [B, latent_dim]`` to z: as they are, or uniform between -1 and 1.
+
+        A normal number has the distribution function (1 + erf(x / sqrt 2)) / 2, whose values are uniform.
+        """
+        return torch.erf(x / math.sqrt(2)) if self.is_uniform else x
+
+    def prior_covariance(self) -> Tensor:
+        """Return the covariance of z ``[latent_dim, latent_dim]``."""
+        return torch.eye(self.latent_dim) * self.prior_mean_square()
+
+    def prior_mean_square(self) -> float:
+        """Return the mean of the squared entries of z."""
+        return 1 / 3 if self.is_uniform else 1.0
 
     def max_depth(self) -> int:
         """Return the slices D of a volume."""
