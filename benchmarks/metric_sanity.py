@@ -9,21 +9,33 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from hagan3d.evaluation.features.extractors import Extractor
-from hagan3d.evaluation.features.summary import FEATURES, ChannelView, Summary, rescaled, summarize
+from hagan3d.evaluation.features.summary import FEATURES, ChannelView, Summary, blocks, rescaled, summarize
 from hagan3d.evaluation.metrics import voxels
 from hagan3d.evaluation.metrics.compare import compare_features, compare_summaries
 from hagan3d.evaluation.metrics.estimate import Estimate
-from hagan3d.evaluation.metrics.registry import metrics
+from hagan3d.evaluation.metrics.registry import Better, badness, metrics
 from hagan3d.evaluation.settings import EvaluateConfig
 
 Degradation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 HALVES = "real halves"
 DETECTED = 5.0  # standard errors
+VOLUME_METRICS = ("voxels", "texture")  # kinds of metrics that need no network
 
 
 def blurred(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Smooth volumes ``[N, D, H, W]`` with a Gaussian of one voxel."""
     return gaussian_filter(x, (0, 1, 1, 1))
+
+
+def slightly_blurred(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Smooth volumes ``[N, D, H, W]`` with a Gaussian of half a voxel, which the eye hardly sees."""
+    return gaussian_filter(x, (0, 0.5, 0.5, 0.5))
+
+
+def upsampled(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Halve the resolution by block means and repeat every voxel (nearest-neighbour upsampling)."""
+    small = blocks(x, [side // 2 for side in x.shape[1:]])
+    return small.repeat(2, axis=1).repeat(2, axis=2).repeat(2, axis=3)
 
 
 def noisy(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -44,13 +56,15 @@ def collapsed(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
 def shuffled(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Permute the 4 x 4 x 4 blocks of each volume."""
     d, h, w = (side // 4 for side in x.shape[1:])
-    blocks = x.reshape(-1, 4, d, 4, h, 4, w).transpose(0, 1, 3, 5, 2, 4, 6).reshape(-1, 64, d, h, w)
-    mixed = np.stack([volume[random.permutation(64)] for volume in blocks])
+    cut = x.reshape(-1, 4, d, 4, h, 4, w).transpose(0, 1, 3, 5, 2, 4, 6).reshape(-1, 64, d, h, w)
+    mixed = np.stack([volume[random.permutation(64)] for volume in cut])
     return mixed.reshape(-1, 4, 4, 4, d, h, w).transpose(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
 
 
 DEGRADED: Mapping[str, Degradation] = {
     "blurred": blurred,
+    "half a voxel": slightly_blurred,
+    "upsampled": upsampled,
     "noisy": noisy,
     "flipped": flipped,
     "mode-collapsed": collapsed,
@@ -92,14 +106,16 @@ def check(
     order = random.permutation(len(x))
     half, other = x[order[: len(x) // 2]], x[order[len(x) // 2 :]]
     reference = _summary(other, extractors)
-    signs = _signs(extractors)
+    better = _better(extractors)
     base: dict[str, Estimate] = {}
     scores: dict[str, list[MetricScore]] = {}
     for name, degrade in {HALVES: None, **DEGRADED}.items():
         copy = half if degrade is None else degrade(half, random)
         values = _estimates(_summary(copy, extractors), reference, extractors, rounds)
         base = base or values
-        scores[name] = [MetricScore(key, v, _worse(v, base[key], signs.get(key, 1))) for key, v in values.items()]
+        scores[name] = [
+            MetricScore(key, v, _worse(v, base[key], better.get(key, "lower"))) for key, v in values.items()
+        ]
         done(name)
     return scores
 
@@ -113,10 +129,10 @@ def _summary(x: np.ndarray, extractors: Sequence[Extractor]) -> Summary:
     return summarize(iter(x[:, None]), [ChannelView(Path(), extractors)], 8, True, x.shape[1:])[0]
 
 
-def _signs(extractors: Sequence[Extractor]) -> dict[str, int]:
-    """1 where higher values are worse, -1 where lower ones are; by name of the score."""
-    signs = {f"{one.key} ({extractor.name})": one.sign for one in metrics("features") for extractor in extractors}
-    return signs | {one.key: one.sign for one in metrics("voxels")}
+def _better(extractors: Sequence[Extractor]) -> dict[str, Better]:
+    """Return which values are better, by name of the score."""
+    features = {f"{one.key} ({extractor.name})": one.better for one in metrics("features") for extractor in extractors}
+    return features | {one.key: one.better for needs in VOLUME_METRICS for one in metrics(needs)}
 
 
 def _estimates(copy: Summary, reference: Summary, extractors: Sequence[Extractor], rounds: int) -> dict[str, Estimate]:
@@ -130,7 +146,8 @@ def _estimates(copy: Summary, reference: Summary, extractors: Sequence[Extractor
         a, b = (sets[name][FEATURES + extractor.name] for name in ("copy", "reference"))
         estimates = compare_features(a, b, config).estimates
         values |= {f"{key} ({extractor.name})": one for key, one in estimates.items() if one.error is not None}
-    values |= compare_summaries("voxels", copy, reference, config)
+    for needs in VOLUME_METRICS:
+        values |= compare_summaries(needs, copy, reference, config)
     row = voxels.variety(copy, reference)[-4]
     values["variety, from 1"] = Estimate(abs(row.ratio - 1), row.error)
     a, b = (voxels.pair_similarity(x).estimate for x in (copy, reference))
@@ -138,6 +155,6 @@ def _estimates(copy: Summary, reference: Summary, extractors: Sequence[Extractor
     return values
 
 
-def _worse(degraded: Estimate, base: Estimate, sign: int) -> float:
+def _worse(degraded: Estimate, base: Estimate, better: Better) -> float:
     error = math.hypot(degraded.error, base.error)
-    return sign * (degraded.value - base.value) / error if error > 0 else 0.0
+    return (badness(degraded.value, better) - badness(base.value, better)) / error if error > 0 else 0.0

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from hagan3d.evaluation.report.protocol import (
     summarize_sets,
     volume_sets,
 )
-from hagan3d.evaluation.report.verdict import verdicts
+from hagan3d.evaluation.report.verdict import power_values, verdicts
 from hagan3d.evaluation.settings import EvaluateConfig
 
 
@@ -133,11 +133,13 @@ class GenerationEvaluation:
             self.model, self.store, self.sets, summaries, one.extractors, one.config, one.index, progress
         )
         if self.audited:
-            found = audit(self.model, self.store, self.sets, run.summaries, one.extractors[0], one.index, progress)
-            run = replace(run, results=replace(run.results, audit=found))
+            audited = audit(self.model, self.store, self.sets, run.summaries, one.extractors[0], one.index, progress)
+            run = replace(run, results=replace(run.results, audit=audited))
         page = report(run, self.model.description.affine_array, self.model.run_folder, one.config.shown)
-        write_results(one.out, page, run.results.to_dict())
-        return [*([f"{one.name}:"] if self.has_overview else []), *(str(verdict) for verdict in verdicts(run.results))]
+        found = verdicts(run.results)
+        values = {"verdicts": [asdict(verdict) for verdict in found], "power": power_values(run.results)}
+        write_results(one.out, page, run.results.to_dict() | values)
+        return [*([f"{one.name}:"] if self.has_overview else []), *map(str, found)]
 
     def _write_overview(
         self, key: str, label_summaries: list[dict[str, Summary]], progress: ProgressCallback
@@ -155,7 +157,7 @@ class GenerationEvaluation:
         )
         affine = self.model.description.affine_array
         write_results(self.out, overview_page(overview, self.sets, affine, self.config.shown), overview.to_dict())
-        found = label_verdicts(overview.labels)
+        found = label_verdicts(overview.labels, overview.origin.subjects)
         return [*(["label maps:"] if found else []), *map(str, found)]
 
 

@@ -40,6 +40,9 @@ class Extractor:
     """Whether features are compared in units of their standard deviation over the training volumes."""
     note: str = ""
     """Note for the report."""
+    confirms: bool = False
+    """Whether no difference in these features is evidence of likeness by itself. Not so for the encoder of the
+    evaluated model, which is blind to blur, for random weights, and for weights of other data."""
 
     def features(self, volumes: Iterable[np.ndarray], batch: int = 8) -> np.ndarray:
         """Extract features.

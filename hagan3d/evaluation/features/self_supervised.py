@@ -199,4 +199,4 @@ def load_features(
     net.to(device)
     note = f"trained on the training volumes of {store.path.name}"
     note += f", channel {store.channels[channel]}" if len(store.channels) > 1 else ""
-    return Extractor("self", FeatureNet.dim, state_hash(net.state_dict()), net, rescale=False, note=note)
+    return Extractor("self", FeatureNet.dim, state_hash(net.state_dict()), net, rescale=False, note=note, confirms=True)

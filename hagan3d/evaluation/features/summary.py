@@ -16,6 +16,7 @@ from hagan3d.config import Size
 from hagan3d.data.io.files import replacing
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
+from hagan3d.evaluation.features.texture import describe_texture
 from hagan3d.evaluation.settings import CHUNK
 
 BINS = 128  # of the histogram over [-1, 1]
@@ -23,6 +24,7 @@ SMALL = 32  # voxels per axis of the downsampled copy
 PLANE_SLICES = 8  # slices per plane with statistics
 MOST_FULL = 2**24  # maximum voxels of a volume for sums at full resolution
 FEATURES = "features/"
+STATISTICS_VERSION = 2  # changes with the arrays of `describe`, so that files of another version are not read
 LEAST_DEVIATION = 0.05  # of the median feature
 PAIRWISE = ("similarity", "pair_dice")  # a row per pair of volumes
 SUMS = ("total", "total_square")  # summed over volumes; all other arrays have a row per volume
@@ -39,7 +41,7 @@ def describe(x: np.ndarray) -> Summary:
     Returns:
         `slice_mean`, `slice_deviation` ``[D]``; `gradients` ``[D - 1]``: mean absolute difference of adjacent slices;
         `histogram` ``[BINS]``: shares of the voxels; `planes` ``[3, PLANE_SLICES, 8]``: slice statistics in 3 planes;
-        `small` ``[32, 32, 32]``: block means; `range` ``[2]``: minimum and maximum.
+        `small` ``[32, 32, 32]``: block means; `range` ``[2]``: minimum and maximum; and those of `describe_texture`.
     """
     bins = np.clip(((x + 1) * (BINS / 2)).astype(np.int64), 0, BINS - 1)
     return {
@@ -50,6 +52,7 @@ def describe(x: np.ndarray) -> Summary:
         "planes": np.stack([_describe_slices(np.moveaxis(x, axis, 0)) for axis in range(3)]),
         "small": blocks(x, (SMALL,) * 3).astype(np.float32),
         "range": np.array([x.min(), x.max()]),
+        **describe_texture(x),
     }
 
 
@@ -119,7 +122,8 @@ class ChannelView:
     @property
     def key(self) -> dict[str, Any]:
         """Plain values that determine the results for given volumes."""
-        return {"channel": self.channel, "extractors": {e.name: e.sha256 for e in self.extractors}}
+        extractors = {e.name: e.sha256 for e in self.extractors}
+        return {"statistics": STATISTICS_VERSION, "channel": self.channel, "extractors": extractors}
 
     def summarize(self, x: np.ndarray, pairs: bool) -> Summary:
         """Summarize volumes ``[B, C, D, H, W]``."""
@@ -186,6 +190,13 @@ class VolumeSet:
     """Returns the volumes ``[C, D, H, W]`` from one index up to another: image channels, then one per label."""
     identity: Mapping[str, Any]
     """Plain values that determine the volumes."""
+    subjects: np.ndarray | None = None
+    """Number of the subject of each volume ``[N]``; None: every volume is of its own."""
+
+    @property
+    def subject_numbers(self) -> np.ndarray:
+        """Number of the subject of each volume ``[N]``."""
+        return np.arange(self.count) if self.subjects is None else self.subjects
 
     def volumes(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Return some volumes ``[C, D, H, W]``."""

@@ -48,7 +48,10 @@ def compare_labels(
                 name,
                 sets={key: label_set(one) for key, one in arrays.items()},
                 distances={
-                    pair_name(a, b): compare_summaries("labels", scaled[a], scaled[b], config) for a, b in PAIRS
+                    pair_name(a, b): compare_summaries(
+                        "labels", scaled[a], scaled[b], config, (sets[a].subject_numbers, sets[b].subject_numbers)
+                    )
+                    for a, b in PAIRS
                 },
                 reconstruction_dice=mean_of(reconstructed[:, row]),
             )

@@ -1,7 +1,6 @@
 """The overview of an evaluation of several channels or with label maps: links to the channels, and the labels."""
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -12,12 +11,13 @@ from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import Segmented, label_colour
 from hagan3d.evaluation.features.summary import VolumeSet
 from hagan3d.evaluation.label_maps.results import ChannelSummary, LabelComparison, Overview
+from hagan3d.evaluation.metrics.power import Difference
 from hagan3d.evaluation.metrics.registry import metrics, titles
 from hagan3d.evaluation.report.figures import sheet_png
 from hagan3d.evaluation.report.folder import REPORT
-from hagan3d.evaluation.report.page import note, page, picture, table
+from hagan3d.evaluation.report.page import note, page, picture, table, verdict_list
 from hagan3d.evaluation.report.results import FLOOR, GENERATED
-from hagan3d.evaluation.report.verdict import ALIKE, Verdict
+from hagan3d.evaluation.report.verdict import Verdict, compared
 
 SETS = ("generated", "held-out", "train")
 LABEL_NOTES = (
@@ -38,24 +38,29 @@ def channel_summary(name: str, folder: str, results: Mapping[str, Any]) -> Chann
         if one.in_verdict != "no"
     }
     variety = next(row["ratio"] for row in results["variety"]["generated"] if row["voxels"])
-    return ChannelSummary(name, folder, extractor, values, float(variety))
+    return ChannelSummary(name, folder, extractor, values, float(variety), Verdict(**results["verdicts"][0]))
 
 
-def label_verdicts(labels: Sequence[LabelComparison]) -> list[Verdict]:
-    """Return a verdict per label: whether its volumes are as far from held-out ones as training volumes are."""
-    found = []
+def label_verdicts(labels: Sequence[LabelComparison], subjects: Mapping[str, int]) -> list[Verdict]:
+    """Return a verdict per label: whether its volumes are as far from held-out ones as training volumes are.
+
+    Args:
+        labels: The comparisons.
+        subjects: Number of subjects of each set, by name.
+    """
+    found, least = [], min(subjects.values())
     for label in labels:
-        distance, floor = (label.distances[column]["label_volume"] for column in (GENERATED, FLOOR))
-        error = math.hypot(distance.error or 0.0, floor.error or 0.0)
-        above = (distance.value - floor.value) / error if error else 0.0
+        group = [
+            Difference.of(one, label.distances[GENERATED][one.key], label.distances[FLOOR][one.key], least)
+            for one in metrics("labels")
+            if one.in_verdict == "decides"
+        ]
         one, real = (label.sets[name] for name in ("generated", "held-out"))
-        text = (
-            f"label {label.name}: volume {one.mean_ml.value:.3g} +- {one.deviation_ml:.2g} ml (held-out "
-            f"{real.mean_ml.value:.3g} +- {real.deviation_ml:.2g}), Wasserstein {distance.value:.2f} standard "
-            f"deviations (floor {floor.value:.2f}): "
+        title = (
+            f"label {label.name}, {one.mean_ml.value:.3g} +- {one.deviation_ml:.2g} ml (held-out "
+            f"{real.mean_ml.value:.3g} +- {real.deviation_ml:.2g})"
         )
-        text += "no significant difference" if above <= ALIKE else f"{above:.0f} standard errors above the floor"
-        found.append(Verdict(above <= ALIKE, text))
+        found.append(compared(title, group, subjects))
     return found
 
 
@@ -75,17 +80,17 @@ def overview_page(overview: Overview, sets: Mapping[str, VolumeSet], affine: np.
         f"{origin.volumes['held-out']} held-out and {origin.volumes['train']} training volumes of "
         f"{html.escape(origin.store['name'])}. Protocol {origin.protocol}.</p>"
     )
-    lines = "".join(
-        f'<li class="{"good" if one.good else "bad"}">{html.escape(one.text)}</li>'
-        for one in label_verdicts(overview.labels)
-    )
-    verdicts = f"<ul>{lines}</ul>" if lines else ""
+    verdicts = verdict_list(label_verdicts(overview.labels, origin.subjects))
     return page([head, verdicts, _channels(overview.channels), _labels(overview, sets, affine, shown)])
 
 
 def _channels(channels: Sequence[ChannelSummary]) -> str:
-    """Links to the reports of the channels, and their main numbers."""
-    links = "".join(f'<li><a href="{quote(one.folder)}/{REPORT}">{html.escape(one.name)}</a></li>' for one in channels)
+    """Links to the reports of the channels with their overall verdicts, and their main numbers."""
+    links = "".join(
+        f'<li><a href="{quote(one.folder)}/{REPORT}">{html.escape(one.name)}</a>: '
+        f'<span class="{one.verdict.state}">{html.escape(one.verdict.text)}</span></li>'
+        for one in channels
+    )
     names = titles("features")
     rows = [
         [

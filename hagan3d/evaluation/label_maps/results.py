@@ -1,10 +1,11 @@
 """Results on the label maps of generated volumes, and the overview of an evaluation of several channels."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.report.results import Origin
+from hagan3d.evaluation.report.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,19 @@ class ChannelSummary:
     """Generated against held-out volumes, and the real-vs-real floor, by key of the metric of features."""
     variety: float
     """Standard deviation of voxels over generated volumes, relative to training volumes."""
+    verdict: Verdict
+    """The overall verdict on the channel."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for metrics.json."""
         metrics = {key: {"value": value, "floor": floor} for key, (value, floor) in self.metrics.items()}
-        return {"folder": self.folder, "features": self.extractor, **metrics, "variety": self.variety}
+        return {
+            "folder": self.folder,
+            "features": self.extractor,
+            **metrics,
+            "variety": self.variety,
+            "verdict": asdict(self.verdict),
+        }
 
 
 @dataclass(frozen=True)

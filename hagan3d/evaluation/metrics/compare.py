@@ -7,7 +7,7 @@ import numpy as np
 
 from hagan3d.evaluation.features.summary import Summary
 from hagan3d.evaluation.metrics.distances import kid_of_subsets, shrinkage
-from hagan3d.evaluation.metrics.estimate import Estimate, bootstrap_error
+from hagan3d.evaluation.metrics.estimate import Estimate, Subjects, bootstrap_error
 from hagan3d.evaluation.metrics.registry import Metric, metrics
 from hagan3d.evaluation.settings import EvaluateConfig
 
@@ -52,33 +52,40 @@ class FeatureComparison:
         }
 
 
-def estimate(one: Metric, x: np.ndarray, y: np.ndarray, config: EvaluateConfig) -> Estimate:
-    """Compute a metric of two sets; if it returns a plain float, its standard error by bootstrap over volumes.
+def estimate(
+    one: Metric, x: np.ndarray, y: np.ndarray, config: EvaluateConfig, subjects: Subjects | None = None
+) -> Estimate:
+    """Compute a metric of two sets; if it returns a plain float, its standard error by bootstrap over subjects.
 
     Args:
         one: The metric.
         x: Rows of the evaluated set ``[M, ...]``.
         y: Rows of the reference set ``[N, ...]``.
         config: Settings that metrics take, and the number of bootstrap resamplings.
+        subjects: Subjects of both sets, whose volumes depend on each other. Default: one volume per subject.
     """
+    subjects = subjects or (np.arange(len(x)), np.arange(len(y)))
     keywords = {name: getattr(config, name) for name in one.settings}
-    value = one.function(x, y, **keywords)
+    value = one.function(x, y, **keywords, **({"subjects": subjects} if one.by_subject else {}))
     if isinstance(value, Estimate):
         return value
 
     def resampled(i: np.ndarray, j: np.ndarray) -> float:
         return float(one.function(x[i], y[j], **keywords))
 
-    return Estimate(float(value), bootstrap_error(resampled, len(x), len(y), config.bootstrap))
+    return Estimate(float(value), bootstrap_error(resampled, subjects, config.bootstrap))
 
 
-def compare_features(x: np.ndarray, y: np.ndarray, config: EvaluateConfig) -> FeatureComparison:
+def compare_features(
+    x: np.ndarray, y: np.ndarray, config: EvaluateConfig, subjects: Subjects | None = None
+) -> FeatureComparison:
     """Compute all feature metrics between two sets.
 
     Args:
         x: Features ``[M, dim]`` of the evaluated set, such as generated volumes.
         y: Features ``[N, dim]`` of the reference set.
         config: Settings of the evaluation.
+        subjects: Subjects of both sets, see `estimate`.
     """
     m, n, dim = len(x), len(y), x.shape[1]
     size = min(m, n, LARGEST_SUBSET)
@@ -90,17 +97,19 @@ def compare_features(x: np.ndarray, y: np.ndarray, config: EvaluateConfig) -> Fe
     return FeatureComparison(
         volumes=(m, n),
         dim=dim,
-        estimates={one.key: estimate(one, x, y, config) for one in metrics("features")},
+        estimates={one.key: estimate(one, x, y, config, subjects) for one in metrics("features")},
         kid_subsets=KidSubsets(mean, deviation, config.kid_subsets, size),
         shrinkage=(shrinkage(x), shrinkage(y)),
         warnings=tuple(warnings),
     )
 
 
-def compare_summaries(needs: str, x: Summary, y: Summary, config: EvaluateConfig) -> dict[str, Estimate]:
-    """Compute all metrics of one kind of input, `voxels` or `labels`, between the summaries of two sets, by key."""
+def compare_summaries(
+    needs: str, x: Summary, y: Summary, config: EvaluateConfig, subjects: Subjects | None = None
+) -> dict[str, Estimate]:
+    """Compute all metrics of one kind of input, such as `voxels`, between the summaries of two sets, by key."""
     return {
-        one.key: estimate(one, x[array], y[array], config)
+        one.key: estimate(one, x[array], y[array], config, subjects)
         for one in metrics(needs)
         for array in [one.needs.partition(":")[2]]
     }

@@ -8,6 +8,9 @@ import numpy as np
 
 NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 
+Subjects = tuple[np.ndarray, np.ndarray]
+"""Subject number of each volume of the evaluated set ``[M]`` and of the reference set ``[N]``."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -40,21 +43,28 @@ class Estimate:
 
 
 def bootstrap_error(
-    distance: Callable[[np.ndarray, np.ndarray], float], m: int, n: int, rounds: int, seed: int = 0
+    distance: Callable[[np.ndarray, np.ndarray], float],
+    subjects: Subjects,
+    rounds: int,
+    seed: int = 0,
 ) -> float:
-    """Return the bootstrap standard error of a distance between two sets.
+    """Return the bootstrap standard error of a distance between two sets, resampling subjects with all their volumes.
 
     Args:
         distance: Function of the resampled indices of the first and of the second set.
-        m: Size of the first set.
-        n: Size of the second set.
+        subjects: Subjects of both sets.
         rounds: Number of bootstrap resamplings.
         seed: Seed of the resampling.
 
     Source: Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7(1), 1979.
     """
     random = np.random.default_rng(seed)
-    return float(np.std([distance(random.integers(m, size=m), random.integers(n, size=n)) for _ in range(rounds)]))
+    volumes = [[np.flatnonzero(own == subject) for subject in np.unique(own)] for own in subjects]
+
+    def resampled(groups: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))])
+
+    return float(np.std([distance(resampled(volumes[0]), resampled(volumes[1])) for _ in range(rounds)]))
 
 
 def binomial_error(share: float, count: float) -> float:

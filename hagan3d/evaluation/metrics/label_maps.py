@@ -13,6 +13,8 @@ from hagan3d.evaluation.metrics.registry import metric
     unit="standard deviations of training volumes",
     better="lower",
     needs="labels:volume",
+    in_verdict="decides",
+    matters=0.5,
 )
 def distribution_distance(x: np.ndarray, y: np.ndarray) -> float:
     """1D Wasserstein distance between the values ``[M]`` and ``[N]`` of two sets."""

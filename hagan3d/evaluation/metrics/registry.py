@@ -9,22 +9,25 @@ function, and its test.
 - ``features``: the features ``[M, dim]`` of the set to evaluate and those ``[N, dim]`` of the reference set.
 - ``voxels:KEY``: the array ``KEY`` of the summaries of both sets, ``[M, ...]`` and ``[N, ...]`` (see
   `hagan3d.evaluation.features.summary.describe` for the keys).
+- ``texture:KEY``: the same of the arrays of `hagan3d.evaluation.features.texture.describe_texture`.
 - ``labels:KEY``: the array ``KEY`` of one label of both sets, ``[M]`` and ``[N]``: `voxels`, `components` (see
   `hagan3d.evaluation.features.label_maps.LabelView`) or `volume`, in standard deviations of the training volumes.
 - ``pair``: a `hagan3d.evaluation.metrics.translation.TranslatedPair` and a mask ``[C, D, H, W]``; returns a float.
 
 A metric of two sets returns an `Estimate`, or a plain float: then the caller estimates the standard error by bootstrap,
-resampling the volumes of both sets (see `hagan3d.evaluation.metrics.compare.estimate`).
+resampling the subjects of both sets (see `hagan3d.evaluation.metrics.compare.estimate`). One that returns an `Estimate`
+and is ``by_subject`` takes the subjects of both sets as ``subjects``, for its own standard error.
 """
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-Better = Literal["lower", "higher"]
+Better = Literal["lower", "higher", "zero"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -37,7 +40,7 @@ class Metric:
     title: str
     """Name in the report."""
     better: Better
-    """Which values are better."""
+    """Which values are better; ``zero``: those nearer to zero, of a signed difference."""
     needs: str
     """Input of the function, see the module."""
     function: Callable[..., Any]
@@ -47,11 +50,17 @@ class Metric:
     """Settings of `EvaluateConfig` that the function takes as keyword arguments."""
     in_verdict: Literal["no", "shown", "decides"] = "no"
     """Whether the verdict states the value (shown), and whether the value decides between good and bad (decides)."""
+    matters: float = math.inf
+    """Smallest difference from the floor that a reader would care about: finer differences may stay unseen."""
+    by_subject: bool = False
+    """Whether the function takes ``subjects``, two arrays with the subject number of each volume."""
 
-    @property
-    def sign(self) -> int:
-        """1 where higher values are worse, else -1."""
-        return 1 if self.better == "lower" else -1
+
+def badness(value: float, better: Better) -> float:
+    """Return a number that is higher for worse values."""
+    if better == "zero":
+        return abs(value)
+    return value if better == "lower" else -value
 
 
 _METRICS: dict[str, Metric] = {}
@@ -66,6 +75,8 @@ def metric(
     unit: str = "",
     settings: tuple[str, ...] = (),
     in_verdict: Literal["no", "shown", "decides"] = "no",
+    matters: float = math.inf,
+    by_subject: bool = False,
 ) -> Callable[[Function], Function]:
     """Register a function as a metric; see `Metric` for the arguments.
 
@@ -76,7 +87,7 @@ def metric(
     def register(function: Function) -> Function:
         if key in _METRICS and _METRICS[key].function is not function:
             raise ValueError(f"two metrics have the key {key!r}")
-        _METRICS[key] = Metric(key, title, better, needs, function, unit, settings, in_verdict)
+        _METRICS[key] = Metric(key, title, better, needs, function, unit, settings, in_verdict, matters, by_subject)
         return function
 
     return register

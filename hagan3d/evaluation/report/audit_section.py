@@ -42,7 +42,7 @@ def audit_section(run: EvaluatedRun, affine: np.ndarray) -> str:
     audit = run.results.audit
     if audit is None:
         return ""
-    lines = [f'<p class="{"good" if v.good else "bad"}">{html.escape(v.text)}</p>' for v in audit_verdicts(audit)]
+    lines = [f'<p class="{v.state}">{html.escape(v.text)}</p>' for v in audit_verdicts(audit)]
     lines += [note(text) for text in AUDIT_NOTES]
     for name, space in audit.spaces.items():
         title = f"features '{space.extractor}'" if space.extractor else name

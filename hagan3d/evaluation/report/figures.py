@@ -12,6 +12,16 @@ from scipy.spatial.distance import cdist
 
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.evaluation.features.summary import BINS, FEATURES, MOST_FULL, Summary
+from hagan3d.evaluation.features.texture import (
+    ENTROPY_BINS,
+    GRADIENT_BINS,
+    GREY_LEVELS,
+    HIGH_FREQUENCY,
+    LEAST_GRADIENT,
+    OCTAVES,
+    SPECTRA,
+    band_middles,
+)
 from hagan3d.evaluation.metrics.estimate import NORMAL_95
 from hagan3d.evaluation.metrics.voxels import Variety
 
@@ -99,6 +109,37 @@ def slices_png(summaries: Mapping[str, Summary]) -> bytes:
         axes.legend(frameon=False, fontsize=8)
 
     return figure_png(draw)
+
+
+def texture_png(summaries: Mapping[str, Summary]) -> bytes:
+    """Draw power spectra, gradient magnitudes and local entropy of all sets: means, and bands of 90 % of volumes."""
+    magnitude = LEAST_GRADIENT * 2 ** ((np.arange(GRADIENT_BINS) + 0.5) * OCTAVES / GRADIENT_BINS)
+    entropy = (np.arange(ENTROPY_BINS) + 0.5) * np.log2(GREY_LEVELS) / ENTROPY_BINS
+    panels: list[tuple[str, np.ndarray, str, Any]] = [
+        *((f"power spectrum, {name}", band_middles(), "spectra", i) for i, name in enumerate(SPECTRA)),
+        ("gradient magnitude", magnitude, "gradient_magnitude", slice(None)),
+        ("local entropy", entropy, "local_entropy", slice(None)),
+    ]
+
+    def draw(figure: Any) -> None:
+        for axes, (title, x, key, row) in zip(figure.subplots(2, 3).ravel(), panels, strict=True):
+            for name in ("train", "held-out", "generated"):
+                values = summaries[name][key][:, row]
+                low, high = np.quantile(values, (0.05, 0.95), axis=0)
+                axes.plot(x, values.mean(axis=0), color=COLOURS[name], label=name, linewidth=1.2)
+                axes.fill_between(x, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+            axes.set_title(title, fontsize=9)
+            axes.tick_params(labelsize=7)
+            if key == "spectra":
+                axes.set(yscale="log", xlabel="cycles per voxel")
+                axes.axvline(HIGH_FREQUENCY, color="black", linewidth=0.8, linestyle=":")
+            elif key == "gradient_magnitude":
+                axes.set(xscale="log", ylim=(0, None), xlabel="per voxel, range -1 to 1")
+            else:
+                axes.set(ylim=(0, None), xlabel="bits")
+        figure.axes[0].legend(frameon=False, fontsize=7)
+
+    return figure_png(draw, 9.0, 5.2)
 
 
 def variety_png(variety: Mapping[str, Sequence[Variety]]) -> bytes:

@@ -11,12 +11,13 @@ from hagan3d.config import Size
 from hagan3d.evaluation.features.summary import FEATURES, ssim_settings
 from hagan3d.evaluation.metrics.classes import ClassScores
 from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.metrics.power import FALSE_ALARM, MISSED
 from hagan3d.evaluation.metrics.registry import titles
 from hagan3d.evaluation.report import figures
 from hagan3d.evaluation.report.audit_section import audit_section
-from hagan3d.evaluation.report.page import bullets, note, page, picture, table
+from hagan3d.evaluation.report.page import bullets, note, page, picture, table, verdict_list
 from hagan3d.evaluation.report.results import COLUMNS, EvaluatedRun, Evaluation, Origin
-from hagan3d.evaluation.report.verdict import verdicts
+from hagan3d.evaluation.report.verdict import differences, verdicts
 
 RECONSTRUCTION_TITLES = (
     ("mae", "mean absolute error, range -1 to 1"),
@@ -24,6 +25,9 @@ RECONSTRUCTION_TITLES = (
     ("ms_ssim", "MS-SSIM"),
     ("mae_of_mean", "for comparison: mean absolute error of the mean training volume"),
 )
+
+
+POWER_HEADER = ("metric", "generated", "floor", "excess", "detectable", "matters", "")
 
 
 def report(run: EvaluatedRun, affine: np.ndarray, folder: Path, shown: int) -> str:
@@ -41,6 +45,8 @@ def report(run: EvaluatedRun, affine: np.ndarray, folder: Path, shown: int) -> s
             _head(results.origin),
             _verdicts(results),
             _contact_sheets(run, affine, shown),
+            _texture(run),
+            _power(results),
             *(_features(results, name) for name in results.features),
             _classes(results.classes),
             _voxels(results),
@@ -69,8 +75,7 @@ def _head(origin: Origin) -> str:
 
 
 def _verdicts(results: Evaluation) -> str:
-    lines = [f'<li class="{"good" if v.good else "bad"}">{html.escape(v.text)}</li>' for v in verdicts(results)]
-    return f"<ul>{''.join(lines)}</ul>" + "".join(note(text) for text in results.warnings)
+    return verdict_list(verdicts(results)) + "".join(note(text) for text in results.warnings)
 
 
 def _contact_sheets(run: EvaluatedRun, affine: np.ndarray, shown: int) -> str:
@@ -79,6 +84,38 @@ def _contact_sheets(run: EvaluatedRun, affine: np.ndarray, shown: int) -> str:
         for name, title in (("held-out", "real, held-out"), ("generated", "generated"))
     }
     return "<h2>Real and generated</h2>" + picture(figures.sheet_png(groups, affine), "real above generated volumes")
+
+
+def _texture(run: EvaluatedRun) -> str:
+    text = "<h2>Sharpness and texture</h2>" + _estimates("texture", run.results.texture)
+    text += note(
+        "High-frequency power: above 0.25 cycles per voxel (dotted), structures below 4 voxels; positive: blurred, "
+        "negative: noisy or too rough. Gradient magnitudes in octaves (1: a factor of two), local entropy of 4^3 "
+        "blocks in bits. Last column: the real-vs-real floor. Picture: means, and bands that hold 90 % of the volumes."
+    )
+    return text + picture(figures.texture_png(run.summaries), "power spectra, gradient magnitudes, local entropy")
+
+
+def _power(results: Evaluation) -> str:
+    """Which difference could have been seen, for each metric that decides."""
+    states = {"good": "no difference found", "unclear": "cannot tell", "bad": "told apart"}
+    rows = [
+        [
+            f"{title}: {one.title}" + (f", {one.unit}" if one.unit else ""),
+            *(f"{value:.3g}" for value in (one.value.value, one.floor.value, one.excess, one.detectable, one.matters)),
+            states[one.state],
+        ]
+        for title, group in differences(results).items()
+        for one in group.values()
+    ]
+    least = min(results.origin.subjects.values())
+    text = "<h2>What could have been seen</h2>" + table(POWER_HEADER, rows)
+    return text + note(
+        f"Excess: by how much generated volumes are worse than the floor. Told apart: by t quantiles of {least - 1} "
+        f"degrees of freedom, with one false alarm in {1 / FALSE_ALARM:.0f}. Detectable: the excess that is told apart "
+        f"in {1 - MISSED:.0%} of repetitions with these numbers of subjects. Where it is above the one that matters, "
+        "and no difference was found, the data cannot tell."
+    )
 
 
 def _features(results: Evaluation, name: str) -> str:
@@ -199,12 +236,15 @@ def _protocol(results: Evaluation, size: Size) -> str:
             f"{fidelity.kid_mean:.6g}, precision {fidelity.precision:.4g}, recall {fidelity.recall:.4g}"
         )
     lines = [
-        "KID: unbiased, polynomial kernel (x.y / dim + 1)^3, all pairs; error: jackknife over both sets.",
+        "KID: unbiased, polynomial kernel (x.y / dim + 1)^3, all pairs.",
         "MMD: unbiased, mean of five RBF kernels; bandwidths 1/4, 1/2, 1, 2 and 4 median distances of the reference.",
-        "FID, shrunk covariance: Ledoit-Wolf, error by bootstrap over volumes; biased upwards for small sets.",
+        "FID, shrunk covariance: Ledoit-Wolf; biased upwards for small sets.",
         f"Precision and recall: {origin.settings.neighbours} nearest neighbours.",
         f"MS-SSIM: Gaussian window of {ssim['kernel_size']}, {len(ssim['weights'])} scales, disjoint random pairs.",
         "2.5D FID: mean, standard deviation, steps and quarter means of eight slices in each of three planes.",
+        "Spectra: mean squared Fourier coefficients of at most 64 x 64 lines per axis or 32 slices, Hann window.",
+        "Gradients: forward differences in [-1, 1] per voxel, at least 1/64. Local entropy: 32 grey levels.",
+        "Errors of KID and MMD: jackknife over subjects; other errors by bootstrap over subjects.",
         "Intervals: 1.96 standard errors on each side. The floor: training volumes compared with held-out ones.",
         "Real volumes in a random order that the seed determines; nothing was downloaded.",
     ]

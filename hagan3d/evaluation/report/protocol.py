@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from hagan3d.evaluation.features.summary import FEATURES, Summary, View, VolumeS
 from hagan3d.evaluation.metrics import voxels
 from hagan3d.evaluation.metrics.classes import ClassScores, class_scores
 from hagan3d.evaluation.metrics.compare import LARGEST_SUBSET, FeatureComparison, compare_features, compare_summaries
+from hagan3d.evaluation.metrics.estimate import Estimate, Subjects
 from hagan3d.evaluation.metrics.fidelity import Fidelity, fidelity
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.report.geometry import check_geometry
@@ -37,7 +38,8 @@ from hagan3d.evaluation.settings import EvaluateConfig
 from hagan3d.inference.encoding import check_channels, has_encoder
 from hagan3d.inference.generation import samples
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+LEAST_SUBJECTS = 3  # of each real set: fewer say nothing about differences between subjects
 
 
 def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str, VolumeSet]:
@@ -104,7 +106,14 @@ def _real_set(name: str, store: Store, indices: np.ndarray, config: EvaluateConf
         return (store.volume(int(i)).numpy() for i in order[first:last])
 
     identity = {"store": store.store_fingerprint, "indices": [int(i) for i in order]}
-    return VolumeSet(name, store.size, len(order), read, identity)
+    names = sorted(set(store.subjects))
+    subjects = np.array([names.index(store.subjects[i]) for i in order])
+    if len(np.unique(subjects)) < LEAST_SUBJECTS:
+        raise InputError(
+            f"{store.path}: the {name} volumes are of {len(np.unique(subjects))} subjects; standard errors need at "
+            f"least {LEAST_SUBJECTS}: prepare a store of more subjects"
+        )
+    return VolumeSet(name, store.size, len(order), read, identity, subjects)
 
 
 def load_extractors(
@@ -155,11 +164,19 @@ def evaluate_channel(
         if extractor.rescale:  # features in units of their deviation over training volumes
             summaries = rescaled(summaries, extractor.name, "train")
     generated, held_out, train = (summaries[name] for name in ("generated", "held-out", "train"))
+
+    def compared(needs: str) -> dict[str, dict[str, Estimate]]:
+        return {
+            pair_name(a, b): compare_summaries(needs, summaries[a], summaries[b], config, subjects_of(sets, a, b))
+            for a, b in PAIRS
+        }
+
     results = Evaluation(
         origin=origin_of(model, store, sets, extractors, config),
-        features=_compare_features(summaries, extractors, config, progress),
+        features=_compare_features(summaries, sets, extractors, config, progress),
         classes=_classes(model, store, sets, summaries, extractors[0].name, config.bootstrap),
-        voxels={pair_name(a, b): compare_summaries("voxels", summaries[a], summaries[b], config) for a, b in PAIRS},
+        voxels=compared("voxels"),
+        texture=compared("texture"),
         variety={"generated": voxels.variety(generated, train), "held-out": voxels.variety(held_out, train)},
         diversity=Diversity(voxels.pair_similarity(generated), voxels.pair_similarity(train)),
         seams=voxels.seams(generated, train, model.networks.default_depth()),
@@ -206,12 +223,22 @@ def origin_of(
         store={"name": store.path.name, "fingerprint": store.store_fingerprint},
         settings=config,
         volumes={name: volumes.count for name, volumes in sets.items()},
+        subjects={name: len(np.unique(volumes.subject_numbers)) for name, volumes in sets.items()},
         extractors=tuple(extractors),
     )
 
 
+def subjects_of(sets: Mapping[str, VolumeSet], evaluated: str, reference: str) -> Subjects:
+    """Return the subjects of the volumes of two sets."""
+    return sets[evaluated].subject_numbers, sets[reference].subject_numbers
+
+
 def _compare_features(
-    summaries: dict[str, Summary], extractors: Sequence[Extractor], config: EvaluateConfig, progress: ProgressCallback
+    summaries: dict[str, Summary],
+    sets: Mapping[str, VolumeSet],
+    extractors: Sequence[Extractor],
+    config: EvaluateConfig,
+    progress: ProgressCallback,
 ) -> dict[str, dict[str, FeatureComparison]]:
     advance = progress("distances", len(extractors) * len(PAIRS))
     results: dict[str, dict[str, FeatureComparison]] = {}
@@ -219,7 +246,8 @@ def _compare_features(
         rows = {name: summary[FEATURES + extractor.name] for name, summary in summaries.items()}
         results[extractor.name] = {}
         for a, b in PAIRS:
-            results[extractor.name][pair_name(a, b)] = compare_features(rows[a], rows[b], config)
+            subjects = subjects_of(sets, a, b)
+            results[extractor.name][pair_name(a, b)] = compare_features(rows[a], rows[b], config, subjects)
             advance(1)
     return results
 

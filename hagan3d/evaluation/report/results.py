@@ -45,6 +45,8 @@ class Origin:
     settings: EvaluateConfig
     volumes: dict[str, int]
     """Number of volumes of each set."""
+    subjects: dict[str, int]
+    """Number of subjects of each set: independent volumes."""
     extractors: tuple[Extractor, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +98,9 @@ class Evaluation:
     """By extractor and by comparison (`COLUMNS`)."""
     classes: ClassScores | None
     voxels: dict[str, dict[str, Estimate]]
-    """By comparison and by metric."""
+    """Distances of voxel statistics, by comparison and by metric."""
+    texture: dict[str, dict[str, Estimate]]
+    """Of sharpness and texture, by comparison and by metric."""
     variety: dict[str, list[Variety]]
     """Of generated and of held-out volumes, relative to training volumes."""
     diversity: Diversity
@@ -118,7 +122,6 @@ class Evaluation:
         features = {
             name: {column: one.to_dict() for column, one in columns.items()} for name, columns in self.features.items()
         }
-        voxels = {column: {k: v.to_dict() for k, v in values.items()} for column, values in self.voxels.items()}
         extractor = self.origin.extractors[0].name
         fidelity = (
             {"missing": self.fidelity}
@@ -129,7 +132,8 @@ class Evaluation:
             **self.origin.to_dict(),
             "features": features,
             "classes": self.classes and self.classes.to_dict(),
-            "voxels": voxels,
+            "voxels": _plain(self.voxels),
+            "texture": _plain(self.texture),
             "variety": {name: [asdict(row) for row in rows] for name, rows in self.variety.items()},
             "diversity": {name: one and one.to_dict() for name, one in vars(self.diversity).items()},
             "seams": self.seams and self.seams.to_dict(),
@@ -140,6 +144,10 @@ class Evaluation:
             "warnings": list(self.warnings),
         }
         return values if self.audit is None else values | {"audit": self.audit.to_dict()}
+
+
+def _plain(columns: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
+    return {column: {key: value.to_dict() for key, value in values.items()} for column, values in columns.items()}
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

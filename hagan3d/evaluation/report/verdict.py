@@ -1,42 +1,150 @@
-"""Verdicts: what the results mean, one plain sentence each, at the top of a report."""
+"""Verdicts: what the results mean, one plain sentence each, at the top of a report.
 
-import math
+A verdict on generated volumes has three states: told apart from real ones; no difference found, and one that matters
+would have been; cannot tell, since one that matters could have been missed.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from hagan3d.evaluation.memorisation.results import Audit
-from hagan3d.evaluation.metrics.compare import FeatureComparison
-from hagan3d.evaluation.metrics.registry import Metric, metrics
+from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.metrics.power import Difference, State, joint_state
+from hagan3d.evaluation.metrics.registry import metrics
 from hagan3d.evaluation.metrics.voxels import Seams, Variety
 from hagan3d.evaluation.report.results import FLOOR, GENERATED, Evaluation, GeometryCheck, Reconstruction
 
-LEAST_VARIETY = 0.8  # of that of the training volumes
-CLEAR = 5.0  # standard errors
-ALIKE = 2.0  # standard errors
+TEXTURE, SLICES = "sharpness and texture", "slice statistics"
+LOST = "high-frequency power lost "
+BLUR = "high_frequency_lost"  # begins the keys of the metrics whose sign says blurred or rough
+VARIETY_MATTERS = 0.2  # less variety, as a share of that of the training volumes
+SEAM_MATTERS = 0.05  # higher steps at window borders, as a share of those of real volumes
+NAMED = 3  # metrics that a sentence names at most
+SIGNS: Mapping[State, str] = {"good": "  ", "unclear": "? ", "bad": "! "}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One sentence, and whether it is good news."""
+    """One sentence, and whether it is good news, bad news, or that the volumes at hand cannot tell."""
 
-    good: bool
+    state: State
     text: str
 
+    @classmethod
+    def of(cls, good: bool, text: str) -> "Verdict":
+        """Return a verdict on what needs no statistics."""
+        return cls("good" if good else "bad", text)
+
+    @property
+    def good(self) -> bool:
+        """Whether it is good news."""
+        return self.state == "good"
+
     def __str__(self) -> str:
-        return f"{'  ' if self.good else '! '}{self.text}"
+        return SIGNS[self.state] + self.text
+
+
+def differences(results: Evaluation) -> dict[str, dict[str, Difference]]:
+    """Return all metrics that decide, each against its floor, by kind of metric and by key."""
+    sources: dict[str, tuple[str, Mapping[str, Mapping[str, Estimate]]]] = {
+        TEXTURE: ("texture", results.texture),
+        SLICES: ("voxels", results.voxels),
+    }
+    for name, columns in results.features.items():
+        sources[_feature_title(name)] = ("features", {key: one.estimates for key, one in columns.items()})
+    least = min(results.origin.subjects.values())
+    return {
+        title: {
+            one.key: Difference.of(one, columns[GENERATED][one.key], columns[FLOOR][one.key], least)
+            for one in metrics(needs)
+            if one.in_verdict == "decides"
+        }
+        for title, (needs, columns) in sources.items()
+    }
+
+
+def power_values(results: Evaluation) -> dict[str, Any]:
+    """Return the excess and the detectable difference of each deciding metric, as plain values for metrics.json."""
+    return {title: {key: one.to_dict() for key, one in group.items()} for title, group in differences(results).items()}
 
 
 def verdicts(results: Evaluation) -> list[Verdict]:
-    """Return the verdicts on variety, feature distances, slices, seams, reconstruction, geometry and memorisation."""
-    found = [
-        variety_verdict(results.variety),
-        *(_distance(name, columns) for name, columns in results.features.items()),
-        _coverage(results.coverage.share, results.coverage_floor),
-    ]
-    found += [] if results.seams is None else [_seams(results.seams)]
-    found += _reconstruction(results.reconstruction)
-    found += [_geometry(results.geometry)]
-    return found + ([] if results.audit is None else audit_verdicts(results.audit))
+    """Return the verdicts: overall, by kind of metric, on variety, seams, reconstruction, geometry, memorisation."""
+    groups, subjects = differences(results), results.origin.subjects
+    found = {title: compared(title, list(group.values()), subjects) for title, group in groups.items()}
+    found[TEXTURE] = _texture(found[TEXTURE], groups[TEXTURE])
+    alike = found[TEXTURE].good and found[SLICES].good
+    confirming = [TEXTURE, SLICES, *(_feature_title(e.name) for e in results.origin.extractors if e.confirms)]
+    for title in set(found) - set(confirming):
+        found[title] = found[title] if alike else _unconfirmed(found[title])
+    variety = variety_verdict(results.variety, min(subjects.values()))
+    rows = [_overall(found, confirming, variety), *found.values(), variety]
+    rows += [] if results.seams is None else [_seams(results.seams, min(subjects.values()))]
+    rows += [*_reconstruction(results.reconstruction), _geometry(results.geometry)]
+    return rows + ([] if results.audit is None else audit_verdicts(results.audit))
+
+
+def compared(title: str, group: Sequence[Difference], subjects: Mapping[str, int]) -> Verdict:
+    """Return the verdict on metrics of one kind.
+
+    Args:
+        title: What was compared.
+        group: The metrics that decide.
+        subjects: Number of subjects of each set, by name.
+    """
+    state = joint_state([one.state for one in group])
+    if state == "bad":
+        apart = sorted((one for one in group if one.state == "bad"), key=lambda one: -one.in_errors)
+        values = ", ".join(one.against_floor() for one in apart[:NAMED])
+        above = f"{apart[0].in_errors:.0f} standard errors above the floor"
+        return Verdict(state, f"{title}: told apart from real volumes: {values}; {above}")
+    if state == "good":
+        sizes = ", ".join(one.amount(one.detectable) for one in group)
+        return Verdict(state, f"{title}: no difference found, and one of this size would have been: {sizes}")
+    missed = [one for one in group if one.state == "unclear"]
+    sizes = ", ".join(f"{one.amount(one.detectable)} ({one.matters:.2g} would matter)" for one in missed[:NAMED])
+    return Verdict(state, f"{title}: cannot tell: {_too_few(subjects)} to see a difference below {sizes}")
+
+
+def _too_few(subjects: Mapping[str, int]) -> str:
+    name = min(subjects, key=lambda one: subjects[one])
+    return f"too few {name} volumes ({subjects[name]}{' subjects' if name != 'generated' else ''})"
+
+
+def _unconfirmed(verdict: Verdict) -> Verdict:
+    """Take back good news from features that overlook blur or noise."""
+    if not verdict.good:
+        return verdict
+    return Verdict(
+        "unclear", f"{verdict.text}; no evidence by itself, since these features can overlook blur and noise"
+    )
+
+
+def _texture(verdict: Verdict, group: Mapping[str, Difference]) -> Verdict:
+    """Name what the eye sees: blurred where power of fine structures is missing, rough where there is too much."""
+    parts = []
+    for word, sign in (("blurred", 1), ("too rough", -1)):
+        found = [one for key, one in group.items() if key.startswith(BLUR) and one.state == "bad"]
+        found = [one for one in found if sign * one.value.value > 0]
+        if found:
+            axes = ", ".join(f"{abs(one.value.value):.0f} % {one.title.removeprefix(LOST)}" for one in found)
+            much = "is missing" if sign > 0 else "is in excess"
+            parts.append(f"{word}: power of structures below 4 voxels {much}, {axes}")
+    return replace(verdict, text=f"{'; '.join(parts)}. {verdict.text}") if parts else verdict
+
+
+def _overall(found: Mapping[str, Verdict], confirming: Sequence[str], variety: Verdict) -> Verdict:
+    """Return the verdict that comes first: bad if any metric tells apart, good if all that can confirm do."""
+    states = {title: one.state for title, one in found.items()} | {"variety": variety.state}
+    state = joint_state([s for title, s in states.items() if s == "bad" or title in (*confirming, "variety")])
+    by = ", ".join(title for title, one in states.items() if one == state)
+    texts: dict[State, str] = {
+        "bad": f"generated volumes are told apart from real ones by {by}",
+        "unclear": f"cannot tell whether generated volumes differ from real ones: too few volumes for {by}",
+        "good": f"no difference from real volumes found, where one that matters would have been, by {by}",
+    }
+    return Verdict(state, texts[state])
 
 
 def audit_verdicts(audit: Audit) -> list[Verdict]:
@@ -48,7 +156,7 @@ def audit_verdicts(audit: Audit) -> list[Verdict]:
         if by
         else "no evidence of memorisation in generated volumes"
     )
-    found = [Verdict(not by, f"{text} ({sets})")]
+    found = [Verdict.of(not by, f"{text} ({sets})")]
     if not audit.membership:
         return found
     best = max(audit.membership, key=lambda row: row.auc)
@@ -57,65 +165,53 @@ def audit_verdicts(audit: Audit) -> list[Verdict]:
         text = "the discriminators separate training from held-out volumes: do not share a checkpoint that holds them"
     else:
         text = "no evidence of membership in discriminator logits"
-    return [*found, Verdict(not audit.discriminators_by, f"{text} ({values})")]
+    return [*found, Verdict.of(not audit.discriminators_by, f"{text} ({values})")]
 
 
-def variety_verdict(variety: Mapping[str, Sequence[Variety]]) -> Verdict:
-    """Return the verdict on variety, at the finest resolution with a standard error."""
+def variety_verdict(variety: Mapping[str, Sequence[Variety]], subjects: int) -> Verdict:
+    """Return the verdict on variety, at the finest resolution with a standard error.
+
+    Args:
+        variety: Of generated and of held-out volumes, relative to training volumes.
+        subjects: Number of subjects of the smallest set.
+    """
     row, floor = (next(row for row in variety[name] if row.voxels) for name in ("generated", "held-out"))
-    error = row.error or 0.0
-    values = f"variety {row.ratio:.2f} +- {error:.2f} of that of real volumes at {row.voxels}^3 voxels "
-    values += f"(held-out volumes: {floor.ratio:.2f})"
-    if row.ratio + CLEAR * error < 1 and row.ratio < LEAST_VARIETY:
-        return Verdict(False, f"too little variety: {values}; generated volumes are too similar (mode collapse)")
-    return Verdict(True, values)
+    value, least = Estimate(row.ratio, row.error), Estimate(floor.ratio, floor.error)
+    one = Difference("variety", "", "higher", VARIETY_MATTERS, value, least, subjects)
+    text = f"variety {row.ratio:.2f} +- {row.error or 0.0:.2f} of that of training volumes at {row.voxels}^3 voxels "
+    text += f"(held-out volumes: {floor.ratio:.2f})"
+    if one.state == "bad":
+        return Verdict("bad", f"too little {text}; generated volumes are too similar (mode collapse)")
+    if one.state == "unclear":
+        return Verdict("unclear", f"{text}: cannot tell, up to {one.detectable:.0%} less could have been missed")
+    return Verdict("good", f"{text}: no difference found, and {one.detectable:.0%} less would have been")
 
 
-def _distance(extractor: str, columns: Mapping[str, FeatureComparison]) -> Verdict:
-    """Compare the deciding metrics with the real-vs-real floor."""
-    generated, floor = columns[GENERATED], columns[FLOOR]
-    parts, above = [], 0.0
-    for one in metrics("features"):
-        if one.in_verdict == "no":
-            continue
-        value, least = generated.estimates[one.key], floor.estimates[one.key]
-        parts.append(f"{one.title.partition(',')[0]} {value.value:.3g} (floor {least.value:.2g})")
-        if one.in_verdict == "decides":
-            above = max(above, _standard_errors_worse(one, generated, floor))
-    text = f"features '{extractor}': {', '.join(parts)}: "
-    if above <= ALIKE:
-        m, n = generated.volumes
-        return Verdict(True, f"{text}no significant difference from real volumes ({m} against {n} volumes)")
-    return Verdict(False, f"{text}{above:.0f} standard errors above the floor")
-
-
-def _standard_errors_worse(one: Metric, generated: FeatureComparison, floor: FeatureComparison) -> float:
-    a, b = generated.estimates[one.key], floor.estimates[one.key]
-    error = math.hypot(a.error or 0.0, b.error or 0.0)
-    return one.sign * (a.value - b.value) / error if error else 0.0
-
-
-def _coverage(share: float, floor: float) -> Verdict:
-    text = f"mean intensities of real volumes are covered in {share:.0%} of the slices (floor {floor:.0%})"
-    return Verdict(share >= floor, text)
-
-
-def _seams(seams: Seams) -> Verdict:
-    ratio = seams.ratio
-    visible = ratio.value > 1.05 and ratio.value - CLEAR * (ratio.error or 0.0) > 1
-    text = f"intensity steps at window borders are {ratio.value:.2f} +- {ratio.error:.2f} times those of real volumes"
-    return Verdict(not visible, text + (": seams are visible" if visible else ""))
+def _seams(seams: Seams, subjects: int) -> Verdict:
+    one = Difference("", "", "lower", SEAM_MATTERS, seams.ratio, Estimate(1.0, 0.0), subjects)
+    text = f"intensity steps at window borders are {seams.ratio} times those of real volumes"
+    if one.state == "bad" and one.excess > SEAM_MATTERS:
+        return Verdict("bad", f"{text}: seams are visible")
+    if one.detectable > SEAM_MATTERS:
+        return Verdict(
+            "unclear", f"{text}: cannot tell, steps up to {one.detectable:.0%} higher could have been missed"
+        )
+    return Verdict("good", text)
 
 
 def _reconstruction(errors: Reconstruction | None) -> list[Verdict]:
     if errors is None or errors.mae_of_mean is None:
         return []
     text = f"reconstruction error of held-out volumes {errors.mae:.3f} (mean training volume: {errors.mae_of_mean:.3f})"
-    return [Verdict(errors.mae < errors.mae_of_mean, text)]
+    return [Verdict.of(errors.mae < errors.mae_of_mean, text)]
 
 
 def _geometry(rows: Sequence[GeometryCheck]) -> Verdict:
     wrong = [row.check for row in rows if not row.ok]
     if wrong:
-        return Verdict(False, f"geometry differs from the store: {', '.join(wrong)}")
-    return Verdict(True, "geometry as in the store")
+        return Verdict.of(False, f"geometry differs from the store: {', '.join(wrong)}")
+    return Verdict.of(True, "geometry as in the store")
+
+
+def _feature_title(name: str) -> str:
+    return f"features '{name}'"

@@ -1,21 +1,27 @@
 """The report of a run between two domains: verdicts, distances between sets, errors, a picture."""
 
-import html
-
-from hagan3d.evaluation.report.page import note, page, picture, table
+from hagan3d.evaluation.metrics.power import Difference
+from hagan3d.evaluation.report.page import note, page, picture, table, verdict_list
 from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.translation.domains import NAMES, DomainEvaluation
 
 
 def domain_verdicts(results: DomainEvaluation) -> list[Verdict]:
     """Return a verdict per direction: whether translations are closer to the other domain than untouched volumes."""
-    found = []
+    found, least = [], min(results.volumes.values())
     for direction, result in results.directions.items():
         domain, other = NAMES[direction]
         after, before = result.translated["kid"], result.untranslated["kid"]
+        # which of the two is worse, each against the other as its floor
+        gain, loss = (Difference("KID", "", "lower", 0.0, *pair, least) for pair in ((before, after), (after, before)))
         text = f"{domain} to {other}: KID {after.value:.3g} to held-out volumes, {before.value:.3g} untranslated"
         text += f", {result.floor['kid'].value:.3g} of training volumes"
-        found.append(Verdict(after.value < before.value, text))
+        if gain.state == "bad":
+            found.append(Verdict("good", text))
+        elif loss.state == "bad" or loss.excess >= 0:
+            found.append(Verdict("bad", f"{text}: not closer than untranslated volumes"))
+        else:
+            found.append(Verdict("unclear", f"{text}: cannot tell, the difference is within its error"))
     return found
 
 
@@ -38,15 +44,11 @@ def domain_report(results: DomainEvaluation) -> str:
         if found
     ]
     held = ", ".join(f"{count} of the {domain} domain" for domain, count in results.volumes.items())
-    verdicts = "".join(
-        f'<li class="{"good" if verdict.good else "bad"}">{html.escape(verdict.text)}</li>'
-        for verdict in domain_verdicts(results)
-    )
     return page(
         [
             f"<h1>Translation between two domains, step {results.origin['step']}</h1>",
             note(f"{results.origin['run']}; held-out volumes of {results.origin['store']['path']}: {held}."),
-            f"<ul>{verdicts}</ul><h2>Distances between sets</h2>" + table(header, rows),
+            f"{verdict_list(domain_verdicts(results))}<h2>Distances between sets</h2>" + table(header, rows),
             note(
                 f"In features {results.extractor}; +-: standard error. Training volumes: what perfect ones would give."
             ),

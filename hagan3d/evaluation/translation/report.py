@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from hagan3d.data.pictures import contact_sheet
-from hagan3d.evaluation.metrics.registry import Metric, metrics, titles
+from hagan3d.evaluation.metrics.registry import Metric, badness, metrics, titles
 from hagan3d.evaluation.report import figures
-from hagan3d.evaluation.report.page import bullets, note, page, picture, table
+from hagan3d.evaluation.report.page import bullets, note, page, picture, table, verdict_list
 from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.translation.calibration import CALIBRATION_NOTES, PIT_BINS, Calibration
 from hagan3d.evaluation.translation.registration import TITLES as MISALIGNMENT
@@ -62,7 +62,7 @@ def pair_verdicts(results: PairEvaluation) -> list[Verdict]:
     ]
     if results.misalignment:
         before, after = (results.misalignment[when]["distance_mm"].mean for when in ("before", "after"))
-        found.append(Verdict(after < before, f"mean registration error {after:.2f} mm, before {before:.2f} mm"))
+        found.append(Verdict.of(after < before, f"mean registration error {after:.2f} mm, before {before:.2f} mm"))
     return found + overlap
 
 
@@ -71,7 +71,7 @@ def _channel_verdicts(channel: ChannelEvaluation) -> list[Verdict]:
     found = [_error_verdict(channel), *_uncertainty(channel.calibration)]
     if channel.seam_ratio is not None:
         text = f"intensity steps at window borders are {channel.seam_ratio:.2f} times those elsewhere"
-        found.append(Verdict(channel.seam_ratio < VISIBLE_SEAM, text))
+        found.append(Verdict.of(channel.seam_ratio < VISIBLE_SEAM, text))
     return found
 
 
@@ -86,11 +86,12 @@ def _error_verdict(channel: ChannelEvaluation) -> Verdict:
         unit = _unit(one, channel.units)
         part = f"{one.title} {translated[one.key].mean:.4g} {unit}".strip()
         if source is not None and one.in_verdict == "decides":
-            gain = translated[one.key].mean - source[one.key].mean
-            good = good and one.sign * gain < 0
+            before, after = source[one.key].mean, translated[one.key].mean
+            gain = after - before
+            good = good and badness(after, one.better) < badness(before, one.better)
             part += f" ({gain:+.2f} {unit} against the source)"
         parts.append(part)
-    return Verdict(good, f"in the mask: {', '.join(parts)}")
+    return Verdict.of(good, f"in the mask: {', '.join(parts)}")
 
 
 def _unit(one: Metric, units: str) -> str:
@@ -106,8 +107,8 @@ def _uncertainty(calibration: Mapping[str, Any] | None) -> list[Verdict]:
     grows = plain["ause"] < plain["ause_random"]
     order = f"AUSE {plain['ause']:.3f}, random {plain['ause_random']:.3f}"
     return [
-        Verdict(low <= covered <= high, f"coverage of the 90 % interval: {covered:.1%} of the targets ({name})"),
-        Verdict(grows, f"errors {'increase' if grows else 'do not increase'} with predicted sigma ({order})"),
+        Verdict.of(low <= covered <= high, f"coverage of the 90 % interval: {covered:.1%} of the targets ({name})"),
+        Verdict.of(grows, f"errors {'increase' if grows else 'do not increase'} with predicted sigma ({order})"),
     ]
 
 
@@ -134,16 +135,13 @@ def pair_report(evaluated: EvaluatedPairs, affine: np.ndarray, folder: Path) -> 
 
 def _head(results: PairEvaluation) -> str:
     origin = results.origin
-    lines = "".join(
-        f'<li class="{"good" if verdict.good else "bad"}">{html.escape(verdict.text)}</li>'
-        for verdict in pair_verdicts(results)
-    )
     kind = "" if origin["degrade"] == "none" else f", simulated degradation: {origin['degrade']}"
     kind += "" if origin["passes"] == "one" else f"; mean of {origin['passes']}"
     return (
         f"<h1>Translation by {html.escape(origin['method'])}, step {origin['step']}</h1><p class=note>"
         f"{html.escape(origin['run'])}; {len(results.rows)} held-out volumes of "
-        f"{html.escape(origin['store']['path'])}{kind}; {html.escape(origin['split'])}.</p><ul>{lines}</ul>"
+        f"{html.escape(origin['store']['path'])}{kind}; {html.escape(origin['split'])}.</p>"
+        f"{verdict_list(pair_verdicts(results))}"
     )
 
 
@@ -186,7 +184,7 @@ def _misalignment(rows: Mapping[str, Mapping[str, Spread]] | None) -> str:
 def dice_verdict(dice: Mapping[str, LabelDice]) -> Verdict:
     """Return the verdict on the overlap of labels."""
     each = ", ".join(f"{value.mean:.3f} for label {label}" for label, value in dice.items())
-    return Verdict(min(value.mean for value in dice.values()) > GOOD_DICE, f"Dice {each}")
+    return Verdict.of(min(value.mean for value in dice.values()) > GOOD_DICE, f"Dice {each}")
 
 
 def dice_table(dice: Mapping[str, LabelDice]) -> str:

@@ -1,0 +1,84 @@
+"""Statistical power: whether a metric tells generated from real volumes, and which difference it could have told."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy.stats import t
+
+from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.metrics.registry import Better, Metric, badness
+
+State = Literal["good", "unclear", "bad"]
+"""No difference found, and one that matters would have been; cannot tell; told apart."""
+
+FALSE_ALARM = 0.001  # one-sided, of one metric; of the ten or so of a report together it is about 1 %
+MISSED = 0.2  # probability of missing a difference of the detectable size: a power of 80 %
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of generated against held-out volumes, and its real-vs-real floor."""
+
+    title: str
+    unit: str
+    better: Better
+    matters: float
+    """Smallest difference that a reader would care about."""
+    value: Estimate
+    floor: Estimate
+    volumes: int
+    """Independent volumes (subjects) of the smallest set, which determine how well the error itself is known."""
+
+    @classmethod
+    def of(cls, metric: Metric, value: Estimate, floor: Estimate, volumes: int) -> "Difference":
+        """Return the difference of a registered metric."""
+        return cls(metric.title.partition(",")[0], metric.unit, metric.better, metric.matters, value, floor, volumes)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the excess over the floor."""
+        return math.hypot(self.value.error or 0.0, self.floor.error or 0.0)
+
+    @property
+    def excess(self) -> float:
+        """By how much generated volumes are worse than the floor; negative: better."""
+        return badness(self.value.value, self.better) - badness(self.floor.value, self.better)
+
+    @property
+    def detectable(self) -> float:
+        """Excess that is told apart in 80 % of repetitions: the sum of both quantiles of t times the error."""
+        return float(t.isf(FALSE_ALARM, self.volumes - 1) + t.isf(MISSED, self.volumes - 1)) * self.error
+
+    @property
+    def state(self) -> State:
+        """``bad``: told apart; ``good``: not, and a difference that matters would have been; else ``unclear``."""
+        if self.excess > float(t.isf(FALSE_ALARM, self.volumes - 1)) * self.error:
+            return "bad"
+        return "good" if self.detectable <= self.matters else "unclear"
+
+    @property
+    def in_errors(self) -> float:
+        """The excess in standard errors."""
+        return self.excess / self.error if self.error else math.copysign(math.inf, self.excess)
+
+    def amount(self, size: float) -> str:
+        """Return a size of this metric in words."""
+        return f"{self.title} {size:.2g} {self.unit}".rstrip()
+
+    def against_floor(self) -> str:
+        """Return the value and its floor in words."""
+        return f"{self.amount(self.value.value)} (floor {self.floor.value:.2g})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for metrics.json."""
+        own = {name: getattr(self, name) for name in ("excess", "error", "detectable", "matters")}
+        return {"state": self.state, **{name: value for name, value in own.items() if math.isfinite(value)}}
+
+
+def joint_state(states: Sequence[State]) -> State:
+    """Return ``bad`` if any is, ``good`` if all are, else ``unclear``."""
+    if "bad" in states:
+        return "bad"
+    return "good" if states and set(states) == {"good"} else "unclear"
