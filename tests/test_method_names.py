@@ -14,9 +14,9 @@ EXEMPT = {
     ("benchmarks/ablation.py", "hagan"): "varies the settings of HA-GAN",
     ("benchmarks/speed.py", "hagan"): "compares HA-GAN with its published implementation",
     ("benchmarks/winograd.py", "hagan"): "says whose sub-volumes it draws",
-    ("examples/augmentation_study.py", "hagan"): "makes the default config conditional, and small with --quick",
+    ("examples/augmentation_study.py", "hagan"): "makes the default config conditional",
     ("examples/feature_regression.py", "hagan"): "makes the default config small with --quick",
-    ("examples/segmentation_study.py", "hagan"): "makes the default config small with --quick",
+    ("examples/study.py", "hagan"): "makes the default config small with --quick",
     ("hagan3d/evaluation/exploration/results.py", "unit"): "the physical unit of an attribute, a key of its report",
     ("hagan3d/explore.py", "unit"): "the same key",
 }

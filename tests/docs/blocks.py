@@ -47,7 +47,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def inline_commands(page: Path) -> Iterator[list[str]]:
-    """Yield the words of each command with options that stands between backticks in the text, where nothing is left out."""
+    """Yield the words of each command with options that stands between backticks, where nothing is left out."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for found in _SPAN.finditer(text):
         if "--" in found[1] and "..." not in found[1]:

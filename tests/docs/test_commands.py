@@ -75,14 +75,21 @@ def test_every_command_line_is_known_to_its_parser(page, monkeypatch, capsys):
     assert not problems, "\n".join(problems)
 
 
+def text_of(script):
+    """Return the text of a script, of a table of settings next to it, and of the modules next to it that it imports."""
+    text = script.read_text(encoding="utf-8")
+    imported = (script.with_name(f"{name}.py") for name in re.findall(r"^import (\w+)$", text, re.MULTILINE))
+    others = (script.with_suffix(".yaml"), *imported)
+    return text + "".join(one.read_text(encoding="utf-8") for one in others if one.exists())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_script_and_option_exists(page):
     for place, words in shell_commands(page):
         scripts = [word for word in words if re.fullmatch(r"(benchmarks|examples)/\w+\.py", word)]
         for script in scripts:
             assert (ROOT / script).is_file(), f"{place}: no {script}"
-            path = ROOT / script  # the settings of a script may be in a table next to it
-            text = "".join(one.read_text(encoding="utf-8") for one in (path, path.with_suffix(".yaml")) if one.exists())
+            text = text_of(ROOT / script)
             options = [word.partition("=")[0] for word in words if word.startswith("--")]
             known = {option for option in options if f'"{option}"' in text or "." in option}
             if 'f"--{name}"' in text:  # options by names that stand in a table
