@@ -1,6 +1,7 @@
 """Every command of the README and of the documentation: known to the parsers, and run where a page marks it."""
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -11,11 +12,12 @@ import pytest
 from hagan3d import __main__, api, cli, phantoms, run_settings
 from hagan3d.errors import InputError
 from tests.docs import blocks
-from tests.docs.blocks import ROOT, Block
+from tests.docs.blocks import ROOT, Block, described
 from tests.docs.small import shortened, small_prepare, small_sections, write_dicom
 
 PAGES = blocks.pages()
-RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks.blocks(page))]
+README, QUICK_START = ROOT / "README.md", ROOT / "docs" / "quick-start.md"
+RUNNABLE = [page for page in PAGES if page != README and any(block.runs for block in blocks.blocks(page))]
 PLACEHOLDER = re.compile(r"\b(COMMAND|METHOD|RUN\d?|NAME|classes\.yaml|mine\.yaml)\b")
 """Words for which a reader puts their own: lines with one cannot be parsed."""
 
@@ -61,6 +63,7 @@ def parse(command: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -
     raise AssertionError(f"{command}: parsed nothing")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_line_is_known_to_its_parser(page, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
@@ -103,6 +106,12 @@ def test_a_wrong_line_is_reported(monkeypatch):
     assert parse("train", ["--config", "hagan_64", "--train.steps", "5"], monkeypatch) is None
 
 
+def test_what_the_readme_runs_is_in_the_quick_start():
+    """So that it is run once."""
+    marked, run = ([block.text for block in blocks.blocks(page) if block.runs] for page in (README, QUICK_START))
+    assert marked and set(marked) <= set(run)
+
+
 @pytest.fixture(scope="session")
 def made_phantoms(tmp_path_factory):
     """Phantoms of each kind, which all pages share."""
@@ -128,6 +137,7 @@ def test_marked_blocks_run(page, made_phantoms, tmp_path, monkeypatch, capsys):
             exec(compile(block.text, str(block), "exec"), names)
         elif block.runs:
             run_shell(block, made_phantoms)
+    check_written_files(tmp_path)
 
 
 def run_shell(block: Block, made_phantoms: Path) -> None:
@@ -147,3 +157,16 @@ def run_shell(block: Block, made_phantoms: Path) -> None:
         outputs = [cli.option_value(option, arguments) for option in ("--out", "--output", "--nnunet")]
         written = [Path(path) for path in outputs if path]
         assert all(path.exists() for path in written), f"{block}: {' '.join(words)} wrote none of {written}"
+
+
+def check_written_files(folder: Path) -> None:
+    """Check that the page on files describes every file of the runs, and every key of the evaluations."""
+    runs = [path for path in folder.glob("runs/*") if path.is_dir()]
+    assert runs
+    for run in runs:
+        names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
+        assert names <= {name.partition("/")[0] for name in described("A run")}
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+        assert rows and all("/" in key for row in rows for key in row if key != "step")
+    for path in folder.rglob("metrics.json"):
+        assert set(json.loads(path.read_text(encoding="utf-8"))) <= described("metrics.json")

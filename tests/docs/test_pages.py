@@ -1,7 +1,6 @@
 """The pages of the documentation: links lead somewhere, generated pages are current, formats are those of the code."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hagan3d.data.store.format import FORMAT as STORE_FORMAT
 from hagan3d.evaluation.report.results import Evaluation, Origin
 from hagan3d.evaluation.translation.results import ChannelEvaluation, PairEvaluation
 from tests.docs import blocks
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import ROOT, described
 
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 LARGEST_README, LARGEST_PICTURE = 8000, 300_000  # bytes
@@ -70,14 +69,6 @@ def test_the_readme_is_short_and_pictures_are_small():
     assert not [path.name for path in pictures if path.name not in text]
 
 
-def described(section: str) -> set[str]:
-    """Return the names in the first column of the tables of one section of the page on files."""
-    text = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
-    part = next(part for part in re.split(r"^#+ ", text, flags=re.MULTILINE) if part.startswith(f"{section}\n"))
-    cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
-    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
-
-
 def test_the_format_of_a_store_is_described(small_store):
     with h5py.File(small_store) as file:
         names, attributes = set(file), set(file.attrs)
@@ -98,12 +89,3 @@ def test_the_keys_of_metrics_json_are_described():
     }
     pairs = {field.name for kind in (PairEvaluation, ChannelEvaluation) for field in dataclasses.fields(kind)}
     assert described("metrics.json") >= fields | pairs - {"origin", "channels"}
-
-
-@pytest.mark.slow
-def test_the_files_of_a_run_are_described(phantom_run):
-    names = {path.relative_to(phantom_run).parts[0] for path in phantom_run.rglob("*") if path.is_file()}
-    known = {name.partition("/")[0] for name in described("A run")}
-    assert {name for name in names if not name.startswith(".")} <= known
-    rows = [json.loads(line) for line in (phantom_run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert all("step" in row and all("/" in key for key in row if key != "step") for row in rows)
