@@ -64,5 +64,10 @@ class DegradeConfig(Section):
 
     @property
     def active(self) -> bool:
-        """Whether sources are simulated."""
+        """Whether sources are made of the volumes of a store."""
         return self.kind != "none"
+
+    @property
+    def changes(self) -> bool:
+        """Whether such a source differs from its volume: all but copies."""
+        return self.kind not in ("none", "copy")

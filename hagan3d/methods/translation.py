@@ -117,9 +117,7 @@ class TranslationMethod(Method):
         if found == expected:
             self._check_labels(store)
             return
-        degrade = self.config.data.degrade
-        is_simulated = degrade.active and degrade.kind != "copy"
-        limit = "domains" if store.has_domains else "simulated sources" if is_simulated else ""
+        limit = "domains" if store.has_domains else "simulated sources" if self.config.data.degrade.changes else ""
         why = f" ({limit} have one channel)" if limit else ""
         raise InputError(
             f"{store.path}: holds {_count(sources)} per source and {_count(store.channels)} per target{why}, but "

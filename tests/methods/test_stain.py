@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hagan3d import cli, train, translate
+from hagan3d import cli, evaluate, train, translate
 from hagan3d import prepare as prepare_door
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -77,6 +77,10 @@ def test_from_images_of_one_institute_to_those_of_another(images, tmp_path):
     made = np.stack([nibabel.load(path).get_fdata() for path in sorted((tmp_path / "b").glob("p2_*.nii.gz"))])
     red, _, blue = made.reshape(3, 32, 32)[:, 16, 16]
     assert red > blue + 50, "a blue disc becomes red"
+    words = [str(tmp_path / "run"), "--store", str(images / "s.h5"), "--out", str(tmp_path / "measured")]
+    assert cli.run(evaluate.main, [*words, "--device", "cpu"]) == 0
+    text = (tmp_path / "measured" / "metrics.json").read_text()
+    assert "Infinity" not in text and "NaN" not in text, "a copy is not compared with its target"
 
 
 @pytest.mark.parametrize(

@@ -364,7 +364,7 @@ def check_sources(store: Store, degrade: DegradeConfig) -> None:
             "or simulate sources with --data.degrade.kind"
         )
     names = max(store.channels + store.label_names, store.source_channels, key=len)
-    if degrade.active and degrade.kind != "copy" and len(names) > 1:
+    if degrade.changes and len(names) > 1:
         # noise would have to be independent in each channel, motion and k-space masks common to all
         raise InputError(
             f"{path}: a simulated source has one channel, but its volumes have {len(names)} ({', '.join(names)}); "

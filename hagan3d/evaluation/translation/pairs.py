@@ -238,7 +238,7 @@ class _PairEvaluator:
         """Compute the errors of one channel."""
         own = slice(channel, channel + 1)
         compared = {TRANSLATED: prediction.mean[0, own].clamp(-1, 1)}
-        if self.pairs.degrade.active:
+        if self.pairs.degrade.changes:
             compared[SOURCE] = pair.source[own]
         unit, target, mask = float(np.diff(self.store.intervals[i, channel])[0]) / 2, pair.target[own], _mask(pair)[own]
         borders = self.translator.windows(self.store.size[0]).borders
