@@ -55,11 +55,9 @@ def main() -> int:
     """Run the command that is named first."""
     name, rest = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if name in ("-h", "--help", "help"):
-        print(usage())
-        return 0
+        return cli.run(lambda _: print(usage()), rest)
     if name == "--version":
-        print(versions())
-        return 0
+        return cli.run(lambda _: print(versions()), rest)
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2

@@ -213,6 +213,10 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         command(arguments)
+        sys.stdout.flush()  # here, where an error is caught
+    except BrokenPipeError:  # of `| head`, which has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (InputError, OSError, MemoryError, RuntimeError) as error:
         message = explain(error)
         if message is None:

@@ -215,3 +215,11 @@ def test_the_version_names_torch_cuda_and_operators(capsys, monkeypatch):
     assert version == f"hagan3d {hagan3d.__version__}"
     assert torch_line.startswith(f"torch {torch.__version__} (") and ("no GPU" in torch_line or " x " in torch_line)
     assert operators == f"operators: {ops.backend()}"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"]])
+def test_a_reader_that_stops_reading_is_no_error(words):
+    made = subprocess.Popen([sys.executable, "-m", "hagan3d", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    made.stdout.close()
+    _, error = made.communicate()
+    assert error.decode() == "" and made.returncode == 0
