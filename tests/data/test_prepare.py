@@ -185,7 +185,9 @@ def shards(scans: Path, folder: Path, numbers: tuple[int, ...] = (1, 2, 3), **ch
 
 def test_shards_are_one_store_with_one_split(scans: Path, tmp_path: Path):
     shards(scans, tmp_path / "parts")
-    assert [name for name in files_in(tmp_path / "parts") if name.endswith(".h5")] == [f"shard-00{k}-of-003.h5" for k in (1, 2, 3)]
+    assert [name for name in files_in(tmp_path / "parts") if name.endswith(".h5")] == [
+        f"shard-00{k}-of-003.h5" for k in (1, 2, 3)
+    ]
     whole = run(scans, tmp_path / "a.h5", subject=r"(s\d)_", validation=0.4)
     parts = Store(tmp_path / "parts")
     assert sorted(parts.ids) == whole.ids and parts.settings == whole.settings

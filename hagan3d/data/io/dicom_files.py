@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from hagan3d.data.io.checks import available_bytes
+from hagan3d.data.io.files import mapped
 from hagan3d.errors import InputError
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -48,7 +49,7 @@ def read_dataset(path: Path, **options: Any) -> Dataset:
     """
     if not path.stat().st_size:
         return Dataset()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with mapped(path) as content:
         _check_deflated(path, content)
         return pydicom.dcmread(cast(BinaryIO, content), force=True, **options)
 

@@ -25,6 +25,7 @@ from hagan3d.errors import InputError
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 LARGEST_HEADER = 2**16  # bytes
+LONGEST_WORD = 120  # characters of a header: the buffers that ITK copies longer ones into overflow
 META_SIZES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8}
 META_SIZES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8}
 NRRD_SIZES = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8}
@@ -178,7 +179,10 @@ def _lines(path: Path, end: bytes, last: str) -> tuple[list[str], int]:
         size = place + len(end) if place >= 0 else len(start)
     if not size:
         raise InputError("not a MetaImage file, in spite of its ending, or its header is damaged")
-    return [line.strip() for line in start[:size].decode("latin-1").splitlines()], size
+    lines = [line.strip() for line in start[:size].decode("latin-1").splitlines()]
+    if any(len(word) > LONGEST_WORD for line in lines for word in line.split() if not line.startswith("#")):
+        raise InputError(f"has a word of more than {LONGEST_WORD} characters in its header: it is damaged")
+    return lines, size
 
 
 def _meta_header(path: Path) -> Header:
