@@ -106,7 +106,7 @@ def test_a_dry_run_prints_what_would_be_read_and_writes_nothing(tmp_path: Path, 
     line = f"--input {tmp_path}/in --output {tmp_path}/a.h5 --size 32 32 32 --workers 1 --dry-run"
     assert cli.run(prepare.main, line.split()) == 0
     told = capsys.readouterr()
-    assert "a: subject a, train" in told.out and "8 x 9 x 10 voxels of 2 x 2 x 3 mm, RAS, -99" in told.out
+    assert "a: subject a, train" in told.out and "8 x 9 x 10 voxels of 2 x 2 x 3 mm, RAS, -1000 to" in told.out
     assert "1 file is not read: notes.md" in told.err and "nothing was written" in told.out
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"x")

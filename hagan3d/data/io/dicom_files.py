@@ -56,7 +56,7 @@ def read_dataset(path: Path, **options: Any) -> Dataset:
 
 def _check_deflated(path: Path, content: mmap.mmap) -> None:
     """Raise InputError if a deflated data set expands beyond the free memory, which pydicom would not notice."""
-    if content[128:132] != MAGIC or content.find(DeflatedExplicitVRLittleEndian.encode() + b"\0", 0, 1024) < 0:
+    if content[128:132] != MAGIC or content.find(DeflatedExplicitVRLittleEndian.encode(), 0, 1024) < 0:
         return
     unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     content.seek(144 + int.from_bytes(content[140:144], "little"))  # the group length of the meta information

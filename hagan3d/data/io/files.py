@@ -25,6 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with readable_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".part.{path.name}")  # same file system: a rename is atomic
+        temporary.unlink(missing_ok=True)  # what a kill left; a link there would lead the writes elsewhere
         try:
             yield temporary
             _flush(temporary)
