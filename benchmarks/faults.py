@@ -40,7 +40,8 @@ from hagan3d.data.io.files import write_text
 
 CONFIG = "wgan_gp_32"
 SIZE = "--size 32 32 32 --validation 0.5 --workers 1"
-STEPS = "--train.batch_size 2 --train.device cpu --log.preview_every 0 --log.every 2 --log.checkpoint_steps 1"
+SMALL = "--wgan_gp.width 8 --wgan_gp.latent_dim 4 --wgan_gp.critic_steps 1"
+STEPS = "--train.batch_size 1 --train.device cpu --log.preview_every 0 --log.every 2 --log.checkpoint_steps 1"
 LONGEST = 600.0  # seconds of one undisturbed command
 BUG = 70  # exit status of a traceback
 
@@ -56,7 +57,7 @@ class Scenario:
     """Patterns of files below the folder of {out}."""
 
 
-TRAIN = f"--config {CONFIG} --data.store {{store}} {STEPS} --train.steps 12 --out {{out}}/run"
+TRAIN = f"--config {CONFIG} --data.store {{store}} {SMALL} {STEPS} --train.steps 6 --out {{out}}/run"
 SCENARIOS = {
     "prepare": Scenario("prepare", f"--input {{scans}} --output {{out}}/a.h5 {SIZE}", ("a.h5", "a.png")),
     "prepare, 2 workers": Scenario(
@@ -65,7 +66,7 @@ SCENARIOS = {
         ("a.h5", "a.png"),
     ),
     "prepare, shard": Scenario("prepare", f"--input {{scans}} --output {{out}} {SIZE} --shard 1/2", ("*.h5",)),
-    "train": Scenario("train", TRAIN, ("run/metrics.jsonl", "run/checkpoints/step-00000012.pt")),
+    "train": Scenario("train", TRAIN, ("run/metrics.jsonl", "run/checkpoints/step-00000006.pt")),
     "generate": Scenario("generate", "{run} --num 4 --device cpu --out {out}/g", ("g/*.nii.gz", "g/samples.csv")),
     "evaluate": Scenario("evaluate", "{run} --store {store} --device cpu --out {out}/e", ("e/metrics.json",)),
     "augment": Scenario("augment", "{run} --store {store} --per_class 4 --device cpu --out {out}/a.h5", ("a.h5",)),
@@ -154,7 +155,7 @@ class Bench:
             path.parent.mkdir(exist_ok=True)
             nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1])), path)
         self.must("prepare", f"--input {{scans}} --output {{store}} {SIZE}")
-        self.must("train", f"--config {CONFIG} --data.store {{store}} {STEPS} --train.steps 2 --out {{run}}")
+        self.must("train", f"--config {CONFIG} --data.store {{store}} {SMALL} {STEPS} --train.steps 2 --out {{run}}")
 
     def words(self, arguments: str, out: Path) -> list[str]:
         """Fill in the names of an argument line."""
