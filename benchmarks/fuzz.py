@@ -37,7 +37,7 @@ WALL_SECONDS = 60.0  # after which a process is ended, as the machine may be sha
 MEMORY = 2**30  # bytes of address space, beyond those of the started process
 SHARED_LINES = ("dataset.json", "cases", "pairs", "labels", "list")  # kinds of which a line names each problem
 NO_MEMORY = ("out of memory", "MB of memory", "free memory")  # a claim of the header was believed
-LONGEST_MESSAGE = 2000  # characters
+LONGEST_LINE = 1100  # characters
 
 Outcome = tuple[str, str]
 """read, refused or neither, and a detail: the place of the error, or why."""
@@ -65,7 +65,11 @@ def read_case(kind: Kind, name: str, target: Path, original: bytes, digest: str,
 def _refusal(message: str, name: str) -> Outcome:
     if any(words in message for words in NO_MEMORY):
         return "neither", f"memory: {message[:200]}"
-    if not message.strip() or len(message) > LONGEST_MESSAGE or ("\n" in message and name not in SHARED_LINES):
+    if (
+        not message.strip()
+        or max(map(len, message.splitlines())) > LONGEST_LINE
+        or ("\n" in message and name not in SHARED_LINES)
+    ):
         return "neither", f"not one line: {message[:200]!r}"
     return "refused", ""
 

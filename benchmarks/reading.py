@@ -62,6 +62,10 @@ def make_store(path: Path, side: int, channels: int = 1, labels: int = 0, count:
         "class_names": [],
         "shard": [1, 1],
         "axis": "axial",
+        "orientation": "RAS",
+        "spacing": None,
+        "fit": "resize",
+        "trim": False,
         "channels": [{"name": f"channel-{number}", **rule} for number in range(1, channels + 1)],
         "label_names": [f"label-{number}" for number in range(labels)],
     }

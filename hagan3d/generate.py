@@ -1,5 +1,6 @@
 """`hagan3d generate`: new volumes from a trained model. It needs neither the store nor training code."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ EXAMPLES = (
     "hagan3d generate runs/lungs512 --num 4 --memory 1GB --format h5 --out volumes/",
 )
 
+UNFINISHED = ".unfinished.json"  # the settings of a command that has not ended, or was killed
+
 
 def main(argv: list[str]) -> None:
     """Parse, generate, print where the result is."""
@@ -31,15 +34,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
     parser.add_argument("--force", action="store_true", help="Replace volumes that are in --out already.")
     a = parser.parse_args(argv)
-    seeds, out = cli.parse_seeds(a.seeds) if a.seeds else list(range(a.num)), Path(a.out)
+    seeds, out = cli.parse_seeds(a.seeds) if a.seeds else range(a.num), Path(a.out)
     if not seeds or not 0 < a.truncation <= 10:
         raise InputError(
             f"--num, --truncation: must be at least 1, and above 0, at most 10; got {len(seeds)}, {a.truncation}"
         )
-    if not a.force and any(file for ending in ("nii*", "h5") for file in out.glob(f"volume-*.{ending}")):
+    options = {key: value for key, value in vars(a).items() if key not in ("out", "force", "debug", "device")}
+    settings = json.dumps(options, sort_keys=True)
+    if not a.force and _holds_others(out, settings):
         raise InputError(f"{out}: holds generated volumes already; use another --out, or --force to replace them")
     budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)
     from hagan3d.checkpoint import load_model
+    from hagan3d.data.io.files import write_text
     from hagan3d.inference.devices import inference_device
     from hagan3d.inference.generation import class_index, generate
     from hagan3d.inference.memory import window_depth
@@ -47,9 +53,19 @@ def main(argv: list[str]) -> None:
     model = load_model(Path(a.run), a.weights, inference_device(a.device), generate=True)
     depth = None if budget is None else window_depth(model, budget)
     label = None if a.class_name is None else class_index(model, a.class_name)
-    options = {"label": label, "truncation": a.truncation, "dtype": a.dtype, "format": a.format, "depth": depth}
-    paths = generate(model, seeds, out, progress=cli.progress("generate", len(seeds)), **options)
+    how = {"label": label, "truncation": a.truncation, "dtype": a.dtype, "format": a.format, "depth": depth}
+    write_text(out / UNFINISHED, settings)
+    paths = generate(model, seeds, out, progress=cli.progress("generate", len(seeds)), **how)
+    (out / UNFINISHED).unlink()
     print(f"{cli.volumes(len(paths))} from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
+
+
+def _holds_others(out: Path, settings: str) -> bool:
+    """Return whether a folder holds volumes that are not those of the same command, which was killed."""
+    if not any(file for ending in ("nii*", "h5") for file in out.glob(f"volume-*.{ending}")):
+        return False
+    marker = out / UNFINISHED
+    return not marker.is_file() or marker.read_text(encoding="utf-8") != settings
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Files as input: all are read before the first is used, so that every bad one is named and nothing is half done."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,26 @@ Item = TypeVar("Item")
 def is_store(path: Path) -> bool:
     """Return whether a path is a store, not scans: a .h5 file, or a folder that holds some."""
     return path.suffix == ".h5" or (path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.h5")))
+
+
+def check_out(path: Path, out: Path) -> None:
+    """Raise InputError if results would be written next to the files they are made of, and might replace them.
+
+    Args:
+        path: A store, a folder, list or file of volumes, or a CSV with files in its columns.
+        out: Folder of the results.
+    """
+    from hagan3d.data.io.listing import find_volumes
+    from hagan3d.data.preprocess.metadata import read_table
+
+    if is_store(path):
+        return
+    if path.suffix.lower() == ".csv":
+        cells = [path.parent / cell for line in read_table(path)[1] for cell in line.values()]
+    else:
+        cells = [file.path for file in find_volumes(path)]
+    if any(os.path.realpath(cell.parent) == os.path.realpath(out) for cell in cells):
+        raise InputError(f"{out}: holds files of --input, which would be among the results; use another --out")
 
 
 def all_readable(files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:

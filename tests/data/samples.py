@@ -320,8 +320,8 @@ def _in_store(data: bytes, random: Random) -> bytes:
     buffer = io.BytesIO(data)
     with h5py.File(buffer, "r+") as file:
         if random.random() < 0.5:
-            settings = replace_value(json.loads(file.attrs["settings"]), random)
-            file.attrs["settings"] = json.dumps(settings)
+            settings = replace_value(json.loads(bytes(file.attrs["settings"])), random)
+            file.attrs["settings"] = np.bytes_(json.dumps(settings).encode())
             return _closed(file, buffer)
         name = list(file)[int(random.integers(len(file)))]
         values = file[name][:]
@@ -356,7 +356,8 @@ def _checkpoint(folder: Path) -> Path:
 
 def _read_checkpoint(path: Path) -> np.ndarray:
     loaded = checkpoint.load_translation(path)
-    return torch.cat([x.flatten().float() for x in loaded.networks["g"].state_dict().values()]).numpy()
+    state = loaded.networks["g"].state_dict()
+    return np.concatenate([np.zeros(0), *(x.flatten().float().numpy() for x in state.values())])
 
 
 def _in_tensors(data: bytes, random: Random) -> bytes:

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from hagan3d.data.io.checks import available_bytes
+from hagan3d.data.io.files import mapped
 from hagan3d.errors import InputError
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -48,14 +49,14 @@ def read_dataset(path: Path, **options: Any) -> Dataset:
     """
     if not path.stat().st_size:
         return Dataset()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with mapped(path) as content:
         _check_deflated(path, content)
         return pydicom.dcmread(cast(BinaryIO, content), force=True, **options)
 
 
 def _check_deflated(path: Path, content: mmap.mmap) -> None:
     """Raise InputError if a deflated data set expands beyond the free memory, which pydicom would not notice."""
-    if content[128:132] != MAGIC or content.find(DeflatedExplicitVRLittleEndian.encode() + b"\0", 0, 1024) < 0:
+    if content[128:132] != MAGIC or content.find(DeflatedExplicitVRLittleEndian.encode(), 0, 1024) < 0:
         return
     unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     content.seek(144 + int.from_bytes(content[140:144], "little"))  # the group length of the meta information

@@ -1,6 +1,7 @@
 """Atomic file writes: to a temporary name, flushed to disk, then renamed."""
 
 import errno
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with readable_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".part.{path.name}")  # same file system: a rename is atomic
+        temporary.unlink(missing_ok=True)  # what a kill left; a link there would lead the writes elsewhere
         try:
             yield temporary
             _flush(temporary)
@@ -60,6 +62,13 @@ def exists(path: Path) -> bool:
         if error.errno == errno.ENAMETOOLONG:
             return False
         raise
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """Open a file that is not empty as a memory map: reading as many bytes as it claims allocates those it has."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        yield content
 
 
 def write_text(path: Path, text: str) -> None:

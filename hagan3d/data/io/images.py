@@ -1,14 +1,18 @@
 """Reader of images in grey levels or RGB (PNG, TIFF, JPEG): a volume of one axial slice."""
 
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hagan3d.data.io.checks import check_memory
+from hagan3d.data.io.files import mapped
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.errors import InputError
 
+MAX_RATIO = 8 * 1032  # pixels per byte: of 1 bit, compressed by deflate
+FORMATS = ("PNG", "TIFF", "JPEG")  # whatever the ending: of Pillow's other readers, some start programs
 GREY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F")
 ROWS_DOWN = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 """Index (slice, row, column) to RAS mm: rows lead to the back, columns to the left, as radiologists view images."""
@@ -17,9 +21,11 @@ ROWS_DOWN = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]
 @reader(".png", ".tif", ".tiff", ".jpg", ".jpeg", title="image", is_image=True)
 def read_image(path: Path) -> RawVolume:
     """Read an image ``[1, rows, columns]``, or ``[1, rows, columns, 3]`` of RGB; the format has no geometry: 1 mm."""
+    if not path.stat().st_size:
+        raise InputError("is empty (0 bytes); copy or export it again")
     try:
-        with Image.open(path) as image:
-            _check(image)
+        with mapped(path) as content, Image.open(cast(BinaryIO, content), formats=FORMATS) as image:
+            _check(image, path.stat().st_size)
             upright = ImageOps.exif_transpose(image)
             array = np.asarray(upright, dtype=np.float32)[None]
             turned = ("turned as its EXIF orientation says",) if image.getexif().get(0x0112, 1) != 1 else ()
@@ -36,8 +42,8 @@ def read_image(path: Path) -> RawVolume:
         raise InputError("truncated or damaged image; copy or export it again") from error
 
 
-def _check(image: Image.Image) -> None:
-    """Raise InputError unless an image has one page, and grey levels or RGB."""
+def _check(image: Image.Image, size: int) -> None:
+    """Raise InputError unless an image has one page, grey levels or RGB, and pixels that ``size`` bytes can hold."""
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise InputError(f"has {pages} pages; convert a stack of slices to NIfTI, or export one page")
@@ -45,4 +51,6 @@ def _check(image: Image.Image) -> None:
         raise InputError(f"has an alpha channel ({image.mode}); export it as RGB or in grey levels")
     if image.mode not in (*GREY_MODES, "RGB"):
         raise InputError(f"has pixels of type {image.mode}; export it as RGB or in grey levels")
+    if image.height * image.width > MAX_RATIO * size:
+        raise InputError(f"truncated or damaged: {image.width} x {image.height} pixels in {size} bytes")
     check_memory((1, image.height, image.width, len(image.getbands())))

@@ -25,6 +25,9 @@ from hagan3d.errors import InputError
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 LARGEST_HEADER = 2**16  # bytes
+DEFLATE_RATIO = 1032  # most bytes that a packed byte holds
+BZIP2_RATIO = 2**20
+LONGEST_WORD = 120  # characters of a header: the buffers that ITK copies longer ones into overflow
 META_SIZES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 4, "FLOAT": 4, "DOUBLE": 8}
 META_SIZES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8}
 NRRD_SIZES = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8}
@@ -136,7 +139,7 @@ def _check_voxels(path: Path, header: Header) -> bytes:
             raise InputError(f"names the file of its voxels {file.name}, which does not exist in its folder")
         size, start = file.stat().st_size, max(header.start, 0)
         if header.encoding in ("gzip", "zlib", "bzip2"):
-            if header.voxel_bytes > 1032 * size and header.encoding != "bzip2":  # the largest ratio of deflate
+            if header.voxel_bytes > (BZIP2_RATIO if header.encoding == "bzip2" else DEFLATE_RATIO) * size:
                 raise InputError(
                     f"is damaged: its header declares {header.voxel_bytes} bytes of voxels, {size} are there"
                 )
@@ -178,7 +181,10 @@ def _lines(path: Path, end: bytes, last: str) -> tuple[list[str], int]:
         size = place + len(end) if place >= 0 else len(start)
     if not size:
         raise InputError("not a MetaImage file, in spite of its ending, or its header is damaged")
-    return [line.strip() for line in start[:size].decode("latin-1").splitlines()], size
+    lines = [line.strip() for line in start[:size].decode("latin-1").splitlines()]
+    if any(len(word) > LONGEST_WORD for line in lines for word in line.split() if not line.startswith("#")):
+        raise InputError(f"has a word of more than {LONGEST_WORD} characters in its header: it is damaged")
+    return lines, size
 
 
 def _meta_header(path: Path) -> Header:
@@ -187,7 +193,7 @@ def _meta_header(path: Path) -> Header:
     pairs = (line.partition("=") for line in lines if "=" in line)
     values = {key.strip().lower(): value.strip() for key, _, value in pairs}
     try:
-        sides = [int(side) for side in values["dimsize"].split()]
+        sides = _sides(values["dimsize"], values["ndims"])
         one = META_SIZES[values["elementtype"].upper().removeprefix("MET_").removesuffix("_ARRAY")]
         one *= int(values.get("elementnumberofchannels", 1))
     except (KeyError, ValueError) as error:
@@ -223,6 +229,14 @@ def _finite(words: list[str]) -> list[float]:
         with contextlib.suppress(ValueError):
             numbers.append(float(word))
     return [number for number in numbers if math.isfinite(number)]
+
+
+def _sides(text: str, count: str) -> list[int]:
+    """Return the sides of a volume; ValueError unless there are so many, each above 0."""
+    sides = [int(side) for side in text.split()]
+    if len(sides) != int(count) or min(sides) < 1:
+        raise ValueError(sides)
+    return sides
 
 
 def _unit_mm(names: list[str]) -> float:
@@ -268,7 +282,7 @@ def _nrrd_header(path: Path) -> Header:
     fields = (line.partition(":") for line in lines[1:] if ":" in line and not line.startswith("#"))
     values = {key.strip().lower(): value.strip() for key, _, value in fields if not value.startswith("=")}
     try:
-        sides = [int(side) for side in values["sizes"].split()]
+        sides = _sides(values["sizes"], values["dimension"])
         one = _nrrd_type_bytes(values["type"])
         encoding = ENCODINGS.get(values["encoding"].lower(), "text")
     except (KeyError, ValueError) as error:

@@ -279,13 +279,16 @@ class Store:
     def _values(self, name: str, i: int, *index: int | slice) -> np.ndarray:
         number, row = self._locations[i]
         key = (os.getpid(), number)  # HDF5 handles are not valid after a fork
+        file = self._files[number]
         try:
             if key not in self._handles:
-                self._handles[key] = h5py.File(self._files[number], "r", locking=False)
+                self._handles[key] = h5py.File(file, "r", locking=False)
             values: np.ndarray = self._handles[key][name][(row, *index)]
-        except OSError as error:
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if not file.exists():
+                raise InputError(f"{file}: is no longer there; put it back and run the same command again") from error
             raise InputError(
-                f"{self._files[number]}: volume {i} cannot be read, the file is damaged; copy or prepare it again"
+                f"{file}: volume {i} cannot be read, the file is damaged; copy or prepare it again"
             ) from error
         return values
 

@@ -56,12 +56,12 @@ def read_table(path: Path) -> dict[str, Any]:
     remedy = "copy it again, or make one with `hagan3d prepare`"
     try:
         with h5py.File(path, "r", locking=False) as file:  # a store is never changed, and some disks have no locks
-            version = file.attrs.get("format")
+            version = _text(file.attrs.get("format"))
             if version != FORMAT:
                 raise InputError(
                     f"{path}: must have the format {FORMAT!r}, got {version!r}; prepare it again with `hagan3d prepare`"
                 )
-            settings = json.loads(file.attrs["settings"])
+            settings = json.loads(_text(file.attrs["settings"]))
             _require(_are_valid(settings), "settings")
             table = _records(file, path.stat().st_size)
             _require(_fit(table, settings), "records")
@@ -75,6 +75,11 @@ def read_table(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is damaged ({error}); {remedy}") from error
     except Exception as error:  # HDF5 and JSON raise errors of many classes on damaged files
         raise InputError(f"{path}: not a store, or damaged; {remedy}") from error
+
+
+def _text(value: Any) -> Any:
+    """Return an attribute as text, of fixed length or not."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 class _DamagedError(Exception):

@@ -79,9 +79,9 @@ def write_store(
         masks: The i-th mask, uint8 [D, H, W] of 0 and 1.
     """
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110", locking=False) as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["settings"] = json.dumps(settings, sort_keys=True)
-        file.create_dataset("left_out", data=list(left_out), dtype=h5py.string_dtype())
+        file.attrs["format"] = np.bytes_(FORMAT.encode())
+        file.attrs["settings"] = np.bytes_(json.dumps(settings, sort_keys=True).encode())
+        _write_text(file, "left_out", list(left_out))
         size, count = settings["size"], len(records)
         shape, labels = (len(settings["channels"]), *size), len(settings["label_names"])
         _write_voxels(file, ("high", "low"), shape, count, voxels, labels)
@@ -131,16 +131,30 @@ def area_average(values: np.ndarray, factors: Size) -> np.ndarray:
     return np.rint(blocks.mean(axis=(-5, -3, -1), dtype=np.float64)).astype(np.int16)
 
 
+def _write_text(file: h5py.File, name: str, values: Sequence[str]) -> None:
+    """Write texts of one length, since HDF5 has no checksums for those of variable length."""
+    encoded = [value.encode() for value in values]
+    length = max(map(len, encoded), default=1) or 1
+    data = np.array(encoded, dtype=h5py.string_dtype(length=length))
+    _write_values(file, name, data)
+
+
+def _write_values(file: h5py.File, name: str, data: np.ndarray) -> None:
+    """Write an array with checksums."""
+    file.create_dataset(name, data=data, fletcher32=True if data.size else None)
+
+
 def _write_records(file: h5py.File, records: Sequence[Record], settings: dict[str, Any]) -> None:
-    text, count, columns = h5py.string_dtype(), len(records), settings["columns"]
+    count, columns = len(records), settings["columns"]
     for name in ("id", "subject", "split", "file", "hash", "domain"):
-        file.create_dataset(name, data=[getattr(record, name) for record in records], dtype=text)
+        _write_text(file, name, [getattr(record, name) for record in records])
     for name, dtype in (("label", np.int64), ("generated", bool)):
-        file.create_dataset(name, data=np.array([getattr(record, name) for record in records], dtype))
-    file.create_dataset("affine", data=np.array([record.affine for record in records], np.float64).reshape(-1, 4, 4))
+        _write_values(file, name, np.array([getattr(record, name) for record in records], dtype))
+    affines = np.array([record.affine for record in records], np.float64)
+    _write_values(file, "affine", affines.reshape(-1, 4, 4))
     table = np.array([[record.columns.get(name, np.nan) for name in columns] for record in records], np.float64)
-    file.create_dataset("columns", data=table.reshape(count, len(columns)))
+    _write_values(file, "columns", table.reshape(count, len(columns)))
     intervals = np.array([record.intervals for record in records], np.float64)
-    file.create_dataset("interval", data=intervals.reshape(count, len(settings["channels"]), 2))
+    _write_values(file, "interval", intervals.reshape(count, len(settings["channels"]), 2))
     source_intervals = np.array([record.source_intervals for record in records], np.float64)
-    file.create_dataset("source_interval", data=source_intervals.reshape(count, -1, 2))
+    _write_values(file, "source_interval", source_intervals.reshape(count, -1, 2))
