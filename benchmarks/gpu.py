@@ -94,7 +94,7 @@ def parts(device: str, tiny: bool, out: Path, work: Path) -> Iterator[Part]:
     yield Part("kernels", (*benchmark, str(ROOT / "benchmarks" / "kernels.py"), *kernels, *small), 120)
     names = ("hagan_32",) if tiny else ("hagan_64", "hagan_128", "hagan_256", "upgan_32")
     configs = [str(ROOT / "configs" / f"{name}.yaml") for name in names]
-    memory = ("--configs", *configs, "--json", str(out / "memory.json"))
+    memory = ("--configs", *configs, "--kind", "cuda", "--json", str(out / "memory.json"))
     yield Part("memory", (*benchmark, str(ROOT / "benchmarks" / "memory.py"), *memory), 120)
     if not tiny:
         speed = ("--sizes", "128", "--precisions", "fp32", "bf16", "--json", str(out / "speed.json"))
