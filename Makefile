@@ -1,4 +1,5 @@
-# make build | test | test-fast | lint | docs | package | demo | bench: each sets up .venv first; a second call only does what changed.
+# make build | test | test-fast | lint | docs | package | demo | bench | gpu: each sets up .venv first; a second call
+# only does what changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(VENV)/bin/uv pip install -q --compile-bytecode --python $(PY) -c constraints.txt
 CSRC := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-.PHONY: build test test-fast lint docs package demo bench format clean
+.PHONY: build test test-fast lint docs package demo bench gpu format clean
 
 build: $(VENV)/.built
 
@@ -52,6 +53,10 @@ bench: build
 	OMP_WAIT_POLICY=PASSIVE $(PY) benchmarks/kernels.py
 	OMP_WAIT_POLICY=PASSIVE $(PY) benchmarks/memory.py
 	OMP_WAIT_POLICY=PASSIVE $(PY) benchmarks/speed.py
+
+# On a machine with a GPU: about ten minutes; results in benchmarks/results/gpu_NAME/.
+gpu: build
+	$(PY) benchmarks/gpu.py
 
 clean:
 	rm -rf build hagan3d/_C*.so $(VENV)/.built

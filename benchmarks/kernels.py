@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from hagan3d import ops
+from hagan3d.ops.device import set_tf32
 
 WARM_UP, SECONDS = 2, 4  # rounds before timing, least seconds of timing
 COPY_BYTES = 1 << 28  # read and written
@@ -48,12 +49,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--rounds", type=int, default=11, help="least number of timed rounds per case")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     options = parser.parse_args()
+    set_tf32(False)  # results are compared in float32
     device = torch.device(options.device)
     machine = describe(device) | {"rounds": f"{options.rounds} or more"}
     print("\n".join(f"{key}: {value}" for key, value in machine.items()), flush=True)
     rows = []
     for case in all_cases(device):
+        if options.no_compile:
+            case.variants.pop("compile", None)
         if options.only in case.name:
             rows += measure(case, device, options.rounds)
     if options.json:

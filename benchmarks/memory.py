@@ -82,6 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--inference", action="store_true", help="Count generating and encoding one volume.")
     parser.add_argument("--layers", action="store_true", help=f"Also what is alive at each peak, the top {TOP}.")
     parser.add_argument("--budget", help="On a GPU: hold it to so much memory, such as 16GB.")
+    parser.add_argument("--kind", choices=("cpu", "cuda"), default="cpu", help="Whose branches the operators take.")
     parser.add_argument("--snapshot", type=Path, help="On a GPU: file for a snapshot of its memory.")
     parser.add_argument("--json", type=Path, help="File to write the table to.")
     parser.add_argument("--plot", type=Path, help="PNG of memory against resolution, with the paper's figures.")
@@ -115,7 +116,7 @@ def default_config(method: str, side: int, train: TrainConfig, **settings: Any) 
 def steps(a: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """Count a training step of each run; on a GPU, measure it too."""
     for name, config in chosen(a):
-        plan = Plan(config, kind="cuda")
+        plan = Plan(config, kind=a.kind)
         row = {phase: peak / GIB for phase, peak in plan.peaks.items()}
         row |= {"peak": plan.peak / GIB, "plan": plan.needed / GIB}
         yield name, row | (measured(config, a.snapshot) if torch.cuda.is_available() else {})

@@ -8,6 +8,7 @@ from hagan3d import __version__, cli
 COMMANDS = {
     "prepare": "make a store from files (NIfTI, DICOM, NRRD, MetaImage, NumPy, images)",
     "plan": "count the memory and the operations of a run, and find settings that fit a card",
+    "doctor": "check this installation on this machine: versions, operators, training steps, memory, speed",
     "train": "train a model on a store; the same command again resumes",
     "generate": "generate volumes, with the units and the geometry of the training data",
     "translate": "translate volumes to another modality or quality, with predicted uncertainty",

@@ -18,7 +18,7 @@ import yaml
 
 from hagan3d.errors import InputError, is_out_of_memory
 
-FLAGS = ("debug", "dry_run", "force", "reconstruct")  # options that take no value
+FLAGS = ("debug", "dry_run", "force", "full", "reconstruct")  # options that take no value
 TRUNCATION = "Factor on the distance of z from its mean (truncation); below 1: more typical, less varied."
 MEMORY = "Limit of the memory of tensors and file buffers, e.g. 2GB: sets the slices generated at a time."
 Format = Literal["nii.gz", "nii", "h5"]

@@ -11,17 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from hagan3d.config import Config
+from hagan3d.engine.margins import current_margins
 from hagan3d.engine.step_memory import count_step
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
 from hagan3d.methods.base import Method
 from hagan3d.methods.registry import make_method, make_networks
 from hagan3d.ops.device import planned_for
-
-# Overhead of a GPU in addition to tensors. Chosen, not measured: no GPU was available.
-CONTEXT = 600 * 2**20  # bytes: the driver's context and the loaded kernels
-WORKSPACE = 512 * 2**20  # bytes: workspaces of the convolutions
-FRAGMENTATION = 0.08  # of the peak memory: gaps between blocks of the allocator
 
 LARGEST_BATCH = 64  # volumes, upper bound of the search
 LEADING = 0.9  # of the largest peak of a phase: phases with smaller ones are not counted again
@@ -131,7 +127,8 @@ class Plan:
 
 def with_margin(peak: float) -> int:
     """Return the bytes of a card that a peak of tensors needs."""
-    return math.ceil(peak * (1 + FRAGMENTATION)) + WORKSPACE + CONTEXT
+    margins = current_margins()
+    return math.ceil(peak * (1 + margins.fragmentation)) + margins.workspace + margins.context
 
 
 def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:

@@ -1,7 +1,8 @@
 """The plan of a run as text."""
 
 from hagan3d.data.store.store import Store
-from hagan3d.engine.memory_plan import CONTEXT, FRAGMENTATION, LARGEST_BATCH, WORKSPACE, Plan, advice
+from hagan3d.engine.margins import current_margins
+from hagan3d.engine.memory_plan import LARGEST_BATCH, Plan, advice
 
 GB = 1e9
 
@@ -9,10 +10,9 @@ GB = 1e9
 def memory_lines(plan: Plan, vram: int) -> list[str]:
     """Return lines on memory: the peak of each phase, the margin, whether it fits, the largest batch."""
     peaks = ", ".join(f"{name} {peak / GB:.2f}" for name, peak in plan.peaks.items())
-    margin = f"{FRAGMENTATION:.0%} fragmentation, {WORKSPACE / GB:.2f} workspace, {CONTEXT / GB:.2f} context"
     lines = [
         f"peak memory of tensors {plan.peak / GB:.2f} GB ({peaks})",
-        f"memory of the card     {plan.needed / GB:.2f} GB ({margin}: assumed, GPUs differ)",
+        f"memory of the card     {plan.needed / GB:.2f} GB ({current_margins()})",
     ]
     batch = plan.config.train.batch_size
     if not plan.fits(vram):

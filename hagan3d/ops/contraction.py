@@ -112,7 +112,7 @@ def _needed(ctx: Any) -> list[bool]:
         return needs_grad
     for (node, _), i in zip(ctx.next_functions, ctx.given, strict=False):
         if needs_grad[i] and node is not None:
-            with contextlib.suppress(RuntimeError):  # raised for a leaf whose gradient is asked for
+            with contextlib.suppress(RuntimeError):  # raised for a leaf, whose gradient is returned
                 needs_grad[i] = torch._C._will_engine_execute_node(node)
     return needs_grad
 

@@ -4,6 +4,7 @@ import pytest
 
 from hagan3d.config import AugmentConfig
 from hagan3d.engine import memory_plan as planning
+from hagan3d.engine.margins import Margins
 from hagan3d.engine.memory_plan import Plan, advice, cheapest, fitted
 from hagan3d.engine.step_memory import count_step
 from hagan3d.errors import InputError
@@ -22,7 +23,7 @@ def make_plan(**settings):
 def line(monkeypatch):
     """Memory as a simple function of the settings, so that the search is tested and not the count."""
 
-    def count(method, num_classes=0, fake=True, only=None):
+    def count(method, num_classes=0, fake=True, only=None, kind="cpu"):
         config, train = method.config, method.train
         activations = train.batch_size // train.accumulate * config.data.depth
         for saves in (train.recompute_norms, train.checkpointing, train.precision == "bf16"):
@@ -43,7 +44,7 @@ def test_the_predicted_peak_is_that_of_real_tensors(train):
 
 def test_a_card_needs_more_than_the_peak_of_tensors(line):
     plan = make_plan()
-    assert plan.needed > plan.peak + planning.CONTEXT
+    assert plan.needed > plan.peak + Margins().context
     assert plan.fits(plan.needed) and not plan.fits(plan.needed - 1)
 
 
@@ -53,7 +54,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(line):
     largest = plan.largest_batch(vram)
     assert largest >= 6
     assert plan.changed(batch_size=largest).fits(vram) and not plan.changed(batch_size=largest + 1).fits(vram)
-    assert plan.largest_batch(planning.CONTEXT) == 0
+    assert plan.largest_batch(Margins().context) == 0
 
 
 @pytest.mark.slow
@@ -68,7 +69,7 @@ def test_the_largest_batch_fits_and_the_next_does_not(line):
 def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monkeypatch, config, unit, largest):
     known, counts = {}, []
 
-    def count(method, num_classes, fake=True, only=None):
+    def count(method, num_classes, fake=True, only=None, kind="cpu"):
         batch = method.config.train.batch_size
         counts.append(batch)
         if batch not in known:
@@ -89,7 +90,7 @@ def test_the_largest_batch_is_that_of_an_exhaustive_search_with_few_counts(monke
 
 def test_the_largest_batch_is_found_where_memory_is_not_affine(monkeypatch):
     # flat, as where the optimizer needs more than the losses; then a line
-    def count(method, num_classes, fake=True, only=None):
+    def count(method, num_classes, fake=True, only=None, kind="cpu"):
         return {"g": max(200, 20 * method.config.train.batch_size) * 2**20, "static": 100 * 2**20}
 
     monkeypatch.setattr(planning, "count_step", count)
@@ -121,9 +122,9 @@ def test_advice_names_the_setting_or_that_there_is_none(line):
     assert "train.optimizer_state lean" in advice(plan, plan.changed(optimizer_state="lean").needed)
     bf16 = plan.changed(optimizer_state="bf16")
     assert "optimizer_state" not in advice(bf16, bf16.changed(accumulate=2).needed)
-    assert "smaller data.size" in advice(plan, planning.CONTEXT)
+    assert "smaller data.size" in advice(plan, Margins().context)
     with pytest.raises(InputError, match="no setting makes it fit"):
-        fitted(plan, planning.CONTEXT)
+        fitted(plan, Margins().context)
 
 
 @pytest.mark.slow
