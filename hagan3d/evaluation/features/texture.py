@@ -11,7 +11,7 @@ from scipy import fft
 
 BANDS = 16  # of frequency, from 0 (excluded) to 0.5 cycles per voxel
 HIGH_FREQUENCY = 0.25  # cycles per voxel from which a frequency counts as high: structures below 4 voxels
-SPECTRA = ("D", "H", "W", "in the H-W plane")  # rows of the power spectra
+SPECTRA = ("along D", "along H", "along W", "in the H-W plane")  # rows of the power spectra
 MOST_LINES = 64  # along each of the other two axes
 MOST_SLICES = 32  # of the spectrum in the plane
 LEAST_GRADIENT = 1 / 64  # one of 128 grey levels of [-1, 1]; smaller gradients count as this one
