@@ -17,7 +17,7 @@ from hagan3d.evaluation.report import figures
 from hagan3d.evaluation.report.audit_section import audit_section
 from hagan3d.evaluation.report.page import bullets, note, page, picture, table, verdict_list
 from hagan3d.evaluation.report.results import COLUMNS, EvaluatedRun, Evaluation, Origin
-from hagan3d.evaluation.report.verdict import differences, verdicts
+from hagan3d.evaluation.report.verdict import SLICES, TEXTURE, differences, verdicts
 
 RECONSTRUCTION_TITLES = (
     ("mae", "mean absolute error, range -1 to 1"),
@@ -101,7 +101,7 @@ def _power(results: Evaluation) -> str:
     states = {"good": "no difference found", "unclear": "cannot tell", "bad": "different"}
     rows = [
         [
-            f"{title}: {one.title}" + (f", {one.unit}" if one.unit else ""),
+            ("" if title in (TEXTURE, SLICES) else f"{title}: ") + ", ".join(filter(None, (one.title, one.unit))),
             *(f"{value:.3g}" for value in (one.value.value, one.floor.value, one.excess, one.detectable, one.matters)),
             states[one.state],
         ]
