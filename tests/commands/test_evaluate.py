@@ -79,13 +79,21 @@ def test_the_report_is_one_file_that_needs_nothing_beside_it(evaluated):
     links.feed(text)
     assert len(links.found) >= 7
     assert all(link.startswith("data:image/png;base64,iVBOR") for link in links.found)
-    for heading in ("Real and generated", "Nearest real neighbours", "Variety", "Geometry", "Training", "Protocol 1"):
+    for heading in (
+        "Real and generated",
+        "Nearest real neighbours",
+        "Variety",
+        "Geometry",
+        "Training",
+        "Protocol 2",
+        "Sharpness and texture",
+    ):
         assert f"<h2>{heading}" in text
 
 
 def test_the_numbers_say_what_was_measured(evaluated):
     metrics = json.loads((evaluated / "metrics.json").read_text())
-    assert metrics["protocol"] == 1
+    assert metrics["protocol"] == 2
     assert metrics["volumes"] == {"generated": 6, "held-out": 10, "train": 8}
     assert [(e["name"], len(e["sha256"])) for e in metrics["extractors"]] == [("random", 64), ("encoder", 64)]
     for found in metrics["features"].values():
@@ -98,6 +106,16 @@ def test_the_numbers_say_what_was_measured(evaluated):
     assert [row["voxels"] for row in metrics["variety"]["generated"]] == [32, 16, 8, 4]
     assert metrics["reconstruction"]["volumes"] == 2
     assert all(row["ok"] for row in metrics["geometry"])
+
+
+def test_a_model_of_two_steps_is_told_apart_by_its_texture(evaluated):
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    assert set(metrics["texture"]) == {"generated vs held-out", "generated vs train", "train vs held-out"}
+    assert metrics["subjects"] == metrics["volumes"] == {"generated": 6, "held-out": 10, "train": 8}
+    assert metrics["power"]["sharpness and texture"]["spectrum"]["state"] == "bad"
+    assert metrics["verdicts"][0]["state"] == "bad" and "sharpness and texture" in metrics["verdicts"][0]["text"]
+    encoder = next(one for one in metrics["verdicts"] if one["text"].startswith("features 'encoder'"))
+    assert encoder["state"] != "good"
 
 
 @pytest.mark.slow
@@ -124,7 +142,8 @@ def test_a_conditional_model_is_asked_for_the_classes_of_the_training_volumes(tm
 
 def test_the_sentences_name_a_collapse():
     for ratio, good in ((0.3, False), (0.97, True)):
-        verdict = variety_verdict({"generated": [Variety(32, ratio, 0.02)], "held-out": [Variety(32, 1.0, 0.02)]})
+        rows = {"generated": [Variety(32, ratio, 0.02)], "held-out": [Variety(32, 1.0, 0.02)]}
+        verdict = variety_verdict(rows, subjects=40)
         assert verdict.good == good
         assert ("too little variety" in verdict.text) == (not good)
 
@@ -184,7 +203,8 @@ def test_an_audit_joins_an_evaluation_that_is_there(run, store, evaluated, tmp_p
     assert status(capsys, run, store, out, "--audit") == (0, [])
     before, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (evaluated, out))
     audit = metrics.pop("audit")
-    assert metrics == before
+    assert [one["state"] for one in metrics.pop("verdicts")[len(before["verdicts"]) :]] == ["good", "good"]
+    assert metrics == {key: value for key, value in before.items() if key != "verdicts"}
     assert set(audit["spaces"]) == {"voxels", "features"} and audit["spaces"]["features"]["extractor"] == "random"
     assert [row["score"] for row in audit["membership"]] == ["d_h", "d_l", "sum"]
     assert audit["verdict"] == {"flagged": False, "generated_by": [], "discriminators_by": []}

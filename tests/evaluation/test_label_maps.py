@@ -132,13 +132,15 @@ def test_all_views_are_computed_in_one_pass_and_a_missing_one_alone(tmp_path):
     assert all(np.array_equal(again[2][name], values) for name, values in labels.items())
 
 
-@pytest.mark.parametrize(("value", "good"), [(0.3, True), (3.0, False)])
-def test_the_sentence_compares_volumes_with_the_floor(value, good):
+@pytest.mark.parametrize(("value", "error", "state"), [(0.3, 0.05, "good"), (0.3, 0.2, "unclear"), (3.0, 0.1, "bad")])
+def test_the_sentence_compares_volumes_with_the_floor(value, error, state):
     one = LabelSet(Estimate(2.0, 0.1), 0.5, Estimate(0.0), Estimate(1.0), None, 0)
     distances = {
-        "generated vs held-out": {"label_volume": Estimate(value, 0.1)},
-        "train vs held-out": {"label_volume": Estimate(0.2, 0.1)},
+        "generated vs held-out": {"label_volume": Estimate(value, error)},
+        "train vs held-out": {"label_volume": Estimate(0.2, error)},
     }
-    (verdict,) = label_verdicts([LabelComparison("core", {"generated": one, "held-out": one}, distances, None)])
-    assert verdict.good == good and verdict.text.startswith("label core: volume 2 +- 0.5 ml (held-out 2 +- 0.5)")
-    assert verdict.text.endswith("no significant difference" if good else "20 standard errors above the floor")
+    label = LabelComparison("core", {"generated": one, "held-out": one}, distances, None)
+    (verdict,) = label_verdicts([label], {"generated": 200, "held-out": 60, "train": 90})
+    assert verdict.state == state and verdict.text.startswith("label core, 2 +- 0.5 ml (held-out 2 +- 0.5): ")
+    words = {"good": "no difference found", "unclear": "too few held-out volumes (60 subjects)"}
+    assert words.get(state, "20 standard errors above the floor") in verdict.text

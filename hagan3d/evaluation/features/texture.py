@@ -11,7 +11,7 @@ from scipy import fft
 
 BANDS = 16  # of frequency, from 0 (excluded) to 0.5 cycles per voxel
 HIGH_FREQUENCY = 0.25  # cycles per voxel from which a frequency counts as high: structures below 4 voxels
-SPECTRA = ("D", "H", "W", "in the H-W plane")  # rows of the power spectra
+SPECTRA = ("along D", "along H", "along W", "in the H-W plane")  # rows of the power spectra
 MOST_LINES = 64  # along each of the other two axes
 MOST_SLICES = 32  # of the spectrum in the plane
 LEAST_GRADIENT = 1 / 64  # one of 128 grey levels of [-1, 1]; smaller gradients count as this one
@@ -54,8 +54,7 @@ def power_spectra(x: np.ndarray) -> np.ndarray:
     """
     centred = x - x.mean()
     rows = [_line_spectrum(lines) for lines in _lines(centred)]
-    slices = centred[:: -(-len(x) // MOST_SLICES)]
-    return np.stack([*rows, np.mean([_radial_spectrum(one) for one in slices], axis=0)])
+    return np.stack([*rows, _radial_spectrum(centred[:: -(-len(x) // MOST_SLICES)])])
 
 
 def _lines(x: np.ndarray) -> Iterator[np.ndarray]:
@@ -74,11 +73,13 @@ def _line_spectrum(lines: np.ndarray) -> np.ndarray:
 
 
 def _radial_spectrum(x: np.ndarray) -> np.ndarray:
-    """Power of a slice ``[H, W]`` by the length of its frequency, without the corners above 0.5 cycles per voxel."""
-    h, w = x.shape
+    """Power of slices ``[N, H, W]`` by the length of its frequency, without the corners above 0.5 cycles per voxel."""
+    n, h, w = x.shape
     window = np.outer(np.hanning(h + 2)[1:-1], np.hanning(w + 2)[1:-1]).astype(x.dtype)
-    power = np.abs(fft.rfft2(x * window)) ** 2 / (window**2).sum()
-    return _band_means(power.ravel(), np.hypot(fft.fftfreq(h)[:, None], fft.rfftfreq(w)).ravel())
+    slabs = (x[start : start + SLAB] * window for start in range(0, n, SLAB))
+    power = np.sum([(np.abs(fft.rfft2(slab)) ** 2).sum(axis=0) for slab in slabs], axis=0)
+    frequency = np.hypot(fft.fftfreq(h)[:, None], fft.rfftfreq(w))
+    return _band_means(power.ravel() / n / (window**2).sum(), frequency.ravel())
 
 
 def _band_means(power: np.ndarray, frequency: np.ndarray) -> np.ndarray:

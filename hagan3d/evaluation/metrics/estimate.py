@@ -59,12 +59,19 @@ def bootstrap_error(
     Source: Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 7(1), 1979.
     """
     random = np.random.default_rng(seed)
-    volumes = [[np.flatnonzero(own == subject) for subject in np.unique(own)] for own in subjects]
+    x, y = (_volumes_of_subjects(own) for own in subjects)
+    return float(np.std([distance(_resampled(x, random), _resampled(y, random)) for _ in range(rounds)]))
 
-    def resampled(groups: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))])
 
-    return float(np.std([distance(resampled(volumes[0]), resampled(volumes[1])) for _ in range(rounds)]))
+def _volumes_of_subjects(subjects: np.ndarray) -> np.ndarray | list[np.ndarray]:
+    """Indices of the volumes of each subject; one array if all have one volume, which is much faster to resample."""
+    groups = [np.flatnonzero(subjects == one) for one in np.unique(subjects)]
+    return np.concatenate(groups) if len(groups) == len(subjects) else groups
+
+
+def _resampled(volumes: np.ndarray | list[np.ndarray], random: np.random.Generator) -> np.ndarray:
+    chosen = random.integers(len(volumes), size=len(volumes))
+    return volumes[chosen] if isinstance(volumes, np.ndarray) else np.concatenate([volumes[i] for i in chosen])
 
 
 def binomial_error(share: float, count: float) -> float:

@@ -1,4 +1,4 @@
-"""Statistical power: whether a metric tells generated from real volumes, and which difference it could have told."""
+"""Statistical power: whether a metric separates generated from real volumes, and which difference it could find."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.metrics.registry import Better, Metric, badness
 
 State = Literal["good", "unclear", "bad"]
-"""No difference found, and one that matters would have been; cannot tell; told apart."""
+"""No difference found, and one that matters would have been; cannot tell; different."""
 
 FALSE_ALARM = 0.001  # one-sided, of one metric; of the ten or so of a report together it is about 1 %
 MISSED = 0.2  # probability of missing a difference of the detectable size: a power of 80 %
@@ -48,12 +48,12 @@ class Difference:
 
     @property
     def detectable(self) -> float:
-        """Excess that is told apart in 80 % of repetitions: the sum of both quantiles of t times the error."""
+        """Excess that is found in 80 % of repetitions: the sum of both quantiles of t times the error."""
         return float(t.isf(FALSE_ALARM, self.volumes - 1) + t.isf(MISSED, self.volumes - 1)) * self.error
 
     @property
     def state(self) -> State:
-        """``bad``: told apart; ``good``: not, and a difference that matters would have been; else ``unclear``."""
+        """``bad``: different; ``good``: not, and a difference that matters would have been found; else ``unclear``."""
         if self.excess > float(t.isf(FALSE_ALARM, self.volumes - 1)) * self.error:
             return "bad"
         return "good" if self.detectable <= self.matters else "unclear"
@@ -65,16 +65,20 @@ class Difference:
 
     def amount(self, size: float) -> str:
         """Return a size of this metric in words."""
-        return f"{self.title} {size:.2g} {self.unit}".rstrip()
+        return f"{self.title} {_two_digits(size)} {self.unit}".rstrip()
 
     def against_floor(self) -> str:
         """Return the value and its floor in words."""
-        return f"{self.amount(self.value.value)} (floor {self.floor.value:.2g})"
+        return f"{self.amount(self.value.value)} (floor {_two_digits(self.floor.value)})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for metrics.json."""
         own = {name: getattr(self, name) for name in ("excess", "error", "detectable", "matters")}
         return {"state": self.state, **{name: value for name, value in own.items() if math.isfinite(value)}}
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.2g}"
 
 
 def joint_state(states: Sequence[State]) -> State:

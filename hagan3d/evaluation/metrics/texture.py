@@ -35,10 +35,10 @@ def high_frequency_lost(x: np.ndarray, y: np.ndarray, row: int) -> float:
     return 100 * float(1 - own / reference)
 
 
-for _row, _axis in enumerate(SPECTRA):
+for _row, _direction in enumerate(SPECTRA):
     metric(
-        f"high_frequency_lost_{'plane' if 'plane' in _axis else _axis.lower()}",
-        title=f"high-frequency power lost {_axis if 'plane' in _axis else 'along ' + _axis}",
+        f"high_frequency_lost_{'dhw'[_row] if _row < 3 else 'plane'}",
+        title=f"high-frequency power lost {_direction}",
         unit="%",
         better="zero",
         needs="texture:spectra",

@@ -134,9 +134,9 @@ def texture_png(summaries: Mapping[str, Summary]) -> bytes:
                 axes.set(yscale="log", xlabel="cycles per voxel")
                 axes.axvline(HIGH_FREQUENCY, color="black", linewidth=0.8, linestyle=":")
             elif key == "gradient_magnitude":
-                axes.set(xscale="log", ylim=(0, None), xlabel="per voxel, range -1 to 1")
+                axes.set(xscale="log", ylim=(0, None), xlabel="per voxel, range -1 to 1", ylabel="share of voxels")
             else:
-                axes.set(ylim=(0, None), xlabel="bits")
+                axes.set(ylim=(0, None), xlabel="bits", ylabel="share of 4^3 blocks")
         figure.axes[0].legend(frameon=False, fontsize=7)
 
     return figure_png(draw, 9.0, 5.2)

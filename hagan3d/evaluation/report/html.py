@@ -17,7 +17,7 @@ from hagan3d.evaluation.report import figures
 from hagan3d.evaluation.report.audit_section import audit_section
 from hagan3d.evaluation.report.page import bullets, note, page, picture, table, verdict_list
 from hagan3d.evaluation.report.results import COLUMNS, EvaluatedRun, Evaluation, Origin
-from hagan3d.evaluation.report.verdict import differences, verdicts
+from hagan3d.evaluation.report.verdict import SLICES, TEXTURE, differences, verdicts
 
 RECONSTRUCTION_TITLES = (
     ("mae", "mean absolute error, range -1 to 1"),
@@ -98,10 +98,10 @@ def _texture(run: EvaluatedRun) -> str:
 
 def _power(results: Evaluation) -> str:
     """Which difference could have been seen, for each metric that decides."""
-    states = {"good": "no difference found", "unclear": "cannot tell", "bad": "told apart"}
+    states = {"good": "no difference found", "unclear": "cannot tell", "bad": "different"}
     rows = [
         [
-            f"{title}: {one.title}" + (f", {one.unit}" if one.unit else ""),
+            ("" if title in (TEXTURE, SLICES) else f"{title}: ") + ", ".join(filter(None, (one.title, one.unit))),
             *(f"{value:.3g}" for value in (one.value.value, one.floor.value, one.excess, one.detectable, one.matters)),
             states[one.state],
         ]
@@ -111,8 +111,8 @@ def _power(results: Evaluation) -> str:
     least = min(results.origin.subjects.values())
     text = "<h2>What could have been seen</h2>" + table(POWER_HEADER, rows)
     return text + note(
-        f"Excess: by how much generated volumes are worse than the floor. Told apart: by t quantiles of {least - 1} "
-        f"degrees of freedom, with one false alarm in {1 / FALSE_ALARM:.0f}. Detectable: the excess that is told apart "
+        f"Excess: by how much generated volumes are worse than the floor. Different: by t quantiles of {least - 1} "
+        f"degrees of freedom, with one false alarm in {1 / FALSE_ALARM:.0f}. Detectable: the excess that is found "
         f"in {1 - MISSED:.0%} of repetitions with these numbers of subjects. Where it is above the one that matters, "
         "and no difference was found, the data cannot tell."
     )

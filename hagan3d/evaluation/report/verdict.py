@@ -1,6 +1,6 @@
 """Verdicts: what the results mean, one plain sentence each, at the top of a report.
 
-A verdict on generated volumes has three states: told apart from real ones; no difference found, and one that matters
+A verdict on generated volumes has three states: different from real ones; no difference found, and one that matters
 would have been; cannot tell, since one that matters could have been missed.
 """
 
@@ -73,13 +73,14 @@ def verdicts(results: Evaluation) -> list[Verdict]:
     """Return the verdicts: overall, by kind of metric, on variety, seams, reconstruction, geometry, memorisation."""
     groups, subjects = differences(results), results.origin.subjects
     found = {title: compared(title, list(group.values()), subjects) for title, group in groups.items()}
-    found[TEXTURE] = _texture(found[TEXTURE], groups[TEXTURE])
+    sharpness = _sharpness(groups[TEXTURE])
+    found[TEXTURE] = replace(found[TEXTURE], text=". ".join([*sharpness.values(), found[TEXTURE].text]))
     alike = found[TEXTURE].good and found[SLICES].good
     confirming = [TEXTURE, SLICES, *(_feature_title(e.name) for e in results.origin.extractors if e.confirms)]
     for title in set(found) - set(confirming):
         found[title] = found[title] if alike else _unconfirmed(found[title])
     variety = variety_verdict(results.variety, min(subjects.values()))
-    rows = [_overall(found, confirming, variety), *found.values(), variety]
+    rows = [_overall(found, confirming, variety, list(sharpness)), *found.values(), variety]
     rows += [] if results.seams is None else [_seams(results.seams, min(subjects.values()))]
     rows += [*_reconstruction(results.reconstruction), _geometry(results.geometry)]
     return rows + ([] if results.audit is None else audit_verdicts(results.audit))
@@ -98,12 +99,12 @@ def compared(title: str, group: Sequence[Difference], subjects: Mapping[str, int
         apart = sorted((one for one in group if one.state == "bad"), key=lambda one: -one.in_errors)
         values = ", ".join(one.against_floor() for one in apart[:NAMED])
         above = f"{apart[0].in_errors:.0f} standard errors above the floor"
-        return Verdict(state, f"{title}: told apart from real volumes: {values}; {above}")
+        return Verdict(state, f"{title}: different from real volumes: {values}; {above}")
     if state == "good":
         sizes = ", ".join(one.amount(one.detectable) for one in group)
         return Verdict(state, f"{title}: no difference found, and one of this size would have been: {sizes}")
     missed = [one for one in group if one.state == "unclear"]
-    sizes = ", ".join(f"{one.amount(one.detectable)} ({one.matters:.2g} would matter)" for one in missed[:NAMED])
+    sizes = ", ".join(f"{one.amount(one.detectable)} ({one.matters:g} would matter)" for one in missed[:NAMED])
     return Verdict(state, f"{title}: cannot tell: {_too_few(subjects)} to see a difference below {sizes}")
 
 
@@ -121,26 +122,32 @@ def _unconfirmed(verdict: Verdict) -> Verdict:
     )
 
 
-def _texture(verdict: Verdict, group: Mapping[str, Difference]) -> Verdict:
-    """Name what the eye sees: blurred where power of fine structures is missing, rough where there is too much."""
-    parts = []
-    for word, sign in (("blurred", 1), ("too rough", -1)):
-        found = [one for key, one in group.items() if key.startswith(BLUR) and one.state == "bad"]
-        found = [one for one in found if sign * one.value.value > 0]
-        if found:
-            axes = ", ".join(f"{abs(one.value.value):.0f} % {one.title.removeprefix(LOST)}" for one in found)
-            much = "is missing" if sign > 0 else "is in excess"
-            parts.append(f"{word}: power of structures below 4 voxels {much}, {axes}")
-    return replace(verdict, text=f"{'; '.join(parts)}. {verdict.text}") if parts else verdict
+def _sharpness(group: Mapping[str, Difference]) -> dict[str, str]:
+    """Return what the eye sees of the power of fine structures: blurred or too rough, and where."""
+    found = [one for key, one in group.items() if key.startswith(BLUR) and one.state == "bad"]
+    words = {}
+    for word, much, sign in (("blurred", "is missing", 1), ("too rough", "is in excess", -1)):
+        places = [
+            f"{abs(one.value.value):.0f} % {one.title.removeprefix(LOST)}"
+            for one in found
+            if one.value.value * sign > 0
+        ]
+        if places:
+            words[word] = f"{word}: power of structures below 4 voxels {much}, {', '.join(places)}"
+    return words
 
 
-def _overall(found: Mapping[str, Verdict], confirming: Sequence[str], variety: Verdict) -> Verdict:
-    """Return the verdict that comes first: bad if any metric tells apart, good if all that can confirm do."""
+def _overall(
+    found: Mapping[str, Verdict], confirming: Sequence[str], variety: Verdict, words: Sequence[str]
+) -> Verdict:
+    """Return the verdict that comes first: bad if any metric finds a difference, good if all that can confirm do."""
+    like = f"are {' and '.join(words)}, and " if words else ""
     states = {title: one.state for title, one in found.items()} | {"variety": variety.state}
-    state = joint_state([s for title, s in states.items() if s == "bad" or title in (*confirming, "variety")])
+    states = {title: one for title, one in states.items() if one == "bad" or title in (*confirming, "variety")}
+    state = joint_state(list(states.values()))
     by = ", ".join(title for title, one in states.items() if one == state)
     texts: dict[State, str] = {
-        "bad": f"generated volumes are told apart from real ones by {by}",
+        "bad": f"generated volumes {like}differ from real ones in {by}",
         "unclear": f"cannot tell whether generated volumes differ from real ones: too few volumes for {by}",
         "good": f"no difference from real volumes found, where one that matters would have been, by {by}",
     }
