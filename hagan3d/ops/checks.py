@@ -64,7 +64,7 @@ def operators() -> Iterator[Operator]:
         up = partial(ops.upsample_conv3d, method=method)
         yield Operator(f"upsample_conv3d {method}", up, ops.upsample_conv3d_reference, kernel(3, 3, 3))
     strided = partial(ops.conv3d, stride=(2, 2, 2), padding=(1, 1, 1))
-    # Not of one voxel, where oneDNN leaves the bfloat16 gradient in the weight of F.conv3d uninitialised.
+    # Not of one voxel, where the bfloat16 gradient in the weight was once seen to be uninitialised on a CPU.
     sizes = (SHAPES[0], SHAPES[2])
     yield Operator("conv3d stride 2", strided, partial(F.conv3d, stride=2, padding=1), kernel(3, 3, 3), sizes=sizes)
 
