@@ -20,7 +20,7 @@ import torch
 import yaml
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from hagan3d import checkpoint
 from hagan3d.checkpoint.files import Checkpoint, path_of
@@ -175,7 +175,7 @@ def _series(packed: bool) -> Callable[[Path], Path]:
 def _multiframe(folder: Path) -> Path:
     voxels = smooth((4, 10, 12), SAMPLE_SEED)
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = EnhancedMRImageStorage, generate_uid()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = EnhancedMRImageStorage, "1.2.3.5"
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = EnhancedMRImageStorage, meta.MediaStorageSOPInstanceUID

@@ -112,7 +112,9 @@ def _decoded_by_itk(frame: Frame, data: pydicom.Dataset, reason: Exception) -> n
     message = f"{frame.path}: DICOM pixels cannot be read: truncated, or compressed in a way that is not supported"
     syntax = data.file_meta.TransferSyntaxUID
     is_compressed = syntax.is_transfer_syntax and syntax.is_compressed
-    if not is_compressed or data.get("PhotometricInterpretation") == "MONOCHROME1":
+    # GDCM, which ITK uses, ends the process at some sizes
+    is_usual = data.get("BitsAllocated") in (8, 16, 32) and min(frame.shape) > 0
+    if not is_compressed or not is_usual or data.get("PhotometricInterpretation") == "MONOCHROME1":
         raise InputError(message) from reason
     file = sitk.ImageFileReader()
     file.SetFileName(str(frame.path))
