@@ -116,7 +116,7 @@ class Model:
     def generate(
         self, num: int = 1, seed: int = 0, class_name: str | None = None, truncation: float = 1.0
     ) -> VolumeSeries:
-        """Generate volumes from the seeds ``seed``, ``seed + 1``, ...; of a class, or of all in turn."""
+        """Generate volumes from the seeds ``seed``, ``seed + 1``, ...; of a class, or each of its seed's."""
         label = None if class_name is None else class_index(self._generative(), class_name)
         made = samples(self._generative(), range(seed, seed + num), label, truncation)
         return self._series([sample.volume for sample in made])

@@ -27,7 +27,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
     parser.add_argument("--num", type=int, default=8, help="Number of volumes, with seeds 0, 1, ...")
     parser.add_argument("--seeds", type=str | None, default=None, help="Seeds instead of --num, such as 0-99,200.")
-    parser.add_argument("--class_name", type=str | None, default=None, help="Class of all. Default: all in turn.")
+    parser.add_argument(
+        "--class_name",
+        type=str | None,
+        default=None,
+        help="Class of all. Default: that of each seed, seed modulo classes.",
+    )
     parser.add_argument("--truncation", type=float, default=1.0, help=cli.TRUNCATION)
     parser.add_argument("--dtype", type=Literal["float32", "int16"], default="float32", help="Type of the voxels.")
     parser.add_argument("--format", type=cli.Format, default="nii.gz", help="NIfTI, compressed or not, or HDF5.")

@@ -273,10 +273,13 @@ def _sole_user(out: Path) -> Iterator[None]:
     with (out / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(
                 f"{out}: another process trains in this folder; wait for it, or use another --out"
             ) from error
+        except OSError as error:  # of disks without locks, such as some of NFS and Lustre
+            text = f"{out}: its disk has no locks ({error.strerror}), so nothing stops a second process in this folder"
+            print(text, file=sys.stderr)
         yield
 
 

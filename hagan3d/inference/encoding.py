@@ -36,6 +36,8 @@ class Input:
     split: str = ""
     label: int = -1
     """Class index; -1: unknown."""
+    remarks: tuple[str, ...] = ()
+    """What was noticed about its files."""
 
     @property
     def x(self) -> np.ndarray:
@@ -116,7 +118,14 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
         images, label_map, affine = preprocess_case(source, description.grid_rule, rules, names)
         labels = [] if label_map is None else [one_hot(label_map, len(names))]
         x = np.concatenate([images.x, *labels])
-        return Input(source.id, lambda start, depth: x[:, start : start + depth], x.shape[1], affine, images.intervals)
+        return Input(
+            source.id,
+            lambda start, depth: x[:, start : start + depth],
+            x.shape[1],
+            affine,
+            images.intervals,
+            remarks=images.remarks,
+        )
 
     sources = cases_of(path, description)
     return len(sources), all_readable(sources, read)

@@ -62,7 +62,7 @@ def samples(
     Args:
         model: The model.
         seeds: One per volume.
-        label: Class index of all volumes; None: all classes in turn, if the model has any.
+        label: Class index of all volumes; None: that of each seed, seed modulo classes, if the model has any.
         truncation: Factor on the distance of z from its mean: below 1 is more typical, with less variety.
         depth: Slices per window. Default: that of the networks.
 
@@ -70,8 +70,9 @@ def samples(
         InputError: If the model has no such class.
     """
     check_label(model.description, model.num_classes, label)
-    for number, seed in enumerate(seeds):
-        chosen = (number % model.num_classes if label is None else label) if model.num_classes else None
+    for seed in seeds:
+        # a seed has a class of its own: its volume does not depend on the seeds before it
+        chosen = (seed % model.num_classes if label is None else label) if model.num_classes else None
         z = latent(model, seed, chosen, truncation)
         index = None if chosen is None else torch.tensor([chosen], device=model.device)
         yield Sample(seed, chosen, z, volume_slabs(model, torch.from_numpy(z)[None].to(model.device), index, depth))
@@ -130,7 +131,7 @@ def generate(
         seeds: One per volume; the name of its file.
         out: Folder for `volume-SEED.nii.gz` (of several channels, `volume-SEED_CHANNEL.nii.gz` and
             `volume-SEED_seg.nii.gz`, with the names of labels in `labels.json`), `samples.csv` and `samples.png`.
-        label: Class index for all volumes; None: all classes in turn.
+        label: Class index for all volumes; None: that of each seed.
         truncation: As in `samples`.
         dtype: Type of the voxels in the files.
         format: Ending of the files.

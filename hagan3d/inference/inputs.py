@@ -1,14 +1,24 @@
 """Files as input: all are read before the first is used, so that every bad one is named and nothing is half done."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from hagan3d.errors import InputError
+from hagan3d.errors import InputError, printable
+
+
+class ReadFile(Protocol):
+    """A volume that was read from files."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was noticed about the files, with their names."""
+
 
 File = TypeVar("File")
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=ReadFile)
 
 
 def is_store(path: Path) -> bool:
@@ -39,15 +49,21 @@ def check_out(path: Path, out: Path) -> None:
 def all_readable(files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:
     """Read every file to find the bad ones, then return an iterator that reads them one at a time.
 
+    What was noticed about the files is printed on stderr.
+
     Raises:
         InputError: If some cannot be read: a line for each.
     """
-    bad: list[str] = []
+    from hagan3d.data.preprocess.facts import grouped
+
+    bad, remarks = list[str](), list[str]()
     for file in files:
         try:
-            read(file)
+            remarks += read(file).remarks
         except InputError as error:
             bad.append(str(error))
+    for line in grouped(remarks):
+        print(printable(line), file=sys.stderr)
     if bad:
         raise InputError("\n".join(bad))
     return (read(file) for file in files)

@@ -41,8 +41,8 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
         made = preprocess_volume(fixed, description.grid_rule, own)
         check_spacing(made.affine, model, fixed.name)
         other, interval = preprocess_onto(moving, rule, made.affine, description.size)
-        x = torch.from_numpy(np.stack([other, made.x]))
-        return SourceVolume(source.id, x, made.affine, [interval], (fixed.array.shape, fixed.affine))
+        x, remarks = torch.from_numpy(np.stack([other, made.x])), (*fixed.remarks, *moving.remarks)
+        return SourceVolume(source.id, x, made.affine, [interval], (fixed.array.shape, fixed.affine), remarks)
 
     cases = find_pairs([path])
     _check_two_images(path, (*cases.sources, *cases.channels))

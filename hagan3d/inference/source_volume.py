@@ -23,6 +23,8 @@ class SourceVolume:
     """Values of -1 and 1 of each image channel of its translation, in target units."""
     home: tuple[tuple[int, ...], np.ndarray] | None = None
     """Shape and affine of the file whose grid it is written on; None: of a store, whose grid is the model's."""
+    remarks: tuple[str, ...] = ()
+    """What was noticed about its files."""
 
 
 def check_source_channels(

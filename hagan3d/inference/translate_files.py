@@ -165,7 +165,8 @@ def read_source(description: DataDescription, file: "VolumeFile") -> SourceVolum
     further = preprocess_channels(others, rules, made.affine, description.size)
     x = torch.from_numpy(np.concatenate([made.x[None], further.x]))
     intervals = target_intervals(description, [(made.lo, made.hi), *further.intervals])
-    return SourceVolume(file.id, x, made.affine, intervals, (first.array.shape, first.affine))
+    remarks = tuple(remark for volume in volumes for remark in volume.remarks)
+    return SourceVolume(file.id, x, made.affine, intervals, (first.array.shape, first.affine), remarks)
 
 
 def check_units(values: np.ndarray, lo: float, hi: float, units: str, name: str) -> None:

@@ -358,6 +358,19 @@ def test_two_processes_cannot_train_in_one_folder(small_store, tmp_path):
             make_trainer(small_store, tmp_path).run()
 
 
+def test_a_disk_without_locks_is_no_second_process(small_store, tmp_path, monkeypatch, capsys):
+    import errno
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    make_trainer(small_store, tmp_path, tiny_config(steps=1)).run()
+    assert "no locks (No locks available)" in capsys.readouterr().err
+    assert files.newest(tmp_path) is not None
+
+
 def test_the_moving_average_follows_the_weights(small_store, tmp_path):
     trainer = make_trainer(small_store, tmp_path, tiny_config(ema=0.9))
     expected = trainer.networks.g.low[2].weight.detach().clone()

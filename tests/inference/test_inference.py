@@ -105,6 +105,22 @@ def test_an_unknown_class_is_refused(run, small_store, tmp_path):
         next(samples(plain, [0], label=0))
 
 
+def test_a_seed_is_a_volume_whatever_else_is_generated(run):
+    model = load_model(run)
+    both, alone = list(samples(model, [4, 5])), next(samples(model, [5]))
+    assert [sample.label for sample in both] == [0, 1] and alone.label == 1
+    np.testing.assert_array_equal(alone.volume, both[1].volume)
+
+
+def test_what_is_noticed_about_files_is_printed(run, tmp_path, capsys):
+    image = nib.Nifti1Image(np.random.default_rng(0).random((32, 32, 32), np.float32), None)
+    image.header["pixdim"][1:4] = 1
+    nib.save(image, tmp_path / "scan.nii.gz")
+    count, inputs = inputs_of_files(tmp_path, load_model(run).description)
+    assert count == len(list(inputs)) == 1
+    assert "scan.nii.gz: " in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_generation_imports_no_training_code(run, tmp_path):
     """The store, MONAI, HDF5, TensorBoard and the DICOM readers are not needed to generate."""

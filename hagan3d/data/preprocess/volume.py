@@ -76,6 +76,8 @@ class Channels:
     """Voxels [C, D, H, W], float32, in [-1, 1]."""
     intervals: list[tuple[float, float]]
     """Values of x = -1 and x = 1 of each channel, in file units."""
+    remarks: tuple[str, ...] = ()
+    """What was noticed about their files."""
 
 
 def preprocess_channels(
@@ -180,6 +182,7 @@ def preprocess_case(
         check_overlap(volume, first)
     made = preprocess_volume(first, grid, rules[0])
     further = preprocess_channels(others, rules[1:], made.affine, grid.size)
-    channels = Channels(np.concatenate([made.x[None], further.x]), [(made.lo, made.hi), *further.intervals])
+    remarks = tuple(remark for volume in (first, *others) for remark in volume.remarks)
+    channels = Channels(np.concatenate([made.x[None], further.x]), [(made.lo, made.hi), *further.intervals], remarks)
     labels = None if label_map is None else preprocess_label_map(label_map, made.affine, grid.size)
     return channels, labels, made.affine
