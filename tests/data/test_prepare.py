@@ -121,7 +121,7 @@ def test_a_finished_store_is_left_alone_and_never_overwritten(scans: Path, tmp_p
 KILLED = """
 import os, signal
 from pathlib import Path
-import hagan3d.data.preprocess.pipeline, hagan3d.data.store.write
+import hagan3d.data.preprocess.checking, hagan3d.data.preprocess.pipeline, hagan3d.data.store.write
 from tests.data.test_prepare import CONFIG
 
 calls = 0
@@ -143,7 +143,7 @@ hagan3d.data.preprocess.pipeline.prepare({scans!r}, Path({output!r}), CONFIG, pr
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        ("hagan3d.data.preprocess.pipeline", "check_file", 3),
+        ("hagan3d.data.preprocess.checking", "check_file", 3),
         ("hagan3d.data.preprocess.pipeline", "write_cache_file", 3),
         ("hagan3d.data.store.write", "area_average", 3),
         ("hagan3d.data.store.write", "_write_records", 1),
@@ -166,13 +166,13 @@ def test_after_a_kill_the_same_call_ends_with_the_same_bytes(
     run(scans, output)
     assert len(done) == {"check_file": 6, "write_cache_file": 4}.get(name, 0)  # what was done before is not done again
     assert output.read_bytes() == (tmp_path / "whole.h5").read_bytes()
-    assert files_in(tmp_path / "out") == ["whole.h5", "whole.png"]
+    assert files_in(tmp_path / "out") == ["whole.h5", "whole.json", "whole.png"]
 
 
 @pytest.mark.slow
 def test_processes_give_the_same_bytes_as_none(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run(scans, tmp_path / "one.h5")
-    monkeypatch.setattr("hagan3d.data.preprocess.pipeline.BYTES_PER_WORKER", 1)
+    monkeypatch.setattr("hagan3d.data.preprocess.checking.BYTES_PER_WORKER", 1)
     run(scans, tmp_path / "two.h5", workers=2)
     assert (tmp_path / "one.h5").read_bytes() == (tmp_path / "two.h5").read_bytes()
 

@@ -47,7 +47,7 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def inline_commands(page: Path) -> Iterator[list[str]]:
-    """Yield the words of each command with options that stands between backticks, where nothing is left out."""
+    """Yield the words of each command with options that stands between backticks in the text and is whole."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for found in _SPAN.finditer(text):
         if "--" in found[1] and "..." not in found[1]:
@@ -72,3 +72,11 @@ def _before_pipe(words: list[str]) -> list[str]:
     """Return the arguments before a redirection, a pipe or a second command."""
     ends = [number for number, word in enumerate(words) if word in (">", "|", "&&", ";")]
     return words[: ends[0]] if ends else words
+
+
+def described(section: str) -> set[str]:
+    """Return the names in the first column of the tables of one section of the page on files."""
+    text = (ROOT / "docs" / "reference" / "files.md").read_text(encoding="utf-8")
+    part = next(part for part in re.split(r"^#+ ", text, flags=re.MULTILINE) if part.startswith(f"{section}\n"))
+    cells = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}

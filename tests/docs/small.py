@@ -31,6 +31,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "high_convs": 0,
         "minibatch_std": 2,
     },
+    "pix2pix": {"width": 4, "levels": 2, "critic_width": 4, "critic_layers": 1},
     "upgan": {"width": 4, "levels": 1, "critic_width": 4, "critic_layers": 1, "stages": 1, "stage_steps": 1},
 }
 """Settings of small networks of the methods that the tutorials train."""

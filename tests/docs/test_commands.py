@@ -116,7 +116,7 @@ def test_what_the_readme_runs_is_in_the_quick_start():
 def made_phantoms(tmp_path_factory):
     """Phantoms of each kind, which all pages share."""
     folder = tmp_path_factory.mktemp("phantoms")
-    for kind in ("thorax", "head"):
+    for kind in phantoms.KINDS:
         words = ["--kind", kind, "--out", str(folder / kind)]
         assert cli.run(phantoms.main, shortened("phantoms", words)) == 0
     return folder

@@ -103,7 +103,10 @@ def test_without_fresh_fakes_g_learns_from_the_fakes_that_d_classified(small_sto
     trainer.updates.run(d, dataclasses.replace(batch, phase="d", state=trainer.state))
     assert changed_networks(before, weights(trainer.networks)) == {"d_h", "d_l"}
     micro_batches = dataclasses.replace(batch, phase="d").micro_batches(2)
-    pairs = [hagan.generate(trainer.networks, micro_batch) for micro_batch in micro_batches]
+    pairs = [
+        hagan.generate(trainer.networks, micro_batch, hagan.latents(trainer.networks, micro_batch))
+        for micro_batch in micro_batches
+    ]
     got = gradients(trainer, "g", batch)
     assert len(passes) == 4
     monkeypatch.setattr(hagan, "generate", lambda *_: pairs.pop(0))

@@ -4,6 +4,7 @@ A verdict on generated volumes has three states: different from real ones; no di
 would have been; cannot tell, since one that matters could have been missed.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,8 +99,9 @@ def compared(title: str, group: Sequence[Difference], subjects: Mapping[str, int
     if state == "bad":
         apart = sorted((one for one in group if one.state == "bad"), key=lambda one: -one.in_errors)
         values = ", ".join(one.against_floor() for one in apart[:NAMED])
-        above = f"{apart[0].in_errors:.0f} standard errors above the floor"
-        return Verdict(state, f"{title}: different from real volumes: {values}; {above}")
+        most = apart[0].in_errors  # infinite if all volumes of a set are alike
+        above = f"; {most:.0f} standard errors above the floor" if math.isfinite(most) else ""
+        return Verdict(state, f"{title}: different from real volumes: {values}{above}")
     if state == "good":
         sizes = ", ".join(one.amount(one.detectable) for one in group)
         return Verdict(state, f"{title}: no difference found, and one of this size would have been: {sizes}")
