@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from hagan3d import cli
 from hagan3d.config import Size
@@ -36,29 +37,45 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--workers", type=int, default=2, help="Number of processes.")
     args = parser.parse_args(arguments)
-    from hagan3d.data.phantoms.anatomy import LABEL_NAMES  # after parsing, so that --help is fast
-    from hagan3d.data.phantoms.head import write_heads
-    from hagan3d.data.phantoms.pet import LABEL_NAMES as PET_LABELS
+    from hagan3d.data.phantoms.head import write_heads  # after parsing, so that --help is fast
     from hagan3d.data.phantoms.pet import write_pet_phantoms
     from hagan3d.data.phantoms.thorax import write_phantoms
 
-    if args.kind == "head":
-        out = write_heads(args.out, args.num, tuple(args.size), args.seed, workers=args.workers, progress=True)
-        print(f"{out}: {args.num} heads, a data set in the form of nnU-Net; ground truth in attributes.csv")
-        print(f"next: hagan3d prepare --nnunet {out} --labels {out}/attributes.csv --output STORE.h5")
-        return
-    if args.kind == "pet":
-        out = write_pet_phantoms(args.out, args.num, tuple(args.size), args.seed, workers=args.workers, progress=True)
-        print(f"{out}: {args.num} PET/CTs in pet/ and ct/, label maps in labels/, ground truth in attributes.csv")
-        options = "--intensity window --source.intensity window --source.window 0 8 --source.units SUV"
-        print(f"next: hagan3d prepare --pairs {out}/pairs.csv {options} --output STORE.h5")
-        print(f"with label maps: the same with --pairs {out}/labelled_pairs.csv --label_names {_quoted(PET_LABELS)}")
-        return
-    out = write_phantoms(args.out, args.num, tuple(args.size), args.seed, workers=args.workers, progress=True)
-    print(f"{out}: {args.num} phantoms in volumes/, label maps in labels/, ground truth in attributes.csv")
+    write = {"thorax": write_phantoms, "head": write_heads, "pet": write_pet_phantoms}[args.kind]
+    out = write(args.out, args.num, tuple(args.size), args.seed, workers=args.workers, progress=True)
+    print("\n".join({"thorax": _thorax_lines, "head": _head_lines, "pet": _pet_lines}[args.kind](out, args.num)))
+
+
+def _thorax_lines(out: Path, num: int) -> list[str]:
+    """Return what was written and what to run next, for chests."""
+    from hagan3d.data.phantoms.anatomy import LABEL_NAMES
+
     options = f"--input {out}/volumes --labels {out}/attributes.csv --intensity window"
-    print(f"next: hagan3d prepare {options} --output STORE.h5")
-    print(f"with label maps: the same with --input {out}/cases.csv --label_names {_quoted(LABEL_NAMES)}")
+    return [
+        f"{out}: {num} phantoms in volumes/, label maps in labels/, ground truth in attributes.csv",
+        f"next: hagan3d prepare {options} --output STORE.h5",
+        f"with label maps: the same with --input {out}/cases.csv --label_names {_quoted(LABEL_NAMES)}",
+    ]
+
+
+def _head_lines(out: Path, num: int) -> list[str]:
+    """Return the same for heads."""
+    return [
+        f"{out}: {num} heads, a data set in the form of nnU-Net; ground truth in attributes.csv",
+        f"next: hagan3d prepare --nnunet {out} --labels {out}/attributes.csv --output STORE.h5",
+    ]
+
+
+def _pet_lines(out: Path, num: int) -> list[str]:
+    """Return the same for PET/CT."""
+    from hagan3d.data.phantoms.pet import LABEL_NAMES
+
+    options = "--intensity window --source.intensity window --source.window 0 8 --source.units SUV"
+    return [
+        f"{out}: {num} PET/CTs in pet/ and ct/, label maps in labels/, ground truth in attributes.csv",
+        f"next: hagan3d prepare --pairs {out}/pairs.csv {options} --output STORE.h5",
+        f"with label maps: the same with --pairs {out}/labelled_pairs.csv --label_names {_quoted(LABEL_NAMES)}",
+    ]
 
 
 def _quoted(names: Sequence[str]) -> str:
