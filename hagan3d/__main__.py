@@ -62,7 +62,7 @@ def main() -> int:
     if name not in COMMANDS:
         print(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return cli.run(importlib.import_module(f"hagan3d.{name}").main, rest)
+    return cli.run(lambda words: importlib.import_module(f"hagan3d.{name}").main(words), rest)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     count = int(result.generated.sum())
     picture = augmentation.picture_of(out)
     print(f"{len(result) - count} real and {count} generated volumes (for training only): {out}, {picture}")
-    print(f"next: hagan3d train --config CONFIG --data.store {out} --out RUN, or any classifier")
+    print(f"next: hagan3d train --config CONFIG --data.store {cli.path_word(out)} --out RUN, or any classifier")
 
 
 if __name__ == "__main__":

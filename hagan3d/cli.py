@@ -6,6 +6,7 @@ import importlib.resources
 import json
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -198,6 +199,11 @@ def _with_underscores(word: str) -> str:
         return word
     name, equals, value = word[2:].partition("=")
     return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def path_word(path: Path | str) -> str:
+    """Return a path as a word of a shell, for command lines that are printed."""
+    return shlex.quote(str(path))
 
 
 def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> int:

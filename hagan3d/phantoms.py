@@ -1,7 +1,7 @@
 """`hagan3d phantoms`: synthetic volumes with label maps and ground truth."""
 
+import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from hagan3d import cli
@@ -50,19 +50,20 @@ def _thorax_lines(out: Path, num: int) -> list[str]:
     """Return what was written and what to run next, for chests."""
     from hagan3d.data.phantoms.anatomy import LABEL_NAMES
 
-    options = f"--input {out}/volumes --labels {out}/attributes.csv --intensity window"
+    volumes, table, cases = (cli.path_word(out / name) for name in ("volumes", "attributes.csv", "cases.csv"))
     return [
         f"{out}: {num} phantoms in volumes/, label maps in labels/, ground truth in attributes.csv",
-        f"next: hagan3d prepare {options} --output STORE.h5",
-        f"with label maps: the same with --input {out}/cases.csv --label_names {_quoted(LABEL_NAMES)}",
+        f"next: hagan3d prepare --input {volumes} --labels {table} --intensity window --output STORE.h5",
+        f"with label maps: the same with --input {cases} --label_names {shlex.join(LABEL_NAMES)}",
     ]
 
 
 def _head_lines(out: Path, num: int) -> list[str]:
     """Return the same for heads."""
+    table = cli.path_word(out / "attributes.csv")
     return [
         f"{out}: {num} heads, a data set in the form of nnU-Net; ground truth in attributes.csv",
-        f"next: hagan3d prepare --nnunet {out} --labels {out}/attributes.csv --output STORE.h5",
+        f"next: hagan3d prepare --nnunet {cli.path_word(out)} --labels {table} --output STORE.h5",
     ]
 
 
@@ -70,17 +71,13 @@ def _pet_lines(out: Path, num: int) -> list[str]:
     """Return the same for PET/CT."""
     from hagan3d.data.phantoms.pet import LABEL_NAMES
 
+    pairs, labelled = (cli.path_word(out / name) for name in ("pairs.csv", "labelled_pairs.csv"))
     options = "--intensity window --source.intensity window --source.window 0 8 --source.units SUV"
     return [
         f"{out}: {num} PET/CTs in pet/ and ct/, label maps in labels/, ground truth in attributes.csv",
-        f"next: hagan3d prepare --pairs {out}/pairs.csv {options} --output STORE.h5",
-        f"with label maps: the same with --pairs {out}/labelled_pairs.csv --label_names {_quoted(LABEL_NAMES)}",
+        f"next: hagan3d prepare --pairs {pairs} {options} --output STORE.h5",
+        f"with label maps: the same with --pairs {labelled} --label_names {shlex.join(LABEL_NAMES)}",
     ]
-
-
-def _quoted(names: Sequence[str]) -> str:
-    """Return names as words of a shell."""
-    return " ".join(f"'{name}'" if " " in name else name for name in names)
 
 
 if __name__ == "__main__":

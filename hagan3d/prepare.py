@@ -1,6 +1,5 @@
 """`hagan3d prepare`: files to a store."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,7 +64,7 @@ def main(arguments: list[str]) -> None:
     if config.shard is None:
         size = " ".join(str(side) for side in config.size)
         size += " --method METHOD" if is_slice(config.size) and not result.sources else ""  # the default takes volumes
-        store = shlex.quote(str(result.path))
+        store = cli.path_word(result.path)
         print(f"next: hagan3d train --data.store {store} --data.size {size}{_channels(result)} --out RUN")
 
 

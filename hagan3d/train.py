@@ -33,10 +33,8 @@ def main(argv: list[str]) -> None:
         return
     if is_done:
         print(f"all {config.train.steps} steps are done: {out}")
-        command = (
-            "translate {out} --input X --out Y" if config.translates else "generate {out} --num 8 --out {out}/samples"
-        )
-        print(f"next: hagan3d {command.format(out=out)}")
+        command = "translate {out} --input X --out Y" if config.translates else "generate {out} --num 8 --out {samples}"
+        print(f"next: hagan3d {command.format(out=cli.path_word(out), samples=cli.path_word(out / 'samples'))}")
     else:
         print(f"stopped and saved: {out}; the same command again resumes")
 

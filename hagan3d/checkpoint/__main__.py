@@ -41,7 +41,8 @@ def main(argv: list[str]) -> None:
     options = {"window": tuple(a.window), "spacing": tuple(a.spacing), "units": a.units}
     path = import_published(a.method, paths, a.size, Path(a.out), **options)
     print(f"imported: {path}")
-    print(f"next: hagan3d generate {a.out} --num 8 --out {a.out}/samples")
+    out, samples = cli.path_word(a.out), cli.path_word(Path(a.out) / "samples")
+    print(f"next: hagan3d generate {out} --num 8 --out {samples}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ DISPLAY = "IPL"  # axis codes for display; axial, coronal and sagittal planes ar
 MIN_SIDE = 160  # pixels of the longest side of a plane
 MAX_SIDE = 384
 GAP = 6  # pixels between planes
-TEXT = 15  # pixels: font size
+TEXT = 13  # pixels: font size
 LINE = 22  # pixels: height of a line of text
 BACKGROUND, FOREGROUND = 16, 235  # grey levels
 RIM = 0.85  # opacity of an outline
@@ -239,19 +240,27 @@ def _captioned(picture: Image.Image, text: str) -> Image.Image:
     return _column([picture, _line(text, picture.width)], 0)
 
 
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans of ``size`` pixels, which comes with matplotlib: Pillow's own font has no accents."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
 def _titled(picture: Image.Image, text: str) -> Image.Image:
     return _column([_line(text, picture.width), picture], 0)
 
 
 def _line(text: str, width: int) -> Image.Image:
     """Render one line of text, shortened in the middle to fit."""
-    font, shown = ImageFont.load_default(TEXT), text
+    letters, shown = font(TEXT), text
     for half in range(len(text) // 2, -1, -1):
-        if font.getlength(shown) <= width:
+        if letters.getlength(shown) <= width:
             break
         shown = f"{text[:half]}...{text[len(text) - half :]}"
     picture = Image.new("L", (width, LINE), BACKGROUND)
-    ImageDraw.Draw(picture).text((2, 2), shown, fill=FOREGROUND, font=font)
+    ImageDraw.Draw(picture).text((2, 2), shown, fill=FOREGROUND, font=letters)
     return picture
 
 

@@ -1,6 +1,7 @@
 """What every command shares: how options are written, and how errors are told."""
 
 import errno
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -11,7 +12,7 @@ import torch
 
 import hagan3d
 from hagan3d import __main__ as package
-from hagan3d import cli, ops, train
+from hagan3d import cli, ops, phantoms, train
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.config.serialization import differences, from_dict, to_dict
 from hagan3d.errors import InputError
@@ -223,3 +224,11 @@ def test_a_reader_that_stops_reading_is_no_error(words):
     made.stdout.close()
     _, error = made.communicate()
     assert error.decode() == "" and made.returncode == 0
+
+
+def test_lines_to_run_next_quote_their_paths(tmp_path, capsys):
+    out = tmp_path / "two words"
+    assert cli.run(phantoms.main, ["--out", str(out), "--num", "1", "--size", "8", "8", "8", "--workers", "1"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    words = shlex.split(line.removeprefix("next: "))
+    assert words[:4] == ["hagan3d", "prepare", "--input", str(out / "volumes")]

@@ -13,6 +13,7 @@ from hagan3d.data.pictures import (
     Segmented,
     comparison_sheet,
     contact_sheet,
+    font,
     label_colour,
     middle_plane,
 )
@@ -88,3 +89,8 @@ def test_labels_are_outlined_in_their_colours(tmp_path):
     assert changed.sum() == pytest.approx(3 * 4 * 79, rel=0.06)
     towards = np.array(label_colour(2)) - grey[changed]
     assert np.abs(colours[changed] - grey[changed] - 0.85 * towards).max() <= 1
+
+
+def test_captions_have_accents_and_greek():
+    drawn = [bytes(font(13).getmask(letter)) for letter in ("é", "ü", "ł", "Ω", "\ufffe")]  # the last one is a box
+    assert len(set(drawn)) == 5

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.pictures import Colour, Plane, draw_mask, label_colour, middle_plane
+from hagan3d.data.pictures import Colour, Plane, draw_mask, font, label_colour, middle_plane
 
 CELL = 176  # pixels of the longest side of a volume
-GAP, LINE, TEXT = 6, 16, 12  # pixels
+GAP, LINE, TEXT = 6, 16, 11  # pixels
 GROUND, INK, RED = (16, 16, 16), (235, 235, 235), (230, 40, 40)
 INSIDE, RIM = 0.18, 2  # opacity of the colour inside a measured region, and pixels of its outline
 MILLISECONDS = 350  # per frame of the GIF
@@ -123,11 +123,11 @@ def _padded(picture: Image.Image, width: int) -> Image.Image:
 
 def _text(line: str, width: int = 0) -> Image.Image:
     """A line of text, truncated to a width in pixels."""
-    font = ImageFont.load_default(TEXT)
-    while width and len(line) > 4 and font.getlength(line) > width:
+    letters = font(TEXT)
+    while width and len(line) > 4 and letters.getlength(line) > width:
         line = f"{line[:-3].rstrip('.')}..."[: len(line) - 1]
-    picture = Image.new("RGB", (max(1, round(font.getlength(line)) + 2), LINE), GROUND)
-    ImageDraw.Draw(picture).text((1, 1), line, fill=INK, font=font)
+    picture = Image.new("RGB", (max(1, round(letters.getlength(line)) + 2), LINE), GROUND)
+    ImageDraw.Draw(picture).text((1, 1), line, fill=INK, font=letters)
     return picture
 
 
