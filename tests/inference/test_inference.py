@@ -57,15 +57,15 @@ def test_volumes_have_the_units_and_the_position_of_the_data(run, tmp_path):
 def test_a_seed_determines_the_volume(run, tmp_path):
     model = load_model(run)
     generate(model, [3, 4], tmp_path / "a")
-    generate(model, [4], tmp_path / "b", label=1)
+    generate(model, [4], tmp_path / "b", label=0)
     one, other = (nib.load(tmp_path / name / "volume-000004.nii.gz").get_fdata() for name in "ab")
     np.testing.assert_array_equal(one, other)
     rows = list(csv.DictReader((tmp_path / "a" / "samples.csv").open()))
     assert [(row["file"], row["seed"], row["class"]) for row in rows] == [
-        ("volume-000003.nii.gz", "3", "a"),
-        ("volume-000004.nii.gz", "4", "b"),
+        ("volume-000003.nii.gz", "3", "b"),
+        ("volume-000004.nii.gz", "4", "a"),
     ]
-    np.testing.assert_array_equal(np.float32([rows[1][f"z{i}"] for i in range(8)]), latent(model, 4, 1))
+    np.testing.assert_array_equal(np.float32([rows[1][f"z{i}"] for i in range(8)]), latent(model, 4, 0))
     assert (tmp_path / "a" / "samples.png").stat().st_size > 1000
 
 
