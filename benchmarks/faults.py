@@ -289,7 +289,7 @@ def removed_store(bench: Bench) -> None:
     def remove() -> None:
         from hagan3d.data.store.store import Store
 
-        read, left = Store._values, [30]
+        read, left = Store._values, [3]
 
         def vanishing(self: Store, *arguments: object) -> np.ndarray:
             left[0] -= 1

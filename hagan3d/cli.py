@@ -223,7 +223,7 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
     except BrokenPipeError:  # of `| head`, which has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (InputError, OSError, MemoryError, RuntimeError) as error:
+    except (InputError, OSError, MemoryError, RuntimeError, ImportError) as error:
         message = explain(error)
         if message is None:
             raise

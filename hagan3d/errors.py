@@ -37,4 +37,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
+    if isinstance(error, ImportError):  # of a compiled module that does not fit the address space
+        return "failed to map segment" in str(error)
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)

@@ -100,8 +100,22 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         "config": to_dict(checkpoint.config),
         "description": checkpoint.description.to_dict(),
     }
+    write_tensors(path, values)
+
+
+def write_tensors(path: Path, values: Any) -> None:
+    """Write a file of tensors and plain values, whole or not at all.
+
+    Raises:
+        InputError: If the disk is full or the place cannot be written to.
+    """
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(values, file)
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # the archive that torch closes hides the error of the disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -> Checkpoint:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hagan3d.checkpoint.files import write_tensors
 from hagan3d.config import is_slice
-from hagan3d.data.io.files import replacing
 from hagan3d.data.store.features import features_path
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -177,8 +177,7 @@ def _save(net: FeatureNet, store: Store, config: FeatureTrainConfig, path: Path,
         "sha256": state_hash(state),
         "state": state,
     }
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(values, file)
+    write_tensors(path, values)
 
 
 def load_features(
