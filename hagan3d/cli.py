@@ -297,7 +297,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _where(error: OSError) -> str:
-    return f": {error.filename}" if error.filename else ""
+    return f": {os.fsdecode(error.filename)}" if error.filename else ""
 
 
 def parser_message(text: str, known: Sequence[str]) -> str:

@@ -132,8 +132,8 @@ class LabelledTargetConfig(TranslationConfig):
     """Translation to images together with their label map."""
 
     target_labels: int = bounded(0, at_least=0, at_most=256)
-    """Labels of the label map that a target has besides its images, with the background; 0: there is none. It must
-    equal the store's."""
+    """Number of labels of the target's label map, the background included; 0: targets have no label map. It must equal
+    the store's."""
     label_weight: float = bounded(10.0, above=0)
     """Weight of the loss of the label map: Dice loss, the mean over foreground labels, plus cross-entropy."""
 

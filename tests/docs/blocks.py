@@ -55,7 +55,7 @@ def inline_commands(page: Path) -> Iterator[list[str]]:
 
 
 def arguments_of(words: list[str]) -> tuple[str, list[str]] | None:
-    """Return the name and the arguments of the hagan3d command in a command line; None if there is none.
+    """Return the name and the arguments of the hagan3d command in a command line; None for another command.
 
     The command may come from a virtual environment, or be started as a module, by torchrun or srun too.
     """

@@ -45,6 +45,8 @@ def readable_write_errors(path: Path) -> Iterator[None]:
         # h5py gives the errno only in the message
         if error.errno in NO_SPACE or any(f"errno = {number}," in str(error) for number in NO_SPACE):
             raise InputError(f"{path}: the disk is full; free some space or use another folder") from error
+        if error.errno == errno.EFBIG:
+            raise InputError(f"{path}: larger than this disk or the limit on file sizes (ulimit -f) allows") from error
         if error.errno in NO_ACCESS:
             raise InputError(f"{path}: no permission to write here; use another folder") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hagan3d.errors import InputError
+
+SIDE_STEP = 8  # voxels: every side of a phantom is a multiple of it
 Box = tuple[slice, slice, slice]
 Point = Sequence[float] | np.ndarray
 WHOLE: Box = (slice(None), slice(None), slice(None))
@@ -138,6 +141,12 @@ def common(*distances: np.ndarray) -> np.ndarray:
     for distance in distances[1:]:
         joined = np.maximum(joined, distance)
     return joined
+
+
+def check_sides(size: Sequence[int]) -> None:
+    """Raise InputError unless the sides of a phantom are multiples of 8."""
+    if any(side < SIDE_STEP or side % SIDE_STEP for side in size):
+        raise InputError(f"size: must be multiples of {SIDE_STEP}, got {list(size)}")
 
 
 def canvas_affine(extent: Sequence[float], size: Sequence[int]) -> np.ndarray:

@@ -10,14 +10,12 @@ from hagan3d.config import Size
 from hagan3d.data.io.geometry import to_output_axes
 from hagan3d.data.io.nnunet import image_path, label_path, write_dataset_json
 from hagan3d.data.io.writer import write_nifti
-from hagan3d.data.phantoms.canvas import Canvas, Point, canvas_affine, smooth_field
+from hagan3d.data.phantoms.canvas import Canvas, Point, canvas_affine, check_sides, smooth_field
 from hagan3d.data.phantoms.files import Row, Task, write_all
-from hagan3d.errors import InputError
 
 EXTENT = (208.0, 224.0, 176.0)  # mm along D (head), H (front), W (right)
 CHANNELS = ("T1", "T1c", "T2", "FLAIR")
 LABEL_NAMES = ("background", "edema", "core", "enhancing")
-SIDE_STEP = 8
 
 TISSUES = {
     "scalp": (160, 170, 120, 110),
@@ -87,8 +85,7 @@ def make_head(seed: int, size: tuple[int, int, int] = (64, 64, 64)) -> HeadPhant
     Raises:
         InputError: If a side is not a multiple of 8.
     """
-    if any(side < SIDE_STEP or side % SIDE_STEP for side in size):
-        raise InputError(f"size: must be multiples of {SIDE_STEP}, got {list(size)}")
+    check_sides(size)
     head = _Head(Canvas(EXTENT, size), np.random.default_rng([seed, 3]))
     brain = _paint_head(head)
     _paint_tumour(head, brain)

@@ -10,15 +10,13 @@ from hagan3d.config import Size
 from hagan3d.data.io.geometry import to_output_axes
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.phantoms import anatomy
-from hagan3d.data.phantoms.canvas import Canvas, canvas_affine, smooth_field
+from hagan3d.data.phantoms.canvas import Canvas, canvas_affine, check_sides, smooth_field
 from hagan3d.data.phantoms.files import Row, Task, write_all, write_attributes
 from hagan3d.data.phantoms.patient import SEVERITIES, Patient, sample_patient
 from hagan3d.data.phantoms.skeleton import paint_skeleton
-from hagan3d.errors import InputError
 
 EXTENT = (320.0, 288.0, 384.0)  # mm along D (head), H (front), W (right): the stored axes of axial volumes in RAS
 MAX_SUPERSAMPLED = 64  # voxels of the longest side up to which every voxel is the mean of 2^3 samples
-SIDE_STEP = 8
 REFERENCE_VOXEL = 135.0  # mm^3: voxel volume to which `Patient.noise` refers
 
 
@@ -66,8 +64,7 @@ def make_phantom(seed: int, size: tuple[int, int, int] = (64, 64, 64), severity:
 
 def paint_thorax(seed: int, size: tuple[int, int, int], severity: int | None = None) -> Painted:
     """Paint the chest of `make_phantom`, whose arguments it takes."""
-    if any(side < SIDE_STEP or side % SIDE_STEP for side in size):
-        raise InputError(f"size: must be multiples of {SIDE_STEP}, got {list(size)}")
+    check_sides(size)
     rng = np.random.default_rng([seed, 1])
     patient = sample_patient(rng, severity)
     samples = 2 if max(size) <= MAX_SUPERSAMPLED else 1

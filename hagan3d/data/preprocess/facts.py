@@ -118,7 +118,7 @@ def write_report(
 
 
 def read_report(store: Path) -> dict[str, Any]:
-    """Return the report of a store: remarks, and the state of the files of each volume; empty if there is none."""
+    """Return the report of a store: remarks, and the state of the files of each volume; empty without one."""
     try:
         report = json.loads(report_path(store).read_text(encoding="utf-8"))
         states = {str(case["id"]): str(case["state"]) for case in report["volumes"]}

@@ -17,7 +17,7 @@ class Codes:
     """
 
     categories: int = 0
-    """Values of the categorical code; 0: there is none."""
+    """Number of values of the categorical code; 0: no categorical code."""
     continuous: int = 0
     """Continuous codes."""
 
