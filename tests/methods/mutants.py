@@ -48,6 +48,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "medgan",
         {"grey_source": True, "source_channels": 2, "blocks": 1, "critic_features": False, "style_share": 0.0},
     ),
+    "medgan, labels": ("medgan", {"target_labels": 3, "label_weight": 2.0}),
+    "pix2pix, labels": ("pix2pix", {"target_labels": 3, "label_weight": 2.0}),
     "microscopy, mask": ("microscopy", {"source_channels": 2, "cell_mask": "channel", "mask_weight": 0.5}),
     "segan, pairs": ("segan", {"critic": "pairs", "dice_weight": 0.0, "l1_weight": 2.0}),
 }
@@ -132,7 +134,8 @@ def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:
 @contextmanager
 def watched(case: Case, arguments: Change, result: Callable[[str, Any], Any]) -> Iterator[None]:
     """Let ``arguments`` and ``result`` see, and change, every call of a loss function or a network."""
-    module = importlib.import_module(f"hagan3d.methods.{case.config.name}.losses")
+    names = (f"{case.config.name}.losses", "translation")  # the base class of translation methods has terms too
+    modules = [importlib.import_module(f"hagan3d.methods.{name}") for name in names]
     counts: dict[str, int] = {}
 
     def numbered(name: str) -> str:
@@ -147,7 +150,7 @@ def watched(case: Case, arguments: Change, result: Callable[[str, Any], Any]) ->
         return call
 
     with ExitStack() as stack:
-        for name, value in vars(module).items():
+        for module, name, value in ((one, *item) for one in modules for item in list(vars(one).items())):
             if (
                 callable(value)
                 and getattr(value, "__module__", "").startswith(PACKAGES)

@@ -122,6 +122,10 @@ def small_batch(config: Config, store: Path, side: int | None = None) -> StepBat
     if not config.translates:
         return make_method(config).batches(Store(store), config.train.batch_size).batch(0)
     batch = pair_batch(config.train.batch_size, side or SIDES.get(config.name, 32))
+    if labels := config.method.target_labels:
+        index = ((batch.target[:, 0] + 1) * (labels / 2)).long().clamp(0, labels - 1)
+        channels = F.one_hot(index, labels).movedim(-1, 1) * 2.0 - 1
+        batch = replace(batch, target=torch.cat([batch.target, channels], 1))
     if config.method.source_channels == 1:
         return batch
     misalignment = torch.linspace(-5, 5, 12 * len(batch)).view(-1, 12)  # registration: moving and fixed images

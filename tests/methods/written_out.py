@@ -42,7 +42,19 @@ def pix2pix_fake(nets: Any, batch: Any) -> Tensor:
 def pix2pix_g(nets: Any, batch: Any, s: Any) -> Written:
     fake = pix2pix_fake(nets, batch)
     adversarial = generator_term(s.objective, nets.d(pair(batch.source, fake)))
-    return {"l1": s.l1_weight * mae(fake, batch.target), "gan": s.adversarial_weight * adversarial}
+    images = slice(0, s.target_channels)
+    terms = {"l1": s.l1_weight * mae(fake[:, images], batch.target[:, images])}
+    return terms | label_terms(fake, batch, s) | {"gan": s.adversarial_weight * adversarial}
+
+
+def label_terms(fake: Tensor, batch: Any, s: Any) -> Written:
+    """Dice of foreground labels plus cross-entropy, of label channels 2 p - 1."""
+    if not s.target_labels:
+        return {}
+    p, t = ((x[:, s.target_channels :] + 1) / 2 for x in (fake, batch.target))
+    both, sums = (p * t)[:, 1:].sum((2, 3, 4)), (p + t)[:, 1:].sum((2, 3, 4))
+    dice = 1 - ((2 * both + 1e-5) / (sums + 1e-5)).mean()
+    return {"labels": s.label_weight * (dice - (t * torch.log(p)).sum(1).mean())}
 
 
 def pix2pix_d(nets: Any, batch: Any, s: Any) -> Written:
@@ -106,14 +118,19 @@ def medgan_g(nets: Any, batch: Any, s: Any) -> Written:
     (d_fake, d_real), (f_fake, f_real) = (
         [features(net, pair(seen, x), norms=True) for x in (fake, batch.target)] for net in (nets.d, nets.f)
     )
-    perceptual = mae(fake, batch.target)
+    images = slice(0, s.target_channels)
+    perceptual = mae(fake[:, images], batch.target[:, images])
     if s.critic_features:
         perceptual = perceptual + sum(mae(a, b.detach()) for a, b in zip(d_fake, d_real, strict=True))
-    return {
-        "gan": s.adversarial_weight * generator_term(s.objective, nets.d(pair(seen, fake))),
-        "perceptual": s.perceptual_weight * perceptual,
-        "content": content(f_fake, f_real),
-    } | ({"style": style(f_fake, f_real)} if s.style_share else {})
+    return (
+        label_terms(fake, batch, s)
+        | {
+            "gan": s.adversarial_weight * generator_term(s.objective, nets.d(pair(seen, fake))),
+            "perceptual": s.perceptual_weight * perceptual,
+            "content": content(f_fake, f_real),
+        }
+        | ({"style": style(f_fake, f_real)} if s.style_share else {})
+    )
 
 
 def medgan_d(nets: Any, batch: Any, s: Any) -> Written:
