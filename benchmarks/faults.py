@@ -41,6 +41,8 @@ from hagan3d.data.io.files import write_text
 CONFIG = "wgan_gp_32"
 SIZE = "--size 32 32 32 --validation 0.5 --workers 1"
 SMALL = "--wgan_gp.width 8 --wgan_gp.latent_dim 4 --wgan_gp.critic_steps 1"
+ENCODER = "--config hagan_32 --hagan.channels 64 --hagan.features 8 --hagan.d_channels 64 --hagan.high_convs 0"
+TRANSLATOR = "--config pix2pix_32 --pix2pix.width 8 --data.degrade.kind noise"
 STEPS = "--train.batch_size 1 --train.device cpu --log.preview_every 0 --log.every 2 --log.checkpoint_steps 1"
 LONGEST = 600.0  # seconds of one undisturbed command
 BUG = 70  # exit status of a traceback
@@ -51,6 +53,7 @@ class Scenario:
     """A command, and which of its files are its result."""
 
     command: str
+    """Of hagan3d, or a module with a main."""
     arguments: str
     """With {scans}, {store}, {run} and {out}."""
     results: tuple[str, ...]
@@ -67,8 +70,21 @@ SCENARIOS = {
     ),
     "prepare, shard": Scenario("prepare", f"--input {{scans}} --output {{out}} {SIZE} --shard 1/2", ("*.h5",)),
     "train": Scenario("train", TRAIN, ("run/metrics.jsonl", "run/checkpoints/step-00000006.pt")),
+    "train, 2 processes": Scenario(
+        "torch.distributed.run",
+        f"--standalone --nproc_per_node 2 -m hagan3d.train {TRAIN.replace('batch_size 1', 'batch_size 2')}",
+        ("run/metrics.jsonl", "run/checkpoints/step-00000006.pt"),
+    ),
     "generate": Scenario("generate", "{run} --num 4 --device cpu --out {out}/g", ("g/*.nii.gz", "g/samples.csv")),
     "evaluate": Scenario("evaluate", "{run} --store {store} --device cpu --out {out}/e", ("e/metrics.json",)),
+    "encode": Scenario(
+        "encode",
+        "{encoder} --input {store} --device cpu --out {out}/f --reconstruct",
+        ("f/features.csv", "f/**/*.nii.gz"),
+    ),
+    "translate": Scenario(
+        "translate", "{translator} --input {scans} --device cpu --out {out}/t", ("t/**/*.nii.gz", "t/**/*.csv")
+    ),
     "augment": Scenario("augment", "{run} --store {store} --per_class 4 --device cpu --out {out}/a.h5", ("a.h5",)),
 }
 
@@ -83,7 +99,7 @@ def launch(name: str, arguments: Sequence[str], log: Path, prepare: Callable[[],
         os.setpgid(0, 0)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1), os.dup2(output, 2)
-        main = importlib.import_module(f"hagan3d.{name}").main
+        main = importlib.import_module(name if "." in name else f"hagan3d.{name}").main
         prepare()
         status = cli.run(main, arguments)
     except BaseException:
@@ -107,9 +123,18 @@ def wait(pid: int, seconds: float) -> int | None:
 
 def kill(pid: int) -> None:
     """Kill a process and those it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+    for process in [pid, *descendants(pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     os.waitpid(pid, 0)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield the processes that a process has started, and those that they have, whatever their group."""
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, tasks.read_text().split()):
+            yield child
+            yield from descendants(child)
 
 
 def digest(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
@@ -148,7 +173,8 @@ class Bench:
         self.folder, self.record = folder, record
         self.rows: dict[str, list[object]] = json.loads(record.read_text()) if record.exists() else {}
         self.log = folder / "log.txt"
-        self.names = {"scans": folder / "scans", "store": folder / "store.h5", "run": folder / "run"}
+        self.names = {name: folder / name for name in ("scans", "run", "encoder", "translator")}
+        self.names["store"] = folder / "store.h5"
         for number in range(14):
             voxels = np.random.default_rng(number).integers(-900, 500, (24, 24, 24)).astype(np.int16)
             path = self.names["scans"] / f"scan{number}.nii.gz"
@@ -156,6 +182,9 @@ class Bench:
             nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1])), path)
         self.must("prepare", f"--input {{scans}} --output {{store}} {SIZE}")
         self.must("train", f"--config {CONFIG} --data.store {{store}} {SMALL} {STEPS} --train.steps 2 --out {{run}}")
+        pairs = STEPS.replace("batch_size 1", "batch_size 2")  # HA-GAN compares pairs of latents
+        for name, settings in (("encoder", ENCODER), ("translator", TRANSLATOR)):
+            self.must("train", f"{settings} --data.store {{store}} {pairs} --train.steps 2 --out {{{name}}}")
 
     def words(self, arguments: str, out: Path) -> list[str]:
         """Fill in the names of an argument line."""
@@ -169,6 +198,14 @@ class Bench:
             raise SystemExit(f"{command}: status {status} without a fault: {self.log.read_text()}")
         return time.monotonic() - started
 
+    def undisturbed(self, scenario: Scenario) -> tuple[dict[str, str], float]:
+        """Run a command undisturbed in a folder of its own; return the hashes of its results and its seconds."""
+        seconds = self.must(scenario.command, scenario.arguments, out := make(self.folder / "undisturbed"))
+        for pattern in scenario.results:
+            if not any(out.glob(pattern)):
+                raise SystemExit(f"{scenario.command}: has not written {pattern}, there is nothing to compare")
+        return digest(out, scenario.results), seconds
+
     def save(self, fault: str, times: int, lost: int, said: str) -> None:
         """Record one row, and print it."""
         self.rows[fault] = [times, lost, said]
@@ -178,9 +215,8 @@ class Bench:
     def kills(self, name: str, count: int, seed: int) -> None:
         """Kill a command at random moments, ``count`` times in all, and compare every result."""
         scenario = SCENARIOS[name]
-        out = self.folder / "undisturbed"
-        seconds = self.must(scenario.command, scenario.arguments, make(out))
-        expected, chance = digest(out, scenario.results), random.Random(f"{seed} {name}")
+        expected, seconds = self.undisturbed(scenario)
+        chance = random.Random(f"{seed} {name}")
         killed = lost = 0
         said = ""
         while killed < count:
@@ -198,17 +234,16 @@ class Bench:
                 said = message(self.log) if status else "another result"
         self.save(f"kill: {name}", killed, lost, said or "equal results")
 
-    def fault(self, name: str, expected: int, scenario: str, prepare: Callable[[], None], out: Path) -> None:
+    def fault(self, name: str, status_due: int, scenario: str, prepare: Callable[[], None], out: Path) -> None:
         """Run a command with a fault, then without: one line is printed, and the result is the undisturbed one."""
         chosen = SCENARIOS[scenario]
-        undisturbed = self.folder / "undisturbed"
-        self.must(chosen.command, chosen.arguments, make(undisturbed))
+        expected, _ = self.undisturbed(chosen)
         words = self.words(chosen.arguments, out)
         status = wait(launch(chosen.command, words, self.log, prepare), LONGEST)
         said = message(self.log)
-        is_clear = status == expected and (not expected or said.startswith("error: "))
+        is_clear = status == status_due and (not status_due or said.startswith("error: "))
         self.must(chosen.command, chosen.arguments, out)
-        equal = digest(out, chosen.results) == digest(undisturbed, chosen.results)
+        equal = digest(out, chosen.results) == expected
         self.save(name, 1, 0 if is_clear and equal else 1, f"status {status}: {said}")
 
 
@@ -283,7 +318,7 @@ def read_only(bench: Bench) -> None:
 def removed_store(bench: Bench) -> None:
     """Move the store away while training, and back before the same line is run again."""
     out, scenario = make(bench.folder / "disturbed"), SCENARIOS["train"]
-    bench.must("train", scenario.arguments, undisturbed := make(bench.folder / "undisturbed"))
+    expected, _ = bench.undisturbed(scenario)
     aside = bench.names["store"].with_suffix(".aside")
 
     def remove() -> None:
@@ -304,7 +339,7 @@ def removed_store(bench: Bench) -> None:
     said = message(bench.log)
     aside.rename(bench.names["store"])
     bench.must("train", scenario.arguments, out)
-    equal = digest(out, scenario.results) == digest(undisturbed, scenario.results)
+    equal = digest(out, scenario.results) == expected
     bench.save("store removed while training", 1, int(status != 2 or not equal), f"status {status}: {said}")
 
 

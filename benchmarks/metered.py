@@ -28,6 +28,7 @@ def run(command: Sequence[object], threads: int, before: float, limit: float, sp
     Returns:
         The status it ended with.
     """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what follows is reached
     process, seconds, told = start(command, threads), before, False
     try:
         while process.poll() is None:
