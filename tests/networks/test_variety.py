@@ -56,6 +56,17 @@ def test_d_l_distinguishes_a_batch_of_equal_volumes():
     assert torch.equal(logits[0], logits[1]) and not torch.isclose(logits[0], logits[2])
 
 
+@pytest.mark.parametrize(("side", "width"), [(32, 16), (64, 8)])
+def test_d_l_can_have_convolutions_before_its_first_halving(side, width):
+    size = {"size": (side,) * 3, "minibatch_std": 2, "spectral_norm": False, "subvolume_depth": side // 2}
+    plain, deeper = networks(**size).d_l, networks(**size, d_low_convs=2).d_l
+    first, second, *others = deeper.convs
+    assert [tuple(conv.weight.shape) for conv in (first, second)] == [(width, 1, 3, 3, 3), (width, width, 3, 3, 3)]
+    assert len(others) == len(plain.convs) and [conv.stride for conv in others] == [conv.stride for conv in plain.convs]
+    logits, _ = deeper(torch.randn(2, 1, side // 4, side // 4, side // 4))
+    assert logits.shape == (2,) and logits.isfinite().all()
+
+
 def test_spectral_norm_can_be_switched_off():
     nets = networks(spectral_norm=False)
     assert not any(isinstance(m, (SpectralConv3d, SpectralLinear)) for m in nets.modules())

@@ -38,6 +38,9 @@ class HAGANConfig(GenerationConfig):
     differences between latents."""
     spectral_norm: bool = True
     """Whether D^H and D^L have spectral norm, as published; without it, set `r1_weight`."""
+    d_low_convs: int = bounded(0, at_least=0, at_most=4)
+    """Number of 3^3 convolutions of D^L before its first halving (0: as published). At 32^3, where D^L sees 8^3 voxels
+    and has a single halving, they are most of its capacity."""
     minibatch_std: int = bounded(0, at_least=0)
     """Group size of the minibatch standard deviation layer of D^L, against mode collapse (0: no such layer, as
     published). Small batches have smaller groups: the largest divisor of train.batch_size up to this."""

@@ -8,6 +8,7 @@ from hagan3d.config import Size
 from hagan3d.networks.layers import (
     HALVING,
     LAST_SIDE,
+    MIN_CHANNELS,
     SLOPE,
     StridedConv3d,
     checkpointed,
@@ -104,8 +105,12 @@ class LowDiscriminator(nn.Module):
         channels: int = 256,
         spectral: bool = True,
         group: int = 0,
+        full_convs: int = 0,
     ) -> None:
-        """Build D^L for volumes of ``low_size`` voxels; ``outputs`` as of D^H."""
+        """Build D^L for volumes of ``low_size`` voxels; ``outputs`` as of D^H.
+
+        ``full_convs`` 3^3 convolutions, of half the channels of the first halving, come before it.
+        """
         super().__init__()
         conv = SpectralConv3d if spectral else StridedConv3d
         self.group = group
@@ -113,6 +118,10 @@ class LowDiscriminator(nn.Module):
         sides = list(low_size)
         widths = [volume_channels, *widths_up_to(channels, levels)]
         convs: list[nn.Module] = []
+        for _ in range(full_convs):
+            width = max(channels >> levels, MIN_CHANNELS)
+            convs.append(conv(widths[0], width, 3, padding=1))
+            widths[0] = width
         for level in range(levels):
             kernel, stride, padding = halving_kernel(sides)
             convs.append(conv(widths[level], widths[level + 1], kernel, stride=stride, padding=padding))

@@ -79,7 +79,8 @@ class HAGANNetworks(GenerativeNetworks):
         width, common = settings.d_channels, {"outputs": outputs, "volume_channels": images + labels}
         spectral = settings.spectral_norm
         self.d_h = HighDiscriminator(size, depth, channels=width, spectral=spectral, **common)
-        self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, group=std_group, **common)
+        low = {"group": std_group, "full_convs": settings.d_low_convs}
+        self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, **low, **common)
         self.e_h = HighEncoder(factor, features, images + labels)
         self.e_g = GroundEncoder(low_size, features, settings.latent_dim)
 
