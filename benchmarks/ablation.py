@@ -31,6 +31,9 @@ PUBLISHED = {
     "hagan.spectral_norm": "true",
     "hagan.minibatch_std": "0",
     "train.batch_size": "4",
+    "hagan.objective": "bce",
+    "hagan.r2_weight": "0",
+    "hagan.d_low_convs": "0",
     "hagan.logits": "mean",
     "train.lr_g": "1.0e-4",
     "train.lr_d": "4.0e-4",
@@ -45,10 +48,19 @@ PUBLISHED = {
     "hagan.diffaug.brightness": "0",
     "hagan.diffaug.contrast": "0",
 }
+WIDER = {"hagan.features": "64", "hagan.d_channels": "256", "hagan.d_low_convs": "0"}
+BCE = {"hagan.objective": "bce", "hagan.r2_weight": "0"}
 ALONE = {"hagan.autoencode": "0", "hagan.prior": "normal"}  # G does not reconstruct real volumes
 VARIANTS: dict[str, dict[str, str]] = {
     "default": {},
     "published": PUBLISHED,
+    "wider networks, objective bce": WIDER | BCE,
+    "wider networks": WIDER,
+    "objective bce": BCE,
+    "no convolutions of D^L": {"hagan.d_low_convs": "0"},
+    "weak R1 and R2": {"hagan.r1_weight": "0.1", "hagan.r2_weight": "0.1"},
+    "rates of 5e-4, 8e-4, EMA 0.99": {"train.lr_g": "5.0e-4", "train.lr_d": "8.0e-4", "train.ema": "0.99"},
+    "encoders in every fourth step": {"hagan.encoder_every": "4"},
     "no encoder": {"hagan.encoder": "false", **ALONE},
     "no autoencoding": ALONE,
     "standard normal latents": {"hagan.prior": "normal"},
@@ -65,15 +77,14 @@ VARIANTS: dict[str, dict[str, str]] = {
     "brightness and contrast too": {"hagan.diffaug.brightness": "0.1", "hagan.diffaug.contrast": "0.1"},
     "adaptive augmentation": {"hagan.diffaug.adaptive": "true", "hagan.diffaug.probability": "0.2"},
     "no EMA": {"train.ema": "0"},
-    "no R1": {"hagan.r1_weight": "0"},
+    "no R1, no R2": {"hagan.r1_weight": "0", "hagan.r2_weight": "0"},
     "spectral norm": {"hagan.spectral_norm": "true"},
     "no minibatch spread": {"hagan.minibatch_std": "0"},
     "filters not centred": {"hagan.init": "default"},
     "one game (mean of logits)": {"hagan.logits": "mean"},
-    "strong R1": {"hagan.r1_weight": "5"},
-    "hinge": {"hagan.objective": "hinge"},
-    "lsgan": {"hagan.objective": "lsgan"},
-    "relativistic": {"hagan.objective": "relativistic", "hagan.r2_weight": "1", "hagan.r2_every": "8"},
+    "strong R1 and R2": {"hagan.r1_weight": "5", "hagan.r2_weight": "5"},
+    "hinge": {"hagan.objective": "hinge", "hagan.r2_weight": "0"},
+    "lsgan": {"hagan.objective": "lsgan", "hagan.r2_weight": "0"},
 }
 MEASURES = (
     ("KID", "held-out", ("features", "self", "{pair}", "kid", "value")),

@@ -41,8 +41,8 @@ from hagan3d.data.io.files import write_text
 CONFIG = "wgan_gp_32"
 SIZE = "--size 32 32 32 --validation 0.5 --workers 1"
 SMALL = "--wgan_gp.width 8 --wgan_gp.latent_dim 4 --wgan_gp.critic_steps 1"
-ENCODER = "--config hagan_32 --hagan.channels 64 --hagan.features 8 --hagan.d_channels 64 --hagan.high_convs 0"
-TRANSLATOR = "--config pix2pix_32 --pix2pix.width 8 --data.degrade.kind noise"
+ENCODER = "--config hagan_32"
+TRANSLATOR = "--config pix2pix_32 --data.degrade.kind noise"
 STEPS = "--train.batch_size 1 --train.device cpu --log.preview_every 0 --log.every 2 --log.checkpoint_steps 1"
 LONGEST = 600.0  # seconds of one undisturbed command
 BUG = 70  # exit status of a traceback
