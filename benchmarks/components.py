@@ -46,8 +46,8 @@ def main() -> int:
 
 
 def names() -> list[str]:
-    """Return the names of the configs at 32^3 that come with hagan3d, by method."""
-    stems = [path.stem for path in (ROOT / "configs").glob("*_32.yaml")]
+    """Return the names of the configs at 32^3 that come with hagan3d, those with label maps among them, by method."""
+    stems = [path.stem for end in ("", "_labels") for path in (ROOT / "configs").glob(f"*_32{end}.yaml")]
     return sorted(stems, key=lambda stem: (load_config(stem).name, stem))
 
 
