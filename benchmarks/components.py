@@ -60,8 +60,8 @@ def page() -> str:
         "configs; a test compares it with them.\nA weight that changes during a run has several values; gp: gradient "
         f"penalty. A term with a share has the weight that gives it that share in the first step.\n\n{table}\n\n"
         "## Deviations from the sources\n\nThe lines `# Deviates:` of the configs. `benchmarks/methods.py` compares "
-        "methods with plain regression by the same generator, and\nmethods without pairs with the other contrast of the "
-        "same subjects, in both directions; `--tasks unit_rows` does so for the rows of\nthe comparison of UNIT "
+        "methods with plain regression by the same generator, and\nmethods without pairs with the other contrast of "
+        "the same subjects, in both directions; `--tasks unit_rows` does so for the rows of\nthe comparison of UNIT "
         f"(attention, spectral norm, Charbonnier).\n\n{deviations()}"
     )
 
