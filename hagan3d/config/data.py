@@ -246,7 +246,7 @@ class PatchDataConfig(PairDataConfig):
 class UnpairedDataConfig(PatchDataConfig):
     """Source and target volumes of two domains, paired or not; windows of both begin at the same slice.
 
-    Where the domains have different numbers of slices, windows begin at the same fraction of them.
+    Where the domains have different numbers of slices, windows begin at about the same fraction of them.
     """
 
     paired: bool = False

@@ -249,7 +249,7 @@ def test_translated_volumes_wait_in_a_pool_of_their_own_size(store, tmp_path):
     assert all(pool.any() for pool in pools.values())
 
 
-def test_windows_begin_at_the_same_fraction_of_both_domains(store):
+def test_windows_begin_at_about_the_same_fraction_of_both_domains(store):
     source = PairSource(Store(store), "train", 2, 0, paired=False, depth=16)
     augmented = replace(source, augment=AugmentConfig(noise=1e-6))
     for step in range(4):
