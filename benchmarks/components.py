@@ -46,8 +46,8 @@ def main() -> int:
 
 
 def names() -> list[str]:
-    """Return the names of the configs at 32^3 that come with hagan3d, by method."""
-    stems = [path.stem for path in (ROOT / "configs").glob("*_32.yaml")]
+    """Return the names of the configs at 32^3 that come with hagan3d, those with label maps among them, by method."""
+    stems = [path.stem for end in ("", "_labels") for path in (ROOT / "configs").glob(f"*_32{end}.yaml")]
     return sorted(stems, key=lambda stem: (load_config(stem).name, stem))
 
 
@@ -60,7 +60,9 @@ def page() -> str:
         "configs; a test compares it with them.\nA weight that changes during a run has several values; gp: gradient "
         f"penalty. A term with a share has the weight that gives it that share in the first step.\n\n{table}\n\n"
         "## Deviations from the sources\n\nThe lines `# Deviates:` of the configs. `benchmarks/methods.py` compares "
-        f"methods with plain regression by the same generator.\n\n{deviations()}"
+        "methods with plain regression by the same generator, and\nmethods without pairs with the other contrast of "
+        "the same subjects, in both directions; `--tasks unit_rows` does so for the rows of\nthe comparison of UNIT "
+        f"(attention, spectral norm, Charbonnier).\n\n{deviations()}"
     )
 
 

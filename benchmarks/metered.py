@@ -26,7 +26,7 @@ def run(command: Sequence[object], threads: int, before: float, limit: float, sp
         spent: Told once a second how many have been used.
 
     Returns:
-        The status it ended with.
+        The status it ended with; 0 if it was stopped at the limit, even as it was leaving by itself.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what follows is reached
     process, seconds, told = start(command, threads), before, False
@@ -42,7 +42,7 @@ def run(command: Sequence[object], threads: int, before: float, limit: float, sp
         if process.poll() is None and not told:
             process.send_signal(signal.SIGTERM)
         process.wait()
-    return process.returncode
+    return 0 if told and process.returncode == -signal.SIGTERM else process.returncode
 
 
 def _processor_seconds(process: int) -> float:

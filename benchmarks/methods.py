@@ -2,12 +2,14 @@
 
 The tasks are in methods.yaml; sources are simulated from the volumes of a store, each the same way every time, and
 subjects are kept apart. Every run gets as many steps as fill the same minutes of processor time, by the cost of a step
-that is measured first. Runs that are done are not repeated, so the same command again resumes; the table shows all runs
-that are done.
+that is measured first. Runs that are done are not repeated, so the same command again resumes; the tables show all runs
+that are done. Methods that train without pairs get the volumes of a store and the same in another contrast
+(`contrast.py`), and are compared with the other contrast of the same subject in both directions.
 """
 
 import argparse
 import csv
+import json
 import os
 import platform
 import signal
@@ -21,12 +23,23 @@ from typing import Any
 import timed
 import torch
 import yaml
+from contrast import contrast_store
 
 ROOT = Path(__file__).parents[1]
 TASKS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "methods.yaml").read_text(encoding="utf-8"))
 VOXELS = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("2D SSIM", "ssim_slices"), ("MAE, %", "mae_percent"))
-KINDS = ("method", "regression")
-HEADER = ["task", "trained as", "steps", "seconds", *(title for title, _ in VOXELS), "others", "shares of the gradient"]
+METHOD, REGRESSION = "method", "regression"
+RUN = ["task", "trained as", "steps", "seconds"]
+HEADER = [*RUN, *(title for title, _ in VOXELS), "others", "shares of the gradient"]
+WAYS = {"a2b": "there", "b2a": "back"}
+BOTH_WAYS = ("SSIM", "ssim"), ("PSNR, dB", "psnr_db")
+DOMAIN_HEADER = [
+    *RUN,
+    *(f"{title} {way}" for title, _ in BOTH_WAYS for way in WAYS.values()),
+    *(f"KID {way}" for way in WAYS.values()),
+    "SSIM of cycles",
+    "shares of the gradient",
+]
 
 
 def main() -> None:
@@ -45,19 +58,29 @@ def main() -> None:
     torch.set_num_threads(a.threads)
     tasks = [name for name in a.tasks if getattr(a, TASKS[name]["store"]) is not None]
     if not a.table:
-        for kind in KINDS:
+        rounds = max((len(runs(TASKS[name])) for name in tasks), default=0)
+        for number in range(rounds):  # the methods of all tasks first
             for name in tasks:
-                if kind == KINDS[0] or TASKS[name]["regression"]:
+                for kind in list(runs(TASKS[name]))[number : number + 1]:
                     make(name, kind, a)
     table(tasks, a)
+
+
+def runs(task: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the runs of a task by name, with what each changes in its settings."""
+    if "variants" in task:
+        return dict(task["variants"])
+    return {METHOD: {}} | ({REGRESSION: task["regression"]} if task.get("regression") else {})
 
 
 def make(name: str, kind: str, a: argparse.Namespace) -> None:
     """Train and evaluate one run."""
     task, folder = TASKS[name], a.out / f"{name}-{kind}"
-    settings = {"data.store": str(getattr(a, task["store"])), **task["settings"]}
+    store = getattr(a, task["store"])
+    store = contrast_store(store, a.out) if task.get("domains") else store
+    settings = {"data.store": str(store), **task["settings"]}
     settings |= {"data.degrade.fixed": True} if "data.degrade.kind" in settings else {}
-    settings |= task["regression"] if kind == "regression" else {}
+    settings |= runs(task)[kind]
     config = task.get("config", name)
     step = timed.cost(a.out, folder.name, config, partial(with_steps, settings, task, kind))
     steps = timed.planned_steps(folder, 60 * a.minutes, step)
@@ -68,7 +91,7 @@ def with_steps(settings: dict[str, Any], task: dict[str, Any], kind: str, steps:
     """Return settings with so many steps, of which each stage has its part."""
     if "stages" not in task:
         return settings | {"train.steps": steps}
-    parts = 1 if kind == "regression" else task["stages"]["of"]
+    parts = 1 if kind == REGRESSION else task["stages"]["of"]
     return settings | {"train.steps": steps, task["stages"]["setting"]: max(1, steps // parts)}
 
 
@@ -78,34 +101,79 @@ def table(tasks: list[str], a: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit.strip()}")
     print(f"held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; shares at the first step")
-    rows = [HEADER, *(row for name in tasks for row in rows_of(name, a.out))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    for header, of_domains in ((HEADER, False), (DOMAIN_HEADER, True)):
+        names = [name for name in tasks if bool(TASKS[name].get("domains")) == of_domains]
+        make_rows = domain_rows_of if of_domains else rows_of
+        if names:
+            print_rows([header, *(row for name in names for row in make_rows(name, a.out))])
+
+
+def print_rows(rows: list[list[str]]) -> None:
+    """Print rows in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def rows_of(name: str, out: Path) -> Iterator[list[str]]:
     """Yield the rows of a task: nothing done, the method, plain regression."""
-    title = TASKS[name]["title"]
-    for kind in KINDS:
+    title, is_copy = TASKS[name]["title"], TASKS[name]["settings"].get("data.degrade.kind") == "copy"
+    for kind in runs(TASKS[name]):
         folder = out / f"{name}-{kind}"
         found = timed.metrics(folder)
         if found is None:
             continue
-        if kind == KINDS[0] and "source as it is" in found["summary"]:
+        # a source that is the target itself would be perfect as it is
+        if kind == METHOD and not is_copy and "source as it is" in channels_of(found)[0]["summary"]:
             yield [title, "nothing", "", "", *voxels(found, "source as it is"), others(found, "before"), ""]
-        plan = yaml.safe_load((folder / "plan.json").read_text())
-        spent = f"{plan['seconds']:.0f}"
         cells = [*voxels(found, "translated"), others(found, "after"), shares(folder / "run")]
-        yield [title, kind, str(found["step"]), spent, *cells]
+        yield [title, kind, str(found["step"]), seconds(folder), *cells]
+
+
+def domain_rows_of(name: str, out: Path) -> Iterator[list[str]]:
+    """Yield the rows of a task of two domains: nothing done, and its runs."""
+    title, has_nothing = TASKS[name]["title"], False
+    for kind in runs(TASKS[name]):
+        folder = out / f"{name}-{kind}"
+        found = timed.metrics(folder)
+        if found is None:
+            continue
+        if not has_nothing:
+            cells = [*both_ways(found, "paired_untranslated"), *kids(found, "untranslated")]
+            yield [title, "nothing", "", "", *cells, "", ""]
+            has_nothing = True
+        cycles = " / ".join(f"{found['directions'][way]['cycle']['ssim']['mean']:.3f}" for way in WAYS)
+        cells = [*both_ways(found, "paired"), *kids(found, "translated"), cycles, shares(folder / "run")]
+        yield [title, kind, str(found["origin"]["step"]), seconds(folder), *cells]
+
+
+def both_ways(found: dict[str, Any], what: str) -> list[str]:
+    """Return errors against the same subject in the other domain, in both directions."""
+    return [f"{found['directions'][way][what][key]['mean']:.4g}" for _, key in BOTH_WAYS for way in WAYS]
+
+
+def kids(found: dict[str, Any], what: str) -> list[str]:
+    """Return the KID to the other domain in both directions."""
+    return [f"{found['directions'][way][what]['kid']['value']:.3g}" for way in WAYS]
+
+
+def seconds(folder: Path) -> str:
+    """Return the processor seconds of a run."""
+    return f"{json.loads((folder / 'plan.json').read_text())['seconds']:.0f}"
+
+
+def channels_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of each target channel."""
+    return list(found["channels"].values()) if "channels" in found else [found]
 
 
 def voxels(found: dict[str, Any], what: str) -> list[str]:
-    """Return voxel-wise measures in the mask; none of label maps."""
+    """Return voxel-wise measures in the mask, the mean over channels; none of label maps."""
     if found["is_label_map"]:
         return [""] * len(VOXELS)
-    rows = found["summary"][what]["mask"]
-    return [f"{rows[key]['mean']:.4g}" if key in rows else "" for _, key in VOXELS]
+    rows = [one["summary"][what]["mask"] for one in channels_of(found)]
+    means = [[row[key]["mean"] for row in rows if key in row] for _, key in VOXELS]
+    return [f"{sum(each) / len(each):.4g}" if each else "" for each in means]
 
 
 def others(found: dict[str, Any], when: str) -> str:

@@ -27,6 +27,7 @@ EXAMPLES = (
     "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
     "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2   # label maps",
     "hagan3d prepare --domains pet/ ct/ --output unpaired.h5",
+    "hagan3d prepare --domains pet/ ct/ --output own.h5 --size 64 96 96 --source.size 32 64 64    # a grid each",
     "hagan3d prepare --input images/ --output images.h5 --size 1 256 256    # PNG, TIFF or JPEG; of RGB: --channels 4d",
 )
 
@@ -76,6 +77,8 @@ def _print_inspection(found: "Inspected", skip_bad: bool) -> None:
     """
     for case in found.cases:
         print(printable(str(case)))
+    for line in found.grids:
+        print(line)
     _print_remarks(found.remarks)
     if found.problems and not (skip_bad and found.cases):
         raise InputError("\n".join(found.problems))
@@ -99,7 +102,11 @@ def _channels(result: "Prepared") -> str:
             "target_channels": result.channels,
             "target_labels": result.labels,
         }
-        return " --method METHOD" + "".join(f" --METHOD.{name} {count}" for name, count in counts.items() if count > 1)
+        method = " --method METHOD" + "".join(
+            f" --METHOD.{name} {count}" for name, count in counts.items() if count > 1
+        )
+        size = result.source_size
+        return method if size is None else f"{method} --data.source_size {' '.join(map(str, size))}"
     images, labels = (f" --data.channels {result.channels}", f" --data.labels {result.labels}")
     return (images if result.channels > 1 else "") + (labels if result.labels else "")
 

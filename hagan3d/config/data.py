@@ -202,6 +202,16 @@ class PairDataConfig(DataConfig):
         """Voxels of what the networks train on: a whole volume, or a window of it."""
         return self.depth, *self.size[1:]
 
+    @property
+    def source_volume_size(self) -> Size:
+        """Voxels of a whole source volume."""
+        return self.size
+
+    @property
+    def source_train_size(self) -> Size:
+        """Voxels of the sources that the networks train on."""
+        return (self.source_volume_size[0] if self.window == "whole" else self.depth), *self.source_volume_size[1:]
+
 
 @dataclass(frozen=True)
 class PatchDataConfig(PairDataConfig):
@@ -234,18 +244,46 @@ class PatchDataConfig(PairDataConfig):
 
 @dataclass(frozen=True)
 class UnpairedDataConfig(PatchDataConfig):
-    """Source and target volumes of two domains, paired or not; windows of both begin at the same slice."""
+    """Source and target volumes of two domains, paired or not; windows of both begin at the same slice.
+
+    Where the domains have different numbers of slices, windows begin at about the same fraction of them.
+    """
 
     paired: bool = False
     """Whether source and target of a sample are of one subject; if not, targets are sampled independently."""
+    source_size: Size | None = None
+    """Voxels per axis D, H, W of the source domain, where it has a grid of its own; `size` is that of the target
+    domain. It must equal the store's. Default: `size`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.source_size is not None:
+            self._check_source(self.source_size)
         if self.context > 1:
             raise InputError(
                 f"data.context {self.context}: a method that also translates targets to sources would have to predict "
                 "the neighbours; leave it out"
             )
+
+    def _check_source(self, size: Size) -> None:
+        """Raise InputError unless the source domain can have this size."""
+        check_size(size)
+        if is_slice(size) != is_slice(self.size):
+            raise InputError(
+                f"data.source_size {list(size)}: slices and volumes do not mix, and data.size is {list(self.size)}"
+            )
+        if size != self.size and (self.paired or self.degrade.active):
+            raise InputError(
+                f"data.source_size {list(size)}: source and target of a pair lie on one grid, and data.size is "
+                f"{list(self.size)}; leave it out, or train on two domains without data.paired and data.degrade"
+            )
+        if self.window != "whole":
+            check_depth(self.depth, size, low_factor(size))
+
+    @property
+    def source_volume_size(self) -> Size:
+        """Voxels of a whole source volume."""
+        return self.source_size or self.size
 
 
 @dataclass(frozen=True)

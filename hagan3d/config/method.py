@@ -208,7 +208,7 @@ class PatchDiscriminatorConfig(TranslationConfig):
     def check(self, data: PairDataConfig, train: TrainConfig) -> None:
         """Raise InputError if the method cannot work with these settings of data and training."""
         super().check(data, train)
-        side = shortest_side(data.train_size)
+        side = min(shortest_side(size) for size in (data.train_size, data.source_train_size))
         if side >> self.critic_layers < LAST_SIDE:
             raise InputError(
                 f"{self.name}.critic_layers {self.critic_layers}: leaves {side >> self.critic_layers} voxels of "

@@ -133,21 +133,25 @@ def contact_sheet(
 
 
 def comparison_sheet(
-    groups: Mapping[str, Sequence[Any]], affine: np.ndarray, path: Path, planes: Sequence[Plane] | None = None
+    groups: Mapping[str, Sequence[Any]],
+    affine: np.ndarray | Mapping[str, np.ndarray],
+    path: Path,
+    planes: Sequence[Plane] | None = None,
 ) -> None:
     """Write a PNG with one block per group, such as real and generated: volumes side by side, a row per plane.
 
     Args:
         groups: Arrays or CPU tensors [D, H, W] in [-1, 1], their `MiddlePlanes`, or `Segmented` volumes, by the
             title of their block.
-        affine: Index (d, h, w) to RAS mm [4, 4], of all of them.
+        affine: Index (d, h, w) to RAS mm [4, 4], of all of them or of each block.
         path: Name of the .png; written atomically.
         planes: Planes, in order. Default: all; of single slices, their own.
     """
-    first = next(volume for volumes in groups.values() for volume in volumes)
-    shown, blocks = planes or planes_of(first.shape, affine), []
+    title, first = next((title, volume) for title, volumes in groups.items() for volume in volumes)
+    affines = affine if isinstance(affine, Mapping) else dict.fromkeys(groups, affine)
+    shown, blocks = planes or planes_of(first.shape, affines[title]), []
     for title, volumes in groups.items():
-        rows = [_row([_plane(volume, affine, plane) for volume in volumes]) for plane in shown]
+        rows = [_row([_plane(volume, affines[title], plane) for volume in volumes]) for plane in shown]
         blocks.append(_titled(_column(rows), title))
     _save(_column(blocks, 2 * GAP), path)
 

@@ -31,4 +31,5 @@ def directed(model: TranslationModel, direction: str) -> TranslationModel:
 def between(description: DataDescription, first: str, last: str) -> DataDescription:
     """Return the description of a translation from the domain ``first`` to ``last``, each ``source`` or ``target``."""
     ends = {"source": description.source_channels or description.channels, "target": description.channels}
-    return replace(description, channels=ends[last], source_channels=() if first == last else ends[first])
+    own = description.on_grid_of(first)  # a translation keeps the grid of its source
+    return replace(own, channels=ends[last], source_channels=() if first == last else ends[first])

@@ -65,8 +65,7 @@ def inputs_of_store(path: Path, description: DataDescription, split: str) -> tup
     from hagan3d.data.store.store import Store
 
     store = Store(path)
-    if store.size != description.size:
-        raise InputError(f"{path}: volumes of {list(store.size)} voxels, but the model's are {list(description.size)}")
+    store.check_size(description.size)
     check_channels(store.path, store.channels, store.label_names, description)
     chosen = store.indices(split)
 

@@ -125,14 +125,14 @@ def count_translation(config: Config, depth: int, device: torch.device | str = "
         depth: Slices of the window, including the overlap; of a model of slices, those at a time.
         device: Device to translate on.
     """
-    return _translation(config, device)(depth)
+    return _translation(config, config.data.size[1:], device)(depth)
 
 
-def _translation(config: Config, device: torch.device | str) -> Callable[[int], int]:
-    """Return a function that counts the peak memory of translating a window of a depth."""
+def _translation(config: Config, sides: tuple[int, int], device: torch.device | str) -> Callable[[int], int]:
+    """Return a function that counts the peak memory of translating a window of a depth, its other sides given."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    mode, (_, H, W) = FakeTensorMode(), config.data.size
+    mode, (H, W) = FakeTensorMode(), sides
     with mode, torch.device(device):
         networks = make_translation_networks(config).eval()
     weights = [tensor for name in networks.averaged for tensor in networks[name].state_dict().values()]
@@ -151,31 +151,51 @@ def _translation(config: Config, device: torch.device | str) -> Callable[[int], 
 
 
 def translation_depth(
-    config: Config, overlap: int, budget: int, device: torch.device | str = "cpu", only_whole: bool = False
+    config: Config,
+    overlap: int,
+    budget: int,
+    device: torch.device | str = "cpu",
+    only_whole: bool = False,
+    size: Size | None = None,
 ) -> int:
     """Choose the thickest windows of a translation that fit a budget, or with ``only_whole`` check whole volumes.
 
     Counted are tensors of the window and the volumes in memory: source, mean, scale, shape, sigma and bounds.
 
+    Args:
+        config: The run.
+        overlap: Slices that windows share.
+        budget: Bytes.
+        device: Device to translate on.
+        only_whole: Whether volumes cannot be cut into windows.
+        size: Voxels D, H, W of a volume. Default: those of targets in training.
+
     Raises:
         InputError: If not even the thinnest fit; it names the minimum.
     """
-    size = config.data.size
+    size = size or config.data.size
     depths = [*([] if only_whole else range(overlap + UNIT, size[0], UNIT)), size[0]]
     minimum = "whole volumes need" if only_whole else f"the minimum with an overlap of {overlap} slices is"
-    return _largest(config, size, depths, budget, minimum, device)
+    return _largest(config, size, depths, budget, minimum, device, size[1:])
 
 
 def slices_at_once(config: Config, size: Size, axis: int, budget: int, device: torch.device | str = "cpu") -> int:
     """Choose how many slices of a volume of ``size`` voxels are translated at a time; see `translation_depth`."""
-    return _largest(config, size, range(1, size[axis] + 1), budget, "the minimum is", device)
+    rows, columns = (side for other, side in enumerate(size) if other != axis)
+    return _largest(config, size, range(1, size[axis] + 1), budget, "the minimum is", device, (rows, columns))
 
 
 def _largest(
-    config: Config, size: Size, depths: Sequence[int], budget: int, minimum: str, device: torch.device | str
+    config: Config,
+    size: Size,
+    depths: Sequence[int],
+    budget: int,
+    minimum: str,
+    device: torch.device | str,
+    sides: tuple[int, int],
 ) -> int:
     """Return the largest of some depths whose translation fits a budget, with the volumes of ``size`` in memory."""
-    settings, count = config.method, _translation(config, device)
+    settings, count = config.method, _translation(config, sides, device)
     volumes = settings.source_channels + MAPS * settings.target_outputs + MAPS_WRITTEN
     held = volumes * 4 * math.prod(size)  # float32
 

@@ -107,7 +107,7 @@ def make_translator(model: TranslationModel, depth: int | None, overlap: int, bu
             depth = slices_at_once(model.config, description.size, axis, budget, model.device)
         return SliceTranslator(model.networks, axis, data.context, depth)
     if budget is not None:
-        depth = translation_depth(model.config, overlap, budget, model.device, only_whole)
+        depth = translation_depth(model.config, overlap, budget, model.device, only_whole, description.size)
     translator = Translator(model.networks, depth, overlap)
     translator.windows(model.description.size[0])
     return translator
@@ -199,13 +199,12 @@ def sources_of_store(
     from hagan3d.data.store.store import Store
 
     store, description = Store(path), model.description
-    if store.size != description.size:
-        raise InputError(f"{path}: volumes of {list(store.size)} voxels, but the model's are {list(description.size)}")
+    begins = ROUTES[model.networks.direction][0]
+    store.check_size(description.size, begins)
     if simulate and not model.config.data.degrade.active:
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
-    begins = ROUTES[model.networks.direction][0]
     check_source_channels(store, description, begins)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, begins)

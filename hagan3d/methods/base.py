@@ -24,10 +24,11 @@ class Preview(ABC):
 
     def write(self, path: Path, networks: Any, description: DataDescription) -> None:
         """Write a PNG with a row for each kind of volume."""
-        comparison_sheet(self.groups(networks), self.affine(description), path)
+        groups = self.groups(networks)
+        comparison_sheet(groups, {title: self.affine(description, title) for title in groups}, path)
 
-    def affine(self, description: DataDescription) -> np.ndarray:
-        """Return the affine ``[4, 4]`` of the volumes that it shows."""
+    def affine(self, description: DataDescription, title: str) -> np.ndarray:
+        """Return the affine ``[4, 4]`` of the volumes in the row of a title."""
         return description.affine_array
 
     @abstractmethod

@@ -108,6 +108,18 @@ class TranslationMethod(Method):
                 "with the column mask, or leave the setting out"
             )
         self.check_channels(store)
+        self._check_source_size(store)
+
+    def _check_source_size(self, store: Store) -> None:
+        """Raise InputError unless the source domain of a store has the size of the settings."""
+        data, plane = self.config.data, self.config.data.slices
+        found = store.source_size if plane == "none" else store.slice_size(store.slice_axis(plane), "source")
+        expected = data.source_volume_size
+        if found != expected:
+            raise InputError(
+                f"{store.path}: the source domain has {'volumes' if plane == 'none' else 'slices'} of {list(found)} "
+                f"voxels, but data.source_size is {list(expected)}; use --data.source_size {' '.join(map(str, found))}"
+            )
 
     def check_channels(self, store: Store) -> None:
         """Raise InputError unless the sources and targets of a store have the channels of the settings."""
@@ -148,7 +160,10 @@ class TranslationMethod(Method):
         """Return a batch of zeros with the shapes of a run, to count the memory of a step."""
         data, count = self.config.data, self.train.batch_size
         channels = self.settings.source_channels * data.context, self.settings.target_outputs
-        source, target = (torch.zeros(count, channel, *data.train_size) for channel in channels)
+        source, target = (
+            torch.zeros(count, channel, *size)
+            for channel, size in zip(channels, (data.source_train_size, data.train_size), strict=True)
+        )
         batch = PairBatch(
             source=source,
             target=target,
@@ -175,6 +190,10 @@ class TranslationMethod(Method):
         sources = 0 if data.degrade.active and data.paired else settings.source_channels
         # a label map has one byte per voxel; at low resolution, two per label
         targets = settings.target_channels + (0.5 if settings.target_labels else 0)
+        # degraded and augmented volumes are read whole, before a window is cut
+        reads_windows = data.window != "whole" and not data.degrade.active and not data.augment.active
+        sizes = (data.source_train_size, data.train_size) if reads_windows else (data.source_volume_size, data.size)
+        sources *= math.prod(sizes[0]) / math.prod(sizes[1])  # in units of the voxels of a target
         channels = targets + sources
         if data.slices != "none":
             # degraded and augmented volumes are read whole, before a slice is cut; blank slices are not counted
@@ -182,10 +201,8 @@ class TranslationMethod(Method):
             sliced = (targets + sources * data.context) * math.prod(data.size)
             reads_whole = data.degrade.active or data.augment.active
             return int(VOXEL_BYTES * self.train.batch_size * (whole if reads_whole else sliced))
-        # degraded and augmented volumes are read whole, before a window is cut
-        reads_windows = data.window != "whole" and not data.degrade.active and not data.augment.active
         low = math.prod(data.low_size) if reads_windows and data.window == "hierarchical" else 0
-        voxels = math.prod(data.train_size if reads_windows else data.size)
+        voxels = math.prod(sizes[1])
         low_channels = settings.target_outputs + sources
         return int(VOXEL_BYTES * self.train.batch_size * (channels * voxels + low_channels * low))
 
@@ -218,10 +235,10 @@ class TranslationPreview(Preview):
         self.depth = source.depth or self.sources.shape[2]
         self.axis = source.slices.axis if isinstance(source, SlicePairSource) else None
 
-    def affine(self, description: DataDescription) -> np.ndarray:
-        """Return the affine ``[4, 4]`` of the volumes that it shows; of slices, that of the middle one."""
-        whole = description.affine_array
-        return whole if self.axis is None else slice_affine(whole, description.size, self.axis)
+    def affine(self, description: DataDescription, title: str) -> np.ndarray:
+        """Return the affine ``[4, 4]`` of the volumes in a row; of slices, that of the middle one."""
+        grid = description.on_grid_of("target" if title.startswith("target") else "source")  # translations keep theirs
+        return grid.affine_array if self.axis is None else slice_affine(grid.affine_array, grid.size, self.axis)
 
     def groups(self, networks: TranslationNetworks) -> dict[str, list[Any]]:
         """Return volumes by kind; sigma is shown from 0 (black) to 0.5 (white) in units of [-1, 1].

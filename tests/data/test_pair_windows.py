@@ -81,7 +81,7 @@ def test_only_the_window_is_read(store, monkeypatch):
 
 def test_every_slice_is_seen_about_equally_often(store):
     source, seen = PairSource(store, "train", 2, 0, depth=8), np.zeros(32)
-    for start in (source._start(step, sample) for step in range(2000) for sample in range(2)):
+    for start in (source._start(step, sample, (32, 32, 32)) for step in range(2000) for sample in range(2)):
         assert start % 4 == 0
         seen[start : start + 8] += 1
     assert seen.max() / seen.min() < 1.45

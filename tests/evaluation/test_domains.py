@@ -129,6 +129,7 @@ def test_both_directions_are_evaluated(run, store, tmp_path, capsys):
         assert found["translated"]["kid"]["error"] > 0
         # untouched volumes of the other contrast are further away than training volumes of the domain itself
         assert found["untranslated"]["fid"]["value"] > found["floor"]["fid"]["value"]
+        assert found["paired_untranslated"]["psnr_db"]["mean"] < 20
         assert found["pairs"] >= 3 and found["paired"].keys() == found["cycle"].keys() == {
             "psnr_db",
             "ssim",

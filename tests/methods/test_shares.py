@@ -16,7 +16,7 @@ from tests.helpers import CPU
 from tests.methods.small import degradation
 
 CONFIGS = sorted(
-    path for path in (Path(__file__).parents[2] / "configs").glob("*_32*.yaml") if "labels" not in path.stem
+    path for path in (Path(__file__).parents[2] / "configs").glob("*_32*.yaml") if path.stem != "hagan_32_labels"
 )
 SMALL = "# Below 1 % at the start: "
 
@@ -36,7 +36,7 @@ def shares_of(path, store):
         batch = replace(batch, source=source, target=labels)
     else:
         source = method.batches(Store(store), config.train.batch_size)
-        batch = source.batch(0)
+        batch = with_labels(source.batch(0), config.method.target_labels) if config.translates else source.batch(0)
     assert isinstance(batch, PairBatch) == config.translates
     found = {}
     for phase in (phase for phase in updates.phases if phase.weights or phase.shares):
@@ -46,6 +46,15 @@ def shares_of(path, store):
         for row in loss_shares(phase, phase.weights_at(phase.first, {}), norms):
             found[f"{row.phase}/{row.term}"] = row.share
     return found
+
+
+def with_labels(batch, count):
+    """Return a batch whose targets have a label map too: their intensities in as many bins."""
+    if not count:
+        return batch
+    bins = ((batch.target[:, :1] + 1) / 2 * count).long().clamp(0, count - 1)
+    channels = 2.0 * (bins == torch.arange(count)[:, None, None, None]) - 1
+    return replace(batch, target=torch.cat([batch.target, channels], dim=1))
 
 
 @pytest.mark.slow
@@ -58,3 +67,9 @@ def test_no_term_does_nothing_without_a_reason(path, phantom_store):
         name.split("/")[1].rstrip("_123").removesuffix("_source").removesuffix("_target") for name in low
     } <= excused
     assert not low or excused, low
+
+
+@pytest.mark.slow
+def test_label_maps_have_their_part_of_the_gradient(phantom_store):
+    path = Path(__file__).parents[2] / "configs" / "pix2pix_32_labels.yaml"
+    assert 0.05 < shares_of(path, phantom_store)["g/labels"] < 0.5

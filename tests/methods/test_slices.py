@@ -95,7 +95,7 @@ def test_a_preview_shows_slices_in_their_plane(small_store, tmp_path, method):
         preview.write(tmp_path / "a.png", trainer.networks, description)
     width, height = Image.open(tmp_path / "a.png").size
     assert width > 4 * 160 and height < 160 * (len(groups) + 1)  # a row per group, not one for each plane
-    np.testing.assert_allclose(np.abs(preview.affine(description)[:3, 0]), [0, 2, 0], atol=1e-6)  # across: y
+    np.testing.assert_allclose(np.abs(preview.affine(description, "target")[:3, 0]), [0, 2, 0], atol=1e-6)  # across: y
 
 
 def test_generated_slices_lie_in_the_middle_of_the_volume(small_store):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import AugmentConfig, DegradeConfig, PairDataConfig
+from hagan3d.config import AugmentConfig, DegradeConfig, PairDataConfig, Size, low_factor
 from hagan3d.data.batches.degrade import Physics, degrade, misalignment
 from hagan3d.data.batches.steps import StepBatch, StepSource, sample_index
 from hagan3d.data.batches.subvolumes import choose_start, uniform_of
@@ -31,7 +31,7 @@ class PairBatch(StepBatch):
     source: Tensor
     """Source volumes ``[B, Cs, D, H, W]`` in [-1, 1]."""
     target: Tensor
-    """Target volumes ``[B, Ct, D, H, W]`` in [-1, 1]; in unpaired training, of other subjects."""
+    """Target volumes ``[B, Ct, D, H, W]`` in [-1, 1]; in unpaired training of other subjects and sides."""
     mask: Tensor | None = None
     """``[B, 1, D, H, W]``, 1 in the region of the likelihood and the metrics; None: everywhere."""
     misalignment: Tensor | None = None
@@ -273,7 +273,7 @@ class PairSource(StepSource[PairBatch]):
         first = self.rank * self.batch_size
         samples = tuple(range(first, first + self.batch_size))
         pairs = [self._pair(step, sample) for sample in samples]
-        starts = [self._start(step, sample) for sample in samples] if self.depth else []
+        starts = [self._start(step, sample, self.store.size) for sample in samples] if self.depth else []
         return PairBatch(
             source=torch.stack([pair.source for pair in pairs]),
             target=torch.stack([pair.target for pair in pairs]),
@@ -317,15 +317,16 @@ class PairSource(StepSource[PairBatch]):
     def _read(self, i: int, augment_seed: int, step: int, sample: int) -> Tensor:
         """Read a volume of either domain, or the window of a sample."""
         if self.depth and not self.augment.active:
-            return self.store.window(i, self._start(step, sample), self.depth)
+            return self.store.window(i, self._start(step, sample, self.store.size_of(i)), self.depth)
         return self._cut(self.pairs.volume(i, self.augment, augment_seed), step, sample)
 
     def _cut(self, x: Tensor, step: int, sample: int) -> Tensor:
         """Cut the window of a sample from a volume ``[C, D, H, W]``; whole volumes stay whole."""
-        return x.narrow(1, self._start(step, sample), self.depth) if self.depth else x
+        depth, height, width = x.shape[1:]
+        return x.narrow(1, self._start(step, sample, (depth, height, width)), self.depth) if self.depth else x
 
     def _window(self, i: int, step: int, sample: int) -> Pair:
-        start = self._start(step, sample)
+        start = self._start(step, sample, self.store.size)
         if not self.degrade.active and not self.augment.active:
             return self.pairs.window(i, start, self.depth, self.with_low, self.with_low_mask)
         # simulation and augmentation act on whole volumes
@@ -333,9 +334,9 @@ class PairSource(StepSource[PairBatch]):
         whole = self.pairs.pair(i, self._degrade_seed(step, sample), self.augment, augment_seed)
         return whole.window(start, self.depth, self.store.factor)
 
-    def _start(self, step: int, sample: int) -> int:
-        """Return the first slice of the window of one sample."""
-        return choose_start(uniform_of(self.seed, step, sample), self.store.size[0], self.depth, self.store.factor)
+    def _start(self, step: int, sample: int, size: Size) -> int:
+        """Return the first slice of the window of one sample, in a volume of ``size`` voxels."""
+        return choose_start(uniform_of(self.seed, step, sample), size[0], self.depth, low_factor(size))
 
     def _unpaired_target(self, i: int, position: int) -> int:
         """Sample a target of another subject than that of volume ``i``."""

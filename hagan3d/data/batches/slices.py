@@ -35,17 +35,17 @@ class Slices:
     """Slices that a source shows, the slice itself and its neighbours."""
 
     def sample(
-        self, store: Store, key: Sequence[int], read: Callable[[int], Slice], images: Callable[[Slice], Tensor]
+        self, length: int, key: Sequence[int], read: Callable[[int], Slice], images: Callable[[Slice], Tensor]
     ) -> Slice:
         """Sample a slice of a volume: the first that is not blank in a random order; of a blank volume, the last.
 
         Args:
-            store: The store of the volume.
+            length: Slices of the volume.
             key: Random seed: equal keys give equal slices.
             read: Reads a slice by its number.
             images: Image channels of a slice ``[C, 1, rows, columns]`` in [-1, 1].
         """
-        order = np.random.default_rng([*key, zlib.crc32(b"slice")]).permutation(store.size[self.axis])
+        order = np.random.default_rng([*key, zlib.crc32(b"slice")]).permutation(length)
         for number in map(int, order):
             sampled = read(number)
             if not is_blank(images(sampled)):
@@ -112,7 +112,7 @@ class SlicePairSource(PairSource):
             sources = len(pair.source) // slices.context
             return torch.cat([pair.source[:sources], pair.target[: len(store.channels)]])
 
-        return slices.sample(store, [self.seed, step, sample], read, images)
+        return slices.sample(length, [self.seed, step, sample], read, images)
 
     def _readers(self, i: int, step: int, sample: int) -> tuple[Read, Read, Read | None]:
         """Return readers of source, target and mask: of the store, or of the augmented or degraded pair in memory."""
@@ -135,8 +135,9 @@ class SlicePairSource(PairSource):
         read: Read = partial(store.window, i, axis=axis)
         if self.augment.active:
             read = partial(self.pairs.volume(i, self.augment, seed).narrow, 1 + axis)
-        cut = partial(self.slices.cut, read, store.size[axis])
-        return self.slices.sample(store, [self.seed, step, sample, seed], cut, lambda x: x[: len(store.channels)])
+        length = store.size_of(i)[axis]
+        cut = partial(self.slices.cut, read, length)
+        return self.slices.sample(length, [self.seed, step, sample, seed], cut, lambda x: x[: len(store.channels)])
 
 
 @dataclass(frozen=True)
@@ -164,5 +165,6 @@ class SliceBatchSource(BatchSource):
         read: Read = partial(store.window, index, axis=axis)
         if self.augment.active:
             read = partial(self._augmented(store.volume(index), self._augment_seed(step, sample)).narrow, 1 + axis)
-        cut = partial(self.slices.cut, read, store.size[axis])
-        return self.slices.sample(store, [self.seed, step, sample], cut, lambda x: x[: len(store.channels)])
+        length = store.size[axis]
+        cut = partial(self.slices.cut, read, length)
+        return self.slices.sample(length, [self.seed, step, sample], cut, lambda x: x[: len(store.channels)])

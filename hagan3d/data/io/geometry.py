@@ -47,6 +47,16 @@ class GridRule:
     trim: bool
     """Whether to crop blank slices first."""
 
+    def __str__(self) -> str:
+        """Describe it in words."""
+        sides = " x ".join(map(str, self.size))
+        if self.fit == "resize":
+            return f"{sides} voxels, each volume stretched to them"
+        steps = (
+            "the spacing of each file" if self.spacing is None else " x ".join(f"{mm:g}" for mm in self.spacing) + " mm"
+        )
+        return f"{sides} voxels of {steps}, cropped or padded"
+
 
 def check_orientation(code: str) -> None:
     """Raise InputError unless `code` names each anatomical axis once, such as RAS or PSR."""

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hagan3d.config import is_slice
 from hagan3d.data.io.files import write_text
 from hagan3d.data.io.geometry import GridRule
 from hagan3d.data.io.registry import parts_of
@@ -19,6 +21,7 @@ from hagan3d.data.preprocess.intensity import IntensityRule
 from hagan3d.data.preprocess.metadata import split_of
 from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
 from hagan3d.data.preprocess.workers import map_files
+from hagan3d.errors import InputError
 
 BYTES_PER_WORKER = 32 * 2**20  # of input: below it, starting a process takes longer than its work
 CHANNEL_SETTINGS = ("intensity", "window", "percentiles", "units", "intensities", "channels", "channel_names")
@@ -45,9 +48,31 @@ def settings_of(config: PrepareConfig, listed: PreparationInputs, sources_as: Do
         default = sources_as or DomainConfig()
         sources = [_channel(name, config.intensities.get(name), default) for name in cases.sources]
         settings["domains" if cases.files[0].domain else "pairs"] = sources
+        settings |= _source_grid(config, default, is_domain=bool(cases.files[0].domain))
     if config.masks is not None:
         settings["masks"] = True  # the name of their folder has no effect
     return dict(json.loads(json.dumps(settings)))
+
+
+def _source_grid(config: PrepareConfig, source: DomainConfig, *, is_domain: bool) -> dict[str, Any]:
+    """Return the settings of the grid of the source domain; none if it is that of the target domain.
+
+    Raises:
+        InputError: If the source cannot have a grid of its own.
+    """
+    size, spacing = source.size or config.size, source.spacing or config.spacing
+    fit = config.fit or ("resize" if spacing is None else "crop-pad")
+    if (size, spacing, fit) == (config.size, config.spacing, config.fit_used):
+        return {}
+    if not is_domain:
+        raise InputError("source.size, source.spacing: a pair lies on one grid; they are for the domains of --domains")
+    if spacing is not None and fit == "resize":
+        raise InputError(f"source.spacing: must be unset with --fit resize, got {list(spacing)}; use --fit crop-pad")
+    if is_slice(size) != is_slice(config.size):
+        raise InputError(
+            f"source.size {list(size)}: single slices and volumes do not mix, and size is {list(config.size)}"
+        )
+    return {"source_grid": {"size": size, "spacing": spacing, "fit": fit}}
 
 
 def _channel(name: str, own: ChannelConfig | None, default: PrepareConfig | DomainConfig) -> dict[str, Any]:
@@ -113,10 +138,9 @@ def make_plan(listed: PreparationInputs, config: PrepareConfig, sources_as: Doma
 def _task_of(
     listed: PreparationInputs, file: VolumeFile, config: PrepareConfig, settings: dict[str, Any], cache_path: Path
 ) -> PreprocessingTask:
-    grid = GridRule(config.size, config.orientation, config.axis, config.spacing, config.fit_used, config.trim)
     return PreprocessingTask(
         file,
-        grid,
+        grid_rule(settings, file.domain),
         _rules(settings["domains" if file.domain == "source" else "channels"]),
         config.fill,
         cache_path,
@@ -126,6 +150,22 @@ def _task_of(
         listed.cases.channels if file.domain != "source" else listed.cases.sources,
         listed.cases.sources if file.sources else (),
     )
+
+
+def grid_rule(settings: Mapping[str, Any], domain: str = "") -> GridRule:
+    """Return the grid of the volumes of a preparation, or of one of its domains."""
+    own = settings.get("source_grid", settings) if domain == "source" else settings
+    spacing = None if own["spacing"] is None else tuple(own["spacing"])
+    return GridRule(
+        tuple(own["size"]), settings["orientation"], settings["axis"], spacing, own["fit"], settings["trim"]
+    )
+
+
+def grid_lines(settings: Mapping[str, Any]) -> list[str]:
+    """Describe the grid of each of two domains, one line each."""
+    if "domains" not in settings:
+        return []
+    return [f"grid of the {domain} domain: {grid_rule(settings, domain)}" for domain in ("source", "target")]
 
 
 @dataclass(frozen=True)
@@ -166,13 +206,16 @@ def _sort_out(tasks: list[PreprocessingTask], results: dict[str, CheckResult]) -
             first[result.hash] = task.file.path
             usable[task.file.id] = result.hash
     remarks = [remark for result in results.values() for remark in result.remarks]
-    shapes = [result.facts[0].shape for result in results.values() if result.facts]
-    sizes = _image_sizes(shapes, tasks[0].grid) if tasks else []
+    shapes: dict[GridRule, list[tuple[int, ...]]] = {}
+    for task in tasks:
+        facts = results[task.file.id].facts
+        shapes.setdefault(task.grid, []).extend(fact.shape for fact in facts[:1])
+    sizes = [line for grid, own in shapes.items() for line in _image_sizes(own, grid)]
     return Checked(results, usable, problems, [*remarks, *sizes])
 
 
-def _image_sizes(shapes: list[tuple[int, ...]], grid: GridRule) -> list[str]:
-    """Return a remark if single slices have several sizes."""
+def _image_sizes(shapes: Iterable[tuple[int, ...]], grid: GridRule) -> list[str]:
+    """Return a remark if single slices on one grid have several sizes."""
     sizes = sorted({shape[1:] for shape in shapes if shape[0] == 1}, key=np.prod)
     if len(sizes) < 2:
         return []

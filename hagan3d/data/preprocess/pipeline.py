@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hagan3d.config import Size
 from hagan3d.data.io.files import readable_write_errors
 from hagan3d.data.io.geometry import check_orientation
 from hagan3d.data.pictures import contact_sheet
@@ -19,7 +20,16 @@ from hagan3d.data.preprocess.cache import (
     read_cache_file,
     write_cache_file,
 )
-from hagan3d.data.preprocess.checking import Checked, Plan, check_all, count_workers, make_plan, save_results
+from hagan3d.data.preprocess.checking import (
+    Checked,
+    Plan,
+    check_all,
+    count_workers,
+    grid_lines,
+    grid_rule,
+    make_plan,
+    save_results,
+)
 from hagan3d.data.preprocess.facts import CaseFacts, read_report, write_report
 from hagan3d.data.preprocess.inputs import Inputs, collect_inputs
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
@@ -47,6 +57,8 @@ class Prepared:
     """Labels of its label map; 0: it has none."""
     sources: int = 0
     """Channels of the source of a pair or of the source domain; 0 for single volumes."""
+    source_size: Size | None = None
+    """Voxels D, H, W of the source domain, where they differ from those of the target domain."""
     left_out: tuple[str, ...] = ()
     """Why files were left out, one line each; ids only if the store already existed."""
     sheet: Path | None = None
@@ -67,6 +79,8 @@ class Inspected:
     """What would be done to files that their user may not expect, one line each."""
     problems: tuple[str, ...]
     """Unusable files and lines, one line each."""
+    grids: tuple[str, ...] = ()
+    """The grid of each of two domains, one line each."""
 
 
 def prepare(
@@ -82,7 +96,7 @@ def prepare(
         output: The .h5 file to write; with `config.shard` the folder of the shards.
         config: Settings.
         progress: Whether to show a progress bar on stderr.
-        sources_as: Intensities of the sources of pairs, or of the source domain.
+        sources_as: Intensities of the sources of pairs, or intensities and grid of the source domain.
 
     Raises:
         InputError: With one line per unusable file, unless `config.skip_bad`; or if `output` is another store.
@@ -107,7 +121,7 @@ def prepare(
         write_report(path, plan.settings, cases, remarks, problems)
         left_out = [file.id for file in plan.listed.files if file.id not in checked.usable]
         _write(path, plan.settings, records, usable, left_out)
-    return Prepared(path, len(records), *_counts(plan), tuple(problems), sheet, tuple(remarks))
+    return Prepared(path, len(records), *_counts(plan), _source_size(plan), tuple(problems), sheet, tuple(remarks))
 
 
 def inspect(
@@ -121,7 +135,8 @@ def inspect(
     checked = check_all(plan, None, progress)
     cases = [plan.facts(task, checked.results[task.file.id]) for task in plan.tasks if task.file.id in checked.usable]
     problems = plan.listed.problems + checked.problems
-    return Inspected(tuple(cases), tuple(plan.listed.remarks + checked.remarks), tuple(problems))
+    remarks = plan.listed.remarks + checked.remarks
+    return Inspected(tuple(cases), tuple(remarks), tuple(problems), tuple(grid_lines(plan.settings)))
 
 
 def _plan(inputs: Inputs, config: PrepareConfig, sources_as: DomainConfig | None, folder: Path) -> Plan:
@@ -133,6 +148,12 @@ def _counts(plan: Plan) -> tuple[int, int, int]:
     """Return the numbers of image channels, labels and source channels."""
     cases = plan.listed.cases
     return len(cases.channels), len(cases.label_names), len(cases.sources)
+
+
+def _source_size(plan: Plan) -> Size | None:
+    """Return the size of the source domain, if it has another than the target domain."""
+    size = grid_rule(plan.settings, "source").size
+    return None if size == grid_rule(plan.settings).size else size
 
 
 def _write_cache_files(tasks: list[PreprocessingTask], config: PrepareConfig, progress: bool) -> None:
@@ -172,7 +193,8 @@ def _check_finished(path: Path, plan: Plan, folder: Path) -> Prepared:
             raise InputError(f"{path}: is older than {file.path}, which has changed; {OTHER_OUTPUT}")
     shutil.rmtree(folder, ignore_errors=True)
     sheet, remarks = path.with_suffix(".png"), tuple(report["remarks"])
-    return Prepared(path, len(store), *_counts(plan), tuple(store.left_out), sheet, remarks, done_before=True)
+    counts, left_out = (*_counts(plan), _source_size(plan)), tuple(store.left_out)
+    return Prepared(path, len(store), *counts, left_out, sheet, remarks, done_before=True)
 
 
 @contextmanager

@@ -38,9 +38,20 @@ class ChannelConfig(IntensityConfig):
 
 @dataclass(frozen=True)
 class DomainConfig(IntensityConfig):
-    """Intensities of the sources of pairs, or of the source domain; targets have the settings of any other store."""
+    """Intensities of the sources of pairs, or intensities and grid of the source domain."""
 
     PREFIX: ClassVar[str] = "source."
+
+    size: Size | None = None
+    """Voxels per axis D, H, W of the volumes of the source domain. Default: those of the target domain."""
+    spacing: tuple[float, float, float] | None = bounded(None, above=0)
+    """Voxel spacing of the source domain along D, H, W, mm; its volumes are cropped or padded. Default: as for the
+    target domain."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None:
+            check_size(self.size)
 
 
 @dataclass(frozen=True)

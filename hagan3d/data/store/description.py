@@ -45,6 +45,16 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The grid of the source domain, where it has one of its own; the fields are those of `DataDescription`."""
+
+    size: Size
+    affine: tuple[tuple[float, ...], ...]
+    spacing: tuple[float, float, float] | None
+    fit: Fit
+
+
+@dataclass(frozen=True)
 class DataDescription:
     """Metadata of the data set that a model was trained on, in plain values."""
 
@@ -74,6 +84,8 @@ class DataDescription:
     """Volumes in the store."""
     source_channels: tuple[Channel, ...] = ()
     """Image channels of sources in pairs or two domains; empty: those of the volumes."""
+    source_grid: Grid | None = None
+    """Grid of the source domain; None: that of the volumes."""
 
     @property
     def affine_array(self) -> np.ndarray:
@@ -95,6 +107,12 @@ class DataDescription:
         """Return the fields as plain JSON types."""
         return {key: _lists(value) for key, value in asdict(self).items()}
 
+    def on_grid_of(self, domain: str) -> "DataDescription":
+        """Return the description with the grid of a domain, source or target, as its only one."""
+        own = self.source_grid if domain == "source" else None
+        changed = {} if own is None else {field.name: getattr(own, field.name) for field in fields(own)}
+        return replace(self, **changed, source_grid=None)
+
     def of_slices(self, plane: Axis) -> "DataDescription":
         """Return the description of single slices ``[1, rows, columns]``, at the place of the middle slice."""
         axis = slice_axis(plane, self.orientation, self.axis)
@@ -115,17 +133,34 @@ class DataDescription:
         if not isinstance(values, dict) or not required <= set(values) <= known:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise InputError(f"data description: must have the fields {sorted(known)}, got {got}")
-        plain = {key: _tuples(value) for key, value in values.items() if key not in CHANNEL_FIELDS}
+        plain = {key: _tuples(value) for key, value in values.items() if key not in (*CHANNEL_FIELDS, "source_grid")}
         lists = {key: values[key] for key in CHANNEL_FIELDS if key in values}
         _check_types(plain, cls)
         if not all(isinstance(value, list | tuple) for value in lists.values()) or not lists["channels"]:
             raise InputError("data description: channels and source_channels must be lists of channels")
-        check_size(plain["size"])
         check_orientation(plain["orientation"])
-        if np.shape(plain["affine"]) != (4, 4) or not np.isfinite(plain["affine"]).all():
-            raise InputError("data description: the affine must be 4 x 4 finite numbers")
+        _check_grid(plain)
         plain |= {key: tuple(map(_channel, value)) for key, value in lists.items()}
+        if values.get("source_grid") is not None:
+            plain["source_grid"] = _grid(values["source_grid"])
         return cls(**plain)
+
+
+def _check_grid(plain: dict[str, Any]) -> None:
+    """Raise InputError unless the size and the affine of a grid are valid."""
+    check_size(plain["size"])
+    if np.shape(plain["affine"]) != (4, 4) or not np.isfinite(plain["affine"]).all():
+        raise InputError("data description: the affine must be 4 x 4 finite numbers")
+
+
+def _grid(values: Any) -> Grid:
+    names = {field.name for field in fields(Grid)}
+    if not isinstance(values, dict) or set(values) != names:
+        raise InputError(f"data description: source_grid must have the fields {sorted(names)}, got {values}")
+    plain = {key: _tuples(value) for key, value in values.items()}
+    _check_types(plain, Grid)
+    _check_grid(plain)
+    return Grid(**plain)
 
 
 def _channel(values: Any) -> Channel:

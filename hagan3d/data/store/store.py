@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ from hagan3d.config import Size, low_factor, low_factors
 from hagan3d.data.io.geometry import Axis, slice_axis, typical_affine
 from hagan3d.data.label_maps import one_hot
 from hagan3d.data.preprocess.metadata import abbreviate
-from hagan3d.data.store.description import Channel, DataDescription
+from hagan3d.data.store.description import Channel, DataDescription, Grid
 from hagan3d.data.store.format import SCALE, SPLITS, to_float32
 from hagan3d.data.store.table import read_table
 from hagan3d.data.store.write import Voxels
@@ -43,12 +44,14 @@ class Store:
         """Shard k of n, of the (first) file."""
         self.settings = _common_settings(self.path, self._files, all_settings)
         merged = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-        counts = [len(table["id"]) for table in tables]
-        self._locations = [(number, row) for number, count in enumerate(counts) for row in range(count)]
+        self._locations = _locations([table["domain"] for table in tables], "source_grid" in self.settings)
         self._handles: dict[tuple[int, int], h5py.File] = {}
         depth, height, width = self.settings["size"]
         self.size = (int(depth), int(height), int(width))
         """Voxels D, H, W."""
+        depth, height, width = self.settings.get("source_grid", self.settings)["size"]
+        self.source_size = (int(depth), int(height), int(width))
+        """Voxels D, H, W of the source domain, which may have a grid of its own, or of sources."""
         self.factor = low_factor(self.size)
         """Voxels per low-resolution voxel along each axis; see `factors`."""
         self.factors = low_factors(self.size)
@@ -156,6 +159,21 @@ class Store:
         """Whether it holds two unpaired domains."""
         return "domains" in self.settings
 
+    @property
+    def has_source_grid(self) -> bool:
+        """Whether the source domain has a grid of its own."""
+        return "source_grid" in self.settings
+
+    def size_of(self, i: int) -> Size:
+        """Return the voxels D, H, W of volume `i`."""
+        return self.source_size if self.domains[i] == "source" else self.size
+
+    def check_size(self, size: Size, domain: str = "all") -> None:
+        """Raise InputError unless the volumes of the domain source or target, or all, have the size of a model's."""
+        sizes = {"source": {self.source_size}, "target": {self.size}, "all": {self.size, self.source_size}}[domain]
+        for found in sorted(sizes - {size}):
+            raise InputError(f"{self.path}: volumes of {list(found)} voxels, but the model's are {list(size)}")
+
     def window(self, i: int, start: int, depth: int, axis: int = 0) -> "Tensor":
         """Read `depth` slices of volume `i` from slice `start`: [C, depth, H, W], float32 in [-1, 1].
 
@@ -164,9 +182,10 @@ class Store:
         """
         import torch
 
-        sides = [depth if other == axis else side for other, side in enumerate(self.size)]
+        size = self.size_of(i)
+        sides = [depth if other == axis else side for other, side in enumerate(size)]
         x = np.empty((self.num_channels, *sides), np.float32)
-        self._read_into(x, i, self._slices(start, depth, axis))
+        self._read_into(x, i, _slices(size, start, depth, axis))
         return torch.from_numpy(x)
 
     def windows(self, indices: Sequence[int], start: int, depth: int) -> "Tensor":
@@ -175,12 +194,12 @@ class Store:
 
         out = torch.empty(len(indices), self.num_channels, depth, *self.size[1:])
         for row, i in zip(out, indices, strict=True):
-            self._read_into(row.numpy(), i, self._slices(start, depth))
+            self._read_into(row.numpy(), i, _slices(self.size, start, depth))
         return out
 
     def volume(self, i: int) -> "Tensor":
         """Read all channels of volume `i` [C, D, H, W], float32 in [-1, 1], as `window` does."""
-        return self.window(i, 0, self.size[0])
+        return self.window(i, 0, self.size_of(i)[0])
 
     def channel(self, i: int, channel: int = 0) -> "Tensor":
         """Read one image channel of volume `i` [D, H, W], float32 in [-1, 1]."""
@@ -200,7 +219,7 @@ class Store:
 
     def source(self, i: int, start: int = 0, depth: int | None = None, axis: int = 0) -> "Tensor":
         """Read the source of pair `i` [Cs, D, H, W], or `depth` slices of it as `window`, float32 in [-1, 1]."""
-        return self._read("source_high", i, slice(None), *self._slices(start, depth, axis))
+        return self._read("source_high", i, slice(None), *_slices(self.size, start, depth, axis))
 
     def low_source(self, i: int) -> "Tensor":
         """Read the low-resolution source of pair `i` [Cs, D/f, H/f, W/f] (area average), float32 in [-1, 1]."""
@@ -210,19 +229,18 @@ class Store:
         """Read mask `i` [D, H, W], or `depth` slices of it as `window`, float32 of 0 and 1."""
         import torch
 
-        return torch.from_numpy(self._values("mask", i, *self._slices(start, depth, axis)).astype(np.float32))
+        return torch.from_numpy(self._values("mask", i, *_slices(self.size, start, depth, axis)).astype(np.float32))
 
     def description(self) -> DataDescription:
         """Return the metadata stored with a checkpoint; medians are over the training set, if there is one."""
         chosen = self.indices("train" if "train" in self.splits else "all")
         targets = chosen[[self.domains[i] != "source" for i in chosen]]
-        affine = typical_affine(self.affines[targets], self.size)
         settings = self.settings
         return DataDescription(
             size=self.size,
             orientation=settings["orientation"],
             axis=settings["axis"],
-            affine=tuple(tuple(float(value) for value in row) for row in affine),
+            affine=_typical(self.affines[targets], self.size),
             channels=_channels(settings["channels"], self.intervals[targets]),
             label_names=self.label_names,
             spacing=None if settings["spacing"] is None else tuple(settings["spacing"]),
@@ -232,7 +250,17 @@ class Store:
             source=self.path.name,
             volumes=len(self),
             source_channels=self._source_channels(chosen),
+            source_grid=self._source_grid(chosen),
         )
+
+    def _source_grid(self, chosen: np.ndarray) -> Grid | None:
+        """Return the grid of the source domain, if it has one of its own."""
+        if not self.has_source_grid:
+            return None
+        own = chosen[[self.domains[i] == "source" for i in chosen]]
+        rule = self.settings["source_grid"]
+        spacing = None if rule["spacing"] is None else tuple(rule["spacing"])
+        return Grid(self.source_size, _typical(self.affines[own], self.source_size), spacing, rule["fit"])
 
     def _source_channels(self, chosen: np.ndarray) -> tuple[Channel, ...]:
         """Return the channels of the sources of pairs or of the source domain."""
@@ -245,23 +273,16 @@ class Store:
         """Return the axis, 0 to 2 for D, H, W, that slices of a plane are perpendicular to."""
         return slice_axis(plane, self.settings["orientation"], self.settings["axis"])
 
-    def slice_size(self, axis: int) -> Size:
+    def slice_size(self, axis: int, domain: Literal["source", "target"] = "target") -> Size:
         """Return the voxels [1, rows, columns] of a slice perpendicular to an axis."""
-        rows, columns = (side for other, side in enumerate(self.size) if other != axis)
+        size = self.source_size if domain == "source" else self.size
+        rows, columns = (side for other, side in enumerate(size) if other != axis)
         return 1, rows, columns
 
     def close(self) -> None:
         """Close the file handles; the next read opens them again."""
         while self._handles:
             self._handles.popitem()[1].close()
-
-    def _slices(self, start: int, depth: int | None, axis: int = 0) -> tuple[slice, ...]:
-        """Return the region of a window along an axis, or the whole."""
-        length = self.size[axis]
-        depth = length if depth is None else depth
-        if not 0 <= start <= length - depth:
-            raise ValueError(f"expected 0 <= start <= {length - depth}, got {start}")
-        return (*[slice(None)] * axis, slice(start, start + depth))
 
     def _read_into(self, x: np.ndarray, i: int, region: tuple[slice, ...]) -> None:
         """Read a region of all channels of a volume into an array [C, ...] of its shape."""
@@ -278,6 +299,8 @@ class Store:
 
     def _values(self, name: str, i: int, *index: int | slice) -> np.ndarray:
         number, row = self._locations[i]
+        if self.has_source_grid and self.domains[i] == "source":
+            name = f"source_{name}"
         key = (os.getpid(), number)  # HDF5 handles are not valid after a fork
         file = self._files[number]
         try:
@@ -291,6 +314,32 @@ class Store:
                 f"{file}: volume {i} cannot be read, the file is damaged; copy or prepare it again"
             ) from error
         return values
+
+
+def _locations(domains: Sequence[np.ndarray], is_apart: bool) -> list[tuple[int, int]]:
+    """Return the number of the file of each volume, and its row there; ``is_apart``: among those of its domain."""
+    found = []
+    for number, names in enumerate(domains):
+        rows: Counter[str] = Counter()
+        for name in names:
+            key = name if is_apart else ""
+            found.append((number, rows[key]))
+            rows[key] += 1
+    return found
+
+
+def _slices(size: Size, start: int, depth: int | None, axis: int = 0) -> tuple[slice, ...]:
+    """Return the region of a window of a volume along an axis, or the whole."""
+    length = size[axis]
+    depth = length if depth is None else depth
+    if not 0 <= start <= length - depth:
+        raise ValueError(f"expected 0 <= start <= {length - depth}, got {start}")
+    return (*[slice(None)] * axis, slice(start, start + depth))
+
+
+def _typical(affines: np.ndarray, size: Size) -> tuple[tuple[float, ...], ...]:
+    """Return the mean geometry of volumes of one size, their affines [N, 4, 4], as plain values."""
+    return tuple(tuple(float(value) for value in row) for row in typical_affine(affines, size))
 
 
 def _channels(rules: Sequence[dict[str, Any]], intervals: np.ndarray) -> tuple[Channel, ...]:

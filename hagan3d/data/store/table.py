@@ -38,6 +38,7 @@ SETTINGS: dict[str, Any] = {
     "columns": tuple[str, ...],
     "channels": tuple[Any, ...],
 }
+GRID: dict[str, Any] = {name: SETTINGS[name] for name in ("size", "spacing", "fit")}
 CHANNEL: dict[str, Any] = {
     "name": str,
     "intensity": Kind,
@@ -65,7 +66,8 @@ def read_table(path: Path) -> dict[str, Any]:
             _require(_are_valid(settings), "settings")
             table = _records(file, path.stat().st_size)
             _require(_fit(table, settings), "records")
-            _require(_are_complete(file, len(table["id"]), settings), "voxels")
+            apart = int((table["domain"] == "source").sum()) if "source_grid" in settings else 0
+            _require(_are_complete(file, len(table["id"]) - apart, apart, settings), "voxels")
             return {"settings": settings, **table, "has_masks": np.full(len(table["id"]), "mask" in file)}
     except InputError:
         raise
@@ -100,6 +102,8 @@ def _are_valid(settings: Any) -> bool:
         return False
     check_size(settings["size"])
     check_orientation(settings["orientation"])
+    if "source_grid" in settings and not ("domains" in settings and _is_grid(settings["source_grid"])):
+        return False
     groups = [settings["channels"], *(settings[name] for name in ("pairs", "domains") if name in settings)]
     channels = [channel for group in groups if isinstance(group, tuple) for channel in group]
     return (
@@ -108,6 +112,16 @@ def _are_valid(settings: Any) -> bool:
         and all(has_type(_tuples(one[key]), kind) for one in channels for key, kind in CHANNEL.items())
         and len(settings["label_names"]) <= MAX_LABELS
     )
+
+
+def _is_grid(values: Any) -> bool:
+    """Return whether the settings of the grid of a domain are there and of their types."""
+    if not isinstance(values, dict) or values.keys() != GRID.keys():
+        return False
+    if not all(has_type(_tuples(values[key]), kind) for key, kind in GRID.items()):
+        return False
+    check_size(_tuples(values["size"]))
+    return True
 
 
 def _tuples(value: Any) -> Any:
@@ -147,14 +161,23 @@ def _fit(table: dict[str, Any], settings: dict[str, Any]) -> bool:
     )
 
 
-def _are_complete(file: h5py.File, count: int, settings: dict[str, Any]) -> bool:
-    """Return whether all voxels are there: HDF5 reads those of missing chunks as 0."""
+def _are_complete(file: h5py.File, count: int, apart: int, settings: dict[str, Any]) -> bool:
+    """Return whether all voxels are there: HDF5 reads those of missing chunks as 0.
+
+    Args:
+        file: The store.
+        count: Volumes on the grid of the store.
+        apart: Volumes of a source domain with a grid of its own.
+        settings: Of the store.
+    """
     size, channels, labels = tuple(settings["size"]), len(settings["channels"]), len(settings["label_names"])
-    low = tuple(side // factor for side, factor in zip(size, low_factors(size), strict=True))
-    shapes: dict[str, Sequence[int]] = {
-        "high": (count, channels, *size),
-        "low": (count, channels + labels, *low),
-    }
+    low = _low(size)
+    shapes: dict[str, Sequence[int]] = {}
+    if count:
+        shapes |= {"high": (count, channels, *size), "low": (count, channels + labels, *low)}
+    if apart:
+        sources, own = len(settings["domains"]), tuple(settings["source_grid"]["size"])
+        shapes |= {"source_high": (apart, sources, *own), "source_low": (apart, sources, *_low(own))}
     if labels:
         shapes["label_map"] = (count, *size)
     if "pairs" in settings:
@@ -163,6 +186,12 @@ def _are_complete(file: h5py.File, count: int, settings: dict[str, Any]) -> bool
     if "mask" in file:
         shapes["mask"] = (count, *size)
     return all(_is_complete(file[name], shape) for name, shape in shapes.items())
+
+
+def _low(size: Size) -> Size:
+    """Return the voxels of the low-resolution volume."""
+    d, h, w = (side // factor for side, factor in zip(size, low_factors(size), strict=True))
+    return d, h, w
 
 
 def _is_complete(dataset: h5py.Dataset, shape: Sequence[int]) -> bool:

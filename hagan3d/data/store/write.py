@@ -73,7 +73,7 @@ def write_store(
         path: Name of the .h5 file.
         settings: Everything the voxels depend on besides the files, plain JSON types (`prepare` lists it).
         records: One per volume.
-        voxels: Voxels of the i-th volume, with a label map if the settings name labels; called once, in order.
+        voxels: Voxels of the i-th volume, with a label map if the settings name labels; called once for each.
         left_out: Ids of volumes that were listed but not usable.
         sources: Of pairs: voxels of the i-th source, on the grid of the volume.
         masks: The i-th mask, uint8 [D, H, W] of 0 and 1.
@@ -84,9 +84,14 @@ def write_store(
         _write_text(file, "left_out", list(left_out))
         size, count = settings["size"], len(records)
         shape, labels = (len(settings["channels"]), *size), len(settings["label_names"])
-        _write_voxels(file, ("high", "low"), shape, count, voxels, labels)
+        apart = [i for i in range(count) if "source_grid" in settings and records[i].domain == "source"]
+        _write_voxels(file, ("high", "low"), shape, sorted({*range(count)} - {*apart}), voxels, labels)
+        if apart:
+            shape = (len(settings["domains"]), *settings["source_grid"]["size"])
+            _write_voxels(file, ("source_high", "source_low"), shape, apart, voxels)
         if sources is not None:
-            _write_voxels(file, ("source_high", "source_low"), (len(settings["pairs"]), *size), count, sources)
+            shape = (len(settings["pairs"]), *size)
+            _write_voxels(file, ("source_high", "source_low"), shape, range(count), sources)
         if masks is not None:
             mask = _byte_dataset(file, "mask", (count, *size))
             for index in range(count):
@@ -95,10 +100,17 @@ def write_store(
 
 
 def _write_voxels(
-    file: h5py.File, names: tuple[str, str], shape: Sequence[int], count: int, voxels: VoxelReader, labels: int = 0
+    file: h5py.File,
+    names: tuple[str, str],
+    shape: Sequence[int],
+    indices: Sequence[int],
+    voxels: VoxelReader,
+    labels: int = 0,
 ) -> None:
     """Write volumes at full resolution, and area averages of their channels and of each label at low resolution."""
-    channels, depth, height, width = shape
+    if not indices:  # a shard may have volumes of one domain only
+        return
+    count, (channels, depth, height, width) = len(indices), shape
     factors = low_factors((depth, height, width))
     # A chunk is a slab of `low_factor` slices of a channel (1 of a slice): windows start at multiples of it, so that a
     # step reads whole chunks, and only of the channels that it needs.
@@ -108,14 +120,14 @@ def _write_voxels(
     low_shape = (count, channels + labels, *low_size)
     low = file.create_dataset(names[1], low_shape, np.int16, chunks=(1, 1, *low_size), fletcher32=True)
     label_maps = _byte_dataset(file, "label_map", (count, depth, height, width)) if labels else None
-    for index in range(count):
+    for row, index in enumerate(indices):
         images, label_map = voxels(index)
-        high[index] = images
-        low[index, :channels] = area_average(images, factors)
+        high[row] = images
+        low[row, :channels] = area_average(images, factors)
         if label_maps is not None and label_map is not None:
-            label_maps[index] = label_map
+            label_maps[row] = label_map
             for label in range(labels):  # the average of a label's channel is its share of the block
-                low[index, channels + label] = area_average(np.where(label_map == label, SCALE, -SCALE), factors)
+                low[row, channels + label] = area_average(np.where(label_map == label, SCALE, -SCALE), factors)
 
 
 def _byte_dataset(file: h5py.File, name: str, shape: tuple[int, ...]) -> h5py.Dataset:

@@ -69,10 +69,7 @@ def select_volumes(model: Model, store: Store, limit: int) -> RealIndices:
     Raises:
         InputError: If the sizes or the channels of store and model differ.
     """
-    if store.size != model.description.size:
-        raise InputError(
-            f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
-        )
+    store.check_size(model.description.size)
     check_channels(store.path, store.channels, store.label_names, model.description)
     real = np.random.default_rng(0).permutation(store.indices("all", generated=False))[:limit]
     held_out = np.isin(np.array(store.splits)[real], ("validation", "test"))

@@ -7,6 +7,7 @@ Source: He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ def train_features(
     """
     indices = store.indices("train", generated=False)
     volume = _reader(store, indices, channel)
+    domains = _of_one_size(store, indices)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net, heads = FeatureNet().to(device), Heads(len(store.class_names)).to(device)
@@ -99,7 +101,7 @@ def train_features(
     losses = []
     for step in track(range(config.steps), "train features", config.steps, progress):
         random = np.random.default_rng((config.seed, step))
-        batch = random.choice(indices, config.batch_size)
+        batch = random.choice(domains[step % len(domains)], config.batch_size)
         x, mirrored = _mirrored(torch.stack([volume(int(i)) for i in batch])[:, None].to(device), random)
         _, content = net.parts(masked(x, config.mask, random))
         loss = heads.loss(content, x, mirrored, torch.from_numpy(store.labels[batch]).to(device))
@@ -135,9 +137,15 @@ def train_missing_features(store: Store, device: str, channel: str | None = None
             train_features(store, FeatureTrainConfig(), inference_device(device), channel=index)
 
 
+def _of_one_size(store: Store, indices: np.ndarray) -> list[np.ndarray]:
+    """Return volumes by their size: two domains may have grids of their own."""
+    sizes = [store.size_of(int(i)) for i in indices]
+    return [indices[[size == one for size in sizes]] for one in sorted(set(sizes))]
+
+
 def _reader(store: Store, indices: np.ndarray, channel: int) -> Callable[[int], Tensor]:
     """Return a function that reads a channel of a volume: cached in memory if all fit, else from the file."""
-    if len(indices) * int(np.prod(store.size)) > MOST_IN_MEMORY:
+    if sum(math.prod(store.size_of(int(i))) for i in indices) > MOST_IN_MEMORY:
         return lambda i: store.channel(i, channel)
     cached = {int(i): store.channel(int(i), channel) for i in indices}
     return cached.__getitem__

@@ -50,10 +50,7 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
     Raises:
         InputError: If sizes or channels differ, or there are too few held-out or training volumes.
     """
-    if store.size != model.description.size:
-        raise InputError(
-            f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
-        )
+    store.check_size(model.description.size)
     if is_slice(store.size):
         raise InputError(f"{store.path}: holds single slices, but the metrics of generated volumes are of volumes")
     check_channels(store.path, store.channels, store.label_names, model.description)

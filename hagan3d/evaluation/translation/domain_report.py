@@ -40,7 +40,11 @@ def domain_report(results: DomainEvaluation) -> str:
     errors = [
         [" to ".join(NAMES[direction]), what, *(str(found[key]) for key in ("psnr_db", "ssim", "mae_percent"))]
         for direction, result in results.directions.items()
-        for what, found in (("there and back", result.cycle), (f"{result.pairs} pairs of one subject", result.paired))
+        for what, found in (
+            ("there and back", result.cycle),
+            (f"{result.pairs} pairs of one subject", result.paired),
+            ("the same pairs, untranslated", result.paired_untranslated),
+        )
         if found
     ]
     held = ", ".join(f"{count} of the {domain} domain" for domain, count in results.volumes.items())

@@ -5,7 +5,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from hagan3d import __version__
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pairs
-from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
+from hagan3d.data.io.geometry import resample_onto, to_grid
+from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
@@ -29,7 +30,7 @@ from hagan3d.inference.directions import directed
 from hagan3d.inference.translate_files import make_translator
 from hagan3d.networks.translation import ROUTES
 
-DOMAIN_PROTOCOL_VERSION = 1
+DOMAIN_PROTOCOL_VERSION = 2
 LEAST = 3  # volumes of a set in a distance
 SHOWN = 4  # volumes of each domain in the picture
 NAMES = {direction: ROUTES[direction] for direction in ("a2b", "b2a")}
@@ -49,6 +50,8 @@ class DirectionEvaluation:
     """Errors in the mask of volumes that were translated there and back."""
     paired: dict[str, Spread] = field(default_factory=dict)
     """Errors in the mask against the volume of the same subject in the other domain, where there is one of each."""
+    paired_untranslated: dict[str, Spread] = field(default_factory=dict)
+    """The same errors of the volumes as they are."""
     pairs: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +97,9 @@ def evaluate_domains(
 ) -> DomainEvaluation:
     """Translate the held-out volumes of both domains, there and back, and compare sets.
 
+    A translation keeps the grid of its source. Where domains have grids of their own, translations and untranslated
+    volumes are resampled to that of the other domain first, by the rule by which `prepare` resampled its files.
+
     Args:
         model: The run; in both directions if its networks can.
         store: Two domains, with held-out volumes of both.
@@ -103,20 +109,24 @@ def evaluate_domains(
         progress: Shows progress.
 
     Raises:
-        InputError: If a domain has fewer than three held-out volumes.
+        InputError: If a domain has fewer than three held-out volumes, or the store does not fit the model.
     """
+    for domain in ("source", "target"):
+        store.check_size(model.description.on_grid_of(domain).size, domain)
     held_out = {domain: _held_out(store, domain) for domain in ("source", "target")}
     volumes = {domain: [store.volume(i)[0].numpy() for i in chosen] for domain, chosen in held_out.items()}
     features = {domain: extractor.features(each) for domain, each in volumes.items()}
     translate = partial(_translations, model, depth=depth, overlap=overlap, progress=progress)
     results: dict[str, DirectionEvaluation] = {}
-    groups: dict[str, list[MiddlePlanes]] = {}
+    groups: dict[str, list[np.ndarray]] = {}
+    affines: dict[str, np.ndarray] = {}
     for direction in (name for name in NAMES if name in model.networks.directions):
         domain, other = NAMES[direction]
         made = list(translate(direction, volumes[domain]))
         result = results[direction] = DirectionEvaluation()
-        result.translated = _distances(extractor.features(made), features[other])
-        result.untranslated = _distances(features[domain], features[other])
+        moved, kept = (_on_grid_of(store, other, x, held_out[domain]) for x in (made, volumes[domain]))
+        result.translated = _distances(extractor.features(moved), features[other])
+        result.untranslated = _distances(extractor.features(kept), features[other])
         result.floor = _distances(extractor.features(_training(store, other, len(made))), features[other])
         shown = {domain: volumes[domain], f"{domain} to {other}": made}
         if {*NAMES} <= {*model.networks.directions}:
@@ -125,21 +135,48 @@ def evaluate_domains(
             result.cycle = _errors(cycled, volumes[domain])
         pairs = _pairs(store, held_out[domain], held_out[other])
         if pairs:
-            result.paired = _errors([made[k] for k, _ in pairs], [volumes[other][k] for _, k in pairs])
+            ones, others = ([held_out[name][pair[at]] for pair in pairs] for at, name in enumerate((domain, other)))
+            expected = [volumes[other][k] for _, k in pairs]
+            result.paired, result.paired_untranslated = (
+                _errors(_onto(store, [x[k] for k, _ in pairs], ones, others), expected) for x in (made, volumes[domain])
+            )
             result.pairs = len(pairs)
-        groups |= {title: [_planes(model, x) for x in each[:SHOWN]] for title, each in shown.items()}
+        groups |= {title: each[:SHOWN] for title, each in shown.items()}
+        affines |= dict.fromkeys(shown, model.description.on_grid_of(domain).affine_array)
     key = domain_evaluation_key(model, store, depth, overlap, extractor)
     counts = {domain: len(chosen) for domain, chosen in held_out.items()}
-    sheet = _sheet(groups, model.description.affine_array)
+    sheet = _sheet(groups, affines)
     return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, sheet)
 
 
-def _sheet(groups: dict[str, list[MiddlePlanes]], affine: np.ndarray) -> bytes:
-    """Return the picture of the volumes as PNG."""
+def _sheet(groups: dict[str, list[np.ndarray]], affines: dict[str, np.ndarray]) -> bytes:
+    """Return the picture of the volumes as PNG; groups and their affines by title."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "domains.png"
-        comparison_sheet(groups, affine, path)
+        comparison_sheet(groups, affines, path)
         return path.read_bytes()
+
+
+def _on_grid_of(
+    store: Store, other: str, volumes: Sequence[np.ndarray], indices: Sequence[int]
+) -> Sequence[np.ndarray]:
+    """Resample volumes of one domain, or their translations, to the grid of the other domain by its rule."""
+    if not store.has_source_grid:
+        return volumes
+    rule = replace(store.description().on_grid_of(other).grid_rule, trim=False)  # blank slices are cropped already
+    return [to_grid(x, store.affines[i], rule)[0] for x, i in zip(volumes, indices, strict=True)]
+
+
+def _onto(
+    store: Store, volumes: Sequence[np.ndarray], indices: Sequence[int], others: Sequence[int]
+) -> Sequence[np.ndarray]:
+    """Resample volumes onto the grids, in mm, of the volumes of the same subjects in the other domain."""
+    if not store.has_source_grid:
+        return volumes
+    return [
+        resample_onto(x, store.affines[i], store.affines[j], store.size_of(j))
+        for x, i, j in zip(volumes, indices, others, strict=True)
+    ]
 
 
 def _held_out(store: Store, domain: str) -> list[int]:
@@ -168,7 +205,10 @@ def _translations(
     progress: ProgressCallback,
 ) -> Iterator[np.ndarray]:
     """Yield the translation ``[D, H, W]`` of each volume."""
-    translator = make_translator(directed(model, direction), depth, overlap)
+    one = directed(model, direction)
+    d, h, w = volumes[0].shape  # of a volume on its way back, that of the domain where it began
+    one = replace(one, description=replace(one.description, size=(d, h, w)))
+    translator = make_translator(one, depth, overlap)
     for x in track(volumes, f"translate {direction}", len(volumes), progress):
         yield translator.whole(torch.from_numpy(x)[None]).mean[0, 0].clamp(-1, 1).numpy()
 
@@ -191,12 +231,6 @@ def _pairs(store: Store, ones: Sequence[int], others: Sequence[int]) -> list[tup
     subjects = [[store.subjects[i] for i in chosen] for chosen in (ones, others)]
     shared = [s for s in subjects[0] if subjects[0].count(s) == 1 and subjects[1].count(s) == 1]
     return [(subjects[0].index(s), subjects[1].index(s)) for s in shared]
-
-
-def _planes(model: TranslationModel, x: np.ndarray) -> MiddlePlanes:
-    planes = MiddlePlanes(model.description.size, model.description.affine_array)
-    planes.add(x)
-    return planes
 
 
 def _origin(model: TranslationModel, store: Store) -> dict[str, Any]:

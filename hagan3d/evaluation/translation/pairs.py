@@ -116,10 +116,7 @@ def evaluate_pairs(
         InputError: If the store has no pairs or no held-out ones, or does not fit the model.
     """
     model = models[0]
-    if store.size != model.description.size:
-        raise InputError(
-            f"{store.path}: volumes of {list(store.size)} voxels, but the model's are {list(model.description.size)}"
-        )
+    store.check_size(model.description.size)
     pairs = Pairs(store, model.config.data.degrade)
     check_source_channels(store, model.description, with_targets=True)
     if store.has_domains:

@@ -6,7 +6,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from hagan3d.config import Size
+from hagan3d.config import Config, Size
 from hagan3d.methods.cyclegan.config import CycleGANConfig
 from hagan3d.networks.discriminators import PatchDiscriminator
 from hagan3d.networks.resnet import ResNetGenerator
@@ -63,10 +63,11 @@ class CycleGANNetworks(TranslationNetworks):
     averaged = ("g_target", "g_source")
     directions = ("a2b", "b2a", "cycle")
 
-    def __init__(self, size: Size, settings: CycleGANConfig) -> None:
-        """Build the networks for whole volumes of ``size`` voxels."""
+    def __init__(self, size: Size, settings: CycleGANConfig, source_size: Size | None = None) -> None:
+        """Build the networks for target volumes of ``size`` voxels and sources of ``source_size`` (None: the same)."""
         super().__init__(size, settings)
         channels = {"source": settings.source_channels, "target": settings.target_channels}
+        sizes = {"source": source_size or size, "target": size}
         for name, other in (("target", "source"), ("source", "target")):
             generator = ResNetGenerator(
                 channels[other], channels[name], width=settings.width, blocks=settings.blocks, norm=settings.norm
@@ -74,7 +75,12 @@ class CycleGANNetworks(TranslationNetworks):
             self.add_module(f"g_{name}", generator)
             critic = PatchDiscriminator(channels[name], width=settings.critic_width, layers=settings.critic_layers)
             self.add_module(f"d_{name}", critic)
-            self.add_module(f"pool_{name}", ImagePool(settings.pool, channels[name], size))
+            self.add_module(f"pool_{name}", ImagePool(settings.pool, channels[name], sizes[other]))
+
+    @classmethod
+    def from_config(cls, config: Config, num_classes: int = 0) -> Self:
+        """Build the networks of a run; translated volumes have the size of the other domain."""
+        return cls(config.data.train_size, config.method, config.data.source_train_size)
 
     def generate(self, name: str, x: Tensor) -> Tensor:
         """Translate ``x [B, C, D, H, W]`` of the other domain to the domain ``name``."""
