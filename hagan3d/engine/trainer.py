@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "train.accumulate",
     "train.checkpointing",
     "train.compile",
+    "train.kernels",
     "train.loss_groups",
     "train.recompute_norms",
     "train.share_spectral",

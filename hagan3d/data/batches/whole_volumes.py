@@ -164,7 +164,7 @@ class SlabReader:
 
     def _taken(self, key: _Key, following: _Key) -> StoredSlab | Tensor:
         """Return a slab; unless all are kept, drop it and begin to read the one that then follows those ahead."""
-        if key not in self._read:  # a phase that reads more often than was said
+        if key not in self._read:  # a phase that reads more often than `passes` counts
             self._begin(key)
         slab = self._read[key].result()
         if not self._keeps:
