@@ -94,6 +94,8 @@ def _measured(
             found = {call: dict(_timed(call, kind, device, timer)) for call in calls}
         if setting == settings[0] or all(found[call] or not measured[settings[0]][call] for call in calls):
             measured[setting] = found
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # blocks of these shapes would fragment the memory of training
     return measured
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -30,9 +31,14 @@ class Call(NamedTuple):
     """Which gradients the backward pass needs: ``x``, ``w`` (of the weight), both or none."""
 
     def __str__(self) -> str:
-        shapes = " ".join("x".join(map(str, shape)) for shape in (self.x, self.weight))
-        options = " ".join(str(option).replace(" ", "") for option in self.options)
-        return f"{self.operator} {shapes} {str(self.dtype).removeprefix('torch.')} {options} {self.gradients or '-'}"
+        return _text(self)
+
+
+@lru_cache(maxsize=4096)  # a step asks for the same few hundred
+def _text(call: Call) -> str:
+    shapes = " ".join("x".join(map(str, shape)) for shape in (call.x, call.weight))
+    options = " ".join(str(option).replace(" ", "") for option in call.options)
+    return f"{call.operator} {shapes} {str(call.dtype).removeprefix('torch.')} {options} {call.gradients or '-'}"
 
 
 @dataclass(frozen=True)
