@@ -279,7 +279,7 @@ def test_a_broken_file_is_one_line(tmp_path, clock, kind):
 
 
 def test_a_missing_or_broken_file_ends_train_with_status_2(tmp_path, small_store, monkeypatch, capsys):
-    words = f"train --config hagan_32 --data.store {small_store} --out {tmp_path / 'run'} --train.device cpu".split()
+    words = f"train --method hagan --data.size 32 32 32 --data.store {small_store} --out {tmp_path / 'run'} --train.device cpu".split()
     (tmp_path / "broken.json").write_text("{")
     for name, said in (("none.json", "no such file"), ("broken.json", "is damaged")):
         monkeypatch.setattr("sys.argv", [*words, "--train.kernels", str(tmp_path / name)])
