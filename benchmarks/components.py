@@ -108,11 +108,19 @@ def blocks(networks: NetworkSet, names: list[str]) -> str:
     return " and ".join(f"{count} x {block}" if count > 1 else block for block, count in counts.items())
 
 
+def _layers(convs: object) -> int:
+    """Count convolutions that halve, as PatchGANs are named by them, or else all but the last."""
+    if not isinstance(convs, nn.ModuleList):
+        return 0
+    halving = [conv for conv in convs if isinstance(conv, nn.Conv3d) and max(conv.stride) > 1]
+    return len(halving) or len(convs) - 1
+
+
 def _blocks(network: nn.Module) -> Iterator[str]:
     """Yield the outermost shared building blocks of a network, or its own class if it has none."""
     shared = list(_shared_blocks(network))
     for module in shared or [network]:
-        layers = len(module.convs) - 1 if isinstance(getattr(module, "convs", None), nn.ModuleList) else 0
+        layers = _layers(getattr(module, "convs", None))
         name, plural = type(module).__name__, "" if layers == 1 else "s"
         yield f"{name} of {layers} layer{plural}" if layers else name
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from hagan3d import ops
 from hagan3d.ops.device import set_tf32
+from hagan3d.ops.upsample_conv import fixed_method
 
 WARM_UP, SECONDS = 2, 4  # rounds before timing, least seconds of timing
 COPY_BYTES = 1 << 28  # read and written
@@ -228,6 +229,9 @@ def measure(case: Case, device: torch.device, rounds: int) -> list[dict[str, Any
             break
     rows = [row(case, name, times) for name in case.variants]
     print_rows(case, rows)
+    if case.name.startswith("upsample_conv3d"):
+        fastest = min(rows, key=lambda one: one["milliseconds"])["variant"]
+        print(f"  by the fixed rule {fixed_method(*case.inputs[:2])}; the fastest is {fastest}", flush=True)
     if "conv3d" in case.name and device.type == "cpu":
         print(f"  eager runs {onednn_algorithms(partial(run, case.variants['eager'], case.inputs))}", flush=True)
     return rows

@@ -1,5 +1,6 @@
-// Root-mean-square norm on CUDA. Contiguous (channels first): one thread per voxel, neighbouring threads on
-// neighbouring voxels. Channels last: one warp per voxel, lanes over channels. The second read of x hits the cache.
+// Root-mean-square norm on CUDA. Contiguous (channels first): one thread per voxel, of types of two bytes per group of
+// voxels, neighbouring threads on neighbouring groups. Channels last: one warp per voxel, lanes over channels. The
+// second read of x hits the cache.
 #include "rms_norm.h"
 
 #include <torch/csrc/stable/library.h>
@@ -16,6 +17,9 @@ using torch::stable::new_empty;
 
 constexpr int64_t kSumBlocks = 512;      // of the backward pass, one partial sum over voxels each
 constexpr int kSharedBytes = 32 * 1024;  // for the sums of the warps of a block
+
+template <typename T>
+constexpr int kVoxels = sizeof(T) == 2 ? 4 : 1;  // per thread, where rows of voxels allow it: loads of eight bytes
 
 template <typename T>
 struct Call {
@@ -35,20 +39,39 @@ __device__ M warp_sum(M value) {  // in every lane
   return value;
 }
 
-template <typename T>
+// Offset of channel 0 of the i-th group of N voxels
+template <int N, typename T>
+__device__ int64_t group_offset(const Call<T>& call, int64_t i) {
+  const int64_t groups = call.spatial / N;
+  return i / groups * call.channels * call.spatial + i % groups * N;
+}
+
+// Inverse RMS of N neighbouring voxels, whose channel 0 is at `base`
+template <int N, typename T>
+__device__ Group<Math<T>, N> inverse_rms_of(const Call<T>& call, int64_t base) {
+  using M = Math<T>;
+  Group<M, N> r = {};
+  for (int c = 0; c < call.channels; ++c) {
+    const Group<T, N> x = load<N>(call.x + base + c * call.spatial);
+    for (int j = 0; j < N; ++j) r.at[j] += static_cast<M>(x.at[j]) * static_cast<M>(x.at[j]);
+  }
+  for (int j = 0; j < N; ++j) r.at[j] = inverse_rms(r.at[j], M(call.channels), call.eps);
+  return r;
+}
+
+template <int N, typename T>
 __global__ void forward_planes(Call<T> call) {
   using M = Math<T>;
-  for (int64_t i = grid_thread(); i < call.samples * call.spatial; i += grid_threads()) {
-    const int64_t base = i / call.spatial * call.channels * call.spatial + i % call.spatial;
-    M squares = 0;
-    for (int c = 0; c < call.channels; ++c) {
-      const M x = static_cast<M>(call.x[base + c * call.spatial]);
-      squares += x * x;
-    }
-    const M r = inverse_rms(squares, M(call.channels), call.eps);
+  for (int64_t i = grid_thread(); i < call.samples * call.spatial / N; i += grid_threads()) {
+    const int64_t base = group_offset<N>(call, i);
+    const Group<M, N> r = inverse_rms_of<N>(call, base);
     for (int c = 0; c < call.channels; ++c) {
       const int64_t at = base + c * call.spatial;
-      call.out[at] = static_cast<T>(value(static_cast<M>(call.x[at]) * r, call.weight[c], call.bias[c], call.relu));
+      const Group<T, N> x = load<N>(call.x + at);
+      Group<T, N> y;
+      for (int j = 0; j < N; ++j)
+        y.at[j] = static_cast<T>(value(static_cast<M>(x.at[j]) * r.at[j], call.weight[c], call.bias[c], call.relu));
+      store(y, call.out + at);
     }
   }
 }
@@ -86,39 +109,44 @@ __device__ void zero_sums(M* own, int width) {
   __syncwarp();
 }
 
-template <typename T>
+template <int N, typename T>
 __global__ void backward_planes(Call<T> call) {
   using M = Math<T>;
   extern __shared__ __align__(16) unsigned char raw[];
   M* own = reinterpret_cast<M*>(raw) + threadIdx.x / 32 * 2 * call.channels;
   zero_sums(own, 2 * call.channels);
-  const int64_t total = call.samples * call.spatial;
-  // Warp sums need all lanes: the loop bound depends on the first voxel of the block alone.
+  const int64_t total = call.samples * call.spatial / N;
+  // Warp sums need all lanes: the loop bound depends on the first group of the block alone.
   for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < total; first += grid_threads()) {
     const int64_t i = first + threadIdx.x;
     const bool inside = i < total;
-    const int64_t base = inside ? i / call.spatial * call.channels * call.spatial + i % call.spatial : 0;
-    M squares = 0, dot = 0;
+    const int64_t base = inside ? group_offset<N>(call, i) : 0;
+    const Group<M, N> r = inverse_rms_of<N>(call, base);
+    Group<M, N> dot = {};
     for (int c = 0; c < call.channels; ++c) {
-      const M x = static_cast<M>(call.x[base + c * call.spatial]);
-      squares += x * x;
-    }
-    const M r = inverse_rms(squares, M(call.channels), call.eps);
-    for (int c = 0; c < call.channels; ++c) {
-      const int64_t at = base + c * call.spatial;
-      const M normed = static_cast<M>(call.x[at]) * r;
-      const M g = inside ? gated(static_cast<M>(call.grad[at]), normed, call.weight[c], call.bias[c], call.relu) : M(0);
-      dot += g * normed * call.weight[c];
-      const M sum_w = warp_sum(g * normed), sum_b = warp_sum(g);
+      const Group<T, N> x = load<N>(call.x + base + c * call.spatial);
+      const Group<T, N> grad = load<N>(call.grad + base + c * call.spatial);
+      M sum_w = 0, sum_b = 0;
+      for (int j = 0; j < N; ++j) {
+        const M normed = static_cast<M>(x.at[j]) * r.at[j];
+        const M g = inside ? gated(static_cast<M>(grad.at[j]), normed, call.weight[c], call.bias[c], call.relu) : M(0);
+        dot.at[j] += g * normed * call.weight[c];
+        sum_w += g * normed, sum_b += g;
+      }
+      sum_w = warp_sum(sum_w), sum_b = warp_sum(sum_b);
       if (threadIdx.x % 32 == 0) own[c] += sum_w, own[call.channels + c] += sum_b;
     }
-    dot /= call.channels;
     if (!inside) continue;
     for (int c = 0; c < call.channels; ++c) {
       const int64_t at = base + c * call.spatial;
-      const M normed = static_cast<M>(call.x[at]) * r;
-      const M g = gated(static_cast<M>(call.grad[at]), normed, call.weight[c], call.bias[c], call.relu);
-      call.out[at] = static_cast<T>(input_gradient(g, normed, call.weight[c], r, dot));
+      const Group<T, N> x = load<N>(call.x + at), grad = load<N>(call.grad + at);
+      Group<T, N> out;
+      for (int j = 0; j < N; ++j) {
+        const M normed = static_cast<M>(x.at[j]) * r.at[j], mean_dot = dot.at[j] / call.channels;
+        const M g = gated(static_cast<M>(grad.at[j]), normed, call.weight[c], call.bias[c], call.relu);
+        out.at[j] = static_cast<T>(input_gradient(g, normed, call.weight[c], r.at[j], mean_dot));
+      }
+      store(out, call.out + at);
     }
   }
   write_sums(call, reinterpret_cast<M*>(raw));
@@ -153,13 +181,15 @@ __global__ void backward_rows(Call<T> call) {
   write_sums(call, reinterpret_cast<M*>(raw));
 }
 
-// gw and gb [channels] from the sums of all blocks [blocks, 2, channels], in fixed order
+// gw and gb [channels] from the sums of all blocks [blocks, 2, channels], in fixed order; one warp per channel of each
 template <typename M>
 __global__ void sum_blocks(const M* sums, int64_t blocks, int channels, M* gw, M* gb) {
-  for (int64_t i = grid_thread(); i < 2 * channels; i += grid_threads()) {
+  const int lane = threadIdx.x % 32;
+  for (int64_t i = grid_thread() / 32; i < 2 * channels; i += grid_threads() / 32) {
     double total = 0;
-    for (int64_t block = 0; block < blocks; ++block) total += sums[block * 2 * channels + i];
-    (i < channels ? gw[i] : gb[i - channels]) = static_cast<M>(total);
+    for (int64_t block = lane; block < blocks; block += 32) total += sums[block * 2 * channels + i];
+    total = warp_sum(total);
+    if (lane == 0) (i < channels ? gw[i] : gb[i - channels]) = static_cast<M>(total);
   }
 }
 
@@ -179,10 +209,13 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, bool 
   if (y.numel() == 0) return y;
   dispatch_floating(x.scalar_type(), [&](auto tag) {
     using T = typename decltype(tag)::type;
+    constexpr int N = kVoxels<T>;
     const Call<T> call = make_call<T>(x, weight, bias, y, relu, eps);
     const int64_t items = call.samples * call.spatial;
-    if (x.is_contiguous())
-      forward_planes<<<blocks_for(items), kThreads, 0, current_stream(x)>>>(call);
+    if (x.is_contiguous() && groups_align(call.spatial, N, x, y))
+      forward_planes<N><<<blocks_for(items / N), kThreads, 0, current_stream(x)>>>(call);
+    else if (x.is_contiguous())
+      forward_planes<1><<<blocks_for(items), kThreads, 0, current_stream(x)>>>(call);
     else
       forward_rows<<<blocks_for(items * 32), kThreads, 0, current_stream(x)>>>(call);
     check_launch();
@@ -190,23 +223,27 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, bool 
   return y;
 }
 
+// `voxels`: per thread, 0 for channels last
 template <typename T>
-void launch_backward(Call<T> call, bool planes, const Tensor& gw, const Tensor& gb, cudaStream_t stream) {
+void launch_backward(Call<T> call, int voxels, const Tensor& gw, const Tensor& gb, cudaStream_t stream) {
   using M = Math<T>;
+  constexpr int N = kVoxels<T>;
   const int64_t per_warp = 2 * call.channels * static_cast<int64_t>(sizeof(M));
   STD_TORCH_CHECK(per_warp <= kSharedBytes, "rms_norm: too many channels for its backward: ", call.channels);
   const int warps = static_cast<int>(std::clamp<int64_t>(kSharedBytes / per_warp, 1, kWarps));
-  const int64_t items = call.samples * call.spatial * (planes ? 1 : 32);
+  const int64_t items = voxels ? call.samples * call.spatial / voxels : call.samples * call.spatial * 32;
   const auto blocks = static_cast<unsigned>(std::clamp<int64_t>(items / (warps * 32), 1, kSumBlocks));
   const Tensor sums = new_empty(gw, {static_cast<int64_t>(blocks), 2 * call.channels});
   call.sums = mutable_data<M>(sums);
-  if (planes)
-    backward_planes<<<blocks, warps * 32, warps * per_warp, stream>>>(call);
+  if (voxels == N)
+    backward_planes<N><<<blocks, warps * 32, warps * per_warp, stream>>>(call);
+  else if (voxels)
+    backward_planes<1><<<blocks, warps * 32, warps * per_warp, stream>>>(call);
   else
     backward_rows<<<blocks, warps * 32, warps * per_warp, stream>>>(call);
   check_launch();
-  sum_blocks<<<blocks_for(2 * call.channels), kThreads, 0, stream>>>(call.sums, blocks, call.channels,
-                                                                     mutable_data<M>(gw), mutable_data<M>(gb));
+  sum_blocks<<<blocks_for(2 * call.channels * 32), kThreads, 0, stream>>>(call.sums, blocks, call.channels,
+                                                                          mutable_data<M>(gw), mutable_data<M>(gb));
   check_launch();
 }
 
@@ -219,7 +256,8 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_backward(const Tensor& grad, const T
     using T = typename decltype(tag)::type;
     Call<T> call = make_call<T>(x, weight, bias, gx, relu, eps);
     call.grad = data<T>(grad);
-    launch_backward(call, x.is_contiguous(), gw, gb, current_stream(x));
+    const int voxels = groups_align(call.spatial, kVoxels<T>, x, grad, gx) ? kVoxels<T> : 1;
+    launch_backward(call, x.is_contiguous() ? voxels : 0, gw, gb, current_stream(x));
   });
   return {gx, gw, gb};
 }

@@ -52,6 +52,10 @@ class TrainConfig(Section):
     compile: bool = False
     """Whether torch.compile compiles the networks, except those that a gradient penalty differentiates twice; the first
     step then takes minutes."""
+    kernels: str = "auto"
+    """Forms of convolutions that compute the same. fixed: by rules of shapes. measured: timed before the first step,
+    within the planned memory, and kept in kernels.json of the run. auto: measured on a GPU, fixed on a CPU and with
+    train.compile. Or the path of the kernels.json of another run, for the forms of that run."""
     loss_groups: bool = True
     """Whether groups of loss terms are differentiated one after the other: the same gradients, less memory."""
     weights: str | None = None
@@ -67,6 +71,8 @@ class TrainConfig(Section):
             raise InputError(f"train.accumulate: must divide batch_size {self.batch_size}, got {self.accumulate}")
         if self.optimizer != "adam" and self.optimizer_state != "fp32":
             raise InputError(f"train.optimizer_state {self.optimizer_state}: works with train.optimizer adam only")
+        if self.compile and self.kernels not in ("auto", "fixed"):
+            raise InputError(f"train.kernels {self.kernels}: works without train.compile only; use fixed")
         self._check_decay()
 
     @property

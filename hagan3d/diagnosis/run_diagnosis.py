@@ -8,7 +8,7 @@ import torch
 from hagan3d.diagnosis.environment import environment
 from hagan3d.diagnosis.operators import determinism, large_tensors, operators
 from hagan3d.diagnosis.report import Check, Finding, run_check
-from hagan3d.diagnosis.speed import half_precision, kernels, nccl, penalty
+from hagan3d.diagnosis.speed import choice, half_precision, kernels, nccl, penalty
 from hagan3d.diagnosis.steps import memory, step_against_cpu
 from hagan3d.ops.device import set_tf32
 
@@ -28,6 +28,7 @@ def diagnose(device: torch.device, full: bool = False) -> Iterator[Finding]:
         "step of hagan_32": partial(step_against_cpu, "hagan_32", device),
         "step of pix2pix_32": partial(step_against_cpu, "pix2pix_32", device),
         "kernels": partial(kernels, device),
+        "choice of kernels": partial(choice, device),
         "gradient penalty": partial(penalty, device),
         "half precision": partial(half_precision, device),
         "NCCL": partial(nccl, device),

@@ -1,8 +1,6 @@
 """Times of operators against the bandwidth of the memory, of a gradient penalty, and communication between GPUs."""
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,29 +11,19 @@ from torch.multiprocessing.spawn import spawn
 
 from hagan3d import ops
 from hagan3d.diagnosis.report import Finding
+from hagan3d.engine.kernel_calls import seconds
+from hagan3d.engine.kernel_choice import choose_forms
+from hagan3d.engine.kernel_file import describe
+from hagan3d.engine.memory_plan import Plan
+from hagan3d.run_settings import load_config
 
-ROUNDS = 7
+ROUNDS = 6
+CHOSEN = "hagan_64"
+"""Config whose kernels are timed."""
 SLOWEST = 0.1
 """Fraction of the bandwidth below which a kernel is at fault."""
 LONGEST_PENALTY = 12.0
 """A gradient penalty takes about three backward passes; more than this many means that an algorithm is missing."""
-
-
-def seconds(function: Callable[[], object], device: torch.device) -> float:
-    """Return the median time of a call."""
-    times = []
-    for _ in range(ROUNDS):
-        _synchronize(device)
-        begin = time.perf_counter()
-        function()
-        _synchronize(device)
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:])
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def kernels(device: torch.device) -> Iterator[Finding]:
@@ -43,7 +31,7 @@ def kernels(device: torch.device) -> Iterator[Finding]:
     side = 128 if device.type == "cuda" else 32
     x = torch.randn(4, 32, side, side, side // 2, device=device)
     y = torch.empty_like(x)
-    bandwidth = 2 * x.nbytes / seconds(lambda: y.copy_(x), device)
+    bandwidth = 2 * x.nbytes / seconds(lambda: y.copy_(x), device, ROUNDS)
     yield Finding("bandwidth", "ok", f"copy {bandwidth / 1e9:.0f} GB/s", {"bytes_per_second": bandwidth})
     channel = torch.ones(32, device=device)
     maps = x[:, :3]
@@ -53,10 +41,20 @@ def kernels(device: torch.device) -> Iterator[Finding]:
         "ggd_nll": (lambda: ops.ggd_nll(maps, 0.1 * maps, 0.1 * maps), 3 * maps.nbytes),
     }
     for name, (call, moved) in calls.items():
-        fraction = moved / seconds(call, device) / bandwidth
+        fraction = moved / seconds(call, device, ROUNDS) / bandwidth
         is_slow = device.type == "cuda" and fraction < SLOWEST
         text = f"forward at {fraction:.0%} of the bandwidth of a copy"
         yield Finding(f"speed of {name}", "FAILED" if is_slow else "ok", text, {"fraction": fraction})
+
+
+def choice(device: torch.device) -> Iterator[Finding]:
+    """Yield which forms of convolutions a run would take, as timed on the device."""
+    if device.type != "cuda":
+        yield Finding("choice of kernels", "note", "by fixed rules on a CPU; train.kernels measured times them")
+        return
+    found = choose_forms(Plan(load_config(CHOSEN), kind="cuda"), device)
+    values = {"seconds": found.seconds, "seconds_by_rule": found.seconds_by_rule}
+    yield Finding("choice of kernels", "ok", f"{CHOSEN} on {describe(device)}: {found}", values)
 
 
 def penalty(device: torch.device) -> Iterator[Finding]:
@@ -77,8 +75,8 @@ def penalty(device: torch.device) -> Iterator[Finding]:
         (slope,) = torch.autograd.grad(logits(), x, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), weights)
 
-    plain = seconds(lambda: torch.autograd.grad(logits(), weights), device)
-    ratio = seconds(penalised, device) / plain
+    plain = seconds(lambda: torch.autograd.grad(logits(), weights), device, ROUNDS)
+    ratio = seconds(penalised, device, ROUNDS) / plain
     is_slow = device.type == "cuda" and ratio > LONGEST_PENALTY
     text = f"takes {ratio:.1f} times a forward and backward pass ({plain * 1e3:.1f} ms)"
     yield Finding("gradient penalty", "FAILED" if is_slow else "ok", text, {"ratio": ratio})

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hagan3d.config import Config
 from hagan3d.data.batches.steps import StepBatch
-from hagan3d.data.batches.subvolumes import Batch, VolumesInMemory
+from hagan3d.data.batches.subvolumes import Batch
+from hagan3d.data.batches.whole_volumes import VolumesInMemory
 from hagan3d.diagnosis.report import Finding
 from hagan3d.engine.margins import Margins, save_margins
 from hagan3d.engine.step_memory import count_step
@@ -48,7 +49,8 @@ def random_batch(method: Method) -> StepBatch:
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).tanh()
 
-    values = {f.name: getattr(zero, f.name) for f in fields(zero)}
+    kind = Batch if isinstance(zero, Batch) else type(zero)
+    values = {f.name: getattr(zero, f.name) for f in fields(kind)}
     for name, value in values.items():
         if isinstance(value, Tensor) and value.is_floating_point():
             values[name] = torch.ones_like(value) if "mask" in name else noise(*value.shape)

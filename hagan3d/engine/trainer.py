@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "train.accumulate",
     "train.checkpointing",
     "train.compile",
+    "train.kernels",
     "train.loss_groups",
     "train.recompute_norms",
     "train.share_spectral",
@@ -140,14 +141,9 @@ class Trainer:
             InputError: If a term is not finite, on any rank.
         """
         self.updates.prepare(self.steps_done)
-        batch = batch.to(self.device)
-        logged: dict[str, Tensor] = {}
-        for phase in (phase for phase in self.phases if phase.is_due(self.steps_done)):
-            if self.steps_done == phase.first and (phase.weights or phase.shares):
-                self._find_weights(phase, batch)
-            for name, value in self.updates.run(phase, replace(batch, phase=phase.name, state=self.state)).items():
-                logged[f"{phase.name}/{name}"] = value
-        own = dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
+        passes = sum(phase.reads_volumes(self.steps_done) for phase in self.phases)
+        with batch.to(self.device).reading(self.config.train.accumulate, passes) as moved:
+            own = self._run_phases(moved)
         terms, self.all_stop = self.distributed.mean(own, bool(signals))
         for name, mean in terms.items():
             if not math.isfinite(mean):
@@ -158,6 +154,16 @@ class Trainer:
         self.steps_done += 1
         self.state = self.method.adapted_state(self.state, terms, len(batch) * self.distributed.world_size)
         return terms
+
+    def _run_phases(self, batch: StepBatch) -> dict[str, float]:
+        """Run the phases that are due; return the terms of their losses on this rank."""
+        logged: dict[str, Tensor] = {}
+        for phase in (phase for phase in self.phases if phase.is_due(self.steps_done)):
+            if self.steps_done == phase.first and (phase.weights or phase.shares):
+                self._find_weights(phase, batch)
+            for name, value in self.updates.run(phase, replace(batch, phase=phase.name, state=self.state)).items():
+                logged[f"{phase.name}/{name}"] = value
+        return dict(zip(logged, torch.stack(list(logged.values())).tolist(), strict=True))
 
     def _find_weights(self, phase: Phase, batch: StepBatch) -> None:
         """Find the weights of terms with a target share, and write and print the shares of all terms."""

@@ -14,6 +14,7 @@ from hagan3d.data.phantoms.store import phantom_store
 from hagan3d.data.store.store import Store
 from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.initial_weights import take_weights
+from hagan3d.engine.kernel_file import kernel_table
 from hagan3d.engine.memory_plan import Plan, advice, fitted
 from hagan3d.engine.optimizers import choose_device
 from hagan3d.engine.trainer import Trainer
@@ -22,6 +23,7 @@ from hagan3d.methods.registry import make_method, make_networks
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.ops.device import has_tf32, set_tf32
 from hagan3d.ops.extension import missing_kernels
+from hagan3d.ops.forms import using
 
 
 def default_folder(config: Config) -> Path:
@@ -57,6 +59,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     plan = Plan(with_batch(config, per_rank), num_classes, device.type)
     if vram is not None:
         config, plan = fit(config, plan, vram, device, distributed.is_first)
+    table = kernel_table(out, device, plan, distributed)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
     method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
@@ -65,7 +68,8 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     if distributed.is_first:
         _describe(trainer, store)
     try:
-        return trainer.run()
+        with using(table):
+            return trainer.run()
     except RuntimeError as error:
         if not is_on_gpu(device) or not is_out_of_memory(error):
             raise

@@ -1,7 +1,8 @@
 """Base class of methods that generate volumes from latents: data, previews, checks."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from hagan3d.config import Config, Size, SubvolumeDataConfig
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.batches.slices import SliceBatchSource
 from hagan3d.data.batches.subvolumes import Batch, BatchSource
+from hagan3d.data.batches.whole_volumes import StoredSlab
 from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import Segmented
 from hagan3d.data.store.description import DataDescription
@@ -74,6 +76,7 @@ class GenerationMethod(Method):
             start=torch.zeros(count, dtype=torch.int64),
             label=torch.zeros(count, dtype=torch.int64),
             volumes=None,
+            labels=data.labels,
             samples=tuple(range(count)),
             seed=0,
             step=0,  # lazy terms such as R1 are due
@@ -106,18 +109,28 @@ def window_depth(config: Config) -> int:
     return data.depth if isinstance(data, SubvolumeDataConfig) else data.size[0]
 
 
+@dataclass(frozen=True, kw_only=True)
 class ZeroBatch(Batch):
     """A batch of zeros, without a store behind it."""
+
+    labels: int = 0
+    """Labels of the volumes."""
 
     def normal(self, name: str, count: int) -> Tensor:
         """Return zeros ``[B, count]`` in place of normal numbers."""
         return torch.zeros(len(self), count, device=self.device)
 
-    def slabs(self) -> Generator[Tensor]:
-        """Yield zeros of the shapes of the whole volumes' slabs."""
-        depth = self.window.shape[2]
-        for _ in range(0, self.low.shape[2] * (self.window.shape[3] // self.low.shape[3]), depth):
-            yield torch.zeros_like(self.window)
+    def slabs(self) -> Iterator[Tensor]:
+        """Yield zeros of the shapes of the whole volumes' slabs, made of zeros as a store holds them."""
+        length = self.low.shape[2] * (self.window.shape[3] // self.low.shape[3])
+        for _ in range(0, length, self.window.shape[2]):
+            yield self._zero_slab()
+
+    def _zero_slab(self) -> Tensor:
+        B, channels, *sides = self.window.shape
+        images = torch.zeros(B, channels - self.labels, *sides, dtype=torch.int16)
+        label_map = torch.zeros(B, *sides, dtype=torch.uint8) if self.labels else None
+        return StoredSlab(images, label_map, self.labels).decoded(self.device)
 
 
 class GenerationPreview(Preview):

@@ -36,6 +36,8 @@ class Phase:
     """Step after the last; None: no end."""
     every: int = 1
     """Steps from one update to the next."""
+    volumes_every: int = 0
+    """Its loss reads the whole volumes of a batch in every n-th step; 0: never."""
     records: tuple[str, ...] = ()
     """Frozen networks whose graph is recorded, since a later phase of the step learns through it."""
     penalised: tuple[str, ...] = ()
@@ -48,6 +50,10 @@ class Phase:
     def is_due(self, step: int) -> bool:
         """Return whether it runs in ``step``."""
         return self.is_active(step) and (step - self.first) % self.every == 0
+
+    def reads_volumes(self, step: int) -> bool:
+        """Return whether its loss reads the whole volumes in ``step``."""
+        return self.volumes_every > 0 and self.is_due(step) and step % self.volumes_every == 0
 
     def count(self, steps: int) -> int:
         """Return in how many of the first ``steps`` steps it runs."""

@@ -18,6 +18,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 1e-2, torc
 LAYOUTS = ("contiguous", "channels last", "strided")
 SHAPES = ((2, 8, 3, 4, 7), (1, 8, 1, 1, 1), (2, 8, 5, 9, 11))
 """Odd sizes, none a multiple of a warp or of a vector; 8 channels, which group norm divides."""
+ONE_CHANNEL = ((2, 1, 4, 6, 14), (1, 1, 2, 2, 2))
 SMALL = 0.05  # magnitude below which errors are absolute
 SPREAD = 0.3  # standard deviation of random inputs, inside the bounds of the generalized Gaussian
 
@@ -66,7 +67,9 @@ def operators() -> Iterator[Operator]:
     strided = partial(ops.conv3d, stride=(2, 2, 2), padding=(1, 1, 1))
     # Not of one voxel, where the bfloat16 gradient in the weight was once seen to be uninitialised on a CPU.
     sizes = (SHAPES[0], SHAPES[2])
-    yield Operator("conv3d stride 2", strided, partial(F.conv3d, stride=2, padding=1), kernel(3, 3, 3), sizes=sizes)
+    plain = partial(F.conv3d, stride=2, padding=1)
+    yield Operator("conv3d stride 2", strided, plain, kernel(3, 3, 3), sizes=sizes)
+    yield Operator("conv3d blocks", partial(strided, form="blocks"), plain, kernel(4, 4, 4), sizes=ONE_CHANNEL)
 
 
 def inputs(

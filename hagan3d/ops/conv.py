@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
+from hagan3d.ops import forms
+from hagan3d.ops.block_conv import fold_blocks, has_block_form, to_blocks, unfold_blocks
 from hagan3d.ops.contraction import Contraction, contract
 from hagan3d.ops.device import device_kind
 
@@ -38,6 +40,7 @@ def _same(weight: Tensor) -> Tensor:
 
 
 _IDENTITY = Fold(_same, _same)
+_BLOCKS = Fold(fold_blocks, unfold_blocks)
 
 
 def conv3d(
@@ -47,6 +50,7 @@ def conv3d(
     stride: Triple = _ONES,
     padding: Triple = (0, 0, 0),
     fold: Fold = _IDENTITY,
+    form: str = "auto",
 ) -> Tensor:
     """3D convolution as `torch.nn.functional.conv3d`; with frozen ``weight`` and ``bias`` the input is not saved.
 
@@ -58,10 +62,18 @@ def conv3d(
         padding: Zeros at both ends of D, H, W.
         fold: Maps ``weight`` to the kernel. For a frozen ``weight``, and on GPUs, the backward pass recomputes it; it
             is not saved.
+        form: ``direct``; ``blocks``: on a GPU, a halving convolution of one channel as one of eight (see
+            `block_conv`), else ``direct``; ``auto``: by the table of `forms.using`, or ``direct``.
 
     Returns:
         ``[B, C_out, ...]``, under autocast in its dtype. Any number of times differentiable.
     """
+    if fold is _IDENTITY:
+        form = (forms.chosen("conv3d", x, weight, stride, padding) or "direct") if form == "auto" else form
+        if form == "blocks" and has_block_form(x, weight, stride, padding):
+            blocks = forms.in_layout(to_blocks(_autocast(x)))
+            return _dispatch(blocks, weight, bias, _BLOCKS, _ONES, (0, 0, 0), False)
+        x = forms.in_layout(x)
     return _dispatch(x, weight, bias, fold, stride, padding, False)
 
 
@@ -83,12 +95,15 @@ def _dispatch(
     is_frozen = _is_frozen(x, weight, bias)
     if not is_frozen and not _differentiates_by_contraction(x, weight):
         return _convolve(x, fold.kernel(weight), bias, stride, padding, transposed, (0, 0, 0))
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        x = x.to(torch.get_autocast_dtype(kind))
+    x = _autocast(x)
     if not is_frozen:
         return contract(_contraction(weight, x.shape, fold, (stride, padding, transposed)), x, weight, bias)
     return _Frozen.apply(x, weight, bias, fold, stride, padding, transposed, (0, 0, 0))
+
+
+def _autocast(x: Tensor) -> Tensor:
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -8,7 +8,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hagan3d.ops import group_norm_tiles
+from hagan3d.ops import forms, group_norm_tiles
 from hagan3d.ops.device import device_kind
 
 
@@ -36,6 +36,7 @@ def group_norm_relu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
     if x.ndim != 5 or x.shape[1] % groups or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
         raise ValueError(f"expected x [B, C, D, H, W], weight [C], bias [C], C a multiple of {groups}, got {shapes}")
+    forms.chosen("group_norm_relu", x, weight, groups)  # it has one form, whose time depends on the layout
     wide = torch.promote_types(x.dtype, torch.float32)
     function = _OnCPU if device_kind(x) == "cpu" else _OnGPU
     return function.apply(x, groups, weight.to(wide), bias.to(wide), eps)

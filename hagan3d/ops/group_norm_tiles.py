@@ -24,7 +24,8 @@ def forward(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) ->
         eps: Added to the variance.
 
     Returns:
-        The result ``[B, C, D, H, W]``; mean and reciprocal standard deviation of each group ``[B, groups, 1, 1]``.
+        The result ``[B, C, D, H, W]``, channels last if ``x`` is; mean and reciprocal standard deviation of each group
+        ``[B, groups, 1, 1]``.
     """
     rows = _rows(x, groups)
     mean, rstd = _statistics(rows, weight.dtype, eps)
@@ -63,8 +64,9 @@ def backward(
 
 
 def _rows(x: Tensor, groups: int) -> Tensor:
-    """View, or copy if it is not contiguous, ``[B, C, D, H, W]`` as ``[B, groups, C / groups, voxels]``."""
-    return x.contiguous().view(len(x), groups, x.shape[1] // groups, -1)
+    """View ``[B, C, D, H, W]`` as ``[B, groups, C / groups, voxels]``; a copy unless contiguous or channels last."""
+    dense = x if x.is_contiguous(memory_format=torch.channels_last_3d) else x.contiguous()
+    return dense.view(len(x), groups, x.shape[1] // groups, -1)
 
 
 def _per_channel(values: Tensor, groups: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hagan3d.ops import forms
 from hagan3d.ops.extension import LOADED, has_kernels
 from hagan3d.ops.second_order import backward_through_reference, saving_inputs
 
@@ -37,6 +38,7 @@ def rms_norm(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", 
         raise ValueError(f"expected x [B, C, D, H, W], weight [C] and bias [C], got {shapes}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation}")
+    forms.chosen("rms_norm", x, weight, activation)  # it has one form, whose time depends on the layout
     if not has_kernels(x):
         return saving_inputs(partial(rms_norm_reference, activation=activation, eps=eps), x, weight, bias)
     wide = torch.promote_types(x.dtype, torch.float32)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hagan3d.ops import forms
 from hagan3d.ops.contraction import with_bias_gradient
 from hagan3d.ops.conv import Fold, conv3d, conv_transpose3d
 from hagan3d.ops.device import device_kind
@@ -37,7 +38,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         method: ``plain`` stores the upsampled tensor; ``transposed`` is one transposed convolution with 4^3 taps;
             ``parity`` is a convolution with 2^3 taps and 8 C_out channels, interleaved; ``winograd`` needs 27 products
             per voxel of x, not 64, but more additions (if `has_winograd`; else ``transposed``); ``auto`` selects the
-            fastest.
+            fastest, by the table of `forms.using` or a fixed rule.
 
     Returns:
         ``[B, C_out, 2 * D - 2 * trim, 2 * H, 2 * W]``, of a flat kernel ``[B, C_out, D, 2 * H, 2 * W]``; contiguous or
@@ -51,8 +52,8 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
     """
     _check(x, weight, bias, trim, method)
     if method == "auto":
-        method = _fast_method(x, weight)
-        x = x if method == "winograd" else _fast_layout(x)
+        method = forms.chosen("upsample_conv3d", x, weight, trim) or fixed_method(x, weight)
+        x = x if method == "winograd" else _fast_layout(forms.in_layout(x))
     if method == "plain":
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity" and not _is_flat(weight):
@@ -153,7 +154,15 @@ def _by_parity(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int) -> Ten
     return y[:, :, 1 + trim : -1 - trim, 1:-1, 1:-1].contiguous()
 
 
-def _fast_method(x: Tensor, weight: Tensor) -> str:
+def available_methods(x: Tensor, weight: Tensor) -> list[str]:
+    """Return the methods that differ for these tensors on their device."""
+    if _is_flat(weight):
+        return ["plain", "transposed"]
+    return ["plain", "transposed", "parity", *(["winograd"] if has_winograd(x) else [])]
+
+
+def fixed_method(x: Tensor, weight: Tensor) -> str:
+    """Return the method that the fixed rule selects."""
     voxels = x[:, 0].numel()
     if not _is_flat(weight) and use_winograd(x, weight):
         return "winograd"

@@ -9,6 +9,7 @@ import torch
 from hagan3d.config import AugmentConfig, SubvolumeDataConfig
 from hagan3d.data.batches.steps import sample_index
 from hagan3d.data.batches.subvolumes import BatchSource, choose_start
+from hagan3d.data.batches.whole_volumes import VolumesInMemory, VolumesInStore
 from hagan3d.data.store.store import Store
 
 
@@ -51,7 +52,9 @@ def test_the_last_random_number_still_fits():
 
 
 def whole(batch):
-    return batch.volumes.slab(0, 32)[:, 0]
+    if isinstance(batch.volumes, VolumesInMemory):
+        return batch.volumes.x[:, 0]
+    return torch.stack([batch.volumes.store.volume(i)[0] for i in batch.volumes.indices])
 
 
 def test_windows_and_low_volumes_belong_to_the_volumes(source):
@@ -112,9 +115,11 @@ def test_parts_make_the_batch(source):
 
 def test_no_more_than_two_slabs_are_read_before_they_are_asked_for(source, monkeypatch):
     read = []
-    windows = Store.windows
+    slab = VolumesInStore.slab
     monkeypatch.setattr(
-        Store, "windows", lambda self, i, start, depth: (read.append(depth), windows(self, i, start, depth))[1]
+        VolumesInStore,
+        "slab",
+        lambda self, first, stop, pinned: (read.append(stop - first), slab(self, first, stop))[1],
     )
     batch = source.batch(5)
     slabs = batch.slabs()

@@ -11,6 +11,7 @@ import torch
 from hagan3d import cli
 from hagan3d import prepare as prepare_command
 from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.batches.whole_volumes import VolumesInStore
 from hagan3d.data.io import volumes
 from hagan3d.data.preprocess.inputs import find_inputs
 from hagan3d.data.preprocess.pipeline import prepare
@@ -89,7 +90,7 @@ def test_an_nnunet_data_set_is_read_with_its_channels_and_labels(store: Store):
 def test_a_window_holds_all_channels_and_low_resolution_is_their_average(store: Store):
     x = store.volume(3)
     assert torch.equal(store.window(3, 8, 4), x[:, 8:12])
-    assert torch.equal(store.windows([3, 1], 8, 4)[0], x[:, 8:12])
+    assert torch.equal(VolumesInStore(store, (3, 1)).slab(8, 12).decoded(torch.device("cpu"))[0], x[:, 8:12])
     assert torch.equal(store.channel(3, 1), x[1])
     low = torch.nn.functional.avg_pool3d(x, 4)
     assert store.low(3).shape == (5, 8, 8, 8) and (store.low(3) - low).abs().max() < 4e-5

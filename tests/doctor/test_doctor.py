@@ -10,9 +10,11 @@ from hagan3d import cli, doctor, ops
 from hagan3d.diagnosis import environment, operators, run_diagnosis, speed, steps
 from hagan3d.diagnosis.report import Finding, page, run_check
 from hagan3d.engine import margins
+from hagan3d.engine.kernel_choice import Choice
 from hagan3d.engine.margins import Margins, current_margins, save_margins
 from hagan3d.engine.memory_plan import with_margin
 from hagan3d.ops import conv, extension
+from hagan3d.ops.forms import Table
 from tests.helpers import CPU
 
 
@@ -109,9 +111,20 @@ def test_a_gpu_that_torch_has_no_kernels_for_is_named(monkeypatch, capability, s
     assert environment._card(torch.device("cuda", 0)).status == status
 
 
+def test_the_choice_of_kernels_is_said(monkeypatch):
+    (note,) = speed.choice(CPU)
+    assert (note.status, "fixed rules" in note.detail) == ("note", True)
+    choice = Choice(Table("channels_last", True), {"a": {}, "b": {}}, 0.01, 0.02, 1)
+    monkeypatch.setattr(speed, "choose_forms", lambda plan, device: choice)
+    monkeypatch.setattr(speed, "describe", lambda device: "a GPU")
+    (finding,) = speed.choice(SimpleNamespace(type="cuda"))
+    assert finding.detail == f"hagan_64 on a GPU: {choice}" and "1 of 2 calls by another form" in finding.detail
+    assert "2.00 times the speed" in finding.detail and finding.values["seconds"] == 0.01
+
+
 def test_a_slow_kernel_is_found_on_a_gpu(monkeypatch):
     times = iter([1.0, 100.0, 1.0, 1.0])  # of a copy, then of the operators
-    monkeypatch.setattr(speed, "seconds", lambda call, device: next(times))
+    monkeypatch.setattr(speed, "seconds", lambda call, device, rounds: next(times))
     gpu = SimpleNamespace(type="cuda")
     monkeypatch.setattr(torch, "randn", lambda *shape, device: torch.zeros(1, 32, 2, 2, 2))
     monkeypatch.setattr(torch, "ones", lambda *shape, device: torch.zeros(shape))

@@ -56,9 +56,9 @@ def test_d_l_distinguishes_a_batch_of_equal_volumes():
     assert torch.equal(logits[0], logits[1]) and not torch.isclose(logits[0], logits[2])
 
 
-@pytest.mark.parametrize(("side", "width"), [(32, 16), (64, 8)])
-def test_d_l_can_have_convolutions_before_its_first_halving(side, width):
-    size = {"size": (side,) * 3, "minibatch_std": 2, "spectral_norm": False, "subvolume_depth": side // 2}
+@pytest.mark.parametrize(("side", "width", "spectral"), [(32, 16, False), (64, 8, False), (32, 16, True)])
+def test_d_l_can_have_convolutions_before_its_first_halving(side, width, spectral):
+    size = {"size": (side,) * 3, "minibatch_std": 2, "spectral_norm": spectral, "subvolume_depth": side // 2}
     plain, deeper = networks(**size).d_l, networks(**size, d_low_convs=2).d_l
     first, second, *others = deeper.convs
     assert [tuple(conv.weight.shape) for conv in (first, second)] == [(width, 1, 3, 3, 3), (width, width, 3, 3, 3)]

@@ -11,6 +11,7 @@ SHAPES = [
     (3, 7, 1, 1, 1),
     (2, 5, 1, 6, 7),
     (2, 1, 3, 3, 3),
+    (1, 3, 12, 16, 16),
     (0, 4, 2, 2, 2),
 ]
 
@@ -55,6 +56,23 @@ def test_strided_input(device):
     x, weight, bias = arguments((2, 8, 6, 5, 4), torch.float32, device)
     for view in (x[:, :, ::2], x.transpose(2, 4), x.expand(2, 8, 6, 5, 4)):
         torch.testing.assert_close(rms_norm(view, weight, bias), rms_norm_reference(view, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("offset", [1, 2, 4])
+def test_voxels_that_start_anywhere_in_memory(device, dtype, offset):
+    """As parts of a larger tensor, which loads of several voxels must not assume to be aligned."""
+    shape = (2, 8, 2, 4, 4)
+    x, weight, bias = arguments(shape, dtype, device)
+    flat = torch.empty(x.numel() + offset, device=device, dtype=dtype)
+    shifted = flat[offset:].view(shape).copy_(x.detach()).requires_grad_()
+    ours, theirs = rms_norm(shifted, weight, bias, "relu"), rms_norm(x, weight, bias, "relu")
+    assert torch.equal(ours, theirs)
+    grad = torch.randn_like(ours)
+    own = torch.autograd.grad(ours, (shifted, weight, bias), grad)
+    expected = torch.autograd.grad(theirs, (x, weight, bias), grad)
+    for a, b in zip(own, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("activation", ["none", "relu"])

@@ -8,6 +8,7 @@ import threading
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Generic, Self, TypeVar
@@ -44,6 +45,15 @@ class StepBatch(ABC):
     @abstractmethod
     def to(self, device: torch.device) -> Self:
         """Move the batch to a device."""
+
+    def reading(self, count: int, passes: int) -> AbstractContextManager[Self]:
+        """Return a block that reads ahead what phases ask for piece by piece, if there is such.
+
+        Args:
+            count: Micro-batches of the step.
+            passes: How many phases of the step ask for it.
+        """
+        return nullcontext(self)
 
     def __len__(self) -> int:
         """Return the number of volumes in the batch."""

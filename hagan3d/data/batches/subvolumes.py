@@ -1,10 +1,10 @@
 """Batches of volumes for HA-GAN: sub-volumes, low-resolution volumes and, slab by slab, whole volumes."""
 
 import zlib
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hagan3d.config import AugmentConfig, DataConfig, SubvolumeDataConfig
 from hagan3d.data.batches.steps import StepBatch, StepSource, sample_index
 from hagan3d.data.batches.transforms import augment
+from hagan3d.data.batches.whole_volumes import SlabReader, Volumes, VolumesInMemory, VolumesInStore
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.ops.device import to_device
@@ -33,28 +34,37 @@ class Batch(StepBatch):
     """First slice of each sub-volume ``[B]``, int64, in voxels."""
     label: Tensor
     """Class of each volume ``[B]``, int64; -1 if unknown."""
-    volumes: "VolumesInStore | VolumesInMemory | None"
+    volumes: Volumes | None
     """The whole volumes, read slab by slab; None if no phase needs them."""
+    reader: SlabReader | None = None
+    """Reads the slabs of the step ahead, inside `reading`."""
 
     @property
     def device(self) -> torch.device:
         """Device of its tensors."""
         return self.window.device
 
-    def slabs(self) -> Generator[Tensor]:
-        """Yield the whole volumes as disjoint sub-volumes ``[B, C, depth, H, W]``; the last may be thinner.
+    @contextmanager
+    def reading(self, count: int, passes: int) -> Iterator[Self]:
+        """Read the whole volumes in a thread inside this block, while the networks are updated."""
+        if self.volumes is None or not passes:
+            yield self
+            return
+        with SlabReader(self._parts(count), self.window.shape[2], self.device, passes) as reader:
+            yield replace(self, reader=reader)
 
-        One slab is prefetched; at most two are in memory, unless the volumes were augmented.
-        """
+    def slabs(self) -> Iterator[Tensor]:
+        """Yield the whole volumes as disjoint sub-volumes ``[B, C, depth, H, W]``; the last may be thinner."""
+        if self.reader is not None and self.reader.has(self.samples):
+            yield from self.reader.slabs(self.samples)
+            return
+        with SlabReader(self._parts(1), self.window.shape[2], self.device, passes=1) as reader:
+            yield from reader.slabs(self.samples)
+
+    def _parts(self, count: int) -> dict[tuple[int, ...], Volumes]:
+        """Return the whole volumes of each micro-batch, by its samples."""
         assert self.volumes is not None
-        device, depth, length = self.window.device, self.window.shape[2], self.volumes.length
-        with ThreadPoolExecutor(1) as reader:
-            prefetched = [reader.submit(self.volumes.slab, 0, min(depth, length))]
-            for first in range(depth, length + depth, depth):
-                slab = prefetched.pop().result()
-                if first < length:
-                    prefetched.append(reader.submit(self.volumes.slab, first, min(first + depth, length)))
-                yield to_device(slab, device)
+        return {part.samples: cast(Volumes, part.volumes) for part in self.micro_batches(count)}
 
     def micro_batches(self, count: int) -> Generator[Self]:
         """Split the batch into ``count`` micro-batches of equal size."""
@@ -75,48 +85,6 @@ class Batch(StepBatch):
         """Move all tensors to a device, except the whole volumes."""
         moved = {name: to_device(getattr(self, name), device) for name in ("window", "low", "start", "label")}
         return replace(self, **moved)  # type: ignore[arg-type]
-
-
-@dataclass(frozen=True)
-class VolumesInStore:
-    """Whole volumes that are read from the store on demand."""
-
-    store: Store
-    indices: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        """Number of slices of a volume."""
-        return self.store.size[0]
-
-    def rows(self, rows: slice) -> "VolumesInStore":
-        """Select volumes of the batch."""
-        return VolumesInStore(self.store, self.indices[rows])
-
-    def slab(self, first: int, stop: int) -> Tensor:
-        """Read slices ``first`` to ``stop - 1`` of every volume: ``[B, C, stop - first, H, W]``."""
-        return self.store.windows(self.indices, first, stop - first)
-
-
-@dataclass(frozen=True)
-class VolumesInMemory:
-    """Whole volumes in memory, as augmentation needs them."""
-
-    x: Tensor
-    """``[B, C, D, H, W]`` in [-1, 1], on the CPU."""
-
-    @property
-    def length(self) -> int:
-        """Number of slices of a volume."""
-        return self.x.shape[2]
-
-    def rows(self, rows: slice) -> "VolumesInMemory":
-        """Select volumes of the batch."""
-        return VolumesInMemory(self.x[rows])
-
-    def slab(self, first: int, stop: int) -> Tensor:
-        """Return slices ``first`` to ``stop - 1`` of every volume: ``[B, C, stop - first, H, W]``."""
-        return self.x[:, :, first:stop]
 
 
 @dataclass(frozen=True)
@@ -216,7 +184,7 @@ class BatchSource(StepSource[Batch]):
             uniform_of(self.seed, step, sample), self.store.size[0], self.depth, self.store.factor, self.sampling
         )
 
-    def _whole(self, indices: list[int], augmented: tuple[Tensor | None, ...]) -> VolumesInStore | VolumesInMemory:
+    def _whole(self, indices: list[int], augmented: tuple[Tensor | None, ...]) -> Volumes:
         in_memory = [volume for volume in augmented if volume is not None]
         return VolumesInMemory(torch.stack(in_memory)) if in_memory else VolumesInStore(self.store, tuple(indices))
 

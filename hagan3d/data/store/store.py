@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import h5py
 import numpy as np
@@ -23,6 +23,8 @@ from hagan3d.errors import InputError
 
 if TYPE_CHECKING:  # preparing needs no torch, which takes seconds to import
     from torch import Tensor
+
+Read = TypeVar("Read")
 
 
 class Store:
@@ -188,14 +190,19 @@ class Store:
         self._read_into(x, i, _slices(size, start, depth, axis))
         return torch.from_numpy(x)
 
-    def windows(self, indices: Sequence[int], start: int, depth: int) -> "Tensor":
-        """Read the same slices of several volumes: [B, C, depth, H, W]."""
-        import torch
+    def read_stored(self, i: int, start: int, images: np.ndarray, label_map: np.ndarray | None = None) -> None:
+        """Read slices of volume `i` from slice `start` as they are stored, into arrays.
 
-        out = torch.empty(len(indices), self.num_channels, depth, *self.size[1:])
-        for row, i in zip(out, indices, strict=True):
-            self._read_into(row.numpy(), i, _slices(self.size, start, depth))
-        return out
+        Args:
+            i: Index of the volume.
+            start: First slice.
+            images: Takes the image channels, int16 [C, depth, H, W], contiguous.
+            label_map: Takes the label map, uint8 [depth, H, W], contiguous; None: not read.
+        """
+        region = _slices(self.size_of(i), start, images.shape[1])
+        self._dataset("high", i, lambda data, row: data.read_direct(images, (row, slice(None), *region)))
+        if label_map is not None:
+            self._dataset("label_map", i, lambda data, row: data.read_direct(label_map, (row, *region)))
 
     def volume(self, i: int) -> "Tensor":
         """Read all channels of volume `i` [C, D, H, W], float32 in [-1, 1], as `window` does."""
@@ -298,6 +305,10 @@ class Store:
         return torch.from_numpy(to_float32(self._values(name, i, *index)))
 
     def _values(self, name: str, i: int, *index: int | slice) -> np.ndarray:
+        return self._dataset(name, i, lambda data, row: data[(row, *index)])
+
+    def _dataset(self, name: str, i: int, read: Callable[[h5py.Dataset, int], Read]) -> Read:
+        """Return what ``read`` makes of a dataset and the row of volume `i` in it."""
         number, row = self._locations[i]
         if self.has_source_grid and self.domains[i] == "source":
             name = f"source_{name}"
@@ -306,14 +317,13 @@ class Store:
         try:
             if key not in self._handles:
                 self._handles[key] = h5py.File(file, "r", locking=False)
-            values: np.ndarray = self._handles[key][name][(row, *index)]
+            return read(self._handles[key][name], row)
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             if not file.exists():
                 raise InputError(f"{file}: is no longer there; put it back and run the same command again") from error
             raise InputError(
                 f"{file}: volume {i} cannot be read, the file is damaged; copy or prepare it again"
             ) from error
-        return values
 
 
 def _locations(domains: Sequence[np.ndarray], is_apart: bool) -> list[tuple[int, int]]:

@@ -120,7 +120,7 @@ class LowDiscriminator(nn.Module):
         convs: list[nn.Module] = []
         for _ in range(full_convs):
             width = max(channels >> levels, MIN_CHANNELS)
-            convs.append(conv(widths[0], width, 3, padding=1))
+            convs.append(conv(widths[0], width, (3, 3, 3), stride=(1, 1, 1), padding=(1, 1, 1)))
             widths[0] = width
         for level in range(levels):
             kernel, stride, padding = halving_kernel(sides)

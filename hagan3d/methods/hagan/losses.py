@@ -36,6 +36,7 @@ class HAGAN(GenerationMethod):
     def phases(self) -> list[Phase]:
         """Return the updates of one step: discriminators, generator, encoders."""
         settings, discriminators = self.settings, ("d_h", "d_l") if self.settings.low_resolution_branch else ("d_h",)
+        autoencode_every = settings.encoder_every if settings.autoencode else 0
         is_penalised = max(settings.r1_weight, settings.r2_weight) > 0 or settings.objective == "wgan-gp"
         phases = [
             Phase(
@@ -54,12 +55,12 @@ class HAGAN(GenerationMethod):
                 records=() if settings.fresh_fakes else ("g",),  # G's update differentiates the fakes of this phase
                 penalised=discriminators if is_penalised else (),
             ),
-            Phase("g", ("g",), self.g_loss, self.train.lr_g, self._g_weights()),
+            Phase("g", ("g",), self.g_loss, self.train.lr_g, self._g_weights(), volumes_every=autoencode_every),
         ]
         if settings.encoder:
             every, lr = settings.encoder_every, settings.lr_e
             phases.append(Phase("e_h", ("e_h",), self.e_h_loss, lr, every=every))
-            phases.append(Phase("e_g", ("e_g",), self.e_g_loss, lr, every=every))
+            phases.append(Phase("e_g", ("e_g",), self.e_g_loss, lr, every=every, volumes_every=every))
         return phases
 
     def initial_state(self) -> dict[str, float]:

@@ -19,7 +19,9 @@ SYNTAX = (
     (r"const DeviceGuard guard\(.*?\);", ""),
     (r"extern __shared__ .*? (\w+)\[\];", r"unsigned char* const \1 = on_host::shared();"),
     (r"__shared__", "static"),
-    (r"(constexpr int64_t k(MaxBlocks|MaxPartials|SumBlocks|MaxRows)) = .*?;", r"\1 = 2;"),  # so that loops go round
+    (r"reinterpret_cast<((?:const )?Group<T, N>)\*>", r"on_host::aligned<\1>"),
+    (r"(constexpr int64_t k(MaxBlocks|MaxPartials|MaxRows)) = .*?;", r"\1 = 2;"),  # so that loops go round
+    (r"(constexpr int64_t kSumBlocks) = .*?;", r"\1 = 40;"),  # more than a warp has lanes
 )
 LAUNCH = re.compile(r"([\w:]+(?:<[^<>;{}]*>)?)\s*<<<([^;]*?)>>>\(")
 

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -133,6 +134,12 @@ inline void launch(dim3 grid, unsigned threads, size_t shared_bytes, cudaStream_
 inline unsigned char* shared() {
   const auto at = reinterpret_cast<uintptr_t>(block.shared.data());
   return reinterpret_cast<unsigned char*>((at + 15) / 16 * 16);
+}
+
+template <typename Group, typename T>
+Group* aligned(T* at) {  // what a GPU loads or stores at once
+  if (reinterpret_cast<uintptr_t>(at) % sizeof(Group)) fail("a load or store that is not aligned");
+  return reinterpret_cast<Group*>(at);
 }
 
 template <typename T>
