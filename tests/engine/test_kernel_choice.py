@@ -279,7 +279,8 @@ def test_a_broken_file_is_one_line(tmp_path, clock, kind):
 
 
 def test_a_missing_or_broken_file_ends_train_with_status_2(tmp_path, small_store, monkeypatch, capsys):
-    words = f"train --method hagan --data.size 32 32 32 --data.store {small_store} --out {tmp_path / 'run'} --train.device cpu".split()
+    settings = f"--method hagan --data.size 32 32 32 --data.store {small_store} --train.device cpu"
+    words = ["train", *settings.split(), "--out", str(tmp_path / "run")]
     (tmp_path / "broken.json").write_text("{")
     for name, said in (("none.json", "no such file"), ("broken.json", "is damaged")):
         monkeypatch.setattr("sys.argv", [*words, "--train.kernels", str(tmp_path / name)])
