@@ -28,6 +28,7 @@ from hagan3d.data.io.files import write_text
 from hagan3d.engine.memory_plan import Plan
 from hagan3d.engine.step_memory import count_step
 from hagan3d.engine.updates import Updates
+from hagan3d.errors import InputError
 from hagan3d.inference.memory import count_encoding, count_generation
 from hagan3d.methods.phase import stage_starts
 from hagan3d.methods.registry import make_method, make_networks
@@ -76,8 +77,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="With --sizes.")
     default = load_config(DEFAULT_CONFIG).name
     parser.add_argument("--method", choices=method_names(), default=default, help="With --sizes: its default networks.")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="Settings of `train`, with --sizes.")
-    parser.add_argument("--set-method", nargs="+", default=[], metavar="KEY=VALUE", help="Those of the method.")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="Settings of `train`.")
+    parser.add_argument(
+        "--set-method", nargs="+", default=[], metavar="KEY=VALUE", help="Those of the method, with --sizes."
+    )
     parser.add_argument("--as-published", action="store_true", help="Count the published arrangement (128 and 256).")
     parser.add_argument("--inference", action="store_true", help="Count generating and encoding one volume.")
     parser.add_argument("--layers", action="store_true", help=f"Also what is alive at each peak, the top {TOP}.")
@@ -93,7 +96,9 @@ def chosen(a: argparse.Namespace) -> list[tuple[str, Config]]:
     """Return the runs to count, by name."""
     if not a.sizes:
         paths = sorted(CONFIGS.glob("*.yaml"), key=lambda path: [path.stem.split("_")[0], len(path.stem), path.stem])
-        return [(path.stem, load_config(path)) for path in a.configs or paths]
+        if a.set_method:
+            raise InputError("--set-method: needs --sizes")
+        return [(" ".join([path.stem, *a.set]), load_config(path, train=_values(a.set))) for path in a.configs or paths]
     train = TrainConfig(**{"batch_size": a.batch, "precision": a.precision, **_values(a.set)})
     name = " ".join([f"{a.method} batch {a.batch} {a.precision}", *a.set, *a.set_method])
     return [(f"{side}^3 {name}", default_config(a.method, side, train, **_values(a.set_method))) for side in a.sizes]
