@@ -59,7 +59,6 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     plan = Plan(with_batch(config, per_rank), num_classes, device.type)
     if vram is not None:
         config, plan = fit(config, plan, vram, device, distributed.is_first)
-    table = kernel_table(out, device, plan, distributed)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
     method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
@@ -67,6 +66,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     trainer = Trainer(method, networks, source, method.description(store), out, device, fingerprint, distributed)
     if distributed.is_first:
         _describe(trainer, store)
+    table = kernel_table(out, device, plan, distributed)  # after the checks of a resume: a refused run keeps its file
     try:
         with using(table):
             return trainer.run()

@@ -4,9 +4,9 @@ import hashlib
 import json
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -114,39 +114,73 @@ def evaluate_domains(
     for domain in ("source", "target"):
         store.check_size(model.description.on_grid_of(domain).size, domain)
     held_out = {domain: _held_out(store, domain) for domain in ("source", "target")}
-    volumes = {domain: [store.volume(i)[0].numpy() for i in chosen] for domain, chosen in held_out.items()}
-    features = {domain: extractor.features(each) for domain, each in volumes.items()}
     translate = partial(_translations, model, depth=depth, overlap=overlap, progress=progress)
+    compare = _Comparison(model, store, extractor, held_out, translate)
     results: dict[str, DirectionEvaluation] = {}
     groups: dict[str, list[np.ndarray]] = {}
     affines: dict[str, np.ndarray] = {}
     for direction in (name for name in NAMES if name in model.networks.directions):
-        domain, other = NAMES[direction]
-        made = list(translate(direction, volumes[domain]))
-        result = results[direction] = DirectionEvaluation()
-        moved, kept = (_on_grid_of(store, other, x, held_out[domain]) for x in (made, volumes[domain]))
-        result.translated = _distances(extractor.features(moved), features[other])
-        result.untranslated = _distances(extractor.features(kept), features[other])
-        result.floor = _distances(extractor.features(_training(store, other, len(made))), features[other])
-        shown = {domain: volumes[domain], f"{domain} to {other}": made}
-        if {*NAMES} <= {*model.networks.directions}:
-            back = next(name for name in NAMES if name != direction)
-            shown[f"{domain} to {other} and back"] = cycled = list(translate(back, made))
-            result.cycle = _errors(cycled, volumes[domain])
-        pairs = _pairs(store, held_out[domain], held_out[other])
-        if pairs:
-            ones, others = ([held_out[name][pair[at]] for pair in pairs] for at, name in enumerate((domain, other)))
-            expected = [volumes[other][k] for _, k in pairs]
-            result.paired, result.paired_untranslated = (
-                _errors(_onto(store, [x[k] for k, _ in pairs], ones, others), expected) for x in (made, volumes[domain])
-            )
-            result.pairs = len(pairs)
+        results[direction], shown = compare.direction(direction)
         groups |= {title: each[:SHOWN] for title, each in shown.items()}
-        affines |= dict.fromkeys(shown, model.description.on_grid_of(domain).affine_array)
+        affines |= dict.fromkeys(shown, model.description.on_grid_of(NAMES[direction][0]).affine_array)
     key = domain_evaluation_key(model, store, depth, overlap, extractor)
     counts = {domain: len(chosen) for domain, chosen in held_out.items()}
     sheet = _sheet(groups, affines)
     return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, sheet)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Held-out volumes of both domains, and how they are translated and compared."""
+
+    model: TranslationModel
+    store: Store
+    extractor: Extractor
+    held_out: dict[str, list[int]]
+    translate: Callable[[str, Sequence[np.ndarray]], Iterator[np.ndarray]]
+
+    @cached_property
+    def volumes(self) -> dict[str, list[np.ndarray]]:
+        """Volumes ``[D, H, W]`` of each domain."""
+        return {domain: [self.store.volume(i)[0].numpy() for i in chosen] for domain, chosen in self.held_out.items()}
+
+    @cached_property
+    def features(self) -> dict[str, np.ndarray]:
+        """Features of the volumes of each domain."""
+        return {domain: self.extractor.features(each) for domain, each in self.volumes.items()}
+
+    def direction(self, direction: str) -> tuple[DirectionEvaluation, dict[str, list[np.ndarray]]]:
+        """Return the results of one direction, and the volumes to show by title."""
+        domain, other = NAMES[direction]
+        real, result = self.volumes[domain], DirectionEvaluation()
+        made = list(self.translate(direction, real))
+        moved, kept = (_on_grid_of(self.store, other, x, self.held_out[domain]) for x in (made, real))
+        result.translated = self._distances(moved, other)
+        result.untranslated = self._distances(kept, other)
+        result.floor = self._distances(_training(self.store, other, len(made)), other)
+        shown = {domain: real, f"{domain} to {other}": made}
+        if {*NAMES} <= {*self.model.networks.directions}:
+            back = next(name for name in NAMES if name != direction)
+            shown[f"{domain} to {other} and back"] = cycled = list(self.translate(back, made))
+            result.cycle = _errors(cycled, real)
+        self._add_paired(result, made, domain, other)
+        return result, shown
+
+    def _distances(self, volumes: Iterable[np.ndarray], other: str) -> dict[str, Estimate]:
+        return _distances(self.extractor.features(volumes), self.features[other])
+
+    def _add_paired(self, result: DirectionEvaluation, made: Sequence[np.ndarray], domain: str, other: str) -> None:
+        """Add the errors against the volumes of the same subjects, if there are any."""
+        pairs = _pairs(self.store, self.held_out[domain], self.held_out[other])
+        if not pairs:
+            return
+        ones, others = ([self.held_out[name][pair[at]] for pair in pairs] for at, name in enumerate((domain, other)))
+        expected = [self.volumes[other][k] for _, k in pairs]
+        result.paired, result.paired_untranslated = (
+            _errors(_onto(self.store, [x[k] for k, _ in pairs], ones, others), expected)
+            for x in (made, self.volumes[domain])
+        )
+        result.pairs = len(pairs)
 
 
 def _sheet(groups: dict[str, list[np.ndarray]], affines: dict[str, np.ndarray]) -> bytes:

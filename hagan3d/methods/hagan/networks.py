@@ -56,11 +56,23 @@ class HAGANNetworks(GenerativeNetworks):
         factor = self.window_step
         low_size = (size[0] // factor, size[1] // factor, size[2] // factor)
         features = settings.features or settings.channels // 8
-        self.g = Generator(
-            size,
-            depth,
+        self.g = self._generator(settings, features, images, labels)
+        outputs, width = num_classes + self.codes.size, settings.d_channels
+        common = {"outputs": outputs, "volume_channels": images + labels}
+        spectral = settings.spectral_norm
+        low = {"group": std_group, "full_convs": settings.d_low_convs}
+        self.d_h = HighDiscriminator(size, depth, channels=width, spectral=spectral, **common)
+        self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, **low, **common)
+        self.e_h = HighEncoder(factor, features, images + labels)
+        self.e_g = GroundEncoder(low_size, features, settings.latent_dim)
+
+    def _generator(self, settings: HAGANConfig, features: int, images: int, labels: int) -> Generator:
+        """Build G with ``features`` channels of A, initialised as the settings say."""
+        generator = Generator(
+            self.size,
+            self.depth,
             latent_dim=settings.latent_dim,
-            num_classes=num_classes,
+            num_classes=self.num_classes,
             channels=settings.channels,
             images=images,
             labels=labels,
@@ -74,15 +86,8 @@ class HAGANNetworks(GenerativeNetworks):
             output_skip=settings.output_skip,
         )
         if settings.init == "centred":
-            centre_filters(self.g)
-        outputs = num_classes + self.codes.size
-        width, common = settings.d_channels, {"outputs": outputs, "volume_channels": images + labels}
-        spectral = settings.spectral_norm
-        self.d_h = HighDiscriminator(size, depth, channels=width, spectral=spectral, **common)
-        low = {"group": std_group, "full_convs": settings.d_low_convs}
-        self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, **low, **common)
-        self.e_h = HighEncoder(factor, features, images + labels)
-        self.e_g = GroundEncoder(low_size, features, settings.latent_dim)
+            centre_filters(generator)
+        return generator
 
     @classmethod
     def from_config(cls, config: Config, num_classes: int = 0) -> Self:
