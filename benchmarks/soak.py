@@ -17,6 +17,7 @@ from scipy.stats import linregress
 from scipy.stats import t as student
 
 COLUMNS = ("rss_mb", "file_handles", "threads", "disk_mb")
+ENDLESS = "100000000"  # steps
 WARM_UP = 0.2  # of the time, which is not fitted
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
@@ -59,11 +60,13 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=8.0, help="How long.")
     parser.add_argument("--every", type=float, default=60.0, help="Seconds between two rows.")
     parser.add_argument("--out", type=Path, required=True, help="Folder of the run and of soak.csv.")
-    parser.add_argument("train", nargs="*", help="Arguments of `hagan3d train`, without --out and --train.steps.")
+    parser.add_argument(
+        "train", nargs="*", help="Arguments of `hagan3d train`, without --out. With --train.steps it may end earlier."
+    )
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     table, run = options.out / "soak.csv", options.out / "run"
-    arguments = [*options.train, "--out", str(run), "--train.steps", "100000000"]
+    arguments = ["--train.steps", ENDLESS, *options.train, "--out", str(run)]
     started = time.monotonic()
     with table.open("w", newline="") as file, (options.out / "train.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-m", "hagan3d.train", *arguments], stdout=log, stderr=log)
@@ -71,6 +74,8 @@ def main() -> None:
         writer.writeheader()
         try:
             while (seconds := time.monotonic() - started) < 3600 * options.hours:
+                if process.poll() == 0:
+                    break
                 if process.poll() is not None:
                     raise SystemExit(f"training ended after {seconds:.0f} s: see {options.out / 'train.log'}")
                 writer.writerow({"seconds": round(seconds, 1), **measure(process.pid, run)})

@@ -40,3 +40,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, ImportError):  # of a compiled module that does not fit the address space
         return "failed to map segment" in str(error)
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Return whether a kernel failed, after which this process cannot use the GPU any more."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hagan3d.errors import InputError, is_out_of_memory
+from hagan3d.errors import InputError, is_device_fault, is_out_of_memory
 
 BUCKET = 32 * 2**20  # bytes of gradients per all-reduce
 TIMEOUT = datetime.timedelta(minutes=10)  # a cut connection is not always reported
@@ -148,7 +148,7 @@ class Distributed:
             yield
         except RuntimeError as error:
             # A fault of the GPU shows up in whichever call follows it: it is no sign of a dead rank.
-            if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+            if is_out_of_memory(error) or is_device_fault(error):
                 raise
             raise InputError(
                 f"process {self.rank} of {self.world_size}: another process of this run has ended or does not answer "

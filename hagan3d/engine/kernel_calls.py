@@ -1,6 +1,7 @@
 """Single calls of operators, as a training step makes them: the forms that they can take, their memory and time."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hagan3d import ops
 from hagan3d.engine.margins import current_margins
-from hagan3d.errors import is_out_of_memory
+from hagan3d.errors import is_device_fault, is_out_of_memory
 from hagan3d.ops import forms
 from hagan3d.ops.block_conv import has_block_form
 from hagan3d.ops.device import planned_for
@@ -64,7 +65,11 @@ def counted_peak(call: Call, form: str, kind: str) -> int:
 
 
 def call_seconds(call: Call, form: str, device: torch.device, timer: Timer) -> float | None:
-    """Return the time of a call and its backward pass, or None if it takes more memory than is planned for it."""
+    """Return the time of a call and its backward pass.
+
+    None if it takes more memory than is planned for it, or the libraries of the device do not compute it, which is said
+    in a line. Errors after which a GPU computes nothing more are raised.
+    """
     try:
         run = _runner(call, form, device)
         if device.type != "cuda":
@@ -74,9 +79,13 @@ def call_seconds(call: Call, form: str, device: torch.device, timer: Timer) -> f
         duration = timer(run, device)
         allocated = torch.cuda.max_memory_allocated(device) - before
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if is_device_fault(error):
+            error.add_note(f"while the form {form} of {call} was timed; --train.kernels fixed times none")
             raise
-        torch.cuda.empty_cache()
+        if not is_out_of_memory(error):
+            print(f"kernels: the form {form} of {call} is left out: {str(error).splitlines()[0]}", file=sys.stderr)
+        elif device.type == "cuda":
+            torch.cuda.empty_cache()
         return None
     planned = counted_peak(call, form, device.type) + current_margins().workspace
     return duration if allocated <= planned else None

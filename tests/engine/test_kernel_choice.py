@@ -147,18 +147,28 @@ def test_a_form_that_takes_more_of_the_gpu_than_was_planned_is_left_out(monkeypa
     assert call_seconds(UP, "parity", torch.device("cuda", 0), lambda run, device: 2.0) == expected
 
 
-def test_a_form_that_runs_out_of_memory_is_left_out_and_other_errors_are_raised(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+def failing(error):
+    def timer(run, device):
+        raise error
 
-    def full(run, device):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    return timer
 
-    def wrong(run, device):
-        raise RuntimeError("CUDA error: an illegal memory access")
 
-    assert call_seconds(UP, "parity", CPU, full) is None
-    with pytest.raises(RuntimeError, match="illegal"):
-        call_seconds(UP, "parity", CPU, wrong)
+def test_a_form_that_runs_out_of_memory_is_left_out():
+    assert call_seconds(UP, "parity", CPU, failing(torch.OutOfMemoryError("CUDA out of memory"))) is None
+
+
+def test_a_form_that_the_device_does_not_compute_is_left_out_in_one_line(capsys):
+    error = RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\nreproduce it with ...")
+    assert call_seconds(UP, "parity", CPU, failing(error)) is None
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"kernels: the form parity of {UP} is left out: cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"
+
+
+def test_an_error_that_ends_the_use_of_the_device_is_raised_with_advice():
+    with pytest.raises(RuntimeError, match="illegal") as caught:
+        call_seconds(UP, "parity", CPU, failing(RuntimeError("CUDA error: an illegal memory access")))
+    assert "--train.kernels fixed" in caught.value.__notes__[0]
 
 
 @pytest.mark.slow
