@@ -7,10 +7,11 @@ has it.
 
 import argparse
 import dataclasses
+import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +27,15 @@ from hagan3d.run_settings import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
+RESULTS = ROOT / "benchmarks" / "results" / "methods.json"
+RESULTS_SAY = """\
+Every method on the task of its paper, simulated on the volumes at hand, on one thread of a CPU: the
+rows that `benchmarks/methods.py --record` kept. Errors are those of held-out volumes in the mask of
+their foreground; *nothing* is the source as it is, *regression* the same generator with L1 alone
+for as long. Each row is one run, so that differences of a few hundredths of a decibel say nothing.
+Without pairs, volumes of one contrast are translated to another and back, and compared with the
+same subject.
+"""
 DEVIATES = "# Deviates: "
 HEADER = ("title", "config", "method", "generators", "discriminators", "objective", "terms x weights", "trained on")
 SMALL = {"width": 8, "critic_width": 4, "levels": 2, "channels": 64, "d_channels": 64, "latent_dim": 8}
@@ -53,8 +63,7 @@ def names() -> list[str]:
 
 def page() -> str:
     """Return the page as Markdown."""
-    rows = [HEADER, ("---",) * len(HEADER), *(row(name) for name in names())]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+    table = table_of(HEADER, [row(name) for name in names()])
     return (
         "# Components of each method\n\nWritten by `python benchmarks/components.py --write` from the methods and "
         "configs; a test compares it with them.\nA weight that changes during a run has several values; gp: gradient "
@@ -62,8 +71,23 @@ def page() -> str:
         "## Deviations from the sources\n\nThe lines `# Deviates:` of the configs. `benchmarks/methods.py` compares "
         "methods with plain regression by the same generator, and\nmethods without pairs with the other contrast of "
         "the same subjects, in both directions; `--tasks unit_rows` does so for the rows of\nthe comparison of UNIT "
-        f"(attention, spectral norm, Charbonnier).\n\n{deviations()}"
+        f"(attention, spectral norm, Charbonnier).\n\n{deviations()}\n{results()}"
     )
+
+
+def table_of(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def results() -> str:
+    """Return what `benchmarks/methods.py --record` kept: a table for tasks with a target and one for two domains."""
+    rows = [row for task in json.loads(RESULTS.read_text(encoding="utf-8")).values() for row in task.values()]
+    tables = [
+        table_of(header, [tuple(row.values()) for row in rows if tuple(row) == header])
+        for header in dict.fromkeys(map(tuple, rows))
+    ]
+    return "## Results\n\n" + RESULTS_SAY + "".join(f"\n{table}\n" for table in tables)
 
 
 def deviations() -> str:

@@ -3,7 +3,8 @@
 The tasks are in methods.yaml; sources are simulated from the volumes of a store, each the same way every time, and
 subjects are kept apart. Every run gets as many steps as fill the same minutes of processor time, by the cost of a step
 that is measured first. Runs that are done are not repeated, so the same command again resumes; the tables show all runs
-that are done. Methods that train without pairs get the volumes of a store and the same in another contrast
+that are done. `--record` keeps their rows in results/methods.json, from which components.py makes the tables of
+docs/methods.md. Methods that train without pairs get the volumes of a store and the same in another contrast
 (`contrast.py`), and are compared with the other contrast of the same subject in both directions.
 """
 
@@ -29,6 +30,7 @@ ROOT = Path(__file__).parents[1]
 TASKS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "methods.yaml").read_text(encoding="utf-8"))
 VOXELS = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("2D SSIM", "ssim_slices"), ("MAE, %", "mae_percent"))
 METHOD, REGRESSION = "method", "regression"
+RECORDS = Path(__file__).parent / "results" / "methods.json"
 RUN = ["task", "trained as", "steps", "seconds"]
 HEADER = [*RUN, *(title for title, _ in VOXELS), "others", "shares of the gradient"]
 WAYS = {"a2b": "there", "b2a": "back"}
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="CONFIG")
     parser.add_argument("--threads", type=int, default=1, help="Of each run.")
     parser.add_argument("--table", action="store_true", help="Print what there is and make nothing.")
+    parser.add_argument("--record", action="store_true", help="Keep the rows in results/methods.json.")
     a = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same line goes on"))
     torch.set_num_threads(a.threads)
@@ -64,6 +67,8 @@ def main() -> None:
                 for kind in list(runs(TASKS[name]))[number : number + 1]:
                     make(name, kind, a)
     table(tasks, a)
+    if a.record:
+        record(tasks, a)
 
 
 def runs(task: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -95,17 +100,44 @@ def with_steps(settings: dict[str, Any], task: dict[str, Any], kind: str, steps:
     return settings | {"train.steps": steps, task["stages"]["setting"]: max(1, steps // parts)}
 
 
+def commit() -> str:
+    """Return the commit of this checkout."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
+
+
+def is_of_domains(name: str) -> bool:
+    """Return whether a task has two domains without pairs."""
+    return bool(TASKS[name].get("domains"))
+
+
+def task_rows(name: str, out: Path) -> Iterator[list[str]]:
+    """Yield the rows of a task, in the columns of `HEADER` or `DOMAIN_HEADER`."""
+    return domain_rows_of(name, out) if is_of_domains(name) else rows_of(name, out)
+
+
 def table(tasks: list[str], a: argparse.Namespace) -> None:
     """Print what there is."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
     cores = len(os.sched_getaffinity(0))
-    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit.strip()}")
+    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit()}")
     print(f"held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; shares at the first step")
     for header, of_domains in ((HEADER, False), (DOMAIN_HEADER, True)):
-        names = [name for name in tasks if bool(TASKS[name].get("domains")) == of_domains]
-        make_rows = domain_rows_of if of_domains else rows_of
+        names = [name for name in tasks if is_of_domains(name) == of_domains]
         if names:
-            print_rows([header, *(row for name in names for row in make_rows(name, a.out))])
+            print_rows([header, *(row for name in names for row in task_rows(name, a.out))])
+
+
+def record(tasks: list[str], a: argparse.Namespace) -> None:
+    """Keep the rows of tasks with their commit and minutes; those of other runs stay."""
+    kept = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.exists() else {}
+    for name in tasks:
+        header = DOMAIN_HEADER if is_of_domains(name) else HEADER
+        for cells in task_rows(name, a.out):
+            row = dict(zip(header, cells, strict=True))
+            kept.setdefault(name, {})[row["trained as"]] = row | {"minutes": f"{a.minutes:g}", "commit": commit()}
+    RECORDS.write_text(
+        json.dumps({name: kept[name] for name in TASKS if name in kept}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def print_rows(rows: list[list[str]]) -> None:
