@@ -247,32 +247,44 @@ def _load(run: Path, weights: str, device: torch.device | str, parts: _Parts | N
         raise InputError(f"{run}: {what}; train one by `hagan3d train --out {run}`")
     checkpoint = load(path, mapped=True)
     names = None if parts is None else parts.names(networks_class(checkpoint.config.name))
-    networks = build(checkpoint, names)
+    networks = build(checkpoint, path, names)
     for name in networks.names():
-        state = checkpoint.networks.get(name)
-        if state is None:  # imported weights need not have every network
-            setattr(networks, name, torch.nn.Identity())
-        elif not isinstance(networks[name], torch.nn.Identity):
+        if not isinstance(networks[name], torch.nn.Identity):
+            state = checkpoint.networks[name]
             load_weights(networks[name], checkpoint.ema.get(name, state) if weights == "ema" else state, path, name)
     networks.set_step(checkpoint.step)
     networks.to(device).eval().requires_grad_(False)
     return Loaded(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
 
 
-def build(checkpoint: Checkpoint, names: Collection[str] | None = None) -> NetworkSet:
+def build(checkpoint: Checkpoint, path: Path, names: Collection[str] | None = None) -> NetworkSet:
     """Build the networks of a checkpoint's config without initializing their weights.
 
-    Networks not in ``names`` become identities; by default these are the discriminators of a translation.
+    Networks that it lacks, as imported weights may, and those not in ``names`` become identities; by default the latter
+    are the discriminators of a translation.
+
+    Raises:
+        InputError: If its weights do not fit, before memory of the size that the config claims is taken.
     """
     config = checkpoint.config
-    with torch.device("meta"):
-        networks = make_networks(config, _num_classes(config, checkpoint.description))
+    try:
+        with torch.device("meta"):
+            networks = make_networks(config, _num_classes(config, checkpoint.description))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if names is None and isinstance(networks, TranslationNetworks):
         names = networks.averaged
     for name in networks.names():
-        if names is not None and name not in names:
+        state = checkpoint.networks.get(name)
+        if state is None or (names is not None and name not in names):
             setattr(networks, name, torch.nn.Identity())
+        elif _shapes(networks[name].state_dict()) != _shapes(state):
+            raise _other_weights(path, name)
     return networks.to_empty(device="cpu")
+
+
+def _shapes(state: State) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
 
 
 def _num_classes(config: Config, description: DataDescription) -> int:
@@ -284,7 +296,10 @@ def load_weights(network: torch.nn.Module, state: State, path: Path, name: str) 
     try:
         network.load_state_dict(state)
     except (RuntimeError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: the weights of {name} do not fit the networks of its config; "
-            "use the version of hagan3d that wrote it"
-        ) from error
+        raise _other_weights(path, name) from error
+
+
+def _other_weights(path: Path, name: str) -> InputError:
+    return InputError(
+        f"{path}: the weights of {name} do not fit the networks of its config; use the version of hagan3d that wrote it"
+    )

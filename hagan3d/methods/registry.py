@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from hagan3d.config import Config, is_slice
 from hagan3d.config.methods import config_class, defined_class, method_module, method_names
+from hagan3d.errors import InputError
 from hagan3d.networks.flat_layers import flat_layers
 from hagan3d.networks.generative import GenerativeNetworks
 from hagan3d.networks.network_set import NetworkSet
@@ -33,9 +34,20 @@ def networks_class(name: str) -> type[NetworkSet]:
 
 
 def make_networks(config: Config, num_classes: int = 0) -> NetworkSet:
-    """Build the networks of a run, flat if it is on slices; ``num_classes`` is that of a conditional model."""
-    with flat_layers(is_slice(config.data.size)):
-        return networks_class(config.name).from_config(config, num_classes)
+    """Build the networks of a run, flat if it is on slices; ``num_classes`` is that of a conditional model.
+
+    Raises:
+        InputError: If their widths are beyond any memory.
+    """
+    try:
+        with flat_layers(is_slice(config.data.size)):
+            return networks_class(config.name).from_config(config, num_classes)
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise InputError(
+            f"the networks of {config.name} would have more than 2^63 weights; use smaller widths"
+        ) from error
 
 
 def make_generative_networks(config: Config, num_classes: int = 0) -> GenerativeNetworks:

@@ -140,7 +140,9 @@ class StridedBlock(nn.Sequential):
     """Convolution of kernel 4 and stride 2, GroupNorm, ReLU; halves every side."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "group") -> None:
-        super().__init__(PlainConv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels))
+        super().__init__(
+            StridedConv3d(in_channels, out_channels, 4, stride=2, padding=1), norm_relu(norm, out_channels)
+        )
 
     @property
     def conv(self) -> nn.Module:

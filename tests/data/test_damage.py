@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from PIL import Image
 
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import read_volume
@@ -192,3 +193,15 @@ def test_a_packed_block_that_expands_without_bound_is_refused(tmp_path: Path):
     head = "ObjectType = Image\nNDims = 3\nDimSize = 6 5 4\nElementType = MET_SHORT\nElementSpacing = 1 1 1\n"
     (tmp_path / "a.mha").write_bytes((head + "CompressedData = True\nElementDataFile = LOCAL\n").encode() + bomb)
     assert "declares 240 bytes of voxels, it holds others" in complaint(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("bands", [(), (3,)])
+def test_every_flipped_byte_of_a_png_is_noticed(tmp_path: Path, bands: tuple[int, ...]):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, *bands)).astype(np.uint8)).save(path)
+    original = path.read_bytes()
+    for place in range(8, len(original)):
+        for bits in (1, 0x5A):  # 1 in the first byte of pixels: their stream does not end, and is not checked by Pillow
+            path.write_bytes(original[:place] + bytes([original[place] ^ bits]) + original[place + 1 :])
+            with pytest.raises(InputError, match=r"damaged|not an image"):
+                read_volume(path)

@@ -1,5 +1,7 @@
 """Reader of images in grey levels or RGB (PNG, TIFF, JPEG): a volume of one axial slice."""
 
+import mmap
+import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -14,6 +16,7 @@ from hagan3d.errors import InputError
 MAX_RATIO = 8 * 1032  # pixels per byte: of 1 bit, compressed by deflate
 FORMATS = ("PNG", "TIFF", "JPEG")  # whatever the ending: of Pillow's other readers, some start programs
 GREY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ROWS_DOWN = np.array([[0.0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 """Index (slice, row, column) to RAS mm: rows lead to the back, columns to the left, as radiologists view images."""
 
@@ -25,6 +28,8 @@ def read_image(path: Path) -> RawVolume:
         raise InputError("is empty (0 bytes); copy or export it again")
     try:
         with mapped(path) as content, Image.open(cast(BinaryIO, content), formats=FORMATS) as image:
+            if image.format == "PNG":
+                _check_png(content)
             _check(image, path.stat().st_size)
             upright = ImageOps.exif_transpose(image)
             array = np.asarray(upright, dtype=np.float32)[None]
@@ -54,3 +59,16 @@ def _check(image: Image.Image, size: int) -> None:
     if image.height * image.width > MAX_RATIO * size:
         raise InputError(f"truncated or damaged: {image.width} x {image.height} pixels in {size} bytes")
     check_memory((1, image.height, image.width, len(image.getbands())))
+
+
+def _check_png(content: mmap.mmap) -> None:
+    """Raise InputError unless the checksums of all chunks of a PNG are right; Pillow passes over those of pixels."""
+    start, name = len(PNG_SIGNATURE), b""
+    while name != b"IEND":
+        length = int.from_bytes(content[start : start + 4], "big")
+        end = start + 8 + length
+        name, checksum = content[start + 4 : start + 8], content[end : end + 4]
+        with memoryview(content) as view:
+            if len(checksum) != 4 or zlib.crc32(view[start + 4 : end]) != int.from_bytes(checksum, "big"):
+                raise InputError("truncated or damaged: a checksum of the PNG is wrong; copy or export it again")
+        start = end + 4

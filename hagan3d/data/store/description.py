@@ -149,7 +149,8 @@ class DataDescription:
 def _check_grid(plain: dict[str, Any]) -> None:
     """Raise InputError unless the size and the affine of a grid are valid."""
     check_size(plain["size"])
-    if np.shape(plain["affine"]) != (4, 4) or not np.isfinite(plain["affine"]).all():
+    rows = plain["affine"]
+    if len(rows) != 4 or any(len(row) != 4 for row in rows) or not np.isfinite(rows).all():
         raise InputError("data description: the affine must be 4 x 4 finite numbers")
 
 
