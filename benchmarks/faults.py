@@ -182,6 +182,7 @@ class Bench:
             nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1])), path)
         self.must("prepare", f"--input {{scans}} --output {{store}} {SIZE}")
         self.must("train", f"--config {CONFIG} --data.store {{store}} {SMALL} {STEPS} --train.steps 2 --out {{run}}")
+        self.must("evaluate", "--store {store} --device cpu --train_features --feature_training.steps 2")
         pairs = STEPS.replace("batch_size 1", "batch_size 2")  # HA-GAN compares pairs of latents
         for name, settings in (("encoder", ENCODER), ("translator", TRANSLATOR)):
             self.must("train", f"{settings} --data.store {{store}} {pairs} --train.steps 2 --out {{{name}}}")

@@ -7,6 +7,7 @@ time, in which caches fill. A slope whose 95 % interval includes 0, or which is 
 import argparse
 import csv
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,6 +65,7 @@ def main() -> None:
         "train", nargs="*", help="Arguments of `hagan3d train`, without --out. With --train.steps it may end earlier."
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that training ends too
     options.out.mkdir(parents=True, exist_ok=True)
     table, run = options.out / "soak.csv", options.out / "run"
     arguments = ["--train.steps", ENDLESS, *options.train, "--out", str(run)]
