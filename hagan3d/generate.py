@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hagan3d import cli
 from hagan3d.errors import InputError
@@ -17,7 +17,7 @@ EXAMPLES = (
     "hagan3d generate runs/lungs512 --num 4 --memory 1GB --format h5 --out volumes/",
 )
 
-RECORD = ".generated.json"  # what the last command depends on and, once it has ended, its files
+UNFINISHED = ".unfinished.json"  # what a command depends on that has not ended, or was killed
 
 
 def main(argv: list[str]) -> None:
@@ -53,35 +53,25 @@ def main(argv: list[str]) -> None:
 
     model = load_model(Path(a.run), a.weights, inference_device(a.device), generate=True)
     options = {key: value for key, value in vars(a).items() if key not in ("out", "force", "debug", "device")}
-    command = options | {"checkpoint": [model.path.name, model.path.stat().st_mtime_ns]}
-    if not a.force and _is_done(out, command):
-        print(f"{cli.volumes(len(seeds))} from step {model.step} of {a.run} are there already: {out}")
-        return
+    checkpoint = {"name": model.path.name, "written": model.path.stat().st_mtime_ns}
+    command = json.dumps(options | {"checkpoint": checkpoint}, sort_keys=True)
+    if not a.force and _holds_others(out, command):
+        raise InputError(f"{out}: holds generated volumes already; use another --out, or --force to replace them")
     depth = None if budget is None else window_depth(model, budget)
     label = None if a.class_name is None else class_index(model, a.class_name)
     how = {"label": label, "truncation": a.truncation, "dtype": a.dtype, "format": a.format, "depth": depth}
-    write_text(out / RECORD, json.dumps({"command": command, "files": None}))
+    write_text(out / UNFINISHED, command)
     paths = generate(model, seeds, out, progress=cli.progress("generate", len(seeds)), **how)
-    write_text(out / RECORD, json.dumps({"command": command, "files": [path.name for path in paths]}))
+    (out / UNFINISHED).unlink()
     print(f"{cli.volumes(len(paths))} from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
 
 
-def _is_done(out: Path, command: dict[str, Any]) -> bool:
-    """Return whether a folder holds the result of a command; False if it is empty, or the command was killed.
-
-    Raises:
-        InputError: If it holds volumes of another command.
-    """
+def _holds_others(out: Path, command: str) -> bool:
+    """Return whether a folder holds volumes that are not those of the same command, which was killed."""
     if not any(file for ending in ("nii*", "h5") for file in out.glob(f"volume-*.{ending}")):
         return False
-    try:
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        is_same, files = record["command"] == command, record["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        is_same = False
-    if not is_same:
-        raise InputError(f"{out}: holds generated volumes already; use another --out, or --force to replace them")
-    return files is not None and all((out / name).is_file() for name in files)
+    marker = out / UNFINISHED
+    return not marker.is_file() or marker.read_text(encoding="utf-8") != command
 
 
 if __name__ == "__main__":
