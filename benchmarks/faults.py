@@ -42,6 +42,7 @@ CONFIG = "wgan_gp_32"
 SIZE = "--size 32 32 32 --validation 0.5 --workers 1"
 SMALL = "--wgan_gp.width 8 --wgan_gp.latent_dim 4 --wgan_gp.critic_steps 1"
 ENCODER = "--config hagan_32"
+CONDITIONAL = f"{ENCODER} --hagan.conditional true"
 TRANSLATOR = "--config pix2pix_32 --data.degrade.kind noise"
 STEPS = "--train.batch_size 1 --train.device cpu --log.preview_every 0 --log.every 2 --log.checkpoint_steps 1"
 LONGEST = 600.0  # seconds of one undisturbed command
@@ -187,8 +188,7 @@ class Bench:
         self.must("train", f"--config {CONFIG} --data.store {{store}} {SMALL} {STEPS} --train.steps 2 --out {{run}}")
         self.must("evaluate", "--store {store} --device cpu --train_features --feature_training.steps 2")
         pairs = STEPS.replace("batch_size 1", "batch_size 2")  # HA-GAN compares pairs of latents
-        conditional = f"--config {CONFIG} --wgan_gp.conditional true {SMALL}"
-        for name, settings in (("classes", conditional), ("encoder", ENCODER), ("translator", TRANSLATOR)):
+        for name, settings in (("classes", CONDITIONAL), ("encoder", ENCODER), ("translator", TRANSLATOR)):
             self.must("train", f"{settings} --data.store {{store}} {pairs} --train.steps 2 --out {{{name}}}")
 
     def words(self, arguments: str, out: Path) -> list[str]:

@@ -103,7 +103,7 @@ def _check_classes(model: Model, store: Store) -> None:
     if not model.num_classes:
         raise InputError(
             f"{model.path}: trained without classes, so it cannot generate a given class; train a run with "
-            f"--{model.config.name}.conditional true"
+            "--method hagan --hagan.conditional true"
         )
     labels = store.labels[store.indices("train")]
     if len(set(labels[labels >= 0].tolist())) < 2:
