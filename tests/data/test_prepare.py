@@ -1,5 +1,6 @@
 """Preparing: all files are checked first, a kill leaves no trace in the result, and a finished store is left alone."""
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -310,3 +311,30 @@ def test_a_z_score_looks_inside_the_masks(scans: Path, tmp_path: Path):
     (tmp_path / "masks" / "s1_2_mask.nii.gz").unlink()
     with pytest.raises(InputError, match="has 0 masks for s1_2"):
         run(scans, tmp_path / "b.h5", **masks)
+
+
+@pytest.mark.parametrize("name", ["s.png", "s.json"])
+def test_files_of_others_beside_a_store_are_never_replaced(scans: Path, tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b'{"Age": {"Units": "years"}}')
+    with pytest.raises(InputError, match=f"{name}: would be replaced"):
+        run(scans, tmp_path / "s.h5")
+    assert not (tmp_path / "s.h5").exists() and b"years" in (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    run(scans, tmp_path / "s.h5")
+    (tmp_path / "s.h5").unlink()
+    run(scans, tmp_path / "s.h5")  # those of a store that was deleted may be
+
+
+def test_a_scan_packed_twice_is_a_copy(scans: Path, tmp_path: Path):
+    first = sorted(scans.iterdir())[0]
+    content = gzip.decompress(first.read_bytes())
+    (scans / "copy.nii").write_bytes(content)
+    with pytest.raises(InputError, match="has the same voxels as"):
+        run(scans, tmp_path / "s.h5")
+
+
+def test_a_broken_link_is_left_out_with_skip_bad(scans: Path, tmp_path: Path):
+    (scans / "gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="gone.nii.gz: broken symbolic link"):
+        run(scans, tmp_path / "s.h5")
+    assert list(run(scans, tmp_path / "s.h5", skip_bad=True).left_out) == ["gone"]
