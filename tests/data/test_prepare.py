@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hagan3d.data.io.geometry import to_output_axes
+from hagan3d.data.io.geometry import reorient, to_output_axes
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.preprocess.intensity import denormalize
-from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.pipeline import inspect, prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -331,6 +331,24 @@ def test_a_scan_packed_twice_is_a_copy(scans: Path, tmp_path: Path):
     (scans / "copy.nii").write_bytes(content)
     with pytest.raises(InputError, match="has the same voxels as"):
         run(scans, tmp_path / "s.h5")
+
+
+def test_a_scan_in_another_format_is_a_copy(scans: Path, tmp_path: Path):
+    volume = read_volume(sorted(scans.iterdir())[0])
+    turned, affine = reorient(volume.array, volume.affine, "PLI")
+    write_nifti(scans / "turned.nii", turned, affine)
+    with pytest.raises(InputError, match="turned.nii: has the same voxels as"):
+        run(scans, tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, False), (1e3, True), (1e-6, True)])
+def test_a_volume_in_a_wrong_unit_is_a_remark(scans: Path, factor: float, said: bool):
+    for path in list(scans.iterdir())[1:]:
+        path.unlink()
+    volume = read_volume(next(scans.iterdir()))
+    write_nifti(next(scans.iterdir()), volume.array, np.diag([factor] * 3 + [1]) @ volume.affine)
+    remarks = inspect(scans, CONFIG, progress=False).remarks
+    assert any("is the unit of its header right" in remark for remark in remarks) == said
 
 
 def test_a_broken_link_is_left_out_with_skip_bad(scans: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import GridRule, resample_onto
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_raw, read_volume
-from hagan3d.data.preprocess.facts import FileFacts, facts_of, few_slices
+from hagan3d.data.preprocess.facts import FileFacts, facts_of, odd_shape
 from hagan3d.data.preprocess.intensity import IntensityRule, window_remark
 from hagan3d.data.preprocess.volume import (
     check_overlap,
@@ -95,7 +95,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
         task.intensities[0].interval(volume.array, mask)
         remarks = [
             *volume.remarks,
-            *few_slices(volume, task.grid.size),
+            *odd_shape(volume, task.grid.size),
             *_window_remark(volume, task.intensities[0]),
             *_check_channels(task, images, volume, found),
             *_check_label_map(task, volume, found),

@@ -11,12 +11,16 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 
 from hagan3d.data.io.files import write_text
-from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.io.geometry import reorient, spacing_of
 from hagan3d.data.io.volumes import Volume
 from hagan3d.data.pictures import is_own_picture
 from hagan3d.errors import InputError
 
 FEW_SLICES = 4  # with fewer along an axis, a volume is most likely no volume
+SMALLEST_MM, LARGEST_MM = (
+    1e-2,
+    5e3,
+)  # sides of volumes, from cells to whole bodies; beyond, the unit is most likely wrong
 SIMILAR_REMARKS = 3  # remarks of one text that are printed one by one
 
 
@@ -36,7 +40,7 @@ class FileFacts:
     range: tuple[float, float]
     """Smallest and largest value, file units."""
     voxels: str = ""
-    """SHA-256 of all values."""
+    """SHA-256 of all values with axes as those of RAS: formats have other orders."""
 
     def __str__(self) -> str:
         """Describe the file in one line."""
@@ -47,6 +51,7 @@ class FileFacts:
 
 def facts_of(volume: Volume, channel: str) -> FileFacts:
     """Return the facts of a volume as it was read."""
+    values, _ = reorient(volume.array, volume.affine, "RAS")
     return FileFacts(
         volume.name,
         channel,
@@ -54,16 +59,21 @@ def facts_of(volume: Volume, channel: str) -> FileFacts:
         tuple(round(float(step), 6) for step in spacing_of(volume.affine)),
         "".join(code or "?" for code in aff2axcodes(volume.affine)),
         (float(volume.array.min()), float(volume.array.max())),
-        hashlib.sha256(np.ascontiguousarray(volume.array).data).hexdigest(),
+        hashlib.sha256(np.ascontiguousarray(values).data).hexdigest(),
     )
 
 
-def few_slices(volume: Volume, size: tuple[int, ...]) -> list[str]:
-    """Return a remark on a volume with few slices along an axis, which may be a localizer; not on an image."""
-    least = min(volume.array.shape)
-    if least == 1 or least >= FEW_SLICES:
-        return []
-    return [f"{volume.name}: has {least} slices along one axis, for a volume of {' x '.join(map(str, size))} voxels"]
+def odd_shape(volume: Volume, size: tuple[int, ...]) -> list[str]:
+    """Return remarks on a volume of few slices, as of a localizer, or of a size that nothing has; not on images."""
+    least, remarks = min(volume.array.shape), []
+    if 1 < least < FEW_SLICES:
+        sides = " x ".join(map(str, size))
+        remarks.append(f"{volume.name}: has {least} slices along one axis, for a volume of {sides} voxels")
+    extent = spacing_of(volume.affine) * volume.array.shape
+    if least > 1 and not (extent.min() >= SMALLEST_MM and extent.max() <= LARGEST_MM):
+        shown = " x ".join(f"{side:.4g}" for side in extent)
+        remarks.append(f"{volume.name}: is {shown} mm large: is the unit of its header right?")
+    return remarks
 
 
 @dataclass(frozen=True)
