@@ -206,6 +206,7 @@ def scan(path: Path, seed: int) -> Path:
 
 def test_volumes_of_others_are_never_replaced_by_translations(run, tmp_path, capsys):
     scan(tmp_path / "pet/p1.nii.gz", 1)
+    (tmp_path / "pet/p2.nii.gz.part").write_bytes(b"")
     real = scan(tmp_path / "ct/p1.nii.gz", 2)
     before = real.read_bytes()
     words = [str(run), "--input", str(tmp_path / "pet"), "--out", str(tmp_path / "ct"), "--device", "cpu", "--force"]
@@ -218,6 +219,7 @@ def test_volumes_of_others_are_never_replaced_by_translations(run, tmp_path, cap
     assert real.read_bytes() == before
     (tmp_path / "ct/.unfinished").write_text("")  # of the same command, killed
     assert cli.run(translate_command.main, words) == 0
+    assert "1 file is not read: p2.nii.gz.part" in capsys.readouterr().err
     assert real.read_bytes() != before and not (tmp_path / "ct/.unfinished").exists()
 
 

@@ -135,7 +135,7 @@ def write_report(
 
 
 def check_neighbours(store: Path) -> None:
-    """Raise InputError if a store that is not there yet would replace files of others beside it.
+    """Raise InputError if a store that is not there yet would replace files of others next to it.
 
     Its contact sheet and its report have its name; those of a store that was deleted may be replaced.
     """
