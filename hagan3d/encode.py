@@ -29,8 +29,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--force", action="store_true", help="Replace features that are in --out already.")
     a = parser.parse_args(argv)
     out = Path(a.out)
-    if not a.force and (out / "features.npz").exists():
-        raise InputError(f"{out / 'features.npz'}: exists already; use another --out, or --force to replace it")
+    for path in (out / "features.npz", out / "features.csv"):
+        if not a.force and path.exists():
+            raise InputError(f"{path}: exists already; use another --out, or --force to replace it")
     budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)
     from hagan3d.checkpoint import load_model
     from hagan3d.inference.devices import inference_device

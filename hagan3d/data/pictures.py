@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_erosion
 
 from hagan3d.data.io.files import replacing
@@ -25,6 +26,7 @@ TEXT = 13  # pixels: font size
 LINE = 22  # pixels: height of a line of text
 BACKGROUND, FOREGROUND = 16, 235  # grey levels
 RIM = 0.85  # opacity of an outline
+MADE_BY = ("Software", "hagan3d")  # text of every PNG file written here
 Colour = tuple[int, int, int]
 LABEL_COLOURS: tuple[Colour, ...] = (
     (255, 99, 71),
@@ -258,6 +260,7 @@ def _titled(picture: Image.Image, text: str) -> Image.Image:
 
 def _line(text: str, width: int) -> Image.Image:
     """Render one line of text, shortened in the middle to fit."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)  # a font has no line breaks
     letters, shown = font(TEXT), text
     for half in range(len(text) // 2, -1, -1):
         if letters.getlength(shown) <= width:
@@ -271,5 +274,16 @@ def _line(text: str, width: int) -> Image.Image:
 def _save(picture: Image.Image, path: Path) -> None:
     framed = _blank([picture], picture.width + 2 * GAP, picture.height + 2 * GAP)
     framed.paste(picture, (GAP, GAP))
+    made_by = PngInfo()
+    made_by.add_text(*MADE_BY)
     with replacing(path) as temporary:
-        framed.save(temporary, format="PNG")
+        framed.save(temporary, format="PNG", pnginfo=made_by)
+
+
+def is_own_picture(path: Path) -> bool:
+    """Return whether a file is a picture that was written here."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return image.info.get(MADE_BY[0]) == MADE_BY[1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no PNG, or a damaged one
+        return False

@@ -127,7 +127,7 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
         )
 
     sources = cases_of(path, description)
-    return len(sources), all_readable(sources, read)
+    return len(sources), all_readable(path, sources, read)
 
 
 def cases_of(path: Path, description: DataDescription) -> "list[VolumeFile]":

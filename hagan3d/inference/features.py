@@ -12,7 +12,7 @@ from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.inference.encoding import Input, latents
 from hagan3d.inference.generation import write_csv
 from hagan3d.inference.reconstruction import error_names, write_reconstruction
-from hagan3d.inference.volume_files import write_label_names
+from hagan3d.inference.volume_files import claim, write_label_names
 
 SHEET_VOLUMES = 6  # on the sheet of real and reconstructed volumes
 
@@ -46,11 +46,12 @@ def encode(
     rows: list[list[object]] = []
     zs: list[np.ndarray] = []
     shown: dict[str, list[MiddlePlanes]] = {}
+    taken: set[Path] = set()
     for encoded in latents(model, inputs, reconstruct, depth):
         zs.append(encoded.z)
         errors: list[str] = []
         if encoded.slabs is not None:
-            path = out / "reconstructions" / f"{encoded.input.id.replace('/', '_')}.{format}"
+            path = claim(out / "reconstructions" / f"{encoded.input.id.replace('/', '_')}.{format}", taken)
             planes, found = write_reconstruction(encoded, model.description, path)
             errors = [f"{value:.6g}" for value in found]
             if len(rows) < SHEET_VOLUMES:

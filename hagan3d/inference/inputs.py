@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from hagan3d.data.io.nnunet import DATASET
 from hagan3d.errors import InputError, printable
 
 
@@ -17,6 +18,8 @@ class ReadFile(Protocol):
         """What was noticed about the files, with their names."""
 
 
+TRANSLATIONS = "translations.csv"
+UNFINISHED = ".unfinished"  # in a folder of translations that are being written, or were when the command was killed
 File = TypeVar("File")
 Item = TypeVar("Item", bound=ReadFile)
 
@@ -27,7 +30,7 @@ def is_store(path: Path) -> bool:
 
 
 def check_out(path: Path, out: Path) -> None:
-    """Raise InputError if results would be written next to the files they are made of, and might replace them.
+    """Raise InputError if translations would be written next to volumes of others, and might replace them.
 
     Args:
         path: A store, a folder, list or file of volumes, or a CSV with files in its columns.
@@ -36,6 +39,10 @@ def check_out(path: Path, out: Path) -> None:
     from hagan3d.data.io.listing import find_volumes
     from hagan3d.data.preprocess.metadata import read_table
 
+    if not any((out / name).exists() for name in (TRANSLATIONS, UNFINISHED)):
+        others = sorted(file.name for file in out.glob("*.nii*"))
+        if others:
+            raise InputError(f"{out}: holds volumes that are no translations ({others[0]}); use another --out")
     if is_store(path):
         return
     if path.suffix.lower() == ".csv":
@@ -46,17 +53,18 @@ def check_out(path: Path, out: Path) -> None:
         raise InputError(f"{out}: holds files of --input, which would be among the results; use another --out")
 
 
-def all_readable(files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:
+def all_readable(path: Path, files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:
     """Read every file to find the bad ones, then return an iterator that reads them one at a time.
 
-    What was noticed about the files is printed on stderr.
+    What was noticed about the files, and which files of the folder ``path`` are not read, is printed on stderr.
 
     Raises:
         InputError: If some cannot be read: a line for each.
     """
+    from hagan3d.data.io.listing import unread_files
     from hagan3d.data.preprocess.facts import grouped
 
-    bad, remarks = list[str](), list[str]()
+    bad, remarks = list[str](), [] if (path / DATASET).exists() else unread_files(path)
     for file in files:
         try:
             remarks += read(file).remarks

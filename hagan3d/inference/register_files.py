@@ -46,7 +46,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
 
     cases = find_pairs([path])
     _check_two_images(path, (*cases.sources, *cases.channels))
-    return len(cases.files), all_readable(cases.files, read)
+    return len(cases.files), all_readable(path, cases.files, read)
 
 
 def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str) -> tuple[int, Iterator[SourceVolume]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hagan3d.checkpoint import TranslationModel
+from hagan3d.data.io.files import write_text
 from hagan3d.data.io.geometry import resample_onto, slice_axis, to_output_axes
 from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.label_maps import label_map_of
@@ -21,12 +22,12 @@ from hagan3d.data.preprocess.volume import check_overlap, preprocess_channels, p
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
-from hagan3d.inference.inputs import all_readable, is_store
+from hagan3d.inference.inputs import TRANSLATIONS, UNFINISHED, all_readable, is_store
 from hagan3d.inference.memory import slices_at_once, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.slice_translation import SliceTranslator
 from hagan3d.inference.source_volume import SourceVolume, check_source_channels
-from hagan3d.inference.volume_files import channel_paths, shown_channels, write_label_names
+from hagan3d.inference.volume_files import channel_paths, claim, shown_channels, write_label_names
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import ROUTES, Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
@@ -143,7 +144,7 @@ def sources_of_files(path: Path, description: DataDescription) -> tuple[int, Ite
         found = find_channels(path, names)
     else:
         found = [replace(file, frames=len(names) if len(names) > 1 else 0) for file in find_volumes(path)]
-    return len(found), all_readable(found, partial(read_source, description))
+    return len(found), all_readable(path, found, partial(read_source, description))
 
 
 def read_source(description: DataDescription, file: "VolumeFile") -> SourceVolume:
@@ -244,7 +245,9 @@ def write_translations(
     shown: dict[str, list[MiddlePlanes]] = {}
     names, uncertainty = shown_channels(model.description), uncertainty or Uncertainty()
     names = names[: len(model.description.channels)]
+    write_text(out / UNFINISHED, "")
     write_label_names(out, model.description)
+    taken: set[Path] = set()
     for source in sources:
         made = translator.whole(source.x)
         borders = translator.windows(source.x.shape[1]).borders
@@ -252,22 +255,28 @@ def write_translations(
         row: list[object] = [source.id]
         if model.description.label_names:
             _write(
-                paths.pop(), label_map_of(made.mean[0].numpy(), len(paths)), source, model.description, "int16", None
+                claim(paths.pop(), taken),
+                label_map_of(made.mean[0].numpy(), len(paths)),
+                source,
+                model.description,
+                "int16",
+                None,
             )
         for channel, path in enumerate(paths):
             seams = seam_ratio(made.mean[0, channel].numpy(), borders)
             maps = maps_of(made, channel, source.intervals[channel], uncertainty)
             for suffix, array in maps.items():
                 own = path.with_name(f"{path.name.removesuffix(f'.{format}')}{suffix}.{format}")
-                _write(own, array, source, model.description, dtype, channel)
+                _write(claim(own, taken), array, source, model.description, dtype, channel)
             row += ["" if seams is None else f"{seams:.4f}"]
             row += ["" if "_sigma" not in maps else f"{maps['_sigma'].mean():.6g}"]
         rows.append(row)
         if len(rows) <= SHEET_VOLUMES:
             _show(shown, source, made, model.description)
     columns = [f"{column}{name and '_'}{name}" for name in names for column in ("seam_ratio", "mean_sigma")]
-    write_csv(out / "translations.csv", ["id", *columns], rows)
+    write_csv(out / TRANSLATIONS, ["id", *columns], rows)
     comparison_sheet(shown, model.description.affine_array, out / "translations.png")
+    (out / UNFINISHED).unlink()
     return len(rows)
 
 

@@ -13,6 +13,7 @@ from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import MiddlePlanes
 from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.store.description import DataDescription
+from hagan3d.errors import InputError
 
 SEGMENTATION = "seg"  # suffix of the file of a label map
 LABELS = "labels.json"
@@ -84,6 +85,18 @@ def channel_paths(path: Path, description: DataDescription) -> list[Path]:
     suffixes = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
     stem = path.name[: -len(suffixes)]
     return [path.with_name(f"{stem}_{file_name(name)}{suffixes}") for name in names]
+
+
+def claim(path: Path, taken: set[Path]) -> Path:
+    """Return a path of a volume and add it to ``taken``.
+
+    Raises:
+        InputError: If another volume of the same command has it: id a/b is written as a_b, a sigma of a as a_sigma.
+    """
+    if path in taken:
+        raise InputError(f"{path}: would be written for two volumes; change the id of one")
+    taken.add(path)
+    return path
 
 
 def shown_channels(description: DataDescription) -> list[str]:

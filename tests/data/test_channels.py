@@ -297,12 +297,17 @@ def test_a_table_of_pairs_has_channels_and_refuses_other_columns(nnunet: Path, t
         return f"p{i},{nnunet}/imagesTr/case_{i}_0000.nii.gz,{nnunet}/imagesTr/case_{i}_0001.nii.gz"
 
     header = "id,source,source_2,target"
-    lines = [f"{cells(i)},{nnunet}/imagesTr/case_{i}_0001.nii.gz" for i in range(4)]
+    lines = [f"{cells(i)},{nnunet}/imagesTr/case_{(i + 1) % 4}_0000.nii.gz" for i in range(4)]
     (tmp_path / "p.csv").write_text("\n".join([header, *lines]))
     made = prepare(find_inputs(None, [tmp_path / "p.csv"]), tmp_path / "s.h5", CONFIG, progress=False)
     store = Store(made.path)
     assert store.source_channels == ("source", "source_2") and store.channels == ("target",)
     assert store.source(0).shape == (2, 32, 32, 32) and store.source_intervals.shape == (4, 2, 2)
+    assert len({*store.subjects}) == 1  # since each shares files with the next
+    twice = f"{cells(0)},{nnunet}/imagesTr/../imagesTr/case_0_0001.nii.gz"
+    (tmp_path / "p.csv").write_text(f"{header}\n{twice}")
+    with pytest.raises(InputError, match="is both the source_2 and the target of p0"):
+        find_inputs(None, [tmp_path / "p.csv"])
     (tmp_path / "p.csv").write_text("\n".join([header.replace("source_2", "source2"), *lines]))
     with pytest.raises(InputError, match="the column 'source2' has no meaning here"):
         find_inputs(None, [tmp_path / "p.csv"])

@@ -205,3 +205,110 @@ def test_every_flipped_byte_of_a_png_is_noticed(tmp_path: Path, bands: tuple[int
             path.write_bytes(original[:place] + bytes([original[place] ^ bits]) + original[place + 1 :])
             with pytest.raises(InputError, match=r"damaged|not an image"):
                 read_volume(path)
+
+
+META = "ObjectType = Image\nNDims = 3\nDimSize = 6 5 4\nElementType = MET_SHORT\nElementSpacing = 2 2.2 2.5\n"
+META += "TransformMatrix = -1 0 0 0 -1 0 0 0 1\nOffset = 5 8 -9\n"
+
+
+def meta(path: Path, fields: str, voxels: bytes, named: str = "LOCAL") -> Path:
+    path.write_bytes(f"{META}{fields}ElementDataFile = {named}\n".encode() + voxels)
+    return path
+
+
+@pytest.mark.parametrize("size", ["", "CompressedDataSize = 50\n"])
+def test_packed_voxels_are_read_whatever_size_the_header_gives_them(tmp_path: Path, size: str, capfd):
+    packed = zlib.compress(VOXELS.tobytes("F"))
+    volume = read_volume(meta(tmp_path / "a.mha", f"CompressedData = True\n{size}", packed))
+    np.testing.assert_array_equal(volume.array, VOXELS)
+    np.testing.assert_allclose(volume.affine, AFFINE)
+    big = zlib.compress(VOXELS.astype(">i2").tobytes("F"))
+    order = "BinaryDataByteOrderMSB = True\n"
+    other = read_volume(meta(tmp_path / "b.mha", f"CompressedData = True\n{order}{size}", big))
+    np.testing.assert_array_equal(other.array, VOXELS)
+    assert capfd.readouterr() == ("", "")  # of ITK, which would read memory contents
+
+
+def test_packed_voxels_in_a_list_of_files_are_read(tmp_path: Path):
+    for number in range(4):
+        (tmp_path / f"s{number}.zraw").write_bytes(zlib.compress(VOXELS[:, :, number].tobytes("F")))
+    names = "".join(f"s{number}.zraw\n" for number in range(4)).encode()
+    volume = read_volume(meta(tmp_path / "a.mhd", "CompressedData = True\n", names, "LIST"))
+    np.testing.assert_array_equal(volume.array, VOXELS)
+
+
+def test_bytes_of_a_metaimage_header_are_never_voxels(tmp_path: Path):
+    voxels = VOXELS.tobytes("F")
+    assert "HeaderSize is 30" in complaint(meta(tmp_path / "a.mha", "HeaderSize = 30\n", voxels))
+    np.testing.assert_array_equal(read_volume(meta(tmp_path / "b.mha", "HeaderSize = -1\n", voxels)).array, VOXELS)
+    (tmp_path / "v.raw").write_bytes(b"header" + voxels)
+    assert "v.raw has 246 bytes of voxels, its header declares 240" in complaint(
+        meta(tmp_path / "c.mhd", "", b"", "v.raw")
+    )
+    for size in (6, -1):
+        volume = read_volume(meta(tmp_path / "d.mhd", f"HeaderSize = {size}\n", b"", "v.raw"))
+        np.testing.assert_array_equal(volume.array, VOXELS)
+
+
+def test_more_voxels_than_a_header_declares_are_noticed(tmp_path: Path):
+    five = np.concatenate([VOXELS, VOXELS[:, :, :1]], axis=2)
+    for number in range(5):
+        (tmp_path / f"s{number}.raw").write_bytes(five[:, :, number].tobytes("F"))
+    assert "s0.raw has 60 bytes" in complaint(meta(tmp_path / "a.mhd", "", b"", "s%d.raw 0 4 1"))
+    place = "space: left-posterior-superior\nspace directions: (-2,0,0) (0,-2.2,0) (0,0,2.5)\nspace origin: (5,8,-9)"
+    for path in (
+        meta(tmp_path / "a.mha", "", five.tobytes("F")),
+        nrrd(tmp_path / "a.nrrd", f"{place}\nencoding: raw", five.tobytes("F")),
+        nifti(tmp_path / "a.nii"),
+    ):
+        if path.suffix == ".nii":
+            path.write_bytes(path.read_bytes() + bytes(60))
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.array, VOXELS)
+        assert volume.remarks == (
+            f"{path}: 60 bytes after its voxels are not read: are the sizes in its header right?",
+        )
+
+
+def test_scaled_values_of_a_metaimage_are_refused(tmp_path: Path):
+    scale = "ElementToIntensityFunctionSlope = 2\nElementToIntensityFunctionOffset = -1024\n"
+    assert "are to be scaled" in complaint(meta(tmp_path / "a.mha", scale, VOXELS.tobytes("F")))
+
+
+def test_an_nrrd_header_of_windows_is_read_and_skips_before_packed_voxels_are_named(tmp_path: Path):
+    path = nrrd(tmp_path / "a.nrrd", "spacings: 2 2.2 2.5\nencoding: raw", b"")
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n") + VOXELS.tobytes("F"))
+    np.testing.assert_array_equal(read_volume(path).array, VOXELS)
+    fields = "spacings: 2 2.2 2.5\nbyte skip: 4\nencoding: gzip"
+    packed = gzip.compress(b"head" + VOXELS.tobytes("F"))
+    assert "skip before packed voxels" in complaint(nrrd(tmp_path / "b.nrrd", fields, packed))
+
+
+def test_a_place_that_is_not_known_is_0_whatever_itk_makes_of_axis_mins(tmp_path: Path):
+    volume = read_volume(nrrd(tmp_path / "a.nrrd", "spacings: 2 2.2 2.5\naxis mins: 5 6 7\nencoding: raw"))
+    np.testing.assert_array_equal(volume.affine[:3, 3], 0)
+    assert "where it lies" in " ".join(volume.remarks)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.mha", "a.nrrd"])
+def test_values_beyond_float32_are_named_in_every_format(tmp_path: Path, name: str):
+    values = VOXELS.astype(np.float64)
+    values[2, 2, 2] = 1e39
+    if name == "a.npy":
+        np.save(tmp_path / name, values)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / name)
+    assert "beyond the range of float32" in complaint(tmp_path / name)
+
+
+def test_a_sform_and_a_qform_that_differ_are_a_remark(tmp_path: Path):
+    image = nib.Nifti1Image(VOXELS, AFFINE)
+    image.set_sform(AFFINE, 1)
+    for shift, expected in ((0.0, ()), (30.0, ("place the voxels differently: the sform is used",))):
+        other = AFFINE.copy()
+        other[1, 3] += shift
+        image.set_qform(other, 1)
+        nib.save(image, tmp_path / "a.nii")
+        volume = read_volume(tmp_path / "a.nii")
+        np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
+        assert len(volume.remarks) == len(expected) and all(text in volume.remarks[0] for text in expected)

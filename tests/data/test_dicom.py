@@ -31,6 +31,7 @@ def write_enhanced(
     slopes: dict[int, float] | None = None,
     echoes: Sequence[float] = (0.0,),
     shear: float = 0.0,
+    groups: dict[str, Dataset] | None = None,
     **changes: object,
 ) -> Path:
     """Write a multi-frame file whose frames come in an order, each with its own position (and slope, if given)."""
@@ -47,6 +48,9 @@ def write_enhanced(
             if slopes is not None:
                 scale = item(RescaleSlope=slopes[k], RescaleIntercept=-1024, RescaleType="HU")
                 frame.PixelValueTransformationSequence = Items([scale])
+            for name, group in (groups or {}).items():
+                if k > 2:
+                    setattr(frame, name, Items([group]))
             frames.append(frame)
             pixels.append(STORED[k])
     shared = item(
@@ -91,9 +95,20 @@ def test_every_frame_has_its_own_slope(tmp_path: Path):
 ENHANCED = [
     ("a frame missing", {"order": [0, 1, 3, 4]}, "missing slices (1)"),
     ("tilted", {"shear": 1.0}, "gantry tilt"),
-    ("two echoes", {"echoes": (2.0, 4.0)}, "holds 2 stacks (echoes or time points) of 5 to 5 slices"),
+    ("two echoes", {"echoes": (2.0, 4.0)}, "holds 2 stacks (echoes, time points or kinds of image) of 5 to 5"),
     ("fewer described", {"NumberOfFrames": 7}, "declares 7 frames and describes 5"),
     ("no orientation", {"SharedFunctionalGroupsSequence": None}, "without position or orientation"),
+    (
+        "frames of another segment",
+        {"groups": {"SegmentIdentificationSequence": item(ReferencedSegmentNumber=2)}},
+        "2 stacks",
+    ),
+    ("frames of another b-value", {"groups": {"MRDiffusionSequence": item(DiffusionBValue=1000.0)}}, "2 stacks"),
+    (
+        "frames of phases",
+        {"groups": {"MRImageFrameTypeSequence": item(FrameType=["ORIGINAL", "PRIMARY", "P"])}},
+        "2 stacks",
+    ),
 ]
 
 
@@ -117,8 +132,14 @@ def test_how_values_are_shown_does_not_change_them(tmp_path: Path):
 
 def change_some(folder: Path, names: Sequence[str], **values: object) -> None:
     write_series(folder, smooth((4, 4, 5)))
+    for name in ALL:
+        rewrite(folder / name, PatientID="one", RescaleType="HU", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
     for name in names:
         rewrite(folder / name, **values)
+        if values.get("Rows", 0) is None:
+            data = pydicom.dcmread(folder / name)
+            del data.Rows
+            data.save_as(folder / name)
 
 
 ALL = [f"im{number:03d}.dcm" for number in range(1, 5)]
@@ -127,6 +148,25 @@ MISSING = [
     ("spacing of one", ALL[1:2], {"PixelSpacing": None}, "1 of 4 slices have no PixelSpacing"),
     ("other spacing", ALL[1:2], {"PixelSpacing": [0.75, 0.6]}, "1 of 4 slices have another PixelSpacing"),
     ("rescale", ALL[2:], {"RescaleSlope": None, "RescaleIntercept": None}, "2 of 4 slices have no RescaleSlope"),
+    ("intercept of all", ALL, {"RescaleIntercept": None}, "RescaleSlope and without RescaleIntercept"),
+    ("slope of all", ALL, {"RescaleSlope": None}, "RescaleIntercept and without RescaleSlope"),
+    ("slope 0 of one", ALL[:1], {"RescaleSlope": 0}, "is 0 or not finite"),
+    ("slope beyond float32", ALL, {"RescaleSlope": "1e38"}, "beyond the range of float32"),
+    ("palette", ALL, {"PhotometricInterpretation": "PALETTE COLOR"}, "got colours (PALETTE COLOR)"),
+    ("shifted values", ALL, {"BitsStored": 12, "HighBit": 15}, "values that are shifted"),
+    ("long cosines", ALL, {"ImageOrientationPatient": [2, 0, 0, 0, 2, 0]}, "not two perpendicular unit vectors"),
+    (
+        "skewed cosines",
+        ALL,
+        {"ImageOrientationPatient": [1, 0, 0, 0.5, 0.866, 0]},
+        "not two perpendicular unit vectors",
+    ),
+    ("another patient", ALL[:2], {"PatientID": "other"}, "several patients (PatientID) (one, other)"),
+    ("another frame of reference", ALL[:2], {"FrameOfReferenceUID": "1.2.99"}, "several frames of reference"),
+    ("another modality", ALL[:2], {"Modality": "PT"}, "several modalities (CT, PT)"),
+    ("other units", ALL[:2], {"RescaleType": "US"}, "several units (HU, US)"),
+    ("localizer", ALL[:1], {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "2 stacks"),
+    ("no Rows, as of a file cut within its header", ALL[:1], {"Rows": None}, "1 of 4 files are damaged or no DICOM"),
 ]
 
 
@@ -143,7 +183,7 @@ def test_empty_files_of_a_series_are_named(tmp_path: Path):
     for name in ("im001.dcm", "im002.dcm"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(
-        InputError, match=r"2 of 6 files are no DICOM in spite of their ending \(im001.dcm, im002.dcm\)"
+        InputError, match=r"2 of 6 files are damaged or no DICOM, in spite of .* \(im001.dcm, im002.dcm\)"
     ):
         read_volume(tmp_path)
 

@@ -1,6 +1,8 @@
 """Images in grey levels and RGB: single axial slices, stores of them, and what is refused in one line."""
 
 import io
+import struct
+import zlib
 
 import nibabel
 import numpy as np
@@ -12,7 +14,7 @@ from hagan3d.config import AugmentConfig, DegradeConfig, WindowDataConfig
 from hagan3d.data.batches.degrade import degrade
 from hagan3d.data.batches.transforms import augment
 from hagan3d.data.io.listing import find_volumes
-from hagan3d.data.io.volumes import VolumeFile, read_channels, read_volume, read_voxels
+from hagan3d.data.io.volumes import VolumeFile, num_frames, read_channels, read_volume, read_voxels
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
@@ -49,6 +51,56 @@ def test_rgb_has_three_channels(tmp_path):
     np.testing.assert_array_equal(np.stack(channels, -1), array)
     with pytest.raises(InputError, match="use --channels 4d"):
         read_volume(tmp_path / "a.png")
+
+
+def png(path, array, depth, colours=0):
+    """Write a PNG of any number of bits per value, which Pillow does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    bits = (array.reshape(len(array), -1, 1) >> np.arange(depth - 1, -1, -1)) & 1
+    rows = np.packbits(bits.reshape(len(array), -1).astype(np.uint8), axis=1)
+    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], depth, colours, 0, 0, 0)
+    lines = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b""))
+    return path
+
+
+def tiff(path, array, shown=1, kind=1, values=1):
+    """Write a TIFF whose values are shown inverted (0) or not (1), unsigned (1), signed (2) or float (3)."""
+    data, (rows, columns), bits = array.tobytes(), array.shape[:2], array.dtype.itemsize * 8
+    tags = {256: columns, 257: rows, 258: bits, 259: 1, 262: shown, 273: 8, 277: values, 278: rows, 279: len(data)}
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in (tags | {339: kind}).items())
+    start = struct.pack("<4sI", b"II*\0", 8 + len(data)) + data
+    path.write_bytes(start + struct.pack("<H", len(tags) + 1) + fields + bytes(4))
+    return path
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_values_of_few_bits_are_kept(tmp_path, bits):
+    array = pixels((40, 48)).astype(int) % 2**bits
+    np.testing.assert_array_equal(read_volume(png(tmp_path / "a.png", array, bits)).array[0], array)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("u1", 1), ("u2", 1), ("u4", 1), ("i1", 2), ("i2", 2), ("i4", 2), ("f4", 3)]
+)
+def test_values_of_a_tiff_are_those_stored_however_they_are_shown(tmp_path, name, kind):
+    array = (pixels((40, 48)).astype(np.float64) - (128 if kind > 1 else 0)).astype(f"<{name}")
+    array = array * np.array(2**24 if name == "u4" else 1, array.dtype)
+    for shown in (0, 1) if name in ("u1", "u2", "f4") else (1,):
+        volume = read_volume(tiff(tmp_path / f"{shown}.tif", array, shown, kind))
+        np.testing.assert_array_equal(volume.array[0], array.astype(np.float32))
+        assert len(volume.remarks) == 1 - shown and all("WhiteIsZero" in remark for remark in volume.remarks)
+
+
+def test_bits_and_channels_that_would_be_dropped_are_refused(tmp_path):
+    colours = pixels((40, 48, 3)).astype(np.uint16) * 200
+    with pytest.raises(InputError, match="pixels of type RGB;16B, which are not read"):
+        num_frames(png(tmp_path / "a.png", colours, 16, colours=2))
+    with pytest.raises(InputError, match="a TIFF whose pixels are not read"):
+        read_volume(tiff(tmp_path / "a.tif", pixels((40, 48)) / 7, kind=3))
 
 
 def test_a_turned_photograph_is_turned_back_and_that_is_a_remark(tmp_path):

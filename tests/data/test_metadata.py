@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hagan3d.data.preprocess.inputs import collect_inputs
 from hagan3d.data.preprocess.metadata import match_rows, read_labels, split_of, subject_of
+from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
@@ -143,3 +145,47 @@ def test_a_patient_of_dicom_is_a_subject_unless_all_are_the_same(tmp_path: Path,
     assert prepared(["P1", "P2", "P1"], "known") == (["P1", "P2", "P1"], ())
     subjects, remarks = prepared(["ANON"] * 3, "anonymous")
     assert subjects == ["scan0", "scan1", "scan2"] and "have the PatientID 'ANON'" in remarks[0]
+
+
+def test_underscores_are_no_part_of_a_number(tmp_path: Path):
+    labels = read_labels(csv_of(tmp_path, "id,class,visit\na,1_0,2020_01\nb,10,2020_02\n"), "class")
+    assert labels.class_names == ("10", "1_0") and labels.columns == ()
+    assert "the column visit is not used" in labels.remarks[0]
+
+
+def test_classes_that_differ_in_case_alone_are_a_remark(tmp_path: Path):
+    labels = read_labels(csv_of(tmp_path, "id,class\na,Male\nb,male\nc,female\n"), "class")
+    assert labels.class_names == ("Male", "female", "male")
+    assert len(labels.remarks) == 1 and "Male, male of the column class are 2 classes" in labels.remarks[0]
+
+
+def test_sessions_of_bids_are_of_one_subject_without_a_table(tmp_path: Path, nifti):
+    for number in range(6):
+        sub, ses = f"sub-{number // 2:02d}", f"ses-{number % 2}"
+        nifti(f"bids/{sub}/{ses}/anat/{sub}_{ses}_T1w.nii.gz", smooth((6, 5, 4), number))
+    config = PrepareConfig(size=(32, 32, 32), validation=0.5)
+    store = Store(prepare(tmp_path / "bids", tmp_path / "s.h5", config, progress=False).path)
+    assert list(store.subjects) == [f"sub-{number // 2:02d}" for number in range(6)]
+    domains = find_domains([tmp_path / "bids/sub-00", tmp_path / "bids/sub-00"])
+    listed = collect_inputs(domains, config)
+    assert {listed.subject(file, None) for file in listed.files} == {"sub-00"}
+
+
+def test_a_missing_subject_of_a_table_is_missing_and_a_shared_file_makes_one_subject(tmp_path: Path, nifti):
+    for number in range(5):
+        nifti(f"{number}.nii", smooth((6, 5, 4), number))
+    table = tmp_path / "pairs.csv"
+    table.write_text("id,source,target,subject\na,0.nii,1.nii,n/a\nb,2.nii,3.nii,NA\nc,0.nii,4.nii,p\n")
+    listed = collect_inputs(find_pairs([table]), PrepareConfig())
+    assert [listed.subject(file, None) for file in listed.files] == ["p", "b", "p"]
+
+
+def test_a_patient_known_from_the_source_of_a_pair_is_a_subject(tmp_path: Path, series, nifti):
+    for number, patient in enumerate(["x", "x", "y"]):
+        for path in series(f"s{number}", smooth((4, 5, 6), number)).iterdir():
+            rewrite(path, PatientID=patient)
+        nifti(f"{number}.nii", smooth((6, 5, 4), number))
+    table = tmp_path / "pairs.csv"
+    table.write_text("id,source,target\n" + "".join(f"{number},s{number},{number}.nii\n" for number in range(3)))
+    listed = collect_inputs(find_pairs([table]), PrepareConfig())
+    assert [listed.subject(file, None) for file in listed.files] == ["x", "x", "y"]

@@ -17,7 +17,7 @@ from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
 from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
-from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.pipeline import inspect, prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -192,8 +192,20 @@ def test_grids_apart_and_masks_of_another_shape_are_refused(write, tmp_path, cap
     assert "s.nii.gz: its grid does not overlap with that of" in refused(
         capsys, tmp_path / "s.h5", "--pairs", str(table)
     )
-    table.write_text("id,source,target,mask\na,t.nii.gz,t.nii.gz,m.nii.gz")
+    write("s.nii.gz", field(affine, (34, 34, 34), 1.0), affine)
+    table.write_text("id,source,target,mask\na,s.nii.gz,t.nii.gz,m.nii.gz")
     assert "m.nii.gz: must have the shape and affine" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
+
+
+@pytest.mark.parametrize(("value", "problems"), [(1, []), (0, ["mask is empty"]), (np.nan, ["holds NaN"])])
+def test_a_mask_may_be_1_everywhere_and_not_0_or_unknown(write, tmp_path, value, problems):
+    affine = affine_of(1.0)
+    for number, name in enumerate(("s", "t")):
+        write(f"{name}.nii.gz", field(affine, (12, 12, 12), number), affine)
+    write("m.nii.gz", np.full((12, 12, 12), value, np.float32), affine)
+    (tmp_path / "p.csv").write_text("id,source,target,mask\na,s.nii.gz,t.nii.gz,m.nii.gz")
+    found = inspect(find_pairs([tmp_path / "p.csv"]), PrepareConfig(size=(32, 32, 32)), progress=False)
+    assert len(found.problems) == len(problems) and all(text in found.problems[0] for text in problems)
 
 
 def test_a_domain_of_one_volume_is_refused(folders, tmp_path, capsys):

@@ -14,6 +14,7 @@ from hagan3d.data.pictures import (
     comparison_sheet,
     contact_sheet,
     font,
+    is_own_picture,
     label_colour,
     middle_plane,
 )
@@ -94,3 +95,11 @@ def test_labels_are_outlined_in_their_colours(tmp_path):
 def test_captions_have_accents_and_greek():
     drawn = [bytes(font(13).getmask(letter)) for letter in ("é", "ü", "ł", "Ω", "\ufffe")]  # the last one is a box
     assert len(set(drawn)) == 5
+
+
+def test_control_characters_of_a_caption_are_replaced(tmp_path):
+    sheet = tmp_path / "a.png"
+    contact_sheet([np.zeros((8, 8, 8), np.float32)], np.eye(4)[None], ["x\ny\tz"], sheet)
+    assert is_own_picture(sheet) and not is_own_picture(tmp_path / "b.png")
+    Image.new("L", (8, 8)).save(sheet)
+    assert not is_own_picture(sheet)

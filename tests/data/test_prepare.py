@@ -1,5 +1,6 @@
 """Preparing: all files are checked first, a kill leaves no trace in the result, and a finished store is left alone."""
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hagan3d.data.io.geometry import to_output_axes
+from hagan3d.data.io.geometry import reorient, to_output_axes
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.preprocess.intensity import denormalize
-from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.pipeline import inspect, prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -310,3 +311,48 @@ def test_a_z_score_looks_inside_the_masks(scans: Path, tmp_path: Path):
     (tmp_path / "masks" / "s1_2_mask.nii.gz").unlink()
     with pytest.raises(InputError, match="has 0 masks for s1_2"):
         run(scans, tmp_path / "b.h5", **masks)
+
+
+@pytest.mark.parametrize("name", ["s.png", "s.json"])
+def test_files_of_others_beside_a_store_are_never_replaced(scans: Path, tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b'{"Age": {"Units": "years"}}')
+    with pytest.raises(InputError, match=f"{name}: would be replaced"):
+        run(scans, tmp_path / "s.h5")
+    assert not (tmp_path / "s.h5").exists() and b"years" in (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    run(scans, tmp_path / "s.h5")
+    (tmp_path / "s.h5").unlink()
+    run(scans, tmp_path / "s.h5")  # those of a store that was deleted may be
+
+
+def test_a_scan_packed_twice_is_a_copy(scans: Path, tmp_path: Path):
+    first = sorted(scans.iterdir())[0]
+    content = gzip.decompress(first.read_bytes())
+    (scans / "copy.nii").write_bytes(content)
+    with pytest.raises(InputError, match="has the same voxels as"):
+        run(scans, tmp_path / "s.h5")
+
+
+def test_a_scan_in_another_format_is_a_copy(scans: Path, tmp_path: Path):
+    volume = read_volume(sorted(scans.iterdir())[0])
+    turned, affine = reorient(volume.array, volume.affine, "PLI")
+    write_nifti(scans / "turned.nii", turned, affine)
+    with pytest.raises(InputError, match="turned.nii: has the same voxels as"):
+        run(scans, tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, False), (1e3, True), (1e-6, True)])
+def test_a_volume_in_a_wrong_unit_is_a_remark(scans: Path, factor: float, said: bool):
+    for path in list(scans.iterdir())[1:]:
+        path.unlink()
+    volume = read_volume(next(scans.iterdir()))
+    write_nifti(next(scans.iterdir()), volume.array, np.diag([factor] * 3 + [1]) @ volume.affine)
+    remarks = inspect(scans, CONFIG, progress=False).remarks
+    assert any("is the unit of its header right" in remark for remark in remarks) == said
+
+
+def test_a_broken_link_is_left_out_with_skip_bad(scans: Path, tmp_path: Path):
+    (scans / "gone.nii.gz").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="gone.nii.gz: broken symbolic link"):
+        run(scans, tmp_path / "s.h5")
+    assert list(run(scans, tmp_path / "s.h5", skip_bad=True).left_out) == ["gone"]

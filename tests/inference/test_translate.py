@@ -10,6 +10,7 @@ import scipy.stats
 import torch
 from scipy.ndimage import gaussian_filter
 
+import hagan3d as h3
 from hagan3d import cli
 from hagan3d import translate as translate_command
 from hagan3d.checkpoint import load_translation
@@ -194,6 +195,40 @@ def test_a_folder_without_a_checkpoint_is_refused(small_store, tmp_path, run, ca
     )
     assert "no checkpoint" in capsys.readouterr().err
     assert target_intervals(load_translation(run).description, [(-5.0, 5.0)]) == [(-1024.0, 600.0)]  # a window's own
+
+
+def scan(path: Path, seed: int) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    array = gaussian_filter(np.random.default_rng(seed).random((36, 34, 32)), 3) * 9000 - 4700
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.diag([2.0, 2, 2, 1])), path)
+    return path
+
+
+def test_volumes_of_others_are_never_replaced_by_translations(run, tmp_path, capsys):
+    scan(tmp_path / "pet/p1.nii.gz", 1)
+    (tmp_path / "pet/p2.nii.gz.part").write_bytes(b"")
+    real = scan(tmp_path / "ct/p1.nii.gz", 2)
+    before = real.read_bytes()
+    words = [str(run), "--input", str(tmp_path / "pet"), "--out", str(tmp_path / "ct"), "--device", "cpu", "--force"]
+    assert cli.run(translate_command.main, words) == 2
+    assert "holds volumes that are no translations (p1.nii.gz)" in capsys.readouterr().err
+    model = h3.Model.load(run, device="cpu")
+    for folder, source in (("ct", "pet"), ("pet", "pet")):
+        with pytest.raises(InputError, match="use another --out"):
+            model.translate(tmp_path / source, tmp_path / folder)
+    assert real.read_bytes() == before
+    (tmp_path / "ct/.unfinished").write_text("")  # of the same command, killed
+    assert cli.run(translate_command.main, words) == 0
+    assert "1 file is not read: p2.nii.gz.part" in capsys.readouterr().err
+    assert real.read_bytes() != before and not (tmp_path / "ct/.unfinished").exists()
+
+
+def test_two_volumes_of_one_name_are_refused(run, tmp_path, capsys):
+    scan(tmp_path / "in/p1.nii.gz", 1)
+    scan(tmp_path / "in/p1_sigma.nii.gz", 2)
+    words = [str(run), "--input", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.run(translate_command.main, words) == 2
+    assert "p1_sigma.nii.gz: would be written for two volumes" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Checks of a volume before and after reading: shape, free memory, affine and voxels."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from hagan3d.errors import InputError
 
 BYTES_PER_VOXEL = 16  # float32, a second copy while it is reoriented and resampled, and the bytes of the file
 DEFAULT_FREE_BYTES = 8 * 2**30  # where the operating system does not report free memory
+OUT_OF_RANGE = "has values beyond the range of float32 (3.4e38); rescale it"
 SINGULAR = 1e-3  # smallest determinant of the direction cosines of usable axes
 
 
@@ -62,6 +64,23 @@ def _read_int(path: Path) -> int | None:
         return int(path.read_text(encoding="ascii"))
     except (OSError, ValueError):  # no cgroup v2, or the word "max" for no limit
         return None
+
+
+def check_range(array: np.ndarray, original: Callable[[], np.ndarray]) -> None:
+    """Raise InputError if finite values became infinite in float32.
+
+    Args:
+        array: Voxels as float32.
+        original: Gives the same in the type of the file; called if some are infinite.
+    """
+    infinite = np.isinf(array)
+    if infinite.any() and np.isfinite(original().reshape(array.shape)[infinite]).any():
+        raise InputError(OUT_OF_RANGE)
+
+
+def surplus_remarks(surplus: int) -> tuple[str, ...]:
+    """Return a remark on bytes that follow the voxels, as where a header declares too few slices."""
+    return (f"{surplus} bytes after its voxels are not read: are the sizes in its header right?",) if surplus else ()
 
 
 def check_affine(affine: np.ndarray) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813 (the usual abbreviation)
 
-from hagan3d.data.io.checks import check_memory
+from hagan3d.data.io.checks import OUT_OF_RANGE, check_memory
 from hagan3d.data.io.dicom_files import SUFFIXES, is_dicom, read_dataset
 from hagan3d.data.io.dicom_frames import (
     Frame,
@@ -73,7 +73,10 @@ def _volume(frames: Sequence[Frame]) -> RawVolume:
             pixels = {frame.path: _stored_values(frame)}  # of a series, one file at a time
         slope, intercept = frame.rescale or (1.0, 0.0)
         values = pixels[frame.path][0 if is_series else frame.index]
-        array[:, :, number] = values.T * np.float32(slope) + np.float32(intercept)
+        with np.errstate(over="ignore"):
+            array[:, :, number] = values.T * np.float32(slope) + np.float32(intercept)
+        if not np.isfinite(array[:, :, number]).all() and np.isfinite(values).all():
+            raise InputError(OUT_OF_RANGE)
     return RawVolume(array, LPS_TO_RAS @ affine)
 
 

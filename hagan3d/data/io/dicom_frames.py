@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from hagan3d.data.io.dicom_files import is_dicom, largest_ratio, read_dataset
 from hagan3d.data.io.geometry import angle_deg
@@ -19,8 +20,11 @@ from hagan3d.errors import InputError
 COSINE_TOLERANCE = 1e-3  # largest difference of direction cosines within a volume
 SPACING_TOLERANCE = 1e-3  # largest relative difference of the pixel spacing within a volume
 GAP_TOLERANCE = 0.05  # largest relative difference of slice gaps within a volume
+UNIT_TOLERANCE = 1e-2  # largest deviation of direction cosines from perpendicular unit vectors
 MAX_TILT_DEG = 0.5  # angle between the stacking direction and the slice normal
 MAX_LISTED = 3  # file names in a message
+KIND = 2  # place in ImageType of what tells an axial image from a localizer, and a magnitude from a phase
+SOURCE = ("patients (PatientID)", "frames of reference", "modalities", "units")  # the same for a whole volume
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,6 @@ class Frame:
     """Modality and description of its series."""
     shape: tuple[int, int]
     """Columns, rows."""
-    samples: int
     position: np.ndarray
     """Centre of its first voxel, LPS mm [3]; NaN if missing."""
     cosines: np.ndarray
@@ -44,12 +47,14 @@ class Frame:
     """Distance between columns and between rows, mm; NaN if missing."""
     rescale: tuple[float, float] | None
     """Slope and intercept from stored values to file units (HU for CT); None if missing."""
+    source: tuple[str, ...]
+    """Patient, frame of reference, modality and units, where the file names them."""
     stack: tuple[str, ...]
-    """Stack, time point and echo, where the file names them."""
+    """Stack, time point, echo, kind of image, segment and diffusion weight, where the file names them."""
     ratio: int
     """Voxels that a byte of its file can hold at most."""
-    has_table: bool
-    """Whether values are scaled by a table, not by slope and intercept."""
+    problem: str
+    """Why its values cannot be used; empty if they can."""
 
 
 def frames_in_folder(folder: Path) -> list[Frame]:
@@ -67,7 +72,7 @@ def frames_in_folder(folder: Path) -> list[Frame]:
     if broken:
         more = f" and {len(broken) - MAX_LISTED} more" if len(broken) > MAX_LISTED else ""
         raise InputError(
-            f"{len(broken)} of {len(dicoms)} files are no DICOM in spite of their ending "
+            f"{len(broken)} of {len(dicoms)} files are damaged or no DICOM, in spite of their ending or first bytes "
             f"({', '.join(broken[:MAX_LISTED])}{more}); copy them again, or remove them if no slice is missing"
         )
     frames = [frame for found in read.values() if found for frame in found]
@@ -77,7 +82,7 @@ def frames_in_folder(folder: Path) -> list[Frame]:
 
 
 def frames_of(path: Path) -> list[Frame] | None:
-    """Return the frames of a file: none of a file without an image, such as a report; None if it is not DICOM.
+    """Return the frames of a file: none without an image, as of a report; None if it is damaged or no DICOM.
 
     Raises:
         InputError: If its header is damaged.
@@ -85,7 +90,8 @@ def frames_of(path: Path) -> list[Frame] | None:
     try:
         data = read_dataset(path, stop_before_pixels=True)
         if "Rows" not in data or "Columns" not in data:
-            return [] if "SOPClassUID" in data else None
+            kind = data.get("SOPClassUID")
+            return None if not kind or UID(str(kind)).name.endswith("Image Storage") else []
         groups = data.get("PerFrameFunctionalGroupsSequence") or []
         count = int(data.get("NumberOfFrames") or 1)
         if count > 1 and groups and len(groups) != count:
@@ -130,26 +136,49 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
     rows, columns = _numbers(first("PixelMeasuresSequence", "PixelSpacing"), 2)
     slope = first("PixelValueTransformationSequence", "RescaleSlope")
     intercept = first("PixelValueTransformationSequence", "RescaleIntercept")
+    kinds = np.atleast_1d(first("MRImageFrameTypeSequence", "FrameType") or data.get("ImageType") or [])
     stack = (
         first("FrameContentSequence", "StackID"),
         first("FrameContentSequence", "TemporalPositionIndex") or data.get("TemporalPositionIdentifier"),
         first("MREchoSequence", "EffectiveEchoTime") or data.get("EchoTime"),
+        kinds[KIND] if len(kinds) > KIND else None,
+        first("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+        first("MRDiffusionSequence", "DiffusionBValue"),
     )
+    units = first("PixelValueTransformationSequence", "RescaleType") or data.get("Units")
+    source = (data.get("PatientID"), data.get("FrameOfReferenceUID"), data.get("Modality"), units)
     return Frame(
         path=path,
         index=index,
         series=str(data.get("SeriesInstanceUID", "")),
         description=f"{data.get('Modality', '')} {data.get('SeriesDescription', '')}".strip(),
         shape=(int(data.Columns), int(data.Rows)),
-        samples=int(data.get("SamplesPerPixel", 1)),
         position=_numbers(position, 3),
         cosines=_numbers(cosines, 6),
         spacing=(float(columns), float(rows)),
         rescale=None if slope is None or intercept is None else (float(slope), float(intercept)),
+        source=tuple(str(value or "") for value in source),
         stack=tuple(str(value) for value in stack),
         ratio=largest_ratio(data),
-        has_table="ModalityLUTSequence" in data,
+        problem=_problem(data, slope, intercept),
     )
+
+
+def _problem(data: Dataset, slope: Any, intercept: Any) -> str:
+    """Return why the stored values of a file are not what it shows, or cannot be scaled; empty if they are."""
+    colours = str(data.get("PhotometricInterpretation") or "MONOCHROME2")
+    if not colours.startswith("MONOCHROME") or int(data.get("SamplesPerPixel", 1)) != 1:
+        return f"expected one value per voxel, got colours ({colours})"
+    if "ModalityLUTSequence" in data:
+        return "has values that are scaled by a table (ModalityLUTSequence); convert it to NIfTI first"
+    if (slope is None) != (intercept is None):
+        missing, other = ("RescaleSlope", "RescaleIntercept")[:: 1 if slope is None else -1]
+        return f"has slices with {other} and without {missing}; export it again"
+    if slope is not None and not (np.isfinite([float(slope), float(intercept)]).all() and float(slope)):
+        return "has slices whose RescaleSlope or RescaleIntercept is 0 or not finite; export it again"
+    if int(data.get("HighBit", 0)) >= int(data.get("BitsStored", 0)) > 0:
+        return "has values that are shifted (HighBit above BitsStored - 1); convert it to NIfTI first"
+    return ""
 
 
 def _numbers(value: Any, count: int) -> np.ndarray:
@@ -168,8 +197,12 @@ def check_one_volume(frames: Sequence[Frame]) -> None:
     if len(series) > 1:
         listed = "; ".join(f"{len(items)} x {items[0].description or 'no description'}" for items in series.values())
         raise InputError(f"holds {len(series)} DICOM series ({listed}); give each series its own folder")
-    if any(item.samples != 1 for item in frames):
-        raise InputError("expected one value per voxel, got colours")
+    for what, values in zip(SOURCE, zip(*(item.source for item in frames), strict=True), strict=True):
+        if len(found := sorted({*values} - {""})) > 1:
+            raise InputError(f"has slices of several {what} ({', '.join(found)}); give each its own folder")
+    problem = next((item.problem for item in frames if item.problem), None)
+    if problem:
+        raise InputError(problem)
     if len(frames) < 2:
         raise InputError("expected a volume, got one slice")
     if len({item.path for item in frames}) not in (1, len(frames)):
@@ -179,8 +212,8 @@ def check_one_volume(frames: Sequence[Frame]) -> None:
     stacks = Counter(item.stack for item in frames)
     if len(stacks) > 1:
         raise InputError(
-            f"holds {len(stacks)} stacks (echoes or time points) of {min(stacks.values())} to {max(stacks.values())} "
-            "slices; split them first"
+            f"holds {len(stacks)} stacks (echoes, time points or kinds of image) of {min(stacks.values())} to "
+            f"{max(stacks.values())} slices; split them first"
         )
     _check_complete(frames)
 
@@ -190,6 +223,10 @@ def _check_complete(frames: Sequence[Frame]) -> None:
     count = len(frames)
     if any(not np.isfinite([*item.position, *item.cosines]).all() for item in frames):
         raise InputError("has slices without position or orientation; convert it with the tools of the scanner")
+    axes = np.array([item.cosines for item in frames]).reshape(-1, 2, 3)
+    lengths, products = np.linalg.norm(axes, axis=2), (axes[:, 0] * axes[:, 1]).sum(1)
+    if np.abs(lengths - 1).max() > UNIT_TOLERANCE or np.abs(products).max() > UNIT_TOLERANCE:
+        raise InputError("has an ImageOrientationPatient that is not two perpendicular unit vectors; export it again")
     missing = sum(not np.isfinite(item.spacing).all() or min(item.spacing) <= 0 for item in frames)
     if missing:
         raise InputError(f"{missing} of {count} slices have no PixelSpacing, so voxels have no size; export it again")
@@ -200,10 +237,6 @@ def _check_complete(frames: Sequence[Frame]) -> None:
     unscaled = sum(item.rescale is None for item in frames)
     if 0 < unscaled < count:
         raise InputError(f"{unscaled} of {count} slices have no RescaleSlope and RescaleIntercept; export it again")
-    if any(item.rescale is not None and not np.isfinite(item.rescale).all() for item in frames):
-        raise InputError("has slices whose RescaleSlope or RescaleIntercept is not finite; export it again")
-    if any(item.has_table for item in frames):
-        raise InputError("has values that are scaled by a table (ModalityLUTSequence); convert it to NIfTI first")
 
 
 def stack(frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarray]:

@@ -22,7 +22,7 @@ NO_GEOMETRY = (
 @reader(".mgh", ".mgz", title="FreeSurfer")
 def read_mgh(path: Path) -> RawVolume:
     """Read a volume; its affine leads to scanner RAS in mm. Without a good-RAS flag, the axes are FreeSurfer's LIA."""
-    content = read_unpacked(path, _total_bytes, HEADER)
+    content, _ = read_unpacked(path, _total_bytes, HEADER)  # tags of the format follow the voxels
     image = MGHImage.from_bytes(content)
     shape = check_shape(image.shape)
     check_memory(shape)

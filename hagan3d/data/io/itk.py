@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (the usual abbreviation)
 
-from hagan3d.data.io.checks import check_memory, check_shape
+from hagan3d.data.io.checks import check_memory, check_range, check_shape, surplus_remarks
 from hagan3d.data.io.geometry import LPS_TO_RAS, NO_PLACE, NO_SIDES
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.data.io.unpack import unpack
@@ -25,6 +25,8 @@ from hagan3d.errors import InputError
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 LARGEST_HEADER = 2**16  # bytes
+META_END = re.compile(rb"^\s*ElementDataFile\s*=[^\n]*(\n|$)", re.IGNORECASE | re.MULTILINE)
+NRRD_END = re.compile(rb"\n\r?\n")
 DEFLATE_RATIO = 1032  # most bytes that a packed byte holds
 BZIP2_RATIO = 2**20
 LONGEST_WORD = 120  # characters of a header: the buffers that ITK copies longer ones into overflow
@@ -85,8 +87,15 @@ def data_files(path: Path) -> list[Path]:
 def read_meta(path: Path) -> RawVolume:
     """Read MetaImage: axes in the order of the file, the affine converted from LPS to RAS mm."""
     header = _meta_header(path)
-    _check_voxels(path, header)
-    return _read(path, "MetaImageIO", header)
+    voxels = _check_voxels(path, header)
+    if header.encoding != "zlib":
+        return _read(path, "MetaImageIO", header)
+    # ITK takes the size of the packed voxels from the header, and reads memory contents if it is missing or wrong
+    lines, _ = _lines(path, META_END)
+    dropped = re.compile(r"(compressed\w+|headersize|elementdatafile)\s*=", re.IGNORECASE)
+    start = "\n".join([*(line for line in lines if not dropped.match(line)), "ElementDataFile = LOCAL", ""])
+    with _copy("volume.mha", start, voxels) as copy:
+        return _read(copy, "MetaImageIO", header)
 
 
 @reader(".nrrd", ".nhdr", title="NRRD", parts=data_files)
@@ -96,7 +105,10 @@ def read_nrrd(path: Path) -> RawVolume:
     voxels = _check_voxels(path, header)
     if header.encoding != "bzip2":
         return _read(path, "NrrdImageIO", header)
-    with _unpacked_copy(path, voxels) as copy:  # which ITK cannot unpack
+    lines, _ = _lines(path, NRRD_END)  # which ITK cannot unpack
+    dropped = re.compile(r"(encoding|data ?file|byte ?skip|line ?skip)\s*:|$", re.IGNORECASE)
+    start = "\n".join([*(line for line in lines if not dropped.match(line)), "encoding: raw", "", ""])
+    with _copy("volume.nrrd", start, voxels) as copy:
         return _read(copy, "NrrdImageIO", header)
 
 
@@ -114,15 +126,24 @@ def _read(path: Path, kind: str, header: Header) -> RawVolume:
         check_memory(shape)
         source.SetOutputPixelType(sitk.sitkVectorFloat32 if components > 1 else sitk.sitkFloat32)
         image = source.Execute()
+        array = sitk.GetArrayFromImage(image)  # axes in reverse order, the values of a voxel last
+        source.SetOutputPixelType(sitk.sitkVectorFloat64 if components > 1 else sitk.sitkFloat64)
+        check_range(array, lambda: sitk.GetArrayFromImage(source.Execute()))
     except RuntimeError as error:
         raise InputError("cannot be read: truncated, damaged, or not NRRD or MetaImage") from error
-    array = sitk.GetArrayFromImage(image)  # axes in reverse order, the values of a voxel last
     array = np.moveaxis(array.transpose(), 0, -1) if components > 1 else array.transpose()
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3] * image.GetSpacing()[:3]
-    affine[:3, 3] = image.GetOrigin()[:3]
+    affine[:3, 3] = image.GetOrigin()[:3] if header.has_place else 0  # where ITK may take the axis mins of NRRD
     affine[:3] *= header.unit_mm
-    return RawVolume(array.reshape(shape), LPS_TO_RAS @ affine if header.has_sides else affine, header.remarks)
+    remarks = (*header.remarks, *surplus_remarks(_surplus(path, header)))
+    return RawVolume(array.reshape(shape), LPS_TO_RAS @ affine if header.has_sides else affine, remarks)
+
+
+def _surplus(path: Path, header: Header) -> int:
+    """Return the bytes after voxels that are not packed and follow their header."""
+    is_raw = not header.files and not header.encoding and header.start >= 0
+    return path.stat().st_size - header.start - header.voxel_bytes if is_raw else 0
 
 
 def _check_voxels(path: Path, header: Header) -> bytes:
@@ -133,7 +154,7 @@ def _check_voxels(path: Path, header: Header) -> bytes:
     """
     files = header.files or [path]
     share = header.voxel_bytes // len(files)
-    unpacked = b""
+    unpacked = []
     for file in files:
         if not file.is_file():
             raise InputError(f"names the file of its voxels {file.name}, which does not exist in its folder")
@@ -146,42 +167,41 @@ def _check_voxels(path: Path, header: Header) -> bytes:
             check_memory((header.voxel_bytes,))
             with file.open("rb") as stream:
                 stream.seek(start)
-                unpacked = unpack(stream.read(), header.encoding, share)
-        elif header.encoding != "text" and size - start < share:
-            raise InputError(
-                f"is truncated: {file.name} has {size - start} bytes of voxels, its header declares {share}"
-            )
-    return unpacked
+                unpacked.append(unpack(stream.read(), header.encoding, share))
+        elif header.encoding != "text":
+            _check_size(file, size - start, share, is_exact=bool(header.files) and header.start >= 0)
+    return b"".join(unpacked)
+
+
+def _check_size(file: Path, size: int, declared: int, is_exact: bool) -> None:
+    """Raise InputError if a file has fewer bytes of voxels than declared; ``is_exact``: or more."""
+    if size < declared:
+        raise InputError(f"is truncated: {file.name} has {size} bytes of voxels, its header declares {declared}")
+    if is_exact and size > declared:
+        raise InputError(
+            f"{file.name} has {size} bytes of voxels, its header declares {declared}; correct the sizes and the type, "
+            "or say how many bytes precede the voxels (HeaderSize, byte skip; -1: they end with the file)"
+        )
 
 
 @contextmanager
-def _unpacked_copy(path: Path, voxels: bytes) -> Iterator[Path]:
-    """Write a copy of an NRRD file with its voxels unpacked, for as long as the context lasts."""
-    lines, _ = _lines(path, b"\n\n", "")
-    dropped = re.compile(r"(encoding|data ?file|byte ?skip|line ?skip)\s*:|$", re.IGNORECASE)
-    lines = [line for line in lines if not dropped.match(line)]
+def _copy(name: str, header: str, voxels: bytes) -> Iterator[Path]:
+    """Write a file of unpacked voxels after another header, for as long as the context lasts."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "volume.nrrd"
-        copy.write_bytes("\n".join([*lines, "encoding: raw", "", ""]).encode("latin-1") + voxels)
+        copy = Path(folder) / name
+        copy.write_bytes(header.encode("latin-1") + voxels)
         yield copy
 
 
-def _lines(path: Path, end: bytes, last: str) -> tuple[list[str], int]:
-    """Return the lines of a text header, and its size; it ends after ``end``, or with the line that begins ``last``."""
+def _lines(path: Path, end: re.Pattern[bytes]) -> tuple[list[str], int]:
+    """Return the lines of a text header, and its size; it ends with the first match of ``end``, else with the file."""
     with path.open("rb") as file:
         start = file.read(LARGEST_HEADER)
     if not start:
         raise InputError("is empty (0 bytes); copy or export it again")
-    start = start.replace(b"\r\n", b"\n ") if b"\r\n" in start[:512] else start  # the same length
-    if last:
-        found = re.search(rb"(?im)^\s*" + last.encode() + rb"\s*=[^\n]*(\n|$)", start)
-        size = found.end() if found else 0
-    else:
-        place = start.find(end)
-        size = place + len(end) if place >= 0 else len(start)
-    if not size:
-        raise InputError("not a MetaImage file, in spite of its ending, or its header is damaged")
-    lines = [line.strip() for line in start[:size].decode("latin-1").splitlines()]
+    found = end.search(start)
+    size = found.end() if found else len(start)
+    lines = [line.strip() for line in start[:size].decode("latin-1").replace("\r\n", "\n").split("\n")]
     if any(len(word) > LONGEST_WORD for line in lines for word in line.split() if not line.startswith("#")):
         raise InputError(f"has a word of more than {LONGEST_WORD} characters in its header: it is damaged")
     return lines, size
@@ -189,13 +209,14 @@ def _lines(path: Path, end: bytes, last: str) -> tuple[list[str], int]:
 
 def _meta_header(path: Path) -> Header:
     """Read the header of a MetaImage file."""
-    lines, size = _lines(path, b"", "ElementDataFile")
+    lines, size = _lines(path, META_END)
     pairs = (line.partition("=") for line in lines if "=" in line)
     values = {key.strip().lower(): value.strip() for key, _, value in pairs}
     try:
         sides = _sides(values["dimsize"], values["ndims"])
         one = META_SIZES[values["elementtype"].upper().removeprefix("MET_").removesuffix("_ARRAY")]
         one *= int(values.get("elementnumberofchannels", 1))
+        named = values["elementdatafile"]
     except (KeyError, ValueError) as error:
         raise InputError("not a MetaImage file, in spite of its ending, or its header is damaged") from error
     if "elementspacing" not in values and "elementsize" not in values:
@@ -203,8 +224,8 @@ def _meta_header(path: Path) -> Header:
     _check_meta_numbers(values, len(sides))
     packed = values.get("compresseddata", "false").lower() == "true"
     encoding = "zlib" if packed else "" if values.get("binarydata", "true").lower() == "true" else "text"
-    files = _meta_files(path, values["elementdatafile"], sides)
-    start = size if not files else int(values.get("headersize", 0))
+    files = _meta_files(path, named, sides)
+    start = _meta_start(values, size, is_local=not files)
     has_sides, has_place = (any(key in values for key in keys) for keys in (META_DIRECTIONS, META_ORIGINS))
     unit = _unit_mm([values.get("distanceunits", "mm")])
     return Header(one * int(np.prod(sides, dtype=object)), files, start, encoding, has_sides, has_place, unit)
@@ -212,6 +233,7 @@ def _meta_header(path: Path) -> Header:
 
 META_DIRECTIONS = ("transformmatrix", "rotation", "orientation")
 META_ORIGINS = ("offset", "position", "origin")
+META_SCALE = {"slope": "1", "offset": "0"}
 
 
 def _check_meta_numbers(values: dict[str, str], axes: int) -> None:
@@ -220,6 +242,29 @@ def _check_meta_numbers(values: dict[str, str], axes: int) -> None:
     for key, count in (counts | dict.fromkeys(META_DIRECTIONS, axes**2)).items():
         if key in values and len(_finite(values[key].split())) != count:
             raise InputError(f"{key} must have {count} finite numbers, got {values[key]}; repair the header")
+    scale = [values.get(f"elementtointensityfunction{name}", default) for name, default in META_SCALE.items()]
+    if _finite(scale) != [1, 0]:  # which ITK does not apply
+        raise InputError(
+            f"says that its values are to be scaled (ElementToIntensityFunctionSlope {scale[0]}, Offset {scale[1]}); "
+            "scale them and remove both lines"
+        )
+
+
+def _meta_start(values: dict[str, str], size: int, is_local: bool) -> int:
+    """Return the first byte of the voxels in their file.
+
+    Raises:
+        InputError: If it is not a number, or the voxels would begin within the header, whose bytes ITK would take.
+    """
+    try:
+        skipped = int(values.get("headersize", 0))
+    except ValueError as error:
+        raise InputError(f"HeaderSize must be an integer, got {values['headersize']}; repair the header") from error
+    if not is_local or skipped < 0:
+        return skipped
+    if 0 < skipped < size:
+        raise InputError(f"HeaderSize is {skipped}, so its voxels would begin within the header; repair the header")
+    return max(size, skipped)
 
 
 def _finite(words: list[str]) -> list[float]:
@@ -276,7 +321,7 @@ def _numbered(pattern: str, number: int) -> str:
 
 def _nrrd_header(path: Path) -> Header:
     """Read the header of an NRRD file."""
-    lines, size = _lines(path, b"\n\n", "")
+    lines, size = _lines(path, NRRD_END)
     if not lines[0].startswith("NRRD"):
         raise InputError("not an NRRD file, in spite of its ending")
     fields = (line.partition(":") for line in lines[1:] if ":" in line and not line.startswith("#"))
@@ -295,10 +340,25 @@ def _nrrd_header(path: Path) -> Header:
     _check_nrrd_numbers(values, len(sides))
     has_sides = values.get("space", "").lower().replace("-", "") in SPACES
     unit = _unit_mm(re.findall(r'"([^"]*)"', values.get("space units") or values.get("units") or ""))
-    start = size if named is None else int(values.get("byte skip") or values.get("byteskip") or 0)
+    start = _nrrd_start(values, size if named is None else 0, is_packed=encoding in ("gzip", "bzip2"))
     files = [] if named is None else [path.parent / named]
     voxel_bytes = one * int(np.prod(sides, dtype=object))
     return Header(voxel_bytes, files, start, encoding, has_sides, "space origin" in values, unit)
+
+
+def _nrrd_start(values: dict[str, str], first: int, is_packed: bool) -> int:
+    """Return the first byte of the voxels in their file; -1 if it is not known.
+
+    Raises:
+        InputError: If skips are no numbers, or apply to packed voxels.
+    """
+    skips = [values.get(f"{unit} skip") or values.get(f"{unit}skip") or "0" for unit in ("byte", "line")]
+    if not all(re.fullmatch(r"-?\d+", skip) for skip in skips):
+        raise InputError(f"byte skip and line skip must be integers, got {' and '.join(skips)}; repair the header")
+    bytes_skipped, lines_skipped = map(int, skips)
+    if is_packed and (bytes_skipped or lines_skipped):
+        raise InputError("has byte skip or line skip before packed voxels, which is not read; save it without")
+    return -1 if lines_skipped or bytes_skipped < 0 else first + bytes_skipped
 
 
 def _check_nrrd_numbers(values: dict[str, str], axes: int) -> None:

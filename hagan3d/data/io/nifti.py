@@ -5,8 +5,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 
-from hagan3d.data.io.checks import check_memory, check_shape
+from hagan3d.data.io.checks import check_memory, check_range, check_shape, surplus_remarks
 from hagan3d.data.io.geometry import NO_PLACE, NO_SIDES
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.data.io.unpack import read_unpacked
@@ -15,6 +16,7 @@ from hagan3d.errors import InputError
 UNITS_IN_MM = {1: 1e3, 3: 1e-3}  # metre and micrometre, by the spatial code of `xyzt_units`
 CLASSES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
 LARGEST_HEADER = 540
+SAME_PLACE = 0.5  # voxels: smallest distance of sform and qform that is worth a remark
 
 
 @reader(".nii", ".nii.gz", title="NIfTI")
@@ -24,14 +26,15 @@ def read_nifti(path: Path) -> RawVolume:
     The affine is in mm, whatever unit the header names. Whether a file is compressed is read from its first bytes, and
     the checksum of a compressed one is checked.
     """
-    content = read_unpacked(path, _total_bytes, LARGEST_HEADER)
+    content, surplus = read_unpacked(path, _total_bytes, LARGEST_HEADER)
     image = CLASSES[_header_size(content)].from_stream(io.BytesIO(content))
     shape = check_shape(image.shape)
     check_memory(shape)
     with np.errstate(over="ignore"):
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    _check_range(image, array)
-    return RawVolume(array, _affine_mm(image), () if _has_place(image) else (NO_SIDES, NO_PLACE))
+    check_range(array, lambda: np.asarray(image.dataobj))
+    remarks = [*_geometry_remarks(image), *surplus_remarks(surplus)]
+    return RawVolume(array, _affine_mm(image), tuple(remarks))
 
 
 def _header_size(content: bytes) -> int:
@@ -76,18 +79,31 @@ def _affine_mm(image: nib.Nifti1Image) -> np.ndarray:
     affine = np.array(image.affine, dtype=np.float64)
     if not _has_place(image):  # nibabel would mirror the first axis and centre the volume, as SPM does
         affine = np.diag([*(float(size) for size in image.header["pixdim"][1:4]), 1.0])
-    affine[:3] *= UNITS_IN_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    affine[:3] *= _unit_mm(image)
     return affine
+
+
+def _unit_mm(image: nib.Nifti1Image) -> float:
+    return UNITS_IN_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
 
 
 def _has_place(image: nib.Nifti1Image) -> bool:
     return bool(int(image.header["sform_code"]) or int(image.header["qform_code"]))
 
 
-def _check_range(image: nib.Nifti1Image, array: np.ndarray) -> None:
-    """Raise InputError if finite values became infinite in float32."""
-    if image.get_data_dtype().itemsize < 8 and not np.isinf(array).any():
-        return
-    infinite = np.isinf(array)
-    if infinite.any() and np.isfinite(np.asarray(image.dataobj).reshape(array.shape)[infinite]).any():
-        raise InputError("has values beyond the range of float32 (3.4e38); rescale it")
+def _geometry_remarks(image: nib.Nifti1Image) -> tuple[str, ...]:
+    """Return what has to be assumed of the place of a volume."""
+    if not _has_place(image):
+        return NO_SIDES, NO_PLACE
+    sform, _ = image.header.get_sform(coded=True)
+    try:
+        qform, _ = image.header.get_qform(coded=True)
+    except ValueError:  # no quaternion: it is not used
+        return ()
+    if sform is None or qform is None:
+        return ()
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape[:3]) - 1)
+    apart = float(np.linalg.norm(apply_affine(sform - qform, corners), axis=1).max())
+    if not apart > SAME_PLACE * np.linalg.norm(sform[:3, :3], axis=0).min():
+        return ()
+    return ("its sform and qform place the voxels differently: the sform is used",)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.io.checks import check_memory, check_shape
+from hagan3d.data.io.checks import check_memory, check_range, check_shape
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.errors import InputError
 
@@ -33,4 +33,7 @@ def read_npy(path: Path) -> RawVolume:
         raise InputError(f"expected one real number per voxel, got {array.dtype}")
     shape = check_shape(array.shape)
     check_memory(shape)
-    return RawVolume(np.array(array, dtype=np.float32).reshape(shape), np.eye(4), (NO_GEOMETRY,))
+    with np.errstate(over="ignore"):
+        values = np.array(array, dtype=np.float32).reshape(shape)
+    check_range(values, lambda: array)
+    return RawVolume(values, np.eye(4), (NO_GEOMETRY,))

@@ -24,13 +24,16 @@ def is_gzip(path: Path) -> bool:
         return file.read(2) == GZIP_MAGIC
 
 
-def read_unpacked(path: Path, expected: Callable[[bytes], int], header: int) -> bytes:
+def read_unpacked(path: Path, expected: Callable[[bytes], int], header: int) -> tuple[bytes, int]:
     """Read a file, unpacking gzip, up to its end, so that its checksum is checked.
 
     Args:
         path: The file.
         expected: Gives the size of the unpacked file from its first bytes; it may raise InputError.
         header: Number of bytes that ``expected`` needs.
+
+    Returns:
+        The expected bytes, and the number of those that follow them.
 
     Raises:
         InputError: If it is empty, shorter than expected or damaged. The caller adds the path.
@@ -50,8 +53,9 @@ def read_unpacked(path: Path, expected: Callable[[bytes], int], header: int) -> 
             if needed > available_bytes():
                 raise InputError(f"its header declares {needed} bytes, more than the free memory; is it damaged?")
             rest = file.read(max(0, needed - len(first)))
-            while file.read(BLOCK):  # to the end, where gzip has its checksum
-                pass
+            surplus = 0
+            while block := file.read(BLOCK):  # to the end, where gzip has its checksum
+                surplus += len(block)
     except InputError:
         raise
     except DAMAGED as error:
@@ -62,7 +66,7 @@ def read_unpacked(path: Path, expected: Callable[[bytes], int], header: int) -> 
         raise InputError(
             f"truncated or damaged: the header declares {needed} bytes, the file has {len(first) + len(rest)}"
         )
-    return first + rest
+    return first + rest, surplus
 
 
 def _opened(path: Path) -> BinaryIO:

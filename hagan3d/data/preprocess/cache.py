@@ -10,8 +10,8 @@ import numpy as np
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import GridRule, resample_onto
 from hagan3d.data.io.registry import parts_of
-from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_volume
-from hagan3d.data.preprocess.facts import FileFacts, facts_of, few_slices
+from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_raw, read_volume
+from hagan3d.data.preprocess.facts import FileFacts, facts_of, odd_shape
 from hagan3d.data.preprocess.intensity import IntensityRule, window_remark
 from hagan3d.data.preprocess.volume import (
     check_overlap,
@@ -93,11 +93,9 @@ def check_file(task: PreprocessingTask) -> CheckResult:
         found = [facts_of(volume, task.channels[0])]
         mask = _mask(task, volume)
         task.intensities[0].interval(volume.array, mask)
-        if file.mask is not None and mask is not None and not mask.any():
-            raise InputError(f"{task.mask}: mask is empty; repair it or leave it out")
         remarks = [
             *volume.remarks,
-            *few_slices(volume, task.grid.size),
+            *odd_shape(volume, task.grid.size),
             *_window_remark(volume, task.intensities[0]),
             *_check_channels(task, images, volume, found),
             *_check_label_map(task, volume, found),
@@ -231,10 +229,12 @@ def _mask(task: PreprocessingTask, volume: Volume) -> np.ndarray | None:
     """Read the mask of a volume as booleans, on the grid of its file."""
     if task.mask is None:
         return None
-    mask = read_volume(task.mask)
-    if not same_grid(mask, volume):
+    array, affine, _ = read_raw(task.mask)  # which may be 1 everywhere
+    if not same_grid(Volume(array, affine, str(task.mask)), volume):
         raise InputError(f"{task.mask}: must have the shape and affine of {task.file.path}; resample the mask")
-    return mask.array > 0
+    if not np.isfinite(array).all() or not (array > 0).any():
+        raise InputError(f"{task.mask}: mask is empty, or holds NaN or infinite values; repair it or leave it out")
+    return array > 0
 
 
 def content_hash(paths: Sequence[Path]) -> str:

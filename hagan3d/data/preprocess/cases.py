@@ -1,7 +1,8 @@
 """Cases of several channels with label maps: an nnU-Net data set, or a CSV with a column per channel."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from hagan3d.data.io.files import exists
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
-from hagan3d.data.preprocess.metadata import abbreviate, read_table
+from hagan3d.data.preprocess.metadata import abbreviate, known, read_table
 from hagan3d.data.store.format import MAX_LABELS
 from hagan3d.errors import InputError
 
@@ -148,10 +149,20 @@ def check_label_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _case(folder: Path, line: dict[str, str], channels: tuple[str, ...]) -> VolumeFile:
+    check_different(line["id"], {name: folder / line[name] for name in channels})
     first, *others = (folder / line[name] for name in channels)
     label_map = folder / line[SEGMENTATION] if SEGMENTATION in line else None
-    subject = line.get("subject") or None
+    subject = known(line.get("subject"))
     return VolumeFile(first, line["id"], channels=tuple(others), label_map=label_map, subject=subject)
+
+
+def check_different(id: str, files: Mapping[str, Path]) -> None:
+    """Raise InputError if two channels of one volume are the same file."""
+    names: dict[str, str] = {}
+    for name, path in files.items():
+        other = names.setdefault(os.path.realpath(path), name)
+        if other != name:
+            raise InputError(f"{path}: is both the {other} and the {name} of {id}; use a file for each")
 
 
 def _read_dataset(path: Path) -> dict[str, Any]:
@@ -159,7 +170,7 @@ def _read_dataset(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: does not exist; --nnunet takes the folder of an nnU-Net data set")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON ({error}); repair it") from error
     if isinstance(about, dict) and "modality" in about and "channel_names" not in about:
@@ -199,4 +210,10 @@ def _label_names(folder: Path, labels: dict[str, Any]) -> tuple[str, ...]:
 
 def _is_image(path: Path, ending: str) -> bool:
     stem = path.name[: -len(ending)]
-    return path.name.endswith(ending) and len(stem) > 5 and stem[-5] == "_" and stem[-4:].isdecimal()
+    return (
+        path.name[0] != "."
+        and path.name.endswith(ending)
+        and len(stem) > 5
+        and stem[-5] == "_"
+        and stem[-4:].isdecimal()
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hagan3d.config import is_slice
-from hagan3d.data.io.files import write_text
+from hagan3d.data.io.files import exists, write_text
 from hagan3d.data.io.geometry import GridRule
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
@@ -192,18 +192,22 @@ def check_all(plan: Plan, folder: Path | None, progress: bool) -> Checked:
 
 
 def _sort_out(tasks: list[PreprocessingTask], results: dict[str, CheckResult]) -> Checked:
-    """Sort usable files from others; a copy of another file is a problem."""
+    """Sort usable files from others; a copy of another file, or of its voxels in another format, is a problem."""
     usable: dict[str, str] = {}
     problems: list[str] = []
-    first: dict[str, Path] = {}
+    first: dict[Any, Path] = {}
     for task in tasks:
         result = results[task.file.id]
         if result.error:
             problems.append(result.error)
-        elif result.hash in first:
+            continue
+        voxels = tuple(fact.voxels for fact in result.facts)
+        if result.hash in first:
             problems.append(f"{task.file.path}: is the same file as {first[result.hash]}; leave one out")
+        elif all(voxels) and voxels in first:
+            problems.append(f"{task.file.path}: has the same voxels as {first[voxels]}; leave one out")
         else:
-            first[result.hash] = task.file.path
+            first |= dict.fromkeys((result.hash, voxels), task.file.path)
             usable[task.file.id] = result.hash
     remarks = [remark for result in results.values() for remark in result.remarks]
     shapes: dict[GridRule, list[tuple[int, ...]]] = {}
@@ -259,4 +263,4 @@ def key_of(state: Any) -> str:
 def count_workers(files: list[VolumeFile], config: PrepareConfig) -> int:
     """Return the number of processes that is worth starting for the size of the input."""
     parts = (part for file in files for path in file.files for part in parts_of(path))
-    return min(config.workers, 1 + sum(part.stat().st_size for part in parts) // BYTES_PER_WORKER)
+    return min(config.workers, 1 + sum(part.stat().st_size for part in parts if exists(part)) // BYTES_PER_WORKER)

@@ -1,18 +1,26 @@
 """Facts of the files of a preparation, and its report: what was read, as what, and every remark."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nibabel.orientations import aff2axcodes
 
 from hagan3d.data.io.files import write_text
-from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.io.geometry import reorient, spacing_of
 from hagan3d.data.io.volumes import Volume
+from hagan3d.data.pictures import is_own_picture
+from hagan3d.errors import InputError
 
 FEW_SLICES = 4  # with fewer along an axis, a volume is most likely no volume
+SMALLEST_MM, LARGEST_MM = (
+    1e-2,
+    5e3,
+)  # sides of volumes, from cells to whole bodies; beyond, the unit is most likely wrong
 SIMILAR_REMARKS = 3  # remarks of one text that are printed one by one
 
 
@@ -31,6 +39,8 @@ class FileFacts:
     """Axis codes, such as RAS: the side that each axis of the file points to."""
     range: tuple[float, float]
     """Smallest and largest value, file units."""
+    voxels: str = ""
+    """SHA-256 of all values with axes as those of RAS: formats have other orders."""
 
     def __str__(self) -> str:
         """Describe the file in one line."""
@@ -41,6 +51,7 @@ class FileFacts:
 
 def facts_of(volume: Volume, channel: str) -> FileFacts:
     """Return the facts of a volume as it was read."""
+    values, _ = reorient(volume.array, volume.affine, "RAS")
     return FileFacts(
         volume.name,
         channel,
@@ -48,15 +59,21 @@ def facts_of(volume: Volume, channel: str) -> FileFacts:
         tuple(round(float(step), 6) for step in spacing_of(volume.affine)),
         "".join(code or "?" for code in aff2axcodes(volume.affine)),
         (float(volume.array.min()), float(volume.array.max())),
+        hashlib.sha256(np.ascontiguousarray(values).data).hexdigest(),
     )
 
 
-def few_slices(volume: Volume, size: tuple[int, ...]) -> list[str]:
-    """Return a remark on a volume with few slices along an axis, which may be a localizer; not on an image."""
-    least = min(volume.array.shape)
-    if least == 1 or least >= FEW_SLICES:
-        return []
-    return [f"{volume.name}: has {least} slices along one axis, for a volume of {' x '.join(map(str, size))} voxels"]
+def odd_shape(volume: Volume, size: tuple[int, ...]) -> list[str]:
+    """Return remarks on a volume of few slices, as of a localizer, or of a size that nothing has; not on images."""
+    least, remarks = min(volume.array.shape), []
+    if 1 < least < FEW_SLICES:
+        sides = " x ".join(map(str, size))
+        remarks.append(f"{volume.name}: has {least} slices along one axis, for a volume of {sides} voxels")
+    extent = spacing_of(volume.affine) * volume.array.shape
+    if least > 1 and not (extent.min() >= SMALLEST_MM and extent.max() <= LARGEST_MM):
+        shown = " x ".join(f"{side:.4g}" for side in extent)
+        remarks.append(f"{volume.name}: is {shown} mm large: is the unit of its header right?")
+    return remarks
 
 
 @dataclass(frozen=True)
@@ -117,6 +134,21 @@ def write_report(
     write_text(report_path(store), json.dumps(report, indent=1) + "\n")
 
 
+def check_neighbours(store: Path) -> None:
+    """Raise InputError if a store that is not there yet would replace files of others next to it.
+
+    Its contact sheet and its report have its name; those of a store that was deleted may be replaced.
+    """
+    report, sheet = report_path(store), store.with_suffix(".png")
+    try:
+        is_own_report = not report.exists() or {"store", "volumes"} <= {*json.loads(report.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError, RecursionError):
+        is_own_report = False
+    for path, is_own in ((report, is_own_report), (sheet, not sheet.exists() or is_own_picture(sheet))):
+        if not is_own:
+            raise InputError(f"{path}: would be replaced, as a store writes a file of that name; use another --output")
+
+
 def read_report(store: Path) -> dict[str, Any]:
     """Return the report of a store: remarks, and the state of the files of each volume; empty without one."""
     try:
@@ -142,6 +174,7 @@ def from_plain(values: Iterable[Mapping[str, Any]]) -> tuple[FileFacts, ...]:
             tuple(one["spacing"]),
             one["orientation"],
             tuple(one["range"]),
+            one.get("voxels", ""),
         )
         for one in values
     )

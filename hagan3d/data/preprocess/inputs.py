@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from hagan3d.data.io.files import exists
 from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile, num_frames
@@ -19,7 +22,9 @@ from hagan3d.errors import InputError
 
 Inputs = Path | str | Iterable[Path | str] | Cases
 TABLE_SUFFIX = ".csv"
-VOLUME = 3  # rank of a volume's own id among the names of its subject
+VOLUME = 5  # rank of a volume's own id among the names of its subject
+FILE = 6  # rank of the path of a file
+PARTICIPANT = re.compile(r"(?:^|_)(sub-[0-9A-Za-z]+)(?=_|$)")  # of an id with the entities of BIDS
 
 
 @dataclass(frozen=True)
@@ -51,25 +56,38 @@ class PreparationInputs:
         """Return the subject id: of the labels CSV, else of the table of files, else by the rule.
 
         Without a rule, volumes that match one line of the labels CSV are of one subject, as sessions of a participant
-        are, and so are volumes of one PatientID of DICOM.
+        are, and so are volumes of one PatientID of DICOM, of one participant of BIDS, or that share a file.
         """
-        known = self.rows[file.id].subject or (None if file.domain else file.subject)
-        if known or rule is not None:
-            return known or subject_of(file.id, rule)
+        named = self._named_subject(file)
+        if named or rule is not None:
+            return named or subject_of(file.id, rule)
         return self.shared_subjects[file.id]
+
+    def _named_subject(self, file: VolumeFile) -> str | None:
+        return self.rows.get(file.id, LabelRow()).subject or (None if file.domain else file.subject)
 
     @cached_property
     def shared_subjects(self) -> dict[str, str]:
-        """Return the subject of each volume; it is one for volumes that share a line, a PatientID or a name in domains.
+        """Return the subject of each volume.
 
-        It is named by the line, else by the name, else by the PatientID, else by the id of the volume.
+        It is one for volumes that share a line, a participant of BIDS, a name in domains, a PatientID or a file. It is
+        named by the subject in a table, else by the first of these that there is, else by the id of the volume.
         """
         counts = Counter(row.id for row in self.rows.values())
         shared = {name: row.id for name, row in self.rows.items() if row.id and counts[row.id] > 1}
         names: dict[tuple[int, str], set[tuple[int, str]]] = {}
         for file in self.cases.files:
-            known = (shared.get(file.id), file.subject if file.domain else None, self.patients.get(file.id), file.id)
+            participant = PARTICIPANT.search(file.id)
+            known = (
+                self._named_subject(file),
+                shared.get(file.id),
+                participant and participant[1],
+                file.subject if file.domain else None,
+                self.patients.get(file.id),
+                file.id,
+            )
             joined = {(rank, name) for rank, name in enumerate(known) if name}
+            joined |= {(FILE, os.path.realpath(path)) for path in (file.path, *file.channels, *file.sources)}
             joined |= {other for name in joined for other in names.get(name, ())}
             names |= dict.fromkeys(joined, joined)
         return {file.id: min(names[(VOLUME, file.id)])[1] for file in self.cases.files}
@@ -80,8 +98,9 @@ class PreparationInputs:
         Names, sizes, times and inodes are looked at, not the content. Dates of content alone would not do: a copy may
         keep the old one.
         """
-        parts = [(str(part), part.stat()) for path in self.paths(file) for part in parts_of(path)]
-        facts = [(name, it.st_size, it.st_mtime_ns, it.st_ctime_ns, it.st_ino) for name, it in parts]
+        parts = [part for path in self.paths(file) for part in parts_of(path)]
+        stats = [(str(part), part.stat()) for part in parts if exists(part)]  # what is missing is named by its reader
+        facts = [(name, it.st_size, it.st_mtime_ns, it.st_ctime_ns, it.st_ino) for name, it in stats]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def paths(self, file: VolumeFile) -> list[Path]:
@@ -183,7 +202,8 @@ def _patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:
     found = {
         file.id: patient
         for file in files
-        if (file.path.is_dir() or is_dicom(file.path)) and (patient := patient_id(file.path)) is not None
+        for path in (*file.sources, *file.channels, file.path)
+        if (path.is_dir() or is_dicom(path)) and (patient := patient_id(path)) is not None
     }
     same = set(found.values())
     if len(found) > 1 and len(same) == 1:

@@ -78,6 +78,7 @@ def read_labels(path: Path, class_column: str) -> LabelTable:
     columns = tuple(name for name in others if _is_numeric([line[name] for line in lines]))
     remarks = tuple(_unused(path, name, [line[name] for line in lines]) for name in others if name not in columns)
     remarks += _missing_values(path, lines, id_column, [*columns, *([chosen] if chosen else [])])
+    remarks += _alike(path, chosen, [line[chosen] for line in lines]) if chosen else ()
     class_of = _canonical_classes([line[chosen] for line in lines] if chosen else [])
     rows: dict[str, LabelRow] = {}
     for line in lines:
@@ -85,7 +86,7 @@ def read_labels(path: Path, class_column: str) -> LabelTable:
             raise InputError(f"{path}: the id {line[id_column]!r} is repeated or empty; use one line per id")
         rows[line[id_column]] = LabelRow(
             class_of.get(line[chosen]) if chosen else None,
-            None if subject is None or _is_missing(line[subject]) else line[subject],
+            None if subject is None else known(line[subject]),
             {name: _to_float(line[name]) for name in columns},
             line[id_column],
         )
@@ -190,13 +191,18 @@ def _match_row(name: str, rows: dict[str, LabelRow]) -> str | None:
     return max(prefixes, key=len, default=None)
 
 
+def known(cell: str | None) -> str | None:
+    """Return a cell of a table, or None if it holds no value."""
+    return None if cell is None or _is_missing(cell) else cell
+
+
 def _is_missing(cell: str) -> bool:
     return cell.strip().lower() in MISSING
 
 
 def _is_number(cell: str) -> bool:
     try:
-        return math.isfinite(float(cell))
+        return "_" not in cell and math.isfinite(float(cell))  # Python would read 1_0 as 10
     except ValueError:
         return False
 
@@ -225,6 +231,18 @@ def _missing_values(path: Path, lines: list[dict[str, str]], id_column: str, col
         if missing:
             remarks.append(f"{path}: {name} is missing in {len(missing)} of {len(lines)} lines: {abbreviate(missing)}")
     return tuple(remarks)
+
+
+def _alike(path: Path, name: str, cells: list[str]) -> tuple[str, ...]:
+    """Return a remark for classes that differ in upper and lower case alone."""
+    spellings: dict[str, set[str]] = {}
+    for cell in cells:
+        spellings.setdefault(cell.lower(), set()).add(cell)
+    found = [sorted(names) for lower, names in spellings.items() if len(names) > 1 and not _is_missing(lower)]
+    return tuple(
+        f"{path}: {', '.join(names)} of the column {name} are {len(names)} classes: write them alike if they are one"
+        for names in found
+    )
 
 
 def _canonical_classes(cells: list[str]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from hagan3d.data.io.files import exists
 from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.volumes import VolumeFile
-from hagan3d.data.preprocess.cases import SEGMENTATION, Cases, check_label_names, check_named
-from hagan3d.data.preprocess.metadata import abbreviate, read_table
+from hagan3d.data.preprocess.cases import SEGMENTATION, Cases, check_different, check_label_names, check_named
+from hagan3d.data.preprocess.metadata import abbreviate, known, read_table
 from hagan3d.errors import InputError
 
 COLUMNS = (
@@ -115,6 +115,7 @@ def _to_file(
             raise InputError(f"{path}: the {name} of {line['id']}, {path.parent / cell}, does not exist")
         if cell:
             files[name] = path.parent / cell
+    check_different(line["id"], {name: files[name] for name in (*sources, *targets)})
     first, *others = (files[name] for name in targets)
     return VolumeFile(
         first,
@@ -123,7 +124,7 @@ def _to_file(
         sources=tuple(files[name] for name in sources),
         mask=files.get("mask"),
         label_map=files.get(SEGMENTATION),
-        subject=line.get("subject") or None,
+        subject=known(line.get("subject")),
     )
 
 
@@ -133,5 +134,7 @@ def _in_folders(sources: Path, targets: Path) -> Cases:
         missing = sorted(set(other) - set(own))
         if missing:
             raise InputError(f"{folder}: no file matches {abbreviate(missing)}; use equal names in both folders")
+    for name, path in target_paths.items():
+        check_different(name, {"source": source_paths[name], "target": path})
     files = [VolumeFile(path, name, sources=(source_paths[name],)) for name, path in sorted(target_paths.items())]
     return Cases(files, ("target",), sources=("source",), remarks=tuple(unread_files([sources, targets])))

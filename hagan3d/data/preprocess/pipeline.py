@@ -30,7 +30,7 @@ from hagan3d.data.preprocess.checking import (
     make_plan,
     save_results,
 )
-from hagan3d.data.preprocess.facts import CaseFacts, read_report, write_report
+from hagan3d.data.preprocess.facts import CaseFacts, check_neighbours, read_report, write_report
 from hagan3d.data.preprocess.inputs import Inputs, collect_inputs
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.data.preprocess.workers import map_files
@@ -106,6 +106,7 @@ def prepare(
     plan = _plan(inputs, config, sources_as, folder)
     if path.exists():
         return _check_finished(path, plan, folder)
+    check_neighbours(path)
     checked = check_all(plan, folder, progress)
     problems = plan.listed.problems + checked.problems
     usable = [task for task in plan.tasks if task.file.id in checked.usable]
