@@ -14,15 +14,21 @@ State = Mapping[str, Tensor]
 def randomised(network: nn.Module, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
     """Return the network in float64 with random weights, scales and offsets, converged spectral norms, and its state.
 
-    Weights with a spectral norm are divided by their largest singular value in the state.
+    Weights are small enough that no tanh saturates, which would hide what is wrong before it. In the state those with a
+    spectral norm are divided by their largest singular value.
     """
     random = torch.Generator().manual_seed(seed)
     network = network.double().requires_grad_(False)
     for weight in network.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=random, dtype=torch.float64) * 0.3 + 0.1)
-    for _ in range(200):
+        values = torch.randn(weight.shape, generator=random, dtype=torch.float64)
+        weight.copy_(values / weight[0].numel() ** 0.5 if weight.ndim > 1 else 0.3 * values + 0.5)
+    state, previous = network.state_dict(), None
+    vectors = [value for name, value in state.items() if name.endswith(".u")]
+    while vectors and (
+        previous is None or any((u - v).abs().max() > 1e-12 for u, v in zip(vectors, previous, strict=True))
+    ):
+        previous = [u.clone() for u in vectors]
         iterate_spectral_norms(network)
-    state = network.state_dict()
     for name in [key for key in state if key.endswith(".u")]:
         weight = state[name.removesuffix("u") + "weight"]
         is_transposed = isinstance(network.get_submodule(name.removesuffix(".u")), nn.ConvTranspose3d)
