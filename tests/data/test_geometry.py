@@ -102,6 +102,24 @@ def test_shrinking_averages_and_keeps_a_constant():
     np.testing.assert_allclose(flat, 3, atol=1e-6)
 
 
+def test_shrinking_weighs_with_a_triangle_as_wide_as_the_step():
+    values = np.random.default_rng(0).random(48)
+    array = (values[:, None, None] * np.ones((48, 6, 7))).astype(np.float32)
+    small, _ = to_grid(array, np.eye(4), GridRule((7, 6, 12), "RAS", "axial", None, "resize", False))
+    weights = np.clip(1 - np.abs(np.arange(48) - (4 * np.arange(12)[:, None] + 1.5)) / 4, 0, None)
+    np.testing.assert_allclose(small[3, 3], weights @ values / weights.sum(1), atol=1e-6)
+
+
+def test_shrinking_to_an_oblique_grid_averages_too():
+    """Linear interpolation alone would keep about half of the deviation of white noise."""
+    noise = np.random.default_rng(0).standard_normal((48, 48, 48)).astype(np.float32)
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.9, -(0.19**0.5)], [0.19**0.5, 0.9]]
+    grid = turn @ np.diag([3.0, 3.0, 3.0, 1.0])
+    grid[:3, 3] = 23.5 - grid[:3, :3] @ np.full(3, 3.5)
+    assert resample_onto(noise, np.eye(4), grid, (8, 8, 8)).std() < 0.2
+
+
 def test_a_ramp_is_resampled_to_a_ramp():
     ramp = np.arange(48, dtype=np.float32)[:, None, None] * np.ones((48, 6, 7), np.float32)
     affine = np.diag([2.0, 1, 1, 1])
