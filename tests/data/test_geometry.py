@@ -92,6 +92,20 @@ def test_crop_pad_keeps_spacing_and_centre():
     assert (same[:13] == array.min()).all()
 
 
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_outside_of_a_file_voxels_have_its_smallest_value(degrees):
+    hounsfield = np.full((16, 16, 16), 40.0, np.float32)
+    hounsfield[4:12] = -1000
+    padded, _ = to_grid(hounsfield, np.eye(4), GridRule((32, 32, 32), "RAS", "axial", None, "crop-pad", False))
+    assert (padded[:8] == -1000).all() and (padded[:, :, 24:] == -1000).all() and (padded[8:24, 8:24, 8:10] == 40).all()
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    grid = np.eye(4)
+    grid[:2, :2] = [[cosine, -sine], [sine, cosine]]
+    grid[:3, 3] = (7.5, 7.5, 7.5) - grid[:3, :3] @ np.full(3, 15.5)
+    moved = resample_onto(hounsfield, np.eye(4), grid, (32, 32, 32))
+    assert moved[0, 0, 0] == moved[15, 15, 5] == moved[31, 31, 31] == -1000 and moved.max() == 40
+
+
 def test_shrinking_averages_and_keeps_a_constant():
     stripes = np.tile(np.array([0.0, 1.0], np.float32), 32)[:, None, None] * np.ones((64, 8, 8), np.float32)
     small, _ = to_grid(stripes, np.eye(4), GridRule((8, 8, 16), "RAS", "axial", None, "resize", False))

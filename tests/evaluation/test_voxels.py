@@ -72,6 +72,12 @@ def test_half_the_deviation_is_a_variety_of_one_half():
     assert v.variety(summary(x[:1].repeat(20, axis=0)), summary(x))[0].ratio == pytest.approx(0, abs=1e-6)
 
 
+def test_variances_of_sets_of_other_sizes_are_unbiased():
+    few, many = volumes(3), volumes(9, 1)
+    expected = np.sqrt(few.var(axis=0, ddof=1).mean() / many.var(axis=0, ddof=1).mean())
+    assert v.variety(summary(few), summary(many))[0].ratio == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_the_error_of_variety_is_what_repetition_shows():
     rows = [v.variety(summary(volumes(10, 2 * i)), summary(volumes(10, 2 * i + 1)))[3] for i in range(12)]
     seen = np.std([row.ratio for row in rows])
@@ -94,6 +100,12 @@ def test_a_slice_that_is_never_covered_is_named():
     found = v.coverage(summary(lacking), summary(x))
     assert (found.worst, found.worst_share) == (5, 0)
     assert v.coverage(summary(x), summary(x)).share == 1
+
+
+def test_a_slice_is_covered_if_8_of_10_real_volumes_are():
+    generated = np.array([[0.0, 0.0, 0.0], [0.7, 0.6, 1.0]])
+    real = np.repeat(np.arange(10)[:, None] / 10, 3, axis=1)  # 8, 7 and all of them are within the range
+    assert v.covered_slices(generated, real) == pytest.approx(200 / 3)
 
 
 def test_a_volume_is_like_itself_and_unlike_others():
