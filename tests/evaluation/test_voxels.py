@@ -12,6 +12,7 @@ from hagan3d.evaluation.features.summary import (
     VolumeSet,
     blocks,
     describe,
+    rescaled,
     similarity,
     ssim_settings,
     summarize,
@@ -125,6 +126,34 @@ def test_windows_of_similarity_fit_the_volume(side, window, scales):
 
 def volume_set(x, store="a"):
     return VolumeSet("real", SIZE, len(x), lambda first, last: iter(x[first:last, None]), {"store": store})
+
+
+def test_features_are_standardized_by_the_reference_set():
+    rows = {name: np.random.default_rng(i).normal(i, 1 + i, (50, 3)) for i, name in enumerate(("generated", "train"))}
+    found = rescaled({name: {"features/f": x} for name, x in rows.items()}, "f", "train")
+    mean, deviation = rows["train"].mean(axis=0), rows["train"].std(axis=0)
+    for name, x in rows.items():
+        np.testing.assert_allclose(found[name]["features/f"], (x - mean) / deviation)
+
+
+class PairCounter:
+    """Compares nothing, and counts the pairs of volumes."""
+
+    key = {}
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def summarize(self, x, pairs):
+        return {"similarity": x[: len(x) // 2 * pairs, 0, 0, 0, 0], "range": x[:, 0, 0, 0]}
+
+
+@pytest.mark.parametrize(("pairs", "found"), [(0, 0), (1, 1), (3, 3), (9, 4)])
+def test_as_many_pairs_are_compared_as_asked_for(pairs, found, tmp_path):
+    x = volumes(8)[:, None]
+    some = VolumeSet("some", SIZE, 8, lambda first, last: iter(x[first:last]), {})
+    (one,) = summarize_set(some, [PairCounter(tmp_path)], batch=4, pairs=pairs, chunk=4)
+    assert len(one["similarity"]) == found and len(one["range"]) == 8
 
 
 def test_a_set_in_chunks_is_the_set_at_once_and_goes_on_where_it_stopped(tmp_path):
