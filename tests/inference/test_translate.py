@@ -66,7 +66,9 @@ def test_statistics_are_those_of_the_whole_volume():
     torch.testing.assert_close(result[0][0], expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize(("length", "depth", "overlap"), [(160, 64, 32), (96, 64, 32), (128, 64, 0), (64, 96, 32)])
+@pytest.mark.parametrize(
+    ("length", "depth", "overlap"), [(160, 64, 32), (96, 64, 32), (128, 64, 0), (64, 96, 32), (192, 128, 96)]
+)
 def test_blending_equal_windows_gives_the_volume(length, depth, overlap):
     volume = torch.rand(2, length, 3, 3)
     slabs = list(blended(Windows(length, depth, overlap), lambda first, stop: volume[:, first:stop].clone()))
