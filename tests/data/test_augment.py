@@ -53,3 +53,33 @@ def test_a_shift_moves_whole_volumes_by_the_fraction_asked_for_at_most():
             profile = made.sum([other for other in range(3) if other != dim])
             centre = (profile * torch.arange(side)).sum() / profile.sum()
             assert abs(centre - (side - 1) / 2) <= 0.25 * side + 0.01
+
+
+def ramp_after(config: AugmentConfig, seed: int) -> torch.Tensor:
+    """Return the gradient in the middle of a ramp along W that was augmented, in units of the ramp before."""
+    ramp = torch.linspace(-0.5, 0.5, 32).expand(32, 32, 32).contiguous()
+    made = augment(ramp, config, seed)[8:24, 8:24, 8:24]
+    return torch.stack([made.diff(dim=dim).mean() for dim in range(3)]) * 31
+
+
+def test_a_rotation_is_of_the_degrees_asked_for_about_each_axis_at_most():
+    found = torch.stack([ramp_after(AugmentConfig(rotate_deg=10), seed) for seed in range(20)])
+    degrees = torch.rad2deg(torch.acos((found[:, 2] / found.norm(dim=1)).clamp(max=1)))
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(20), atol=0.01, rtol=0)
+    assert 5 < degrees.max() < 10 * 2**0.5 + 0.1  # the direction of W turns about two axes
+
+
+def test_a_scale_is_within_the_fraction_asked_for():
+    found = torch.stack([ramp_after(AugmentConfig(scale=0.2), seed)[2] for seed in range(20)])
+    assert 0.8 - 0.01 < found.min() < 0.9 and 1.1 < found.max() < 1.2 + 0.01
+
+
+def test_what_comes_in_from_outside_continues_the_border():
+    constant = torch.full((32, 32, 32), 0.5)
+    made = augment(constant, AugmentConfig(rotate_deg=20, scale=0.2, shift=0.2), 3)
+    torch.testing.assert_close(made, constant, atol=1e-5, rtol=0)
+
+
+def test_noise_is_gaussian_with_at_most_the_deviation_asked_for():
+    found = torch.stack([augment(torch.zeros(32, 32, 32), AugmentConfig(noise=0.1), seed).std() for seed in range(20)])
+    assert 0.07 < found.max() < 0.102

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, shift
 
 from hagan3d.config import DegradeConfig
 from hagan3d.data.batches.degrade import Physics, degrade, sampling_mask
@@ -33,6 +33,13 @@ def test_nothing_asked_for_changes_nothing(volume, kind):
     made = degrade(volume, DegradeConfig(kind=kind, **NOTHING[kind]), 1)
     atol = 1e-3 if kind == "gibbs" else 1e-5  # MONAI's cuts one corner of k-space in any case
     torch.testing.assert_close(made, volume, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(("mask", "acceleration"), [("cartesian", 9), ("gaussian", 63)])
+def test_the_one_point_that_is_sampled_at_least_is_frequency_0_of_odd_sides_too(mask, acceleration):
+    constant = torch.full((7, 9, 11), 0.3)
+    config = DegradeConfig(kind="undersample", mask=mask, acceleration=acceleration, centre=0.0)
+    torch.testing.assert_close(degrade(constant, config, 1), constant)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,6 +76,48 @@ def test_an_undersampled_volume_has_no_signal_on_lines_that_were_left_out():
         assert (share < 1e-5) == (want == 0) and share == pytest.approx(1, abs=1e-4) or want != 1
 
 
+@pytest.mark.parametrize("mask", ["cartesian", "gaussian"])
+def test_the_sampling_density_falls_with_the_radius(mask):
+    """Of few samples without replacement each point has a share of its density."""
+    config = DegradeConfig(kind="undersample", mask=mask, acceleration=32, centre=0.0)
+    kept = sum(sampling_mask((64, 64, 8), config, np.random.default_rng(seed)) for seed in range(2000))
+    line, radius = kept[len(kept) // 2, :, 0], abs(np.arange(64) - 32) / 64
+    density = 1 - 1.6 * radius if mask == "cartesian" else np.exp(-((radius / 0.18) ** 2) / 2)
+    near, far = ((radius > low) & (radius < low + 0.16) for low in (0.1, 0.3))
+    assert line[near].sum() / line[far].sum() == pytest.approx(density[near].sum() / density[far].sum(), rel=0.2)
+
+
+def test_motion_moves_all_planes_of_k_space_but_the_central_ones():
+    """Without rotation, and with one movement: two poses, of which each moves its planes by fractions of the sides."""
+    x = gaussian_filter(np.random.default_rng(0).random((12, 32, 10)), 2) * 2 - 1
+    config = DegradeConfig(kind="motion", moves=1, rotate_deg=0, shift=0.2, centre=0.1)
+    random = np.random.default_rng(8)
+    change = int(random.choice(np.arange(1, 32), 1, replace=False)[0])
+    k = np.fft.fftn((x + 1) / 2)
+    frequencies = np.fft.fftfreq(32, 1 / 32)  # -16 to 15
+    outside = abs(frequencies) >= 3  # 0.1 of 32 planes on each side stay still
+    for planes in (frequencies + 16 < change, frequencies + 16 >= change):
+        random.uniform(size=3)  # angles
+        moved = shift(x, random.uniform(-0.2, 0.2, 3) * x.shape, order=1, mode="nearest")
+        k[:, planes & outside] = np.fft.fftn((moved + 1) / 2)[:, planes & outside]
+    expected = 2 * abs(np.fft.ifftn(k)) - 1
+    made = degrade(torch.from_numpy(x), config, 8).numpy()
+    assert 3 < change < 29 and abs(made - x).max() > 0.05
+    np.testing.assert_allclose(made, expected.clip(-1, 1), atol=1e-5)
+
+
+def test_motion_turns_a_volume_about_its_centre():
+    ball = torch.full((33, 33, 33), -1.0)
+    ball[14:19, 14:19, 14:19] = 1.0
+    config = DegradeConfig(kind="motion", moves=1, rotate_deg=30, shift=0, centre=0)
+    made = degrade(ball, config, 1) + 1
+    assert abs(made - 1 - ball).max() > 0.5
+    for dim in range(3):
+        profile = made[10:23, 10:23, 10:23].sum([other for other in range(3) if other != dim])
+        centre = float((profile * torch.arange(10, 23)).sum() / profile.sum())
+        assert centre == pytest.approx(16, abs=0.1)
+
+
 def test_rician_noise_adds_twice_its_variance_to_the_mean_square():
     made = degrade(torch.full((32, 32, 32), -0.5), DegradeConfig(kind="noise", noise=0.2), 0)
     assert float(((made + 1) ** 2).mean()) == pytest.approx(0.25 + 2 * 0.04, rel=0.02)
@@ -85,6 +134,28 @@ def test_low_dose_noise_is_strongest_where_rays_are_attenuated_most():
     bone[:, 24:40] = 1.0
     made = degrade(bone, DegradeConfig(kind="low-dose", dose=0.1), 0, Physics(hi=1000.0, spacing=(1.0, 4.0, 4.0)))
     assert (made - bone)[:, 28:36].std() > (made - bone)[:, :8].std()
+
+
+def test_low_dose_noise_follows_the_attenuation_of_water_along_rows_and_columns():
+    """Half of the rows are water, of 0.019 per mm, and half air; rays run along H, of 2 mm, and along W, of 3 mm."""
+    hounsfield = torch.full((16, 64, 64), -1000.0)
+    hounsfield[:, :32] = 0.0
+    x = (hounsfield + 1024) * 2 / 1624 - 1
+    noise = degrade(x, DegradeConfig(kind="low-dose", dose=0.5, noise_hu=2.0), 0, Physics(spacing=(1.0, 2.0, 3.0))) - x
+    along_h, along_w = 32 * 2 * 0.019, 64 * 3 * 0.019
+    expected = (np.exp(along_h) + np.exp(along_w)) / (np.exp(along_h) + 1)
+    assert float(noise[:, :32].var() / noise[:, 32:].var()) == pytest.approx(expected, rel=0.05)
+
+
+def test_low_dose_noise_has_the_spectrum_of_the_ramp_filter_with_a_hann_window():
+    noise = degrade(torch.zeros(64, 64, 64), DegradeConfig(kind="low-dose", dose=0.5, noise_hu=5.0), 0, Physics())
+    power = (torch.fft.fft2(noise).abs() ** 2).mean(0)
+    low, high = (float(power[0, at] + power[at, 0]) for at in (4, 20))
+
+    def ramp(f):
+        return f * np.cos(np.pi * f) ** 4
+
+    assert high / low == pytest.approx(ramp(20 / 64) / ramp(4 / 64), rel=0.3)
 
 
 def test_a_thick_slice_is_the_mean_of_its_thin_ones(volume):

@@ -92,6 +92,20 @@ def test_crop_pad_keeps_spacing_and_centre():
     assert (same[:13] == array.min()).all()
 
 
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_outside_of_a_file_voxels_have_its_smallest_value(degrees):
+    hounsfield = np.full((16, 16, 16), 40.0, np.float32)
+    hounsfield[4:12] = -1000
+    padded, _ = to_grid(hounsfield, np.eye(4), GridRule((32, 32, 32), "RAS", "axial", None, "crop-pad", False))
+    assert (padded[:8] == -1000).all() and (padded[:, :, 24:] == -1000).all() and (padded[8:24, 8:24, 8:10] == 40).all()
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    grid = np.eye(4)
+    grid[:2, :2] = [[cosine, -sine], [sine, cosine]]
+    grid[:3, 3] = (7.5, 7.5, 7.5) - grid[:3, :3] @ np.full(3, 15.5)
+    moved = resample_onto(hounsfield, np.eye(4), grid, (32, 32, 32))
+    assert moved[0, 0, 0] == moved[15, 15, 5] == moved[31, 31, 31] == -1000 and moved.max() == 40
+
+
 def test_shrinking_averages_and_keeps_a_constant():
     stripes = np.tile(np.array([0.0, 1.0], np.float32), 32)[:, None, None] * np.ones((64, 8, 8), np.float32)
     small, _ = to_grid(stripes, np.eye(4), GridRule((8, 8, 16), "RAS", "axial", None, "resize", False))
@@ -100,6 +114,24 @@ def test_shrinking_averages_and_keeps_a_constant():
         np.full((9, 10, 11), 3, np.float32), np.eye(4), GridRule((32,) * 3, "RAS", "axial", None, "resize", False)
     )
     np.testing.assert_allclose(flat, 3, atol=1e-6)
+
+
+def test_shrinking_weighs_with_a_triangle_as_wide_as_the_step():
+    values = np.random.default_rng(0).random(48)
+    array = (values[:, None, None] * np.ones((48, 6, 7))).astype(np.float32)
+    small, _ = to_grid(array, np.eye(4), GridRule((7, 6, 12), "RAS", "axial", None, "resize", False))
+    weights = np.clip(1 - np.abs(np.arange(48) - (4 * np.arange(12)[:, None] + 1.5)) / 4, 0, None)
+    np.testing.assert_allclose(small[3, 3], weights @ values / weights.sum(1), atol=1e-6)
+
+
+def test_shrinking_to_an_oblique_grid_averages_too():
+    """Linear interpolation alone would keep about half of the deviation of white noise."""
+    noise = np.random.default_rng(0).standard_normal((48, 48, 48)).astype(np.float32)
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.9, -(0.19**0.5)], [0.19**0.5, 0.9]]
+    grid = turn @ np.diag([3.0, 3.0, 3.0, 1.0])
+    grid[:3, 3] = 23.5 - grid[:3, :3] @ np.full(3, 3.5)
+    assert resample_onto(noise, np.eye(4), grid, (8, 8, 8)).std() < 0.2
 
 
 def test_a_ramp_is_resampled_to_a_ramp():

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DegradeConfig
-from hagan3d.data.batches.pairs import PairSource
+from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
@@ -49,6 +49,32 @@ def test_source_target_and_mask_are_cut_at_one_place(store, change):
         for name in ("source", "target", "mask"):
             expected = F.avg_pool3d(getattr(other, name), 4)
             torch.testing.assert_close(getattr(one, f"low_{name}"), expected, atol=1e-4, rtol=0)
+
+
+def test_source_target_and_mask_are_flipped_alike(store):
+    pairs, seen = Pairs(store), set()
+    for seed in range(12):
+        pair = pairs.pair(0, None, AugmentConfig(flip_axes=("D", "W")), seed)
+        flips = [(), (1,), (3,), (1, 3)]
+        axes = next(axes for axes in flips if torch.equal(pair.target, store.volume(0).flip(axes)))
+        assert torch.equal(pair.source, store.source(0).flip(axes))
+        assert torch.equal(pair.mask, store.mask(0)[None].flip(axes))
+        seen.add(axes)
+    assert len(seen) > 2
+
+
+def test_a_mask_moves_with_its_target_and_stays_one_of_0_and_1(small_store, monkeypatch):
+    """Of a target that is its own mask the two agree wherever they moved; voxels of an edge are rounded."""
+    store = Store(small_store)
+    cube = torch.full((1, 32, 32, 32), -1.0)
+    cube[:, 8:20, 10:22, 12:24] = 1
+    monkeypatch.setattr(store, "has_masks", True)
+    monkeypatch.setattr(Store, "volume", lambda *_: cube)
+    monkeypatch.setattr(Store, "mask", lambda *_: (cube[0] > 0).float())
+    change = AugmentConfig(rotate_deg=20, scale=0.1, shift=0.1)
+    pair = Pairs(store, DegradeConfig(kind="copy")).pair(0, None, change, 3)
+    assert set(pair.mask.unique().tolist()) == {0, 1} and not torch.equal(pair.target, cube)
+    assert torch.equal(pair.mask > 0, pair.target > 0)
 
 
 def test_simulated_sources_are_cut_after_the_simulation(small_store):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hagan3d.config import AugmentConfig, DegradeConfig, WindowDataConfig
-from hagan3d.data.batches.degrade import degrade
+from hagan3d.data.batches.degrade import Physics, degrade
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -86,6 +86,31 @@ def test_unpaired_targets_are_of_other_subjects(store):
             degraded = degrade(store.channel(target), source.degrade, 0)
             assert not torch.equal(batch.source[k, 0], degraded)
     assert len(seen) > 4
+
+
+def test_unpaired_sources_and_targets_are_augmented_independently(store):
+    flips = AugmentConfig(flip_axes=("W",))
+    source = PairSource(store, "train", 4, 0, DegradeConfig(kind="noise", noise=1e-6), augment=flips, paired=False)
+
+    def is_flipped(x):
+        volumes = [store.volume(i) for i in range(len(store))]
+        distances = [[(x - y).abs().mean() for y in (volume, volume.flip(3))] for volume in volumes]
+        return min(range(2), key=lambda flip: min(row[flip] for row in distances))
+
+    batches = [source.batch(step) for step in range(4)]
+    seen = {(is_flipped(batch.source[k]), is_flipped(batch.target[k])) for batch in batches for k in range(4)}
+    assert seen == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_an_acquisition_is_in_the_units_and_spacing_of_its_own_volume(store, monkeypatch):
+    monkeypatch.setattr(store, "affines", store.affines * np.array([1.0, 2.0, 3.0, 1.0]))
+    intervals = store.intervals.copy()
+    intervals[5] = (-300.0, 900.0)
+    monkeypatch.setattr(store, "intervals", intervals)
+    config = DegradeConfig(kind="low-dose")
+    pair = Pairs(store, config).pair(5, degrade_seed=3)
+    physics = Physics(-300.0, 900.0, (2.0, 4.0, 6.0))
+    assert torch.equal(pair.source[0], degrade(store.channel(5), config, 3, physics))
 
 
 def test_a_smaller_fraction_of_subjects_is_part_of_a_larger_one(store):

@@ -16,7 +16,9 @@ from hagan3d.evaluation.memorisation.membership import auc, logits_of, membershi
 from hagan3d.evaluation.memorisation.nearest import (
     Distances,
     authentic,
+    authenticity,
     copying_score,
+    data_copying,
     effective_count,
     nearer_share,
     rank_z,
@@ -113,6 +115,38 @@ def test_c_t_is_the_rank_score_in_one_cell_and_is_low_for_copies_in_several():
         assert (score.value / score.error < -3) == low
 
 
+def test_c_t_weighs_cells_by_their_generated_volumes():
+    random = np.random.default_rng(0)
+    train, held = random.standard_normal((60, 3)), random.standard_normal((60, 3))
+    made = np.concatenate([random.standard_normal((40, 3)), np.repeat(random.standard_normal((4, 3)), 10, axis=0)])
+    centres = train[np.random.default_rng(5).permutation(60)[:3]]  # as many as cells of 20 held-out volumes
+    cell = [np.linalg.norm(x[:, None] - centres[None], axis=2).argmin(axis=1) for x in (made, held, train)]
+    scores, counts = [], []
+    for one in range(3):
+        a, b, near = (x[own == one] for x, own in zip((made, held, train), cell, strict=True))
+        if min(len(a), len(b), len(near)) >= 5:
+            scores.append(rank_z(*(np.linalg.norm(x[:, None] - near[None], axis=2).min(axis=1) for x in (a, b))))
+            counts.append(len(a))
+    d, parts = points(made, train, held), np.array(counts) / sum(counts)
+    found = copying_score(d, seed=5)
+    assert len(counts) > 1 and found.value == pytest.approx(float(parts @ scores))
+    repeats = (1 / effective_count(d) + 1 / 60) / (1 / 80 + 1 / 60)
+    assert found.error == pytest.approx(float(np.sqrt((parts**2).sum() * repeats))) and repeats > 1.1
+
+
+def test_scores_are_compared_with_those_of_the_swapped_sets():
+    random = np.random.default_rng(0)
+    d = points(*(random.standard_normal((n, 3)) for n in (50, 40, 30)))
+    one = authenticity(d)
+    gap, swapped = one.generated.value - one.floor.value, one.swapped_generated.value - one.swapped_floor.value
+    errors = [row.error for row in (one.generated, one.floor, one.swapped_generated, one.swapped_floor)]
+    assert one.z == pytest.approx(gap / np.hypot(*errors[:2]))
+    assert one.excess_z == pytest.approx((gap - swapped) / np.linalg.norm(errors))
+    copied, (score, other) = data_copying(d), (copying_score(x) for x in (d, d.swapped()))
+    assert copied.excess_z == pytest.approx((score.value - other.value) / np.hypot(score.error, other.error))
+    assert (copied.value, copied.swapped) == (score.value, other.value) and swapped != 0
+
+
 def test_a_volume_made_again_and_again_counts_once():
     random = np.random.default_rng(0)
     train, held = random.standard_normal((20, 3)), random.standard_normal((9, 3))
@@ -144,6 +178,17 @@ def test_a_volume_is_scored_window_by_window_and_alone(monkeypatch):
     quarter = x.reshape(8, 4, 8, 4, 8, 4).mean(axis=(1, 3, 5))
     np.testing.assert_allclose(logits, [[x.mean() + np.mean([0, 8, 16, 24]), quarter.max()]], rtol=1e-6)
     assert score_names(networks) == ["d_h", "d_l", "sum"]
+
+
+def test_logits_are_summed_in_units_of_their_deviation():
+    random = np.random.default_rng(0)
+    members, others = random.standard_normal((60, 2)) + [0, 1], random.standard_normal((20, 2))
+    one, other = (
+        membership(["a", "b", "sum"], members * scale, others * scale, np.arange(60), rounds=10)
+        for scale in ([1, 1], [100, 1])
+    )
+    assert [row.auc for row in one] == pytest.approx([row.auc for row in other])
+    assert one[2].auc == pytest.approx(auc((members / members.std(0)).sum(1), (others / members.std(0)).sum(1)))
 
 
 def test_known_members_are_found_and_the_control_finds_nothing():

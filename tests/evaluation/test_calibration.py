@@ -56,6 +56,8 @@ def test_a_bias_shows_in_the_ks_distance():
     error, alpha, beta = drawn()
     shifted = measured(error + 0.7 * alpha, alpha, beta).result()
     assert shifted["ks"] > 0.2
+    above = measured(torch.full((9,), 1.0), torch.full((9,), 0.1), torch.ones(9)).pit  # targets above all predictions
+    assert above[-1] == 9
 
 
 def test_uce_and_ence_of_one_bin_are_their_closed_forms():

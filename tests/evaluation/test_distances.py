@@ -75,6 +75,20 @@ def test_kernel_distances_are_the_double_sums():
     assert d.kid(x, y).value == pytest.approx(expected)
 
 
+def test_the_rbf_mixture_is_its_double_sums():
+    x, y = normal(6, 3, 0, 0.5), normal(5, 3, 1, scale=2.0)
+    unit = np.median([np.linalg.norm(y[i] - y[j]) for i in range(5) for j in range(i)])
+
+    def kernel(a, b):
+        widths = [unit / 4, unit / 2, unit, 2 * unit, 4 * unit]
+        return np.mean([np.exp(-((a - b) ** 2).sum() / (2 * width**2)) for width in widths])
+
+    expected = np.mean([kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j])
+    expected += np.mean([kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j])
+    expected -= 2 * np.mean([kernel(a, b) for a in x for b in y])
+    assert d.rbf_mmd(x, y).value == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("measure", [d.kid, d.rbf_mmd])
 def test_equal_distributions_are_within_the_interval_of_zero_and_others_far_outside(measure):
     pairs = [measure(normal(60, seed=2 * i), normal(50, seed=2 * i + 1)) for i in range(40)]

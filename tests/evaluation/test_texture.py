@@ -67,6 +67,15 @@ def test_a_ramp_has_one_gradient_and_a_constant_volume_the_least():
         assert octave == pytest.approx(np.log2(size / LEAST_GRADIENT), abs=OCTAVES / GRADIENT_BINS)
 
 
+def test_gradients_along_all_axes_count():
+    """The magnitude of (a, 2 a, 2 a) is 3 a."""
+    d, h, w = np.indices((32, 32, 32)) / 16
+    for slopes in ((1, 2, 2), (2, 1, 2), (2, 2, 1)):
+        x = sum(slope * at for slope, at in zip(slopes, (d, h, w), strict=True)) / 4 - 1.2
+        octave = describe_texture(x.astype(np.float32))["gradient_magnitude"].argmax() * OCTAVES / GRADIENT_BINS
+        assert octave == pytest.approx(np.log2(3 / 64 / LEAST_GRADIENT), abs=OCTAVES / GRADIENT_BINS)
+
+
 def test_half_the_contrast_is_one_octave():
     x = noise(scale=0.1) + 0.05
     steep, flat = (stacked([y]) for y in (4 * x, 2 * x))
@@ -79,6 +88,15 @@ def test_the_entropy_of_two_grey_levels_in_equal_shares_is_one_bit():
     bit, zero = (describe_texture(y)["local_entropy"] for y in (x, np.zeros_like(x)))
     assert bit[round(ENTROPY_BINS / np.log2(GREY_LEVELS))] == 1 and zero[0] == 1
     assert texture.entropy_distance(bit[None], zero[None]) == pytest.approx(1)
+
+
+def test_grey_levels_span_the_whole_range():
+    """32 levels, each in 2 of the 64 voxels of a block: 5 bits; those of the lower half alone: 4 bits."""
+    levels = (np.arange(64) // 2 + 0.5) / 16 - 1
+    for values, bits in ((levels, 5), (np.minimum(levels, -levels), 4)):
+        block = values.reshape(4, 4, 4).astype(np.float32)
+        shares = describe_texture(np.tile(block, (8, 8, 8)))["local_entropy"]
+        assert shares[min(ENTROPY_BINS - 1, round(bits * ENTROPY_BINS / 5))] == 1
 
 
 def test_slabs_give_what_the_whole_gives(monkeypatch):

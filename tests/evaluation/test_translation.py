@@ -58,6 +58,20 @@ def test_ssim_is_that_of_monai():
     assert found["mask"]["ssim"] == pytest.approx(found["whole"]["ssim"], rel=1e-6)
 
 
+def test_errors_outside_the_mask_do_not_lower_its_similarity():
+    random = torch.Generator().manual_seed(0)
+    target = torch.rand(1, 16, 20, 40, generator=random) * 2 - 1
+    made, inside = target.clone(), torch.zeros(1, 16, 20, 40, dtype=torch.bool)
+    made[..., :15] = torch.rand(1, 16, 20, 15, generator=random) * 2 - 1
+    inside[..., 20:] = True  # the window reaches 5 voxels
+    found = voxel_errors(made, target, inside, 1.0)
+    for name in ("ssim", "ssim_slices"):
+        assert found["mask"][name] == pytest.approx(1, abs=1e-6) and found["whole"][name] < 0.8
+    inside[..., 19] = True
+    for name, value in voxel_errors(made, target, inside, 1.0)["mask"].items():
+        assert value < 1 - 1e-6 or not name.startswith("ssim")
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """Ten volumes of five subjects, some held out."""

@@ -12,6 +12,7 @@ from hagan3d.evaluation.features.summary import (
     VolumeSet,
     blocks,
     describe,
+    rescaled,
     similarity,
     ssim_settings,
     summarize,
@@ -72,6 +73,12 @@ def test_half_the_deviation_is_a_variety_of_one_half():
     assert v.variety(summary(x[:1].repeat(20, axis=0)), summary(x))[0].ratio == pytest.approx(0, abs=1e-6)
 
 
+def test_variances_of_sets_of_other_sizes_are_unbiased():
+    few, many = volumes(3), volumes(9, 1)
+    expected = np.sqrt(few.var(axis=0, ddof=1).mean() / many.var(axis=0, ddof=1).mean())
+    assert v.variety(summary(few), summary(many))[0].ratio == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_the_error_of_variety_is_what_repetition_shows():
     rows = [v.variety(summary(volumes(10, 2 * i)), summary(volumes(10, 2 * i + 1)))[3] for i in range(12)]
     seen = np.std([row.ratio for row in rows])
@@ -96,6 +103,12 @@ def test_a_slice_that_is_never_covered_is_named():
     assert v.coverage(summary(x), summary(x)).share == 1
 
 
+def test_a_slice_is_covered_if_8_of_10_real_volumes_are():
+    generated = np.array([[0.0, 0.0, 0.0], [0.7, 0.6, 1.0]])
+    real = np.repeat(np.arange(10)[:, None] / 10, 3, axis=1)  # 8, 7 and all of them are within the range
+    assert v.covered_slices(generated, real) == pytest.approx(200 / 3)
+
+
 def test_a_volume_is_like_itself_and_unlike_others():
     x = volumes(4)
     np.testing.assert_allclose(similarity(x, x), 1, atol=1e-5)
@@ -113,6 +126,34 @@ def test_windows_of_similarity_fit_the_volume(side, window, scales):
 
 def volume_set(x, store="a"):
     return VolumeSet("real", SIZE, len(x), lambda first, last: iter(x[first:last, None]), {"store": store})
+
+
+def test_features_are_standardized_by_the_reference_set():
+    rows = {name: np.random.default_rng(i).normal(i, 1 + i, (50, 3)) for i, name in enumerate(("generated", "train"))}
+    found = rescaled({name: {"features/f": x} for name, x in rows.items()}, "f", "train")
+    mean, deviation = rows["train"].mean(axis=0), rows["train"].std(axis=0)
+    for name, x in rows.items():
+        np.testing.assert_allclose(found[name]["features/f"], (x - mean) / deviation)
+
+
+class PairCounter:
+    """Compares nothing, and counts the pairs of volumes."""
+
+    key = {}
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def summarize(self, x, pairs):
+        return {"similarity": x[: len(x) // 2 * pairs, 0, 0, 0, 0], "range": x[:, 0, 0, 0]}
+
+
+@pytest.mark.parametrize(("pairs", "found"), [(0, 0), (1, 1), (3, 3), (9, 4)])
+def test_as_many_pairs_are_compared_as_asked_for(pairs, found, tmp_path):
+    x = volumes(8)[:, None]
+    some = VolumeSet("some", SIZE, 8, lambda first, last: iter(x[first:last]), {})
+    (one,) = summarize_set(some, [PairCounter(tmp_path)], batch=4, pairs=pairs, chunk=4)
+    assert len(one["similarity"]) == found and len(one["range"]) == 8
 
 
 def test_a_set_in_chunks_is_the_set_at_once_and_goes_on_where_it_stopped(tmp_path):

@@ -23,11 +23,12 @@ from hagan3d.data.store.description import Channel, DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.memory import count_translation, translation_depth
-from hagan3d.inference.translate_files import check_units, make_translator, target_intervals
+from hagan3d.inference.translate_files import Uncertainty, check_units, make_translator, maps_of, target_intervals
 from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
 from hagan3d.methods.registry import make_translation_networks
 from hagan3d.methods.upgan.config import UPGANConfig
 from hagan3d.methods.upgan.networks import UPGANNetworks
+from hagan3d.networks.translation import Translation
 from hagan3d.ops.ggd_interval import ggd_central, ggd_half_width
 from tests.helpers import make_config
 
@@ -66,7 +67,9 @@ def test_statistics_are_those_of_the_whole_volume():
     torch.testing.assert_close(result[0][0], expected, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize(("length", "depth", "overlap"), [(160, 64, 32), (96, 64, 32), (128, 64, 0), (64, 96, 32)])
+@pytest.mark.parametrize(
+    ("length", "depth", "overlap"), [(160, 64, 32), (96, 64, 32), (128, 64, 0), (64, 96, 32), (192, 128, 96)]
+)
 def test_blending_equal_windows_gives_the_volume(length, depth, overlap):
     volume = torch.rand(2, length, 3, 3)
     slabs = list(blended(Windows(length, depth, overlap), lambda first, stop: volume[:, first:stop].clone()))
@@ -82,7 +85,7 @@ def test_windows_are_blended_linearly():
     )
     result = result.flatten()
     assert result[: 32 + 8].eq(0).all() and result[64 - 8 :].eq(1).all()
-    assert (result.diff() >= 0).all() and result.diff().max() < 0.1
+    torch.testing.assert_close(result[40:56], (torch.arange(16) + 0.5) / 16)
     assert windows.borders == [48]
 
 
@@ -159,6 +162,27 @@ def test_files_are_written_on_their_grid_in_target_units(run, tmp_path):
     assert np.corrcoef(mean.ravel(), array.ravel())[0, 1] > 0.99
     assert model.description.channels[0].units == "HU"
     assert cli.run(translate_command.main, words) == 2  # they are there
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_uncertainty_is_written_in_the_units_and_with_the_scale_of_its_channel(channel):
+    beta, alpha, interval, scale = (
+        (1.0, 3.0)[channel],
+        0.1,
+        ((-1000.0, 600.0), (0.0, 50.0))[channel],
+        (2.0, 0.5)[channel],
+    )
+    maps = [torch.full((1, 2, 2, 2, 2), value) for value in (0.25, alpha, beta, 0.4, 0.3)]
+    made = Translation(*maps)
+    half, density = (interval[1] - interval[0]) / 2, scipy.stats.gennorm(beta, scale=alpha)
+    found = maps_of(made, channel, interval, Uncertainty(level=0.8, scales=(2.0, 0.5)))
+    mean, reach = 0.25 * half + sum(interval) / 2, density.ppf(0.9) * scale * half
+    expected = {"": mean, "_lower": mean - reach, "_upper": mean + reach}
+    expected |= {"_sigma": 0.4 * scale * half, "_epistemic": 0.3 * scale * half}
+    assert found.keys() == expected.keys()
+    for suffix, value in expected.items():
+        np.testing.assert_allclose(found[suffix], np.full((2, 2, 2), value), rtol=1e-4, err_msg=suffix)
+    assert maps_of(Translation(maps[0]), channel, interval, Uncertainty()).keys() == {""}
 
 
 def test_a_store_is_translated_with_a_calibrated_scale(run, small_store, tmp_path):

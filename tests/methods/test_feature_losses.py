@@ -55,6 +55,21 @@ def test_medicalnet_sees_standardized_volumes(method, store, tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_extractor_is_the_moving_average_of_the_discriminator(method):
+    networks = make_networks(small_config(method, extractor_decay=0.75)).requires_grad_(False)
+    (before, *_), (own, *_) = networks.f.parameters(), networks.d.parameters()
+    assert torch.equal(before, own)
+    expected = before.clone()
+    for _ in range(2):
+        own.add_(torch.randn_like(own))
+        networks.after_update(("g",))
+        torch.testing.assert_close(before, expected)
+        networks.after_update(("d",))
+        expected = 0.75 * expected + 0.25 * own
+        torch.testing.assert_close(before, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_without_the_discriminator_as_extractor_there_is_no_average_of_it(method, store):
     config = small_config(method, extractor="self")
     networks, made = make_networks(config), extractor_of(method, store, extractor="self")

@@ -40,6 +40,20 @@ def test_each_class_has_its_mean():
     assert prior.covariance.diagonal().max() < 30  # of one class; of both together it would be 25 more
 
 
+def test_an_update_moves_the_moments_by_a_fiftieth_towards_those_of_the_batch():
+    """Of each class its mean: a class that is a part of the batch counts as much as a batch of it alone."""
+    prior, z = Prior(3, 2, encoded=True), torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    label = torch.tensor([0, 1, 1, 0, 1, 0])
+    prior.observe(z, label, 1.0)
+    prior.absorb()
+    torch.testing.assert_close(prior.mean, 0.02 * torch.stack([z[label == k].mean(0) for k in (0, 1)]))
+    covariance = 0.98 * torch.eye(3) + 0.02 * (z.T @ z / 6 + 1e-4 * torch.eye(3))
+    torch.testing.assert_close(prior.covariance, covariance)
+    x = torch.randn(2, 3)
+    expected = prior.mean[[1, 0]] + torch.stack([prior.factor @ row for row in x])
+    torch.testing.assert_close(prior(x, torch.tensor([1, 0])), expected)
+
+
 def test_micro_batches_add_up_to_the_batch():
     whole, split = Prior(6, 0, encoded=True), Prior(6, 0, encoded=True)
     z = encoded(8)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from hagan3d.methods.cyclegan.networks import ImagePool
+from hagan3d.methods.restore.config import RestoreConfig
+from hagan3d.methods.restore.networks import RestoreNetworks
 from hagan3d.networks.discriminators import GlobalDiscriminator, PatchDiscriminator
 from hagan3d.networks.full_resolution import FullResolution
 from hagan3d.networks.residual_unet import ResidualUNet, num_levels
@@ -70,3 +72,15 @@ def test_a_global_discriminator_has_one_logit_per_volume_that_sees_all_voxels():
     assert logits.shape == (3,)
     logits[1].backward()
     assert (x.grad[1] != 0).float().mean() > 0.99 and (x.grad[::2] == 0).all()
+
+
+def test_a_restored_volume_is_clipped_if_asked():
+    torch.manual_seed(0)
+    sizes = {"width": 4, "depth": 3, "critic_width": 4, "residual": True}
+    plain, clipping = (RestoreNetworks((32, 32, 32), RestoreConfig(**sizes, clip=clip)) for clip in (False, True))
+    clipping.load_state_dict(plain.state_dict())
+    source = 3 * torch.randn(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        free, clipped = plain.translate(source).mean, clipping.translate(source).mean
+    assert free.abs().max() > 1 and torch.equal(clipped, free.clamp(-1, 1))
+    torch.testing.assert_close(free, plain.g(source).detach() + source)  # a residual
