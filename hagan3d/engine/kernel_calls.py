@@ -67,8 +67,8 @@ def counted_peak(call: Call, form: str, kind: str) -> int:
 def call_seconds(call: Call, form: str, device: torch.device, timer: Timer) -> float | None:
     """Return the time of a call and its backward pass.
 
-    None if it takes more memory than is planned for it, or the libraries of the device do not compute it, which a line tells
-    in a line. Errors after which a GPU computes nothing more are raised.
+    None if it takes more memory than is planned for it, or the libraries of the device do not compute it, which a line
+    tells. Errors after which a GPU computes nothing more are raised.
     """
     try:
         run = _runner(call, form, device)
