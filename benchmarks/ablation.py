@@ -63,7 +63,7 @@ VARIANTS: dict[str, dict[str, str]] = {
     "encoders in every fourth step": {"hagan.encoder_every": "4"},
     "no encoder": {"hagan.encoder": "false", **ALONE},
     "no autoencoding": ALONE,
-    "autoencoding of weight 1": {"hagan.autoencode": "1"},
+    "autoencoding of weight 5": {"hagan.autoencode": "5"},
     "autoencoding of weight 0.2": {"hagan.autoencode": "0.2"},
     "standard normal latents": {"hagan.prior": "normal"},
     "encoders in every step": {"hagan.encoder_every": "1"},

@@ -44,6 +44,8 @@ def main(argv: list[str]) -> None:
         raise InputError(
             f"--num, --truncation: must be at least 1, and above 0, at most 10; got {len(seeds)}, {a.truncation}"
         )
+    if not a.force:
+        _check_out(out)
     budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)
     from hagan3d.checkpoint import load_model
     from hagan3d.data.io.files import write_text
@@ -55,8 +57,8 @@ def main(argv: list[str]) -> None:
     options = {key: value for key, value in vars(a).items() if key not in ("out", "force", "debug", "device")}
     checkpoint = {"name": model.path.name, "written": model.path.stat().st_mtime_ns}
     command = json.dumps(options | {"checkpoint": checkpoint}, sort_keys=True)
-    if not a.force and _holds_others(out, command):
-        raise InputError(f"{out}: holds generated volumes already; use another --out, or --force to replace them")
+    if not a.force:
+        _check_out(out, command)
     depth = None if budget is None else window_depth(model, budget)
     label = None if a.class_name is None else class_index(model, a.class_name)
     how = {"label": label, "truncation": a.truncation, "dtype": a.dtype, "format": a.format, "depth": depth}
@@ -66,12 +68,13 @@ def main(argv: list[str]) -> None:
     print(f"{cli.volumes(len(paths))} from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
 
 
-def _holds_others(out: Path, command: str) -> bool:
-    """Return whether a folder holds volumes that are not those of the same command, which was killed."""
+def _check_out(out: Path, command: str | None = None) -> None:
+    """Raise InputError if a folder holds volumes that are not those of a killed command: of ``command``, if given."""
     if not any(file for ending in ("nii*", "h5") for file in out.glob(f"volume-*.{ending}")):
-        return False
+        return
     marker = out / UNFINISHED
-    return not marker.is_file() or marker.read_text(encoding="utf-8") != command
+    if not marker.is_file() or (command is not None and marker.read_text(encoding="utf-8") != command):
+        raise InputError(f"{out}: holds generated volumes already; use another --out, or --force to replace them")
 
 
 if __name__ == "__main__":

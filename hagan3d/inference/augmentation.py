@@ -102,8 +102,8 @@ def _check_classes(model: Model, store: Store) -> None:
     """Raise InputError unless a conditional model generates the classes of a store."""
     if not model.num_classes:
         raise InputError(
-            f"{model.path}: trained without classes, so it cannot generate a given class; train a run with "
-            "--method hagan --hagan.conditional true"
+            f"{model.path}: trained without classes, so it cannot generate a given class; train a run of a method that "
+            "has classes (--METHOD.conditional true)"
         )
     labels = store.labels[store.indices("train")]
     if len(set(labels[labels >= 0].tolist())) < 2:

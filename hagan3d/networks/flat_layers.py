@@ -8,11 +8,12 @@ argument for it.
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
 
-Triple = tuple[int, int, int]
+from hagan3d.ops.conv import Triple, plain_conv3d
+
 Sides = int | Sequence[int]
 """One number for all axes, or one each for D, H, W."""
 
@@ -50,6 +51,12 @@ class PlainConv3d(nn.Conv3d):
     ) -> None:
         sides = _along_axes(kernel, 1), _along_axes(stride, 1), _along_axes(padding, 0)
         super().__init__(in_channels, out_channels, *sides, padding_mode=padding_mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``[B, C, D, H, W]``."""
+        if self.padding_mode != "zeros":
+            return super().forward(x)
+        return plain_conv3d(x, self.weight, self.bias, cast(Triple, self.stride), cast(Triple, self.padding))
 
 
 class TransposedConv3d(nn.ConvTranspose3d):

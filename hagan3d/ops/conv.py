@@ -23,6 +23,7 @@ _Options = tuple[Triple, Triple, bool]  # stride, padding, whether it is transpo
 _ONES: Triple = (1, 1, 1)
 
 # PyTorch takes its slow kernels, not oneDNN, for a single volume with C x D x H up to this.
+_SMALL_SIDE = 4  # voxels: of volumes whose bfloat16 convolutions a CPU computes in float32
 _SLOW_CONV_SIZE = 20480
 
 
@@ -102,8 +103,7 @@ def _dispatch(
 
 
 def _autocast(x: Tensor) -> Tensor:
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    return x.to(_autocast_dtype(x))
 
 
 def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -164,8 +164,26 @@ def _convolve(
     if transposed:
         y = F.conv_transpose3d(x, weight, bias, stride, padding, output_padding)
     else:
-        y = F.conv3d(x, weight, bias, stride, padding)
+        y = plain_conv3d(x, weight, bias, stride, padding)
     return y.transpose(2, 4).contiguous() if swapped else y
+
+
+def plain_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, padding: Triple) -> Tensor:
+    """Convolve by `torch.nn.functional.conv3d`, small volumes in bfloat16 on a CPU in float32.
+
+    On CPUs with AVX-512 and without AMX, oneDNN (3.13) leaves gradients in weights uninitialized where 64 channels have
+    2^3 voxels; the float32 of small volumes costs little.
+    """
+    if _autocast_dtype(x) != torch.bfloat16 or device_kind(x) != "cpu" or max(x.shape[2:]) > _SMALL_SIDE:
+        return F.conv3d(x, weight, bias, stride, padding)
+    with torch.autocast("cpu", enabled=False):
+        wide = None if bias is None else bias.float()
+        return F.conv3d(x.float(), weight.float(), wide, stride, padding).to(torch.bfloat16)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _should_swap_axes(x: Tensor, weight: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hagan3d.ops import forms
 from hagan3d.ops.contraction import with_bias_gradient
-from hagan3d.ops.conv import Fold, conv3d, conv_transpose3d
+from hagan3d.ops.conv import Fold, conv3d, conv_transpose3d, plain_conv3d
 from hagan3d.ops.device import device_kind
 from hagan3d.ops.winograd.dispatch import has_winograd, use_winograd
 from hagan3d.ops.winograd.upsample import upsample_conv3d_winograd
@@ -66,9 +66,8 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
 def upsample_conv3d_reference(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 0) -> Tensor:
     """``upsample_conv3d`` as two PyTorch operations, without argument checks."""
     along_d = 1 if _is_flat(weight) else 2
-    y = F.conv3d(
-        F.interpolate(x, scale_factor=(along_d, 2, 2), mode="nearest"), weight, bias, padding=(along_d - 1, 1, 1)
-    )
+    upsampled = F.interpolate(x, scale_factor=(along_d, 2, 2), mode="nearest")
+    y = plain_conv3d(upsampled, weight, bias, (1, 1, 1), (along_d - 1, 1, 1))
     return y[:, :, trim : y.shape[2] - trim]
 
 

@@ -2,13 +2,20 @@
 
 from pathlib import Path
 
-from hagan3d.generate import UNFINISHED, _holds_others
+import pytest
+
+from hagan3d.errors import InputError
+from hagan3d.generate import UNFINISHED, _check_out
 
 
 def test_only_volumes_of_the_same_command_are_replaced(tmp_path: Path):
-    assert not _holds_others(tmp_path, "a")
+    _check_out(tmp_path, "a")
     (tmp_path / "volume-000000.nii.gz").write_bytes(b"")
-    assert _holds_others(tmp_path, "a")  # of a command that ended
+    for command in (None, "a"):  # of a command that ended
+        with pytest.raises(InputError, match="use another --out, or --force"):
+            _check_out(tmp_path, command)
     (tmp_path / UNFINISHED).write_text("a")
-    assert not _holds_others(tmp_path, "a")  # of the same one, which was killed
-    assert _holds_others(tmp_path, "b")
+    _check_out(tmp_path)
+    _check_out(tmp_path, "a")  # of the same one, which was killed
+    with pytest.raises(InputError, match="holds generated volumes already"):
+        _check_out(tmp_path, "b")

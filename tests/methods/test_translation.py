@@ -54,7 +54,7 @@ UNPAIRED = {
 def test_a_method_without_pairs_learns_two_domains_of_four_by_heart(method):
     """The second domain is the first in another brightness and inverted contrast, each batch in another order."""
     settings = {"width": 8, "critic_width": 8, "batch_size": 4, "lr_g": 2e-3, "lr_d": 2e-3, **UNPAIRED[method]}
-    config = small_config(method, steps=80, **settings)
+    config = small_config(method, steps=100, **settings)
     updates, batch = make_updates(config), pair_batch(4, 16)
     source, target = 0.4 * batch.target + 0.5, -0.4 * batch.target - 0.4
     run_steps(updates, replace(batch, source=source, target=target[[1, 2, 3, 0]], mask=None), config.train.steps)
