@@ -78,7 +78,7 @@ def test_shared_norms_under_autocast_differ_by_its_rounding(checkpointing):
     exact = d_gradients(d_h, False)
     apart, shared = (d_gradients(d_h, is_shared, torch.bfloat16) for is_shared in (False, True))
     for true, one, other in zip(exact, apart, shared, strict=True):
-        assert (other - true).norm() <= 1.25 * (one - true).norm() + 1e-6
+        assert (other - true).norm() <= 1.1 * (one - true).norm() + 1e-6
 
 
 def test_shared_norms_are_computed_once_and_need_a_gradient_only_if_the_weight_does():
