@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hagan3d import cli
-from hagan3d.config import is_slice
+from hagan3d.config import Size, is_slice
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.errors import InputError, printable
 
 if TYPE_CHECKING:  # so that --help is fast
     from hagan3d.data.preprocess.pipeline import Inspected, Prepared
 
+CONFIG_SIDES = (32, 64, 128, 256, 512)  # sides of the cubes that the configs hagan_SIDE are for
 DESCRIPTION = "Make a store: read, reorient, resample and scale volumes to [-1, 1]; write one HDF5 file for training."
 EXAMPLES = (
     "hagan3d prepare --input scans/ --output lungs.h5 --size 128 128 128 --intensity window",
@@ -63,10 +64,7 @@ def main(arguments: list[str]) -> None:
     state = "is already there" if result.done_before else "is ready"
     print(f"{result.path} {state}: {cli.volumes(result.volumes)}; contact sheet: {result.sheet}")
     if config.shard is None:
-        size = " ".join(str(side) for side in config.size)
-        size += " --method METHOD" if is_slice(config.size) and not result.sources else ""  # the default takes volumes
-        store = cli.path_word(result.path)
-        print(f"next: hagan3d train --data.store {store} --data.size {size}{_channels(result)} --out RUN")
+        print(f"next: hagan3d train{_settings(result, config.size)} --out RUN")
 
 
 def _print_inspection(found: "Inspected", skip_bad: bool) -> None:
@@ -92,6 +90,17 @@ def _print_remarks(remarks: Sequence[str]) -> None:
 
     for line in grouped(remarks):
         print(printable(line), file=sys.stderr)
+
+
+def _settings(result: "Prepared", size: Size) -> str:
+    """Return the settings of a run on a store: for volumes, the config for their size or the next smaller one."""
+    store, sides = f" --data.store {cli.path_word(result.path)}", f" --data.size {' '.join(map(str, size))}"
+    if result.sources:
+        return store + sides + _channels(result)
+    if is_slice(size):
+        return store + sides + " --method METHOD" + _channels(result)  # HA-GAN takes volumes
+    side = max(side for side in CONFIG_SIDES if side <= max(size))
+    return f" --config hagan_{side}" + store + ("" if set(size) == {side} else sides) + _channels(result)
 
 
 def _channels(result: "Prepared") -> str:

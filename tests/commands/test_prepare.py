@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hagan3d import cli, phantoms, prepare
 from hagan3d.data.store.store import Store
+from hagan3d.run_settings import parse_run
 
 WITHOUT = """
 import sys
@@ -35,6 +37,18 @@ def test_phantoms_then_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "emphysema_percent" in store.columns
     assert cli.run(prepare.main, arguments) == 0
     assert "is already there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("size", "settings"), [("32 32 32", "hagan_32"), ("32 96 64", "hagan_64")])
+def test_the_next_line_trains_the_config_for_the_size(size: str, settings: str, tmp_path: Path, capsys):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((40, 40, 40), np.float32))
+    arguments = ["--input", f"{tmp_path}/a.npy", "--output", f"{tmp_path}/a.h5", "--spacing", "1", "1", "1"]
+    assert cli.run(prepare.main, [*arguments, "--size", *size.split(), "--workers", "1", "--validation", "0"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    own_size = "" if size == "32 32 32" else f" --data.size {size}"
+    assert line == f"next: hagan3d train --config {settings} --data.store {tmp_path}/a.h5{own_size} --out RUN"
+    config, _ = parse_run("train", "", (), line.split()[3:-2], lambda parser: None)
+    assert " ".join(map(str, config.data.size)) == size and config.method.objective == "relativistic"
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
