@@ -19,7 +19,7 @@ from hagan3d.engine.training import default_folder, train
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.self_supervised import train_missing_features
 from hagan3d.evaluation.report.folder import METRICS
-from hagan3d.evaluation.run_evaluation import EvaluateOptions, EvaluationResult, run_evaluation
+from hagan3d.evaluation.run_evaluation import EvaluateOptions, EvaluationResult, check_sets, run_evaluation
 from hagan3d.evaluation.run_exploration import MODES, run_exploration
 from hagan3d.evaluation.settings import EvaluateConfig, ExploreConfig
 from hagan3d.inference.devices import inference_device
@@ -173,6 +173,7 @@ class Model:
         folder = Path(out) if out else self.loaded.run_folder / "evaluation"
         config = EvaluateConfig(**settings)
         if not self.loaded.config.translates and config.features is None:
+            check_sets(self.run, _path(store), config)
             train_missing_features(stores.Store(_path(store)), self.device, config.channel)
         options = EvaluateOptions(weights=self.weights, device=self.device)
         lines = run_evaluation(self.run, _path(store), folder, config, options)

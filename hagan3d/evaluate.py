@@ -53,6 +53,10 @@ def main(argv: list[str]) -> None:
 
     with progress_bars() as progress:
         lines = []
+        if a.run and a.train_features:
+            from hagan3d.evaluation.run_evaluation import check_sets
+
+            check_sets(Path(a.run[0]), Path(a.store), config)
         if a.train_features:
             from hagan3d.evaluation.features.self_supervised import train_store_features
 

@@ -12,6 +12,7 @@ from hagan3d.evaluation.features.self_supervised import load_features
 from hagan3d.evaluation.generation import GenerationEvaluation
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.report.folder import METRICS, REPORT, is_done, write_results
+from hagan3d.evaluation.report.protocol import volume_sets
 from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.settings import EvaluateConfig
 from hagan3d.evaluation.translation.domain_report import domain_report, domain_verdicts
@@ -90,6 +91,16 @@ def _main_metrics(results: dict[str, Any]) -> dict[str, float]:
     if "summary" in results:
         return {name: values["mean"] for name, values in results["summary"]["translated"]["whole"].items()}
     return {name: found["value"] for name, found in results.items() if isinstance(found, dict) and "value" in found}
+
+
+def check_sets(run: Path, store: Path, config: EvaluateConfig) -> None:
+    """Check that a run that generates volumes can be evaluated on a store, before features are trained for minutes.
+
+    Raises:
+        InputError: If sizes or channels differ, or there are too few held-out or training volumes.
+    """
+    if not translates(run):
+        volume_sets(load_model(run), Store(store), config)
 
 
 def run_evaluation(

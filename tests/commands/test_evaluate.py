@@ -185,6 +185,7 @@ def test_bad_input_is_one_line_and_status_2(run, store, small_store, tmp_path, c
         (tmp_path / "nothing", store, [], "no such run"),
         (run, tmp_path / "nothing.h5", [], "does not exist"),
         (run, small_store, [], "0 held-out volumes"),
+        (run, small_store, ["--train-features"], "0 held-out volumes"),  # before minutes of training
         (run, wide, [], r"[32, 32, 64] voxels, but the model's"),
         (run, store, ["--features", "inception"], "self, encoder, random"),
         (run, store, ["--features", "self"], "--train-features"),
@@ -252,7 +253,16 @@ def test_features_of_a_store_are_trained_by_the_command(store, tmp_path, capsys)
     shutil.copy(store, own)
     words = ["--store", str(own), "--train-features", "--feature-training.steps", "2"]
     assert cli.run(evaluate.main, words) == 0, capsys.readouterr().err
-    assert (tmp_path / "own.features.pt").exists()
+    features = tmp_path / "own.features.pt"
+    made, content = features.stat().st_mtime_ns, features.read_bytes()
+    capsys.readouterr()
+    assert cli.run(evaluate.main, words) == 0  # a command that is repeated does not train again
+    assert f"{features} is already there" in capsys.readouterr().out and features.stat().st_mtime_ns == made
+    assert cli.run(evaluate.main, [*words[:-1], "3"]) == 0  # with other settings it does
+    assert features.read_bytes() != content
+    features.write_bytes(content[:-100])
+    assert cli.run(evaluate.main, words) == 0  # so it does in place of a damaged file
+    assert features.read_bytes() == content
     assert cli.run(evaluate.main, ["--store", str(own)]) == 2
     assert "a run and --out must be given together" in capsys.readouterr().err
 

@@ -68,3 +68,16 @@ def test_help_needs_none_of_the_slow_libraries(command: str):
     code = f"import sys, hagan3d.{command} as c\ntry: c.main(['--help'])\nexcept SystemExit: pass\n"
     code += f"assert not {slow} & set(sys.modules), {slow} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True, capture_output=True)
+
+
+def test_too_few_held_out_subjects_are_told_at_once(tmp_path: Path, capsys):
+    for number in range(12):
+        np.save(tmp_path / f"a{number}.npy", np.random.default_rng(number).random((32, 32, 32), np.float32))
+    arguments = ["--input", str(tmp_path), "--size", "32", "32", "32", "--spacing", "1", "1", "1", "--workers", "1"]
+    told = "of 12 subjects are held out, and `evaluate` needs 5"
+    assert cli.run(prepare.main, [*arguments, "--output", f"{tmp_path}/a.h5"]) == 0
+    shown = capsys.readouterr().err
+    splits = Store(tmp_path / "a.h5").splits
+    assert f"{len(splits) - splits.count('train')} {told}" in shown
+    assert cli.run(prepare.main, [*arguments, "--output", f"{tmp_path}/b.h5", "--validation", "0"]) == 0
+    assert told not in capsys.readouterr().err

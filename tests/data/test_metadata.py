@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hagan3d.data.preprocess.inputs import collect_inputs
-from hagan3d.data.preprocess.metadata import match_rows, read_labels, split_of, subject_of
+from hagan3d.data.preprocess.metadata import match_rows, read_labels, splits_of, subject_of
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
@@ -73,10 +73,26 @@ def test_subject_rules():
 
 def test_splits_are_a_function_of_seed_and_subject_with_the_fractions_asked_for():
     names = [f"s{number}" for number in range(4000)]
-    splits = np.array([split_of(name, 3, 0.2, 0.1) for name in names])
-    assert list(splits) == [split_of(name, 3, 0.2, 0.1) for name in names]
+    found = splits_of(names, 3, 0.2, 0.1)
+    assert found == splits_of(names[::-1], 3, 0.2, 0.1)
+    splits = np.array(list(found.values()))
     assert abs((splits == "validation").mean() - 0.2) < 0.02 and abs((splits == "test").mean() - 0.1) < 0.02
-    assert (splits != np.array([split_of(name, 4, 0.2, 0.1) for name in names])).any()
+    assert found != splits_of(names, 4, 0.2, 0.1)
+    assert {name: found[name] for name in names[:100]} == splits_of(names[:100], 3, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("count", "validation", "test", "held_out"),
+    [(20, 1e-9, 0, 5), (20, 0, 1e-9, 5), (100, 0.02, 0.01, 5), (19, 1e-9, 0, 0), (20, 0, 0, 0), (40, 0.9, 0, None)],
+)
+def test_small_sets_hold_out_as_many_subjects_as_an_evaluation_needs(count, validation, test, held_out):
+    names = [f"s{number}" for number in range(count)]
+    splits = splits_of(names, 0, validation, test)
+    asked = [name for name in names if splits[name] != "train"]
+    assert len(asked) == held_out if held_out is not None else len(asked) > 30
+    assert not test or validation or set(splits.values()) == {"train", "test"}
+    more = splits_of([*names, "another"], 0, validation, test)
+    assert count < 20 or not [name for name in names if splits[name] == "train" and more[name] != "train"]
 
 
 def test_missing_is_missing_whatever_it_is_called(tmp_path: Path):

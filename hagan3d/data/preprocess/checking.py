@@ -18,7 +18,7 @@ from hagan3d.data.preprocess.cache import CheckResult, PreprocessingTask, check_
 from hagan3d.data.preprocess.facts import CaseFacts, from_plain, to_plain
 from hagan3d.data.preprocess.inputs import PreparationInputs
 from hagan3d.data.preprocess.intensity import IntensityRule
-from hagan3d.data.preprocess.metadata import split_of
+from hagan3d.data.preprocess.metadata import LEAST_HELD_OUT, splits_of
 from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
 from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
@@ -103,10 +103,25 @@ class Plan:
     settings: dict[str, Any]
     """Everything besides the files that determines the content of the store."""
     subjects: dict[str, str]
-    """Subject by volume id."""
+    """Subject by volume id, of all shards."""
+    splits: dict[str, str]
+    """Split by subject."""
     states: dict[str, list[Any]]
     """By volume id: what its cache file depends on."""
     tasks: list[PreprocessingTask]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is not used of the inputs, which subjects were assumed, and whether too few are held out."""
+        held_out = sum(split != "train" for split in self.splits.values())
+        asked = self.config.validation + self.config.test > 0 and not self.listed.cases.sources
+        if not asked or held_out >= LEAST_HELD_OUT or len(self.splits) <= LEAST_HELD_OUT:
+            return self.listed.remarks
+        return [
+            *self.listed.remarks,
+            f"{held_out} of {len(self.splits)} subjects are held out, and `evaluate` needs {LEAST_HELD_OUT}: hold out "
+            "more with --validation, or train on all with --validation 0",
+        ]
 
     @property
     def key(self) -> str:
@@ -115,7 +130,7 @@ class Plan:
 
     def split(self, name: str) -> str:
         """Return the split of a volume."""
-        return split_of(self.subjects[name], self.config.seed, self.config.validation, self.config.test)
+        return self.splits[self.subjects[name]]
 
     def facts(self, task: PreprocessingTask, result: CheckResult) -> CaseFacts:
         """Return the facts of a checked volume."""
@@ -129,10 +144,13 @@ def make_plan(listed: PreparationInputs, config: PrepareConfig, sources_as: Doma
     """Return the plan of a preparation, with a task for each volume, whose cache file is in ``folder``."""
     settings = settings_of(config, listed, sources_as)
     files = listed.labelled
-    subjects = {file.id: listed.subject(file, config.subject) for file in files}
+    subjects = {
+        file.id: listed.subject(file, config.subject) for file in listed.cases.files
+    }  # of all shards, so that they agree on the split
+    splits = splits_of(subjects.values(), config.seed, config.validation, config.test)
     states = {file.id: [settings, file.domain, listed.state(file)] for file in files}
     tasks = [_task_of(listed, file, config, settings, folder / f"{key_of(states[file.id])}.npz") for file in files]
-    return Plan(listed, config, settings, subjects, states, tasks)
+    return Plan(listed, config, settings, subjects, splits, states, tasks)
 
 
 def _task_of(

@@ -49,7 +49,7 @@ class PreparationInputs:
 
     @property
     def labelled(self) -> list[VolumeFile]:
-        """The volumes that have a line, in order."""
+        """The volumes of this shard that have a line, in order."""
         return [file for file in self.files if file.id in self.rows]
 
     def subject(self, file: VolumeFile, rule: str | None) -> str:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,8 @@ ID_COLUMNS = ("id", "mrid", "volume", "filename", "file", "participant_id", "sub
 SUBJECT_COLUMNS = ("subject", "subject_id", "participant_id", "patient", "patient_id")
 MISSING = ("", "n/a", "na", "nan", "nat", "none", "null", "nil", "missing", "unknown", "-", "--", ".", "?")
 """Cells that hold no value, in lower case."""
+LEAST_HELD_OUT = 5  # subjects, without which a model cannot be evaluated
+MOST_HELD_OUT = 0.25  # of the subjects, where the fractions asked for would hold out fewer than that
 MAX_LISTED = 5  # names listed in a message; the others are counted
 
 
@@ -142,14 +145,28 @@ def subject_of(volume_id: str, rule: str | None) -> str:
     return match[1]
 
 
-def split_of(subject: str, seed: int, validation: float, test: float) -> str:
-    """Assign a subject to "train", "validation" or "test" by a hash of (seed, subject).
+def splits_of(subjects: Iterable[str], seed: int, validation: float, test: float) -> dict[str, str]:
+    """Assign each subject to "train", "validation" or "test" by a hash of (seed, subject).
 
-    The split does not depend on the other subjects, so that shards agree and new volumes do not move old ones.
+    The split does not depend on the order of subjects, so that shards agree. Where the fractions hold out fewer than
+    `LEAST_HELD_OUT` of 20 subjects or more, the next ones by hash are held out, too. Of as many, new subjects never
+    move old ones out of training.
     """
+    hashes = {subject: _hash(subject, seed) for subject in subjects}
+    splits = {
+        subject: "test" if u < test else "validation" if u < test + validation else "train"
+        for subject, u in hashes.items()
+    }
+    if validation + test > 0 and len(splits) >= LEAST_HELD_OUT / MOST_HELD_OUT:
+        for subject in sorted(hashes, key=lambda name: (hashes[name], name))[:LEAST_HELD_OUT]:
+            if splits[subject] == "train":
+                splits[subject] = "validation" if validation else "test"
+    return splits
+
+
+def _hash(subject: str, seed: int) -> float:
     digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
-    u = int.from_bytes(digest[:8], "big") / 2**64
-    return "test" if u < test else "validation" if u < test + validation else "train"
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def abbreviate(names: list[str]) -> str:

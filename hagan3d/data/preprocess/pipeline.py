@@ -113,7 +113,7 @@ def prepare(
     if not usable or (problems and not config.skip_bad):
         raise InputError("\n".join(problems))
     _check_disk(path, usable)
-    remarks = plan.listed.remarks + checked.remarks
+    remarks = plan.remarks + checked.remarks
     with _cache_folder(folder, plan, checked):
         _write_cache_files(usable, config, progress)
         records = [_record(task, plan, checked.usable) for task in usable]
@@ -136,7 +136,7 @@ def inspect(
     checked = check_all(plan, None, progress)
     cases = [plan.facts(task, checked.results[task.file.id]) for task in plan.tasks if task.file.id in checked.usable]
     problems = plan.listed.problems + checked.problems
-    remarks = plan.listed.remarks + checked.remarks
+    remarks = plan.remarks + checked.remarks
     return Inspected(tuple(cases), tuple(remarks), tuple(problems), tuple(grid_lines(plan.settings)))
 
 

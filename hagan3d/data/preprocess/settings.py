@@ -106,7 +106,8 @@ class PrepareConfig(Section):
     Default: volumes of one PatientID of DICOM, of one participant of BIDS (sub-01_ses-1, sub-01_ses-2) or that share a
     file are of one subject."""
     validation: float = bounded(0.1, at_least=0, below=1)
-    """Fraction of subjects held out for validation."""
+    """Fraction of subjects held out for validation. Of 20 subjects or more at least 5 are held out, which `evaluate`
+    needs, unless this and `test` are 0."""
     test: float = bounded(0.0, at_least=0, below=1)
     """Fraction of subjects held out for testing."""
     seed: int = 0

@@ -28,6 +28,7 @@ from hagan3d.evaluation.settings import FeatureTrainConfig
 from hagan3d.inference.devices import inference_device
 from hagan3d.networks.extractors.feature_net import BOXES, CONTENT, FORMAT, FeatureNet, read_features
 from hagan3d.networks.state_hash import state_hash
+from hagan3d.networks.tensor_files import read_tensors
 
 TARGET = 16  # voxels per axis of the reconstruction target
 MOST_IN_MEMORY = 2**26  # voxels of the training set that are cached
@@ -119,11 +120,17 @@ def train_features(
 def train_store_features(
     path: Path, config: FeatureTrainConfig, device: str, progress: ProgressCallback, channel: str | None = None
 ) -> list[str]:
-    """Train the extractors of the image channels of a store file, or of one; return a line for each."""
+    """Train the extractors of the image channels of a store file, or of one; return a line for each.
+
+    Those of the same settings that are there already are kept, as training again would give the same.
+    """
     store, lines = Store(path), []
     if is_slice(store.size):
         raise InputError(f"{path}: holds single slices, but features are trained on volumes")
     for index in store.channel_indices(channel):
+        if _is_trained(store, config, index):
+            lines.append(f"features of {path}, {store.channels[index]}: {features_path(store, index)} is already there")
+            continue
         trained = train_features(store, config, inference_device(device), progress, index)
         change = f"loss {trained.losses[0]:.3f} to {trained.losses[-1]:.3f}"
         lines.append(f"features of {path}, {store.channels[index]}: {trained.path} ({change})")
@@ -186,6 +193,16 @@ def _save(net: FeatureNet, store: Store, config: FeatureTrainConfig, path: Path,
         "state": state,
     }
     write_tensors(path, values)
+
+
+def _is_trained(store: Store, config: FeatureTrainConfig, channel: int) -> bool:
+    """Return whether the features file of a channel is sound and of these settings."""
+    path = features_path(store, channel)
+    try:
+        read_features(path, store.store_fingerprint, store.channels[channel])
+    except InputError:
+        return False
+    return bool(read_tensors(path)["config"] == dataclasses.asdict(config))
 
 
 def load_features(
