@@ -3,6 +3,7 @@
 import math
 
 import nibabel
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from hagan3d import cli
 from hagan3d.checkpoint import load_model
 from hagan3d.checkpoint.__main__ import main
-from hagan3d.checkpoint.published import import_published
+from hagan3d.checkpoint.published import _description, import_published
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import generate, latent
 
@@ -222,6 +223,14 @@ def test_an_imported_run_generates_in_hounsfield_units(published, tmp_path):
     got = torch.from_numpy(image.get_fdata()).permute(2, 1, 0).float()  # x, y, z in the file; D, H, W here
     torch.testing.assert_close(got, expected, atol=0.2, rtol=1e-3)
     assert nibabel.aff2axcodes(image.affine) == ("R", "A", "S")
+
+
+def test_the_spacing_of_an_imported_run_is_that_along_d_h_w():
+    data = _description((128, 128, 128), 2, (-5.0, 7.0), (3.0, 2.0, 1.0), "HU")
+    assert data.voxel_spacing == (3, 2, 1) and nibabel.aff2axcodes(data.affine_array) == ("S", "A", "R")
+    np.testing.assert_allclose(data.affine_array @ (63.5, 63.5, 63.5, 1), (0, 0, 0, 1))  # centred on the origin
+    (channel,) = data.channels
+    assert (*channel.interval, channel.units, *data.class_names) == (-5, 7, "HU", "0", "1")
 
 
 @pytest.mark.slow

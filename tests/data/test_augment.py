@@ -35,29 +35,42 @@ def test_flips_mirror_that_axis_half_of_the_time(volume: torch.Tensor, axis: str
     assert flipped + sum(torch.equal(item, volume) for item in made) == 40 and 10 <= flipped <= 30
 
 
-def test_brightness_and_contrast_stay_within_what_was_asked_for(volume: torch.Tensor):
-    small = volume / 2
-    for seed in range(5):
+def assert_fills(values: list[float], low: float, high: float):
+    """Check that values lie in an interval, on both sides of its middle, and reach the outer fifths."""
+    reach = 0.2 * (high - low)
+    assert low - 1e-3 <= min(values) < low + reach and high - reach < max(values) <= high + 1e-3
+
+
+def test_brightness_and_contrast_fill_the_range_asked_for(volume: torch.Tensor):
+    small, shifts, ratios = volume / 2, [], []
+    for seed in range(30):
         shift = augment(small, AugmentConfig(brightness=0.1), seed) - small
-        assert shift.std() < 1e-6 and shift.abs().max() <= 0.1 + 1e-6
         ratio = augment(small, AugmentConfig(contrast=0.2), seed) / small
-        assert ratio.std() < 1e-3 and 0.8 - 1e-5 <= ratio.median() <= 1.2 + 1e-5
+        assert shift.std() < 1e-6 and ratio.std() < 1e-3
+        shifts.append(float(shift.median()))
+        ratios.append(float(ratio.median()))
+    assert_fills(shifts, -0.1, 0.1)
+    assert_fills(ratios, 0.8, 1.2)
+    assert len({round(value, 6) for value in (*shifts, *ratios)}) == 60  # each time, by another amount
 
 
 def test_a_shift_moves_whole_volumes_by_the_fraction_asked_for_at_most():
     dot = torch.full((32, 32, 64), -1.0)
     dot[15:17, 15:17, 31:33] = 1
-    for seed in range(5):
+    moved: list[list[float]] = [[], [], []]
+    for seed in range(20):
         made = augment(dot, AugmentConfig(shift=0.25), seed) + 1
         for dim, side in enumerate(dot.shape):
             profile = made.sum([other for other in range(3) if other != dim])
             centre = (profile * torch.arange(side)).sum() / profile.sum()
-            assert abs(centre - (side - 1) / 2) <= 0.25 * side + 0.01
+            moved[dim].append(float(centre - (side - 1) / 2) / side)
+    for fractions in moved:
+        assert_fills(fractions, -0.25, 0.25)
 
 
-def ramp_after(config: AugmentConfig, seed: int) -> torch.Tensor:
-    """Return the gradient in the middle of a ramp along W that was augmented, in units of the ramp before."""
-    ramp = torch.linspace(-0.5, 0.5, 32).expand(32, 32, 32).contiguous()
+def ramp_after(config: AugmentConfig, seed: int, dim: int = 2) -> torch.Tensor:
+    """Return the gradient in the middle of a ramp along an axis that was augmented, in units of the ramp before."""
+    ramp = torch.linspace(-0.5, 0.5, 32).expand(32, 32, 32).movedim(2, dim).contiguous()
     made = augment(ramp, config, seed)[8:24, 8:24, 8:24]
     return torch.stack([made.diff(dim=dim).mean() for dim in range(3)]) * 31
 
@@ -67,10 +80,12 @@ def test_a_rotation_is_of_the_degrees_asked_for_about_each_axis_at_most():
     degrees = torch.rad2deg(torch.acos((found[:, 2] / found.norm(dim=1)).clamp(max=1)))
     torch.testing.assert_close(found.norm(dim=1), torch.ones(20), atol=0.01, rtol=0)
     assert 5 < degrees.max() < 10 * 2**0.5 + 0.1  # the direction of W turns about two axes
+    assert all(found[:, other].abs().max() > 0.1 for other in (0, 1))
 
 
-def test_a_scale_is_within_the_fraction_asked_for():
-    found = torch.stack([ramp_after(AugmentConfig(scale=0.2), seed)[2] for seed in range(20)])
+@pytest.mark.parametrize("dim", range(3))
+def test_a_scale_is_within_the_fraction_asked_for_along_each_axis(dim: int):
+    found = torch.stack([ramp_after(AugmentConfig(scale=0.2), seed, dim)[dim] for seed in range(20)])
     assert 0.8 - 0.01 < found.min() < 0.9 and 1.1 < found.max() < 1.2 + 0.01
 
 
@@ -82,4 +97,9 @@ def test_what_comes_in_from_outside_continues_the_border():
 
 def test_noise_is_gaussian_with_at_most_the_deviation_asked_for():
     found = torch.stack([augment(torch.zeros(32, 32, 32), AugmentConfig(noise=0.1), seed).std() for seed in range(20)])
-    assert 0.07 < found.max() < 0.102
+    assert 0.07 < found.max() < 0.102 and found.min() > 0  # never none
+
+
+def test_seeds_count_in_all_their_32_bits(volume: torch.Tensor):
+    one, other = (augment(volume, AugmentConfig(brightness=0.1), seed) for seed in (5, 5 + 2**31))
+    assert not torch.equal(one, other)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.config import AugmentConfig, SubvolumeDataConfig
-from hagan3d.data.batches.steps import sample_index
+from hagan3d.config import AugmentConfig, SubvolumeDataConfig, VolumeDataConfig
+from hagan3d.data.batches.steps import sample_index, shuffled
 from hagan3d.data.batches.subvolumes import BatchSource, choose_start
 from hagan3d.data.batches.whole_volumes import VolumesInMemory, VolumesInStore
 from hagan3d.data.store.store import Store
@@ -37,6 +37,9 @@ def test_windows_for_comparison_lie_where_they_say():
     random = np.random.default_rng(0).random((2000, 2))
     at = {kind: {choose_start(u, 32, 8, 4, kind) for u in random} for kind in ("uniform", "fixed", "published")}
     assert at == {"uniform": set(range(0, 25, 4)), "fixed": {12}, "published": set(range(25))}
+    assert (
+        choose_start(random[0], 32, 12, 4, "fixed") == 8
+    )  # the middle is 10, no slice of the feature map begins there
 
 
 def test_published_windows_are_one_for_the_batch(source):
@@ -93,6 +96,35 @@ def test_phases_and_names_draw_other_numbers(source):
     assert abs(z.mean()) < 0.05 and abs(z.std() - 1) < 0.05
 
 
+def test_every_sample_and_seed_draws_numbers_of_its_own(source):
+    batch = dataclasses.replace(source, batch_size=4).batch(0)
+    z = torch.cat([dataclasses.replace(batch, seed=seed).normal("z", 4) for seed in (0, 1)])
+    assert len(z.unique(dim=0)) == 8
+
+
+def test_every_seed_and_name_has_an_order_of_its_own():
+    """Without it, the targets of an unpaired batch would belong to the same sources in every epoch."""
+    orders = [shuffled(seed, 0, 50, name).tolist() for seed in (0, 1) for name in ("order", "target")]
+    assert all(one != other for i, one in enumerate(orders) for other in orders[:i])
+
+
+def test_every_sample_step_and_seed_is_augmented_in_its_own_way(source):
+    """A change of brightness shows in the middle of the intensities, which no limit clips."""
+    shifts = []
+    for seed in (0, 1):
+        plain = dataclasses.replace(source, seed=seed)
+        brighter = dataclasses.replace(plain, augment=AugmentConfig(brightness=0.2))
+        for step in range(2):
+            change = brighter.batch(step).low - plain.batch(step).low
+            shifts += change.flatten(1).median(1).values.tolist()
+    assert len({round(shift, 3) for shift in shifts}) == 12
+
+
+def test_labels_are_those_of_the_volumes(source):
+    for batch in map(source.batch, range(4)):
+        assert batch.label.tolist() == [int(source.store.labels[i]) for i in batch.volumes.indices]
+
+
 def test_every_volume_once_a_pass_in_another_order_each(source):
     order = [sample_index(source.store.indices("train"), source.seed, position) for position in range(16)]
     assert sorted(order[:8]) == sorted(order[8:]) == list(range(8))
@@ -109,7 +141,8 @@ def test_two_processes_share_the_batch_of_one(source):
 def test_parts_make_the_batch(source):
     batch = dataclasses.replace(source, batch_size=4).batch(0)
     parts = list(batch.micro_batches(2))
-    assert torch.equal(torch.cat([part.window for part in parts]), batch.window)
+    for name in ("window", "low", "start", "label"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name)), name
     assert torch.equal(torch.cat([part.normal("z", 4) for part in parts]), batch.normal("z", 4))
 
 
@@ -151,9 +184,10 @@ def test_an_error_of_the_reader_is_raised_where_the_batch_is_asked_for(source, m
 
 
 def test_a_source_of_a_config_is_the_one_written_out(small_store):
-    data = SubvolumeDataConfig(subvolume_depth=8, subvolume_sampling="uniform", augment=AugmentConfig(noise=0.1))
+    noise = AugmentConfig(noise=0.1)
+    data = SubvolumeDataConfig(subvolume_depth=8, subvolume_sampling="uniform", augment=noise, split="test")
     made = BatchSource.from_config(Store(small_store), data, batch_size=2, seed=5, whole=False, rank=1, world_size=2)
-    expected = BatchSource(
-        made.store, "train", 8, 2, 5, AugmentConfig(noise=0.1), sampling="uniform", whole=False, rank=1, world_size=2
-    )
+    expected = BatchSource(made.store, "test", 8, 2, 5, noise, sampling="uniform", whole=False, rank=1, world_size=2)
     assert made == expected
+    volumes = BatchSource.from_config(made.store, VolumeDataConfig(size=(96, 32, 64)), batch_size=2, seed=5)
+    assert volumes.depth == 96

@@ -11,8 +11,9 @@ import torch
 from hagan3d import cli
 from hagan3d import prepare as prepare_command
 from hagan3d.data.batches.subvolumes import BatchSource
-from hagan3d.data.batches.whole_volumes import VolumesInStore
+from hagan3d.data.batches.whole_volumes import VolumesInMemory, VolumesInStore
 from hagan3d.data.io import volumes
+from hagan3d.data.preprocess.cases import find_nnunet
 from hagan3d.data.preprocess.inputs import find_inputs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import ChannelConfig, PrepareConfig
@@ -94,6 +95,13 @@ def test_a_window_holds_all_channels_and_low_resolution_is_their_average(store: 
     assert torch.equal(store.channel(3, 1), x[1])
     low = torch.nn.functional.avg_pool3d(x, 4)
     assert store.low(3).shape == (5, 8, 8, 8) and (store.low(3) - low).abs().max() < 4e-5
+
+
+def test_the_bytes_of_a_slab_are_those_that_it_takes(store: Store):
+    volumes, x = VolumesInStore(store, (3, 1)), VolumesInMemory(torch.zeros(2, 3, 16, 4, 5))
+    images, label_map, _ = volumes.slab(8, 12)
+    assert volumes.slab_bytes(4) == images.nbytes + label_map.nbytes
+    assert x.slab_bytes(4) == x.slab(8, 12).numel() * 4
 
 
 def test_a_batch_holds_all_channels(store: Store):
@@ -260,6 +268,17 @@ def test_a_label_map_that_is_none_is_named(copy: Path, change, reason: str, tmp_
         prepare(find_inputs(None, nnunet=copy), tmp_path / "s.h5", CONFIG, progress=False)
     assert str(caught.value).startswith(f"{copy}/labelsTr/case_2.nii.gz: {reason}")
     assert str(caught.value).count("\n") == 0 and not (tmp_path / "s.h5").exists()
+
+
+def test_channels_of_a_data_set_are_in_the_order_of_their_numbers(tmp_path: Path):
+    names = [f"channel {number}" for number in range(11)]  # 10 comes after 9, not after 1
+    about = {"channel_names": {str(k): name for k, name in enumerate(names)}, "labels": {"background": 0, "core": 1}}
+    for path in ("labelsTr/a.nii.gz", *(f"imagesTr/a_{number:04d}.nii.gz" for number in range(11))):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "dataset.json").write_text(json.dumps(about | {"file_ending": ".nii.gz"}))
+    cases = find_nnunet(tmp_path)
+    assert list(cases.channels) == names and cases.files[0].channels[-1].name == "a_0010.nii.gz"
 
 
 def test_a_channel_elsewhere_is_named(copy: Path, tmp_path: Path):

@@ -55,7 +55,7 @@ def same(one: Record, other: Record) -> bool:
 
 def test_a_fraction_takes_whole_subjects_of_every_class_and_all_that_is_held_out(store):
     labels, smaller = store.labels, set()
-    for fraction, a, b in ((0.05, 1, 1), (0.25, 3, 1), (0.5, 6, 2), (1.0, 12, 4)):
+    for fraction, a, b in ((0.05, 1, 1), (0.25, 3, 1), (0.3, 4, 1), (0.5, 6, 2), (1.0, 12, 4)):
         chosen = training_fraction(store, fraction)
         train = [i for i in chosen if store.splits[i] == "train"]
         assert len(chosen) - len(train) == store.splits.count("validation")
@@ -94,6 +94,19 @@ def test_generated_volumes_are_marked_and_for_training_alone(store, tmp_path):
     assert len(made.indices("train")) == len(store.indices("train")) + 3
     again = write_subset(tmp_path / "again.h5", made, range(len(made)))
     assert again.generated.tolist() == made.generated.tolist()
+    more = [replace(record, id=f"h{i}", subject=f"h{i}", hash=f"h{i}") for i, record in enumerate(records)]
+    twice = write_with_generated(tmp_path / "twice.h5", made, more, lambda i: volume_of(i)[None] / SCALE, {"run": "s"})
+    assert twice.settings["generated"] == [{"run": "r"}, {"run": "s"}] and twice.generated.sum() == 6
+
+
+def test_volumes_that_were_left_out_stay_on_record(store, tmp_path):
+    record = record_of(store, 0)
+    write_store(tmp_path / "one.h5", SETTINGS, [record], lambda i: Voxels(volume_of(i)[None]), ["blurred"])
+    other = replace(record, id="g", hash="g")
+    made = write_with_generated(
+        tmp_path / "two.h5", Store(tmp_path / "one.h5"), [other], lambda i: store.volume(1).numpy(), {}
+    )
+    assert made.left_out == ["blurred"]
 
 
 def test_no_volume_of_a_prepared_store_is_marked_as_generated(store):

@@ -116,6 +116,13 @@ def test_shrinking_averages_and_keeps_a_constant():
     np.testing.assert_allclose(flat, 3, atol=1e-6)
 
 
+def test_stretching_repeats_the_outer_voxels_to_the_faces_of_the_file():
+    """Of 32 places on an outer voxel of the file, 16 lie beyond its centre, and still inside of the file."""
+    array = np.broadcast_to(np.array([5.0, 1, 9], np.float32)[:, None, None], (3, 32, 32))
+    made = to_grid(array, np.eye(4), GridRule((32, 32, 96), "RAS", "axial", None, "resize", False))[0][0, 0]
+    assert (made[:16] == 5).all() and (made[-16:] == 9).all() and made.min() < 1.1
+
+
 def test_shrinking_weighs_with_a_triangle_as_wide_as_the_step():
     values = np.random.default_rng(0).random(48)
     array = (values[:, None, None] * np.ones((48, 6, 7))).astype(np.float32)
@@ -134,6 +141,26 @@ def test_shrinking_to_an_oblique_grid_averages_too():
     assert resample_onto(noise, np.eye(4), grid, (8, 8, 8)).std() < 0.2
 
 
+def test_an_oblique_grid_smooths_along_an_axis_as_a_triangle_as_wide_as_the_step_there():
+    """The variance of a Gaussian grows along x, y, z by that of the triangle, step^2 / 6: as for parallel axes.
+
+    An axis of the file that runs across several axes of the grid gets the root of the sum of the squares of their
+    shares in its step.
+    """
+    spread, turn = 3.0, 0.5
+    distance = np.indices((64, 64, 64)) - 31.5
+    blob = np.exp(-(distance**2).sum(0) / (2 * spread**2)).astype(np.float32)
+    grid = np.eye(4)
+    grid[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    grid = grid @ np.diag([3.0, 1.5, 2.3, 1.0])
+    grid[:3, 3] = 31.5 - grid[:3, :3] @ (15.5, 31.5, 15.5)
+    made = resample_onto(blob, np.eye(4), grid, (32, 64, 32)).astype(np.float64)
+    at = apply_affine(grid, np.moveaxis(np.indices(made.shape), 0, -1)) - 31.5
+    variance = (made[..., None] * at**2).sum((0, 1, 2)) / made.sum()
+    steps = np.linalg.norm(grid[:3, :3], axis=1)
+    np.testing.assert_allclose(variance, spread**2 + steps**2 / 6, atol=0.06)
+
+
 def test_a_ramp_is_resampled_to_a_ramp():
     ramp = np.arange(48, dtype=np.float32)[:, None, None] * np.ones((48, 6, 7), np.float32)
     affine = np.diag([2.0, 1, 1, 1])
@@ -142,9 +169,11 @@ def test_a_ramp_is_resampled_to_a_ramp():
     np.testing.assert_allclose(stored[3, 3, 1:-1], x[1:-1] / 2, atol=1e-4)
 
 
-def test_trim_cuts_what_is_blank_and_keeps_places():
+@pytest.mark.parametrize("air", [0.0, -1000.0])
+def test_trim_cuts_what_is_blank_and_keeps_places(air):
     array, affine = np.zeros((60, 50, 40), np.float32), np.diag([1.0, 2.0, 3.0, 1])
     array[20:44, 10:30, 5:33] = 100 + np.random.default_rng(0).random((24, 20, 28))
+    array += np.float32(air)
     stored, stored_affine = to_grid(array, affine, GridRule((28, 20, 24), "RAS", "axial", None, "resize", True))
     np.testing.assert_array_equal(stored, array[20:44, 10:30, 5:33].transpose(2, 1, 0))
     np.testing.assert_allclose(apply_affine(stored_affine, (0, 0, 0)), (20, 20, 15))
@@ -160,7 +189,9 @@ def test_typical_affine_is_the_affine_of_equal_ones_and_the_middle_of_others():
     )
     np.testing.assert_allclose(spacing_of(typical), spacing_of(stored_affine))
     several = np.array([np.diag([s, s, s, 1.0]) for s in (1.0, 2.0, 9.0)])
-    np.testing.assert_allclose(spacing_of(typical_affine(several, (32, 32, 32))), 2.0)
+    typical = typical_affine(several, (33, 33, 33))
+    np.testing.assert_allclose(spacing_of(typical), 2.0)
+    np.testing.assert_allclose(apply_affine(typical, (16, 16, 16)), 32.0)  # the median of 16, 32 and 144
 
 
 def test_orientations_are_checked():
@@ -182,6 +213,8 @@ def test_nearest_voxels_make_no_label_that_was_not_there_and_leave_0_beyond(degr
                     [np.sin(np.radians(degrees)), np.cos(np.radians(degrees))]]  # fmt: skip
     grid = turn @ np.diag([1.3, 0.8, 1.7, 1.0])
     grid[:3, 3] = -2.13
+    padded, _ = to_grid(labels, np.eye(4), GridRule((32,) * 3, "RAS", "axial", None, "crop-pad", False), nearest=True)
+    assert np.array_equal(padded[10:22, 9:23, 8:24], labels.transpose(2, 1, 0)) and padded.sum() == labels.sum()
     made = resample_onto(labels, np.eye(4), grid, (16, 24, 12), nearest=True)
     at = np.rint(apply_affine(grid, np.stack(np.indices(made.shape), -1))).astype(int)
     inside = ((at >= 0) & (at < labels.shape)).all(-1)

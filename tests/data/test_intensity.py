@@ -36,6 +36,18 @@ def test_z_score_is_mean_and_three_deviations_inside_the_mask():
     np.testing.assert_allclose([(lo + hi) / 2, (hi - lo) / 6], [inside.mean(), inside.std()])
 
 
+def test_a_z_score_without_a_mask_looks_above_the_mean():
+    lo, hi = IntensityRule("z-score", (0, 1), (0, 100)).interval(np.array([-900.0, -800, -100, 200, 300, 500]))
+    inside = np.array([-100.0, 200, 300, 500])  # the mean of all is -133
+    np.testing.assert_allclose([(lo + hi) / 2, (hi - lo) / 6], [inside.mean(), inside.std()])
+
+
+@pytest.mark.parametrize("values", [[0.0, -1.0, 2.0], [0.0, 3.0, 1.0], [0.0, 0.5, 2.0]])
+def test_voxels_that_are_no_labels_are_refused(values: list[float]):
+    with pytest.raises(InputError, match=f"labels must be integers from 0 to 2, got {values[1]:g}"):
+        IntensityRule("labels", (0, 2), (0, 100)).interval(np.array(values))
+
+
 @pytest.mark.parametrize("kind", ["percentiles", "z-score"])
 def test_an_empty_interval_is_refused_with_a_remedy(kind: str):
     values = np.zeros((10, 10, 10))

@@ -65,6 +65,7 @@ def test_subject_rules():
     assert subject_of("scan_007", None) == "scan_007"
     assert subject_of("hippocampus_001", "pairs") == subject_of("hippocampus_002", "pairs")
     assert subject_of("hippocampus_002", "pairs") != subject_of("hippocampus_003", "pairs")
+    assert subject_of("site2_003_left", "pairs") == subject_of("site2_004_left", "pairs") == "site2_2_left"
     assert subject_of("sub-12_ses-2_T1w", r"sub-(\d+)") == "12"
     for name, rule in (("scan", "pairs"), ("scan", r"sub-(\d+)"), ("scan", "("), ("scan", "s.*n")):
         with pytest.raises(InputError):
@@ -205,3 +206,11 @@ def test_a_patient_known_from_the_source_of_a_pair_is_a_subject(tmp_path: Path, 
     table.write_text("id,source,target\n" + "".join(f"{number},s{number},{number}.nii\n" for number in range(3)))
     listed = collect_inputs(find_pairs([table]), PrepareConfig())
     assert [listed.subject(file, None) for file in listed.files] == ["x", "x", "y"]
+
+
+def test_a_mask_begins_with_the_whole_id_of_its_scan(tmp_path: Path, nifti):
+    masks = {"a": nifti("masks/a.nii", smooth((3, 4, 5))), "a1": nifti("masks/a1_mask.nii", smooth((3, 4, 5)))}
+    for name in masks:
+        nifti(f"in/{name}.nii", smooth((3, 4, 5)))
+    config = PrepareConfig(intensity="z-score", masks=str(tmp_path / "masks"))
+    assert collect_inputs(tmp_path / "in", config).masks == masks

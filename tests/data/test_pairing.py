@@ -15,10 +15,12 @@ from hagan3d.config import DegradeConfig
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.io.geometry import GridRule, resample_onto, to_grid
+from hagan3d.data.io.volumes import Volume, read_volume
 from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.pipeline import inspect, prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+from hagan3d.data.preprocess.volume import same_grid
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from tests.data.conftest import rewrite, smooth
@@ -102,7 +104,7 @@ def test_masks_come_along_and_mark_the_same_voxels(write, tmp_path):
     for k in range(2):
         affine = affine_of(1.0)
         array = field(affine, (40, 40, 40), k)
-        for name, values in (("t", array), ("s", -array), ("m", (array > 0.5).astype(np.uint8))):
+        for name, values in (("t", array), ("s", -array), ("m", np.where(array > 0.5, 1, -1).astype(np.int16))):
             write(f"{name}{k}.nii.gz", values, affine)
         rows.append(f"p{k},s{k}.nii.gz,t{k}.nii.gz,m{k}.nii.gz,who{k}")
     (tmp_path / "pairs.csv").write_text("\n".join(rows))
@@ -118,6 +120,7 @@ def test_masks_come_along_and_mark_the_same_voxels(write, tmp_path):
 def test_domains_are_drawn_from_each_side_and_never_paired(folders, tmp_path):
     store = Store(prepare(find_domains(folders), tmp_path / "d.h5", SETTINGS, progress=False).path)
     assert sorted(set(store.domains)) == ["source", "target"] and len(store) == 8
+    assert store.subjects == [f"p{k}" for k in range(4)] * 2  # one of each name
     source = PairSource(store, "train", 4, 0, paired=False)
     for step in range(3):
         batch = source.batch(step)
@@ -197,6 +200,19 @@ def test_grids_apart_and_masks_of_another_shape_are_refused(write, tmp_path, cap
     assert "m.nii.gz: must have the shape and affine" in refused(capsys, tmp_path / "s.h5", "--pairs", str(table))
 
 
+@pytest.mark.parametrize("spacing", [5e-4, 1.5])  # mm: of microscopy and of a scan
+def test_grids_are_one_if_their_corners_are_within_a_twentieth_of_a_voxel(spacing):
+    array, affine = np.zeros((100, 5, 6), np.float32), affine_of(spacing, (0, 30 * spacing, 0))
+
+    def is_same(side: float = 1.0, shift: float = 0.0, first: int = 0) -> bool:
+        grid = affine_of((side * spacing, spacing, spacing), (0, 30 * spacing, shift * spacing))
+        return same_grid(Volume(array[first:], grid, "one"), Volume(array, affine, "other"))
+
+    assert is_same() and is_same(shift=0.04) and is_same(side=1.0004)
+    assert not is_same(shift=-0.06) and not is_same(side=1.001)  # a tenth of a voxel at the other end
+    assert not is_same(first=1) and not is_same(side=float("nan"))
+
+
 @pytest.mark.parametrize(("value", "problems"), [(1, []), (0, ["mask is empty"]), (np.nan, ["holds NaN"])])
 def test_a_mask_may_be_1_everywhere_and_not_0_or_unknown(write, tmp_path, value, problems):
     affine = affine_of(1.0)
@@ -208,6 +224,20 @@ def test_a_mask_may_be_1_everywhere_and_not_0_or_unknown(write, tmp_path, value,
     assert len(found.problems) == len(problems) and all(text in found.problems[0] for text in problems)
 
 
+def test_values_that_are_not_finite_are_filled_in_sources_too(write, tmp_path):
+    affine = affine_of(1.0)
+    for name in "st":
+        array = field(affine, (34, 34, 34), ord(name))
+        array[3, 4, 5] = np.nan
+        write(f"{name}.nii.gz", array, affine)
+    (tmp_path / "p.csv").write_text("id,source,target\na,s.nii.gz,t.nii.gz")
+    filled = dataclasses.replace(SETTINGS, fill=0.0)
+    pair = Pairs(Store(prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", filled, progress=False).path)).pair(
+        0
+    )
+    assert pair.source.std() > 0.1 and pair.target.std() > 0.1
+
+
 def test_a_domain_of_one_volume_is_refused(folders, tmp_path, capsys):
     for k in range(1, 4):
         (folders[0] / f"p{k}.nii.gz").unlink()
@@ -217,7 +247,7 @@ def test_a_domain_of_one_volume_is_refused(folders, tmp_path, capsys):
     assert "--input, --nnunet, --pairs, --domains: use exactly one of them" in refused(capsys, tmp_path / "s.h5", *both)
 
 
-def test_dicom_series_of_two_patients_are_no_pair(series, tmp_path, capsys):
+def test_dicom_series_of_two_patients_are_no_pair(series, write, tmp_path, capsys):
     for name, patient in (("s", "anna"), ("t", "bert")):
         folder = series(name, smooth((16, 24, 20), seed=ord(name)))
         for file in folder.iterdir():
@@ -225,6 +255,10 @@ def test_dicom_series_of_two_patients_are_no_pair(series, tmp_path, capsys):
     (tmp_path / "p.csv").write_text("id,source,target\na,s,t")
     error = refused(capsys, tmp_path / "x.h5", "--pairs", str(tmp_path / "p.csv"))
     assert "PatientID is 'anna', but that of its target" in error and "bert" in error
+    source = read_volume(tmp_path / "s")
+    write("n.nii", source.array[::-1], source.affine)  # of a patient that the file does not name
+    (tmp_path / "p.csv").write_text("id,source,target\na,s,n.nii")
+    assert inspect(find_pairs([tmp_path / "p.csv"]), SETTINGS, progress=False).problems == ()
 
 
 def test_pet_and_ct_of_a_patient_become_a_pair(test_data, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hagan3d.config import AugmentConfig, DegradeConfig, WindowDataConfig
+from hagan3d.config import AugmentConfig, DegradeConfig, UnpairedDataConfig, WindowDataConfig
 from hagan3d.data.batches.degrade import Physics, degrade
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.store.store import Store
@@ -144,6 +144,11 @@ def test_every_volume_once_a_pass(store):
 
 
 def test_a_source_of_a_config_is_the_one_written_out(store):
-    data = WindowDataConfig(window="hierarchical", subvolume_depth=8, degrade=MOTION, fraction=0.5)
+    noise = AugmentConfig(noise=0.1)
+    own = {"degrade": MOTION, "fraction": 0.5, "augment": noise, "split": "all"}
+    data = WindowDataConfig(window="hierarchical", subvolume_depth=8, **own)
     made = PairSource.from_config(store, data, batch_size=2, seed=5, rank=1, world_size=2)
-    assert made == PairSource(store, "train", 2, 5, MOTION, fraction=0.5, depth=8, with_low=True, rank=1, world_size=2)
+    expected = PairSource(store, "all", 2, 5, MOTION, noise, fraction=0.5, depth=8, with_low=True, rank=1, world_size=2)
+    assert made == expected
+    whole = PairSource.from_config(store, UnpairedDataConfig(**own), batch_size=2, seed=5)
+    assert whole == PairSource(store, "all", 2, 5, MOTION, noise, paired=False, fraction=0.5)

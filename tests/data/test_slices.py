@@ -83,6 +83,7 @@ def test_source_target_and_mask_are_cut_at_one_place(pairs, axis, change):
             seen.add((i, place))
             assert pairs.subjects[i] in train
     assert len(seen) > 6
+    assert axis == 0 or any(place >= SIZE[0] for _, place in seen)  # of the whole axis
 
 
 def _holds(store, i, slice_of, axis, change):
@@ -165,14 +166,23 @@ def test_unpaired_slices_are_of_two_subjects(pairs):
         assert pairs.subjects[at["source"]] != pairs.subjects[at["volume"]]
 
 
-def sparse_store(path, foreground):
-    """Write a store of one volume of 32^3 whose slice d has ``foreground[d]`` of its 1024 voxels at 1, the rest -1."""
-    x = np.full((1, *(32,) * 3), -SCALE, np.int16)
-    for d, count in enumerate(foreground):
-        x[0, d].reshape(-1)[:count] = SCALE
+def sparse_store(path, foreground, source_foreground=()):
+    """Write a store of one volume of 32^3 whose slice d has ``foreground[d]`` of its 1024 voxels at 1, the rest -1.
+
+    With ``source_foreground`` it is the target of a pair, whose source is made in the same way.
+    """
+
+    def voxels(counts):
+        x = np.full((1, *(32,) * 3), -SCALE, np.int16)
+        for d, count in enumerate(counts):
+            x[0, d].reshape(-1)[:count] = SCALE
+        return x
+
+    channels = [{"name": "image", "intensity": "window", "units": "", "percentiles": [0.5, 99.5]}]
     settings = {
         "size": [32, 32, 32],
-        "channels": [{"name": "image", "intensity": "window", "units": "", "percentiles": [0.5, 99.5]}],
+        "channels": channels,
+        **({"pairs": channels} if source_foreground else {}),
         "label_names": ["background", "rest"],
         "orientation": "RAS",
         "axis": "axial",
@@ -183,8 +193,14 @@ def sparse_store(path, foreground):
         "class_names": [],
         "shard": [1, 1],
     }
-    record = Record("a", "a", "train", -1, np.eye(4), [(-1.0, 1.0)], "a.nii.gz", "0")
-    write_store(path, settings, [record], lambda i: Voxels(x, np.zeros((32,) * 3, np.uint8)))
+    interval = [(-1.0, 1.0)]
+    record = Record("a", "a", "train", -1, np.eye(4), interval, "a.nii.gz", "0")
+    target, labels, source = voxels(foreground), np.zeros((32,) * 3, np.uint8), voxels(source_foreground)
+    if not source_foreground:
+        write_store(path, settings, [record], lambda i: Voxels(target, labels))
+    else:
+        pair = replace(record, source_intervals=interval)
+        write_store(path, settings, [pair], lambda i: Voxels(target, labels), sources=lambda i: Voxels(source))
     return Store(path)
 
 
@@ -195,6 +211,16 @@ def test_blank_slices_are_left_out(tmp_path):
     counts = [int((row[0] > 0).sum()) for step in range(25) for row in source.batch(step).window]
     assert set(counts) == {11}
     assert not is_blank(torch.tensor([[-1.0] * 99 + [-0.9]])) and is_blank(torch.tensor([[-1.0] * 100 + [-0.9]]))
+    assert not is_blank(torch.tensor([[-1.0] * 100, [1.0] * 100]))  # one of two channels is enough
+
+
+def test_a_slice_of_a_pair_is_blank_where_source_and_target_are(tmp_path):
+    """The images of a pair count: those of the target too, and of the source neither labels nor neighbours."""
+    blank, one = [0] * 32, [0] * 20 + [1024] + [0] * 11
+    for name, target, source in (("target", one, blank), ("source", blank, one)):
+        store = sparse_store(tmp_path / f"{name}.h5", target, source)
+        slices = SlicePairSource(store, "train", 4, 0, slices=Slices(0, context=3))
+        assert all(getattr(slices.batch(step), name)[:, 0].eq(1).all() for step in range(4))
 
 
 def test_a_blank_volume_gives_a_blank_slice(tmp_path):
@@ -215,6 +241,14 @@ def test_slices_of_volumes_without_pairs(small_store, axis):
         torch.testing.assert_close(low, F.avg_pool3d(window, (1, 4, 4)))
     flipped = replace(source, augment=AugmentConfig(noise=0.1)).batch(1)
     assert not torch.equal(flipped.window, batch.window)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_slices_of_volumes_are_of_the_whole_axis(pairs, axis):
+    batch = SliceBatchSource(pairs, "train", 1, 8, 2, slices=Slices(axis)).batch(1)
+    slices = [one for i in pairs.indices("train") for one in enumerate(pairs.volume(int(i)).unbind(1 + axis))]
+    places = [place for window in batch.window for place, one in slices if torch.equal(one, window[:, 0])]
+    assert len(places) == 8 and max(places) >= SIZE[0]
 
 
 def test_a_store_of_slices_has_low_resolution_in_h_and_w_alone(tmp_path):

@@ -84,6 +84,7 @@ def test_less_memory_is_counted_for_what_does_not_learn(small_store):
     ("settings", "message"),
     [
         ({"freeze": ("g.nothing",)}, "train.freeze g.nothing: no such part; there are g, d, d.convs"),
+        ({"freeze": ("g.down",)}, "train.freeze g.down: no such part"),
         ({"freeze": ("d",)}, "nothing is left to learn for the phase d"),
     ],
 )

@@ -4,6 +4,7 @@ import csv
 import gzip
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import nibabel as nib
@@ -153,6 +154,13 @@ def test_encoding_a_store(run, small_store, tmp_path):
     clipped = np.clip(real.get_fdata(), -1024, 600)
     assert float(rows[2]["mae"]) == pytest.approx(np.abs(reconstructed.get_fdata() - clipped).mean(), rel=1e-3)
     assert (tmp_path / "reconstructions.png").exists()
+
+
+@pytest.mark.parametrize(("names", "labels"), [(("a", "b"), [0, 1]), (("b", "c", "a"), [2, 0]), (("b",), [-1, 0])])
+def test_classes_of_a_store_are_those_of_the_model_by_name(small_store, names, labels):
+    description = replace(Store(small_store).description(), class_names=names)
+    _, inputs = inputs_of_store(small_store, description, "all")
+    assert [one.label for one in inputs] == labels * 4
 
 
 def test_encoding_files_gives_the_latents_of_their_store(run, small_store):

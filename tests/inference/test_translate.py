@@ -221,6 +221,19 @@ def test_a_folder_without_a_checkpoint_is_refused(small_store, tmp_path, run, ca
     assert target_intervals(load_translation(run).description, [(-5.0, 5.0)]) == [(-1024.0, 600.0)]  # a window's own
 
 
+def test_a_translation_has_the_units_of_targets_where_these_have_their_own():
+    affine = tuple(map(tuple, np.eye(4).tolist()))
+    mr, ct = (Channel(name, kind, lo, hi) for name, kind, lo, hi in (("mr", "z-score", 0, 9), ("ct", "window", -5, 5)))
+    own = [(100.0, 300.0)]  # of the source
+
+    def intervals(target, *sources):
+        description = DataDescription((32, 32, 32), "RAS", "axial", affine, (target,), source_channels=sources)
+        return target_intervals(description, own)
+
+    assert intervals(mr) == own  # a simulated source is a target, whose interval is that of each volume
+    assert intervals(mr, ct) == [(0, 9)] and intervals(ct) == intervals(ct, mr) == [(-5, 5)]
+
+
 def scan(path: Path, seed: int) -> Path:
     path.parent.mkdir(exist_ok=True)
     array = gaussian_filter(np.random.default_rng(seed).random((36, 34, 32)), 3) * 9000 - 4700

@@ -57,10 +57,27 @@ def test_nll_matches_reference(device, dtype, parameter_channels, weight_channel
     assert_same(ours, ggd_nll_reference(*inputs, weight, reduction), inputs, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("size", [(1, 1, 1), (1, 9, 13), (8, 8, 8), (8, 8, 9), (13, 11, 17)])
-def test_nll_matches_reference_at_any_size(device, size):
-    inputs = arguments(1, 1, torch.float32, device, size=size)
-    assert_same(ggd_nll(*inputs), ggd_nll_reference(*inputs), inputs, 2e-5)
+SIZES = [(1, 1, 1), (1, 9, 13), (8, 8, 8), (8, 8, 9), (13, 11, 17)]  # with one block of voxels, several, and a rest
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_nll_matches_reference_at_any_size(device, size, reduction):
+    inputs = arguments(2, 1, torch.float32, device, size=size)
+    weight = torch.rand(2, 1, *size, device=device)
+    for mask in (None, weight):
+        ours, theirs = (function(*inputs, mask, reduction) for function in (ggd_nll, ggd_nll_reference))
+        assert_same(ours, theirs, inputs, 2e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sigma_and_guide_match_reference_at_any_size(device, size):
+    inputs = arguments(2, 1, torch.float32, device, spread=0.7, size=size)
+    value, a, lb = inputs
+    assert_same(ggd_sigma(a, lb), sigma_reference(a, lb), (a, lb), 2e-5)
+    assert_same(ggd_mean_sigma(a, lb), mean_sigma_reference(a, lb), (a, lb), 2e-5)
+    expected = guide_reference(*inputs, mean_sigma_reference(a, lb), 2.0)
+    assert_same(ggd_guide(value, a, lb, limit=2.0), expected, inputs, 2e-5)
 
 
 def test_nll_of_strided_tensors_of_several_types(device):

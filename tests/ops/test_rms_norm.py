@@ -12,6 +12,7 @@ SHAPES = [
     (2, 5, 1, 6, 7),
     (2, 1, 3, 3, 3),
     (1, 3, 12, 16, 16),
+    (1, 300, 5, 15, 17),  # more tiles than tasks, and not a multiple of them
     (0, 4, 2, 2, 2),
 ]
 

@@ -41,6 +41,19 @@ def test_matches_reference_on_strided_input(device, dtype, axis):
         )
 
 
+@pytest.mark.parametrize(("axis", "depth", "width"), [(0, 40, 177), (1, 40, 177), (2, 75, 177), (0, 40, 176)])
+def test_large_windows_of_rows_of_any_length(device, axis, depth, width):
+    """Beyond 4 MiB the CPU writes past its caches, and threads begin within slices."""
+    x, start = torch.rand(2, 1, 80, 90, 180, device=device)[..., :width], torch.tensor([3, 5], device=device)
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        window = select_subvolume(x, start, depth, axis)
+        assert window.numel() * 4 > 2**22
+        assert all(torch.equal(window[i], x[i].narrow(1 + axis, 3 + 2 * i, depth)) for i in range(2))
+    torch.set_num_threads(before)
+
+
 def test_int16_becomes_scaled_float(device):
     x = torch.tensor([-32767, -1, 0, 32767], dtype=torch.int16, device=device).view(1, 1, 4, 1, 1)
     y = select_subvolume(x, torch.zeros(1, dtype=torch.int64, device=device), 4, dtype=torch.float32, scale=1 / 32767)

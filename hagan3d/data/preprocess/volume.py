@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine
 
 from hagan3d.config import Size, is_slice
 from hagan3d.data.io.checks import check_affine
@@ -13,7 +15,7 @@ from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, r
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
 
-AFFINE_TOLERANCE = 1e-2  # mm: largest difference of the affines of one grid
+SAME_VOXELS = 0.05  # voxels: largest distance of the corners of two grids that are one
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,12 @@ def preprocess_label_map(label_map: Volume, grid: np.ndarray, size: Size) -> np.
 
 
 def same_grid(one: Volume, other: Volume) -> bool:
-    """Return whether two volumes have the same voxels, in millimetres."""
-    return one.array.shape == other.array.shape and np.allclose(one.affine, other.affine, atol=AFFINE_TOLERANCE)
+    """Return whether two volumes have the same voxels: their corners, in voxels of the other, are in one place."""
+    if one.array.shape != other.array.shape:
+        return False
+    corners = np.array(list(product(*((0, side - 1) for side in one.array.shape))))
+    at = apply_affine(np.linalg.solve(other.affine, one.affine), corners)
+    return bool(np.abs(at - corners).max() <= SAME_VOXELS)
 
 
 def check_overlap(volume: Volume, first: Volume) -> None:
