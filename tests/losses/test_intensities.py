@@ -1,5 +1,6 @@
 """L1 of sorted intensities: invariant to positions in a block, exact on shifts, with a gradient on intensities."""
 
+import numpy as np
 import torch
 
 from hagan3d.losses.intensities import sorted_l1
@@ -55,3 +56,24 @@ def test_gradient_descent_matches_the_intensities_of_the_real_volume():
         fake = (fake - 0.05 * gradient).detach().requires_grad_()
     torch.testing.assert_close(fake.detach().flatten().sort().values, real.flatten().sort().values, atol=0.01, rtol=0)
     assert fake.detach().flatten()[ranks].diff().min() > -0.02  # darker voxels are still the darker ones
+
+
+def test_the_gradient_moves_each_voxel_towards_the_intensity_of_its_rank_for_a_byte_of_memory():
+    fake, real = torch.randn(2, 2, 8, 16, 12, generator=torch.Generator().manual_seed(0)).chunk(2, dim=1)
+    fake = fake.clone().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        value = 3 * sorted_l1(fake, real)
+    (gradient,) = torch.autograd.grad(value, fake)
+    expected = torch.zeros_like(fake)
+    for sample in range(2):
+        x, y, to = fake[sample, 0].detach().numpy(), real[sample, 0].numpy(), expected[sample, 0].numpy()
+        blocks = [(slice(None), slice(0, 8), slice(4 * k, 4 * k + 4)) for k in range(3)]
+        blocks += [(slice(None), slice(8, 16), where) for _, _, where in blocks]
+        for part in [(), *blocks]:  # the whole; blocks of 8 x 8 x 4 voxels
+            order = np.argsort(x[part], axis=None)
+            signs = np.empty(order.size, np.float32)
+            signs[order] = np.sign(x[part].ravel()[order] - np.sort(y[part], axis=None))
+            to[part] += signs.reshape(x[part].shape)
+    torch.testing.assert_close(gradient, 3 * expected / fake.numel())
+    assert sum(x.nbytes for x in kept if x.numel() > 1) == fake.numel()

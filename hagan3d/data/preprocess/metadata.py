@@ -15,7 +15,7 @@ SUBJECT_COLUMNS = ("subject", "subject_id", "participant_id", "patient", "patien
 MISSING = ("", "n/a", "na", "nan", "nat", "none", "null", "nil", "missing", "unknown", "-", "--", ".", "?")
 """Cells that hold no value, in lower case."""
 LEAST_HELD_OUT = 5  # subjects, without which a model cannot be evaluated
-MOST_HELD_OUT = 0.25  # of the subjects, where the fractions asked for would hold out fewer than that
+MOST_HELD_OUT = 0.25  # of the subjects, where the fractions of the settings would hold out fewer
 MAX_LISTED = 5  # names listed in a message; the others are counted
 
 
