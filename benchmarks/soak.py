@@ -46,6 +46,9 @@ def slopes(path: Path) -> list[str]:
     lines = []
     for name in COLUMNS:
         values = np.array([row[name] for row in rows])
+        if np.ptp(values) == 0:  # a slope of 0, without an error to take an interval from
+            lines.append(f"{name}: always {values[0]:.1f}")
+            continue
         fit = linregress(hours, values)
         reach = student.ppf(0.975, len(rows) - 2) * fit.stderr
         lines.append(
