@@ -66,6 +66,8 @@ VARIANTS: dict[str, dict[str, str]] = {
     "autoencoding of weight 5": {"hagan.autoencode": "5"},
     "autoencoding of weight 0.2": {"hagan.autoencode": "0.2"},
     "standard normal latents": {"hagan.prior": "normal"},
+    "encoders at four times their rate": {"hagan.lr_e": "1.6e-3"},
+    "batch of 4": {"train.batch_size": "4"},
     "encoders in every step": {"hagan.encoder_every": "1"},
     "no low-resolution branch (G^L, D^L)": {"hagan.low_resolution_branch": "false"},
     "output skip": {"hagan.output_skip": "true"},
