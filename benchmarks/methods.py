@@ -221,7 +221,8 @@ def shares(run: Path) -> str:
     """Return the share of each term of the generator in the first step."""
     with (run / "loss_shares.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["phase"].startswith("g")]
-    return ", ".join(f"{row['phase']}/{row['term']} {100 * float(row['share']):.2g} %" for row in rows)
+    percents = [(row["phase"], row["term"], 100 * float(row["share"])) for row in rows]
+    return ", ".join(f"{phase}/{term} {share:.{2 if share < 99.5 else 3}g} %" for phase, term, share in percents)
 
 
 if __name__ == "__main__":
