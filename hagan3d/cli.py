@@ -31,6 +31,20 @@ _KINDS = {
     "tuple": "several numbers with blanks between them",
     "NoneType": "null",
 }
+_HANDLES = "raise the limit on open files (`ulimit -n 4096`) and run the same command again"
+_ACCESS = "give access to it, or choose another place"
+_LOST = "the disk or the way to it failed; see that it is back, and run the same command again"
+REMEDIES = {
+    errno.EDQUOT: "free some of your share of the disk and run the same command again",
+    errno.EMFILE: _HANDLES,
+    errno.ENFILE: _HANDLES,
+    errno.EACCES: _ACCESS,
+    errno.EPERM: _ACCESS,
+    errno.EROFS: _ACCESS,
+    errno.EIO: _LOST,
+    errno.ESTALE: _LOST,
+}
+"""What to do about an error of the system, by its number."""
 Item = TypeVar("Item")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
@@ -277,7 +291,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full{_where(error)}: free some space and run the same command again"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"{os.strerror(error.errno)}{_where(error)}"
+        remedy = REMEDIES.get(error.errno)
+        return f"{os.strerror(error.errno)}{_where(error)}" + (f": {remedy}" if remedy else "")
     return None
 
 

@@ -118,7 +118,13 @@ def raising(error):
         (MemoryError(), "error: out of memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "error: out of memory"),
         (OSError(errno.ENOSPC, "No space left on device", "x.h5"), "error: the disk is full: x.h5"),
-        (PermissionError(errno.EACCES, "Permission denied", "x.h5"), "error: Permission denied: x.h5"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "x.h5"),
+            "error: Permission denied: x.h5: give access to it",
+        ),
+        (OSError(errno.EMFILE, "Too many open files", "x.h5"), "error: Too many open files: x.h5: raise the limit on"),
+        (OSError(errno.EIO, "Input/output error"), "error: Input/output error: the disk or the way to it failed"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "error: No such file or directory: x\n"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_status_2(error, message, capsys):
