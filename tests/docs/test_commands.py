@@ -87,8 +87,11 @@ def text_of(script):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_script_and_option_exists(page):
+def test_every_script_and_option_exists(page, monkeypatch):
     for place, words in shell_commands(page):
+        if "--" in words:  # what follows are arguments of `hagan3d train`
+            assert parse("train", words[words.index("--") + 1 :], monkeypatch) is None, place
+            words = words[: words.index("--")]
         scripts = [word for word in words if re.fullmatch(r"(benchmarks|examples)/\w+\.py", word)]
         for script in scripts:
             assert (ROOT / script).is_file(), f"{place}: no {script}"
