@@ -218,7 +218,9 @@ def others(found: dict[str, Any], when: str) -> str:
 
 
 def shares(run: Path) -> str:
-    """Return the share of each term of the generator in the first step."""
+    """Return the share of each term of the generator in the first step; nothing if it has a single term."""
+    if not (run / "loss_shares.csv").exists():
+        return ""
     with (run / "loss_shares.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["phase"].startswith("g")]
     percents = [(row["phase"], row["term"], 100 * float(row["share"])) for row in rows]
