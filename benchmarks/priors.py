@@ -8,17 +8,18 @@ volumes of each against the held-out and the training volumes of a store, in its
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hagan3d.checkpoint import load_model
+from hagan3d.checkpoint import Model, load_model
 from hagan3d.data.store.store import Store
 from hagan3d.evaluation.features.self_supervised import load_features
 from hagan3d.evaluation.metrics.distances import kid, precision_recall, rbf_mmd
 from hagan3d.inference.encoding import inputs_of, latents
+from hagan3d.inference.generation import latent
 from hagan3d.networks.generative import GenerativeNetworks
 
 COUNT = 200
@@ -41,32 +42,31 @@ def main() -> None:
     subjects = np.arange(COUNT), np.array(store.subjects)[splits != "train"]
     encoded = np.stack([one.z for one in latents(model, inputs_of(a.store, model, "train")[1])])
     print(f"{'prior':32}{'KID held-out':>20}{'MMD held-out':>20}{'precision':>12}{'recall train':>14}")
-    for name, sample in priors(model.networks, encoded):
-        made = extractor.features(volumes(model.networks, sample(np.random.default_rng(0))))
+    for name, sample in priors(model, encoded):
+        made = extractor.features(volumes(model.networks, sample))
         precision, recall = precision_recall(made, train)
         distances = f"{kid(made, held_out, subjects)!s:>20}{rbf_mmd(made, held_out, subjects=subjects)!s:>20}"
         print(f"{name:32}{distances}{precision.value:12.2f}{recall.value:14.2f}", flush=True)
 
 
-def priors(networks: GenerativeNetworks, z: Array) -> Iterator[tuple[str, Callable[[np.random.Generator], Array]]]:
-    """Yield samplers of ``[COUNT, latent_dim]`` latents; ``z`` are those of encoded training volumes."""
+def priors(model: Model, z: Array) -> Iterator[tuple[str, Array]]:
+    """Yield samples ``[COUNT, latent_dim]`` of each prior; ``z`` are the latents of encoded training volumes."""
 
-    def prior(random: np.random.Generator, factor: float = 1.0) -> Array:
-        x = torch.from_numpy(random.standard_normal((COUNT, z.shape[1]), np.float32))
-        mean = networks.latent(torch.zeros_like(x))
-        return (mean + factor * (networks.latent(x) - mean)).numpy()
+    def prior(factor: float) -> Array:
+        return np.stack([latent(model, seed, None, factor) for seed in range(COUNT)])
 
-    def mixture(random: np.random.Generator, h: float) -> Array:
+    def mixture(h: float) -> Array:
+        random = np.random.default_rng(0)
         chosen, noise = z[random.integers(0, len(z), COUNT)], random.standard_normal((COUNT, z.shape[1]))
         factor = np.linalg.cholesky(np.cov(z.T) + LEAST_VARIANCE * np.eye(z.shape[1]))
         mean = z.mean(0)
         return (mean + np.sqrt(1 - h * h) * (chosen - mean) + h * noise @ factor.T).astype(np.float32)
 
-    yield "of the run", prior
+    yield "of the run", prior(1.0)
     for factor in (1.2, 1.5):
-        yield f"of the run, {factor} x as far", lambda random, factor=factor: prior(random, factor)
+        yield f"of the run, {factor} x as far", prior(factor)
     for h in (0.0, 0.3, 0.6, 1.0):
-        yield ("encoded volumes" if h == 0 else f"mixture, h {h}"), lambda random, h=h: mixture(random, h)
+        yield ("encoded volumes" if h == 0 else f"mixture, h {h}"), mixture(h)
 
 
 def volumes(networks: GenerativeNetworks, z: Array) -> Iterator[Array]:

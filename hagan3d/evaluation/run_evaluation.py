@@ -16,7 +16,7 @@ from hagan3d.evaluation.report.protocol import volume_sets
 from hagan3d.evaluation.report.verdict import Verdict
 from hagan3d.evaluation.settings import EvaluateConfig
 from hagan3d.evaluation.translation.domain_report import domain_report, domain_verdicts
-from hagan3d.evaluation.translation.domains import domain_evaluation_key, evaluate_domains
+from hagan3d.evaluation.translation.domains import domain_evaluation_key, evaluate_domains, held_out_volumes
 from hagan3d.evaluation.translation.pairs import evaluate_pairs, pair_evaluation_key
 from hagan3d.evaluation.translation.report import pair_report, pair_verdicts
 from hagan3d.inference.devices import inference_device
@@ -94,13 +94,16 @@ def _main_metrics(results: dict[str, Any]) -> dict[str, float]:
 
 
 def check_sets(run: Path, store: Path, config: EvaluateConfig) -> None:
-    """Check that a run that generates volumes can be evaluated on a store, before features are trained for minutes.
+    """Check that a run can be evaluated on a store in trained features, before these are trained for minutes.
 
     Raises:
         InputError: If sizes or channels differ, or there are too few held-out or training volumes.
     """
+    opened = Store(store)
     if not translates(run):
-        volume_sets(load_model(run), Store(store), config)
+        volume_sets(load_model(run), opened, config)
+    elif opened.has_domains:
+        held_out_volumes(load_translation(run), opened)
 
 
 def run_evaluation(

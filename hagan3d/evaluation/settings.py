@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from hagan3d.config.bounds import Section, bounded
+from hagan3d.data.preprocess.metadata import LEAST_HELD_OUT
 from hagan3d.errors import InputError
 
 WALKS = 4  # default number of walks
@@ -46,7 +47,7 @@ class EvaluateConfig(Section):
     """File of MedicalNet weights (resnet_10.pth, resnet_50.pth), as an additional extractor."""
     train_limit: int = bounded(300, at_least=5)
     """Maximum number of training volumes."""
-    least: int = bounded(5, at_least=5)
+    least: int = bounded(LEAST_HELD_OUT, at_least=LEAST_HELD_OUT)
     """Minimum number of held-out volumes (validation and test)."""
     neighbours: int = bounded(3, at_least=1)
     """k nearest neighbours of precision and recall."""

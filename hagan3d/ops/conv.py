@@ -22,8 +22,8 @@ Triple = tuple[int, int, int]
 _Options = tuple[Triple, Triple, bool]  # stride, padding, whether it is transposed
 _ONES: Triple = (1, 1, 1)
 
-# PyTorch takes its slow kernels, not oneDNN, for a single volume with C x D x H up to this.
 _SMALL_SIDE = 3  # voxels: of volumes whose bfloat16 convolutions a CPU computes in float32
+# PyTorch takes its slow kernels, not oneDNN, for a single volume with C x D x H up to this.
 _SLOW_CONV_SIZE = 20480
 
 

@@ -152,11 +152,10 @@ def test_perfect_translations_have_perfect_pairs(store):
     assert errors["psnr_db"].mean > 40 and errors["ssim"].mean > 0.99
 
 
-def test_too_few_held_out_volumes_are_one_line(folders, tmp_path):
-    from hagan3d.errors import InputError
-    from hagan3d.evaluation.translation.domains import _held_out
-
+def test_too_few_held_out_volumes_are_one_line_before_features_are_trained(run, folders, tmp_path, capsys):
     config = PrepareConfig(size=(32, 32, 32), validation=0.1, workers=1)
     made = prepare(find_domains([folders / "ct", folders / "mr"]), tmp_path / "d.h5", config, progress=False)
-    with pytest.raises(InputError, match="fewer than 3 held-out volumes of the source domain"):
-        _held_out(Store(made.path), "source")
+    words = [str(run), "--store", str(made.path), "--out", str(tmp_path / "out"), "--train-features"]
+    assert cli.run(evaluate.main, words) == 2
+    assert "fewer than 3 held-out volumes of the source domain" in capsys.readouterr().err
+    assert not (tmp_path / "d.features.pt").exists() and not (tmp_path / "out").exists()

@@ -144,9 +144,8 @@ def make_plan(listed: PreparationInputs, config: PrepareConfig, sources_as: Doma
     """Return the plan of a preparation, with a task for each volume, whose cache file is in ``folder``."""
     settings = settings_of(config, listed, sources_as)
     files = listed.labelled
-    subjects = {
-        file.id: listed.subject(file, config.subject) for file in listed.cases.files
-    }  # of all shards, so that they agree on the split
+    # of all shards, so that they agree on the split
+    subjects = {file.id: listed.subject(file, config.subject) for file in listed.cases.files}
     splits = splits_of(subjects.values(), config.seed, config.validation, config.test)
     states = {file.id: [settings, file.domain, listed.state(file)] for file in files}
     tasks = [_task_of(listed, file, config, settings, folder / f"{key_of(states[file.id])}.npz") for file in files]

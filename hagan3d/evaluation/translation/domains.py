@@ -87,6 +87,17 @@ def domain_evaluation_key(model: TranslationModel, store: Store, depth: int, ove
     return hashlib.sha256(json.dumps(["domains", DOMAIN_PROTOCOL_VERSION, *content]).encode()).hexdigest()
 
 
+def held_out_volumes(model: TranslationModel, store: Store) -> dict[str, list[int]]:
+    """Return the indices of the held-out volumes of each domain.
+
+    Raises:
+        InputError: If a domain has fewer than three, or the store does not fit the model.
+    """
+    for domain in ("source", "target"):
+        store.check_size(model.description.on_grid_of(domain).size, domain)
+    return {domain: _held_out(store, domain) for domain in ("source", "target")}
+
+
 def evaluate_domains(
     model: TranslationModel,
     store: Store,
@@ -111,9 +122,7 @@ def evaluate_domains(
     Raises:
         InputError: If a domain has fewer than three held-out volumes, or the store does not fit the model.
     """
-    for domain in ("source", "target"):
-        store.check_size(model.description.on_grid_of(domain).size, domain)
-    held_out = {domain: _held_out(store, domain) for domain in ("source", "target")}
+    held_out = held_out_volumes(model, store)
     translate = partial(_translations, model, depth=depth, overlap=overlap, progress=progress)
     compare = _Comparison(model, store, extractor, held_out, translate)
     results: dict[str, DirectionEvaluation] = {}
