@@ -137,7 +137,7 @@ class Parser(jsonargparse.ArgumentParser):
             key = unknown_setting(str(error))
             explanation = self.explain_unknown(key) if key and self.explain_unknown else None
             known = list(self.get_defaults(skip_validation=True).keys())
-            message = explanation or parser_message(str(error), known)
+            message = explanation or self._missing(str(error)) or parser_message(str(error), known)
             raise InputError(f"{config}: {message}" if config and not self._reads(config) else message) from error
 
     def _with_lists(self, words: list[str]) -> list[str]:
@@ -160,6 +160,16 @@ class Parser(jsonargparse.ArgumentParser):
             names = [] if word in several else None
             done.append(word)
         return done[:-1]
+
+    def _missing(self, text: str) -> str | None:
+        """Name the missing arguments of a parser's message as one writes them, or return None."""
+        found = re.search(r"the following arguments are required: ([\w, ]+)$", text)
+        if not found:
+            return None
+        options = {action.dest: action.option_strings for action in self._actions}
+        names = [" ".join([*options[name][-1:], name.upper()]) for name in found[1].split(", ")]
+        verb = "is" if len(names) == 1 else "are"
+        return f"{' and '.join(names)} {verb} missing; `{self.prog} --help` tells what belongs there"
 
     def _reads(self, config: str) -> bool:
         """Return whether the config file itself is valid; if not, an error is attributed to it."""

@@ -50,6 +50,20 @@ def test_options_are_taken_as_people_write_them():
 
 
 @pytest.mark.parametrize(
+    ("command", "words", "names"),
+    [
+        ("evaluate", ["run"], "--store STORE is missing"),
+        ("generate", [], "RUN and --out OUT are missing"),
+        ("prepare", ["--input", "scans"], "--output OUTPUT is missing"),
+    ],
+)
+def test_a_missing_argument_is_named_as_it_is_written(command, words, names, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hagan3d", command, *words])
+    assert package.main() == 2
+    assert capsys.readouterr().err == f"error: {names}; `hagan3d {command} --help` tells what belongs there\n"
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--data.sise", "3"], "data.sise.*did you mean --data.size"),
