@@ -89,7 +89,9 @@ class GroupNormReLU(nn.GroupNorm):
 
 
 def norm_relu(norm: str, channels: int) -> nn.Module:
-    """Return normalisation and ReLU; ``norm`` is ``rms``, ``group`` or ``instance``."""
+    """Return normalisation and ReLU; ``norm`` is ``rms``, ``group``, ``instance`` or ``none``."""
+    if norm == "none":
+        return nn.ReLU()
     if norm == "instance":  # GroupNorm with one channel per group
         return GroupNormReLU(channels, groups=channels)
     return RMSNormReLU(channels) if norm == "rms" else GroupNormReLU(channels)
@@ -137,7 +139,7 @@ class ConvBlock(nn.Module):
 
 
 class StridedBlock(nn.Sequential):
-    """Convolution of kernel 4 and stride 2, GroupNorm, ReLU; halves every side."""
+    """Convolution of kernel 4 and stride 2, normalisation (GroupNorm by default), ReLU; halves every side."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "group") -> None:
         super().__init__(
@@ -231,6 +233,19 @@ def centre_filters(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             module.weight -= module.weight.mean(1, keepdim=True)
+            if module.bias is not None:
+                module.bias.zero_()
+
+
+@torch.no_grad()
+def initialise_for_relu(network: nn.Module) -> None:
+    """Initialise every convolution so that ReLU outputs keep their variance without a norm; biases are 0.
+
+    Source: He et al., Delving Deep into Rectifiers, ICCV 2015, equation 10.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 module.bias.zero_()
 

@@ -110,6 +110,22 @@ def test_the_encoder_of_sub_volumes():
     assert_close(network(x), relu(group(conv(y, state, "2.0", 2, 1), state, "2.1")))
 
 
+def test_the_encoder_of_sub_volumes_without_norm():
+    network, state = randomised(HighEncoder(4, 16, volume_channels=2, norm="none"))
+    y = x = normal(2, 2, 8, 12, 16)
+    y = relu(conv(y, state, "0.0", 2, 1))
+    y = relu(conv(y, state, "1.conv", padding=1))
+    assert_close(network(x), relu(conv(y, state, "2.0", 2, 1)))
+
+
+def test_the_encoder_of_the_feature_map_without_norm():
+    network, state = randomised(GroundEncoder((8, 8, 8), 8, 5, norm="none"))
+    a = normal(2, 8, 8, 8, 8)
+    inputs = relu(conv(a, state, "blocks.0.0", 2, 1)).flatten(1)
+    weight = state["last.weight"].flatten(1) / inputs.shape[1] ** 0.5
+    assert_close(network(a), inputs @ weight.T + state["last.bias"])
+
+
 def test_the_encoder_of_the_feature_map():
     network, state = randomised(GroundEncoder((16, 16, 8), 8, 5))
     y = a = normal(2, 8, 16, 16, 8)

@@ -28,6 +28,9 @@ class HAGANConfig(GenerationConfig):
     norm: Literal["rms", "group"] = "rms"
     """Norm in G^H. rms: over the channels of a voxel, so that a sub-volume equals its window of the volume exactly.
     group: GroupNorm, as published."""
+    encoder_norm: Literal["group", "none"] = "group"
+    """Norm in E^H and E^G. group: GroupNorm, as published, which takes away much of the brightness and contrast of a
+    volume. none: latents keep them; convolutions are initialised for ReLU."""
     high_convs: int = bounded(0, at_least=0, at_most=4)
     """Number of extra 3^3 convolutions after each upsampling of G^H (0: as published)."""
     output_skip: bool = False

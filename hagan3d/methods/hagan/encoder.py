@@ -16,6 +16,7 @@ from hagan3d.networks.layers import (
     checkpointed,
     halved,
     halving_kernel,
+    initialise_for_relu,
     norm_conv,
     num_halvings,
     widths_up_to,
@@ -28,16 +29,18 @@ class HighEncoder(nn.Sequential):
     One convolution of stride 2 per halving, with doubled channels, and a convolution of stride 1 between each two.
     """
 
-    def __init__(self, factor: int, channels: int, volume_channels: int = 1) -> None:
-        """Build E^H for a low-resolution factor, the channels of A and those of volumes."""
+    def __init__(self, factor: int, channels: int, volume_channels: int = 1, norm: str = "group") -> None:
+        """Build E^H for a low-resolution factor, the channels of A and those of volumes; ``norm``: group or none."""
         levels = int(math.log2(factor))
         widths = [volume_channels, *widths_up_to(channels, levels)]
         blocks: list[nn.Module] = []
         for level in range(levels):
-            blocks.append(StridedBlock(widths[level], widths[level + 1]))
+            blocks.append(StridedBlock(widths[level], widths[level + 1], norm))
             if level < levels - 1:
-                blocks.append(ConvBlock(widths[level + 1], widths[level + 1], "group"))
+                blocks.append(ConvBlock(widths[level + 1], widths[level + 1], norm))
         super().__init__(*blocks)
+        if norm == "none":
+            initialise_for_relu(self)
         self.recompute = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ class HighEncoder(nn.Sequential):
 class GroundEncoder(nn.Module):
     """E^G: the feature map ``A [B, C, d, h, w]`` to the latent ``[B, latent_dim]``."""
 
-    def __init__(self, low_size: Size, channels: int, latent_dim: int) -> None:
+    def __init__(self, low_size: Size, channels: int, latent_dim: int, norm: str = "group") -> None:
         """Build E^G for an A of ``low_size`` voxels and ``channels`` channels (widest layer: 4 x channels)."""
         super().__init__()
         levels = num_halvings(max(low_size))
@@ -61,9 +64,11 @@ class GroundEncoder(nn.Module):
         sides = low_size
         blocks: list[nn.Module] = []
         for level in range(levels):
-            blocks.append(_halving_block(widths[level], widths[level + 1], sides))
+            blocks.append(_halving_block(widths[level], widths[level + 1], sides, norm))
             sides = (halved(sides[0]), halved(sides[1]), halved(sides[2]))
         self.blocks = nn.Sequential(*blocks)
+        if norm == "none":
+            initialise_for_relu(self.blocks)
         self.last = _Readout(widths[-1], latent_dim, sides)
         self.recompute = False
 
@@ -101,9 +106,9 @@ def readout_gain(weight: Tensor) -> float:
     return weight[0].numel() ** -0.5
 
 
-def _halving_block(in_channels: int, out_channels: int, sides: Size) -> StridedBlock:
+def _halving_block(in_channels: int, out_channels: int, sides: Size, norm: str) -> StridedBlock:
     """Return a block that halves every side of 4 voxels or more and keeps shorter ones."""
-    block = StridedBlock(in_channels, out_channels)
+    block = StridedBlock(in_channels, out_channels, norm)
     if min(sides) < LAST_SIDE:
         kernel, stride, padding = halving_kernel(sides)
         block[0] = nn.Conv3d(in_channels, out_channels, kernel, stride=stride, padding=padding)

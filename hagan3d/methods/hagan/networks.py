@@ -63,8 +63,8 @@ class HAGANNetworks(GenerativeNetworks):
         low = {"group": std_group, "full_convs": settings.d_low_convs}
         self.d_h = HighDiscriminator(size, depth, channels=width, spectral=spectral, **common)
         self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, **low, **common)
-        self.e_h = HighEncoder(factor, features, images + labels)
-        self.e_g = GroundEncoder(low_size, features, settings.latent_dim)
+        self.e_h = HighEncoder(factor, features, images + labels, settings.encoder_norm)
+        self.e_g = GroundEncoder(low_size, features, settings.latent_dim, settings.encoder_norm)
 
     def _generator(self, settings: HAGANConfig, features: int, images: int, labels: int) -> Generator:
         """Build G with ``features`` channels of A, initialised as the settings say."""
