@@ -51,6 +51,7 @@ PUBLISHED = {
 WIDER = {"hagan.features": "64", "hagan.d_channels": "256", "hagan.d_low_convs": "0"}
 BCE = {"hagan.objective": "bce", "hagan.r2_weight": "0"}
 ALONE = {"hagan.autoencode": "0", "hagan.prior": "normal"}  # G does not reconstruct real volumes
+OFTEN = {"train.batch_size": "4", "hagan.encoder_every": "1"}
 VARIANTS: dict[str, dict[str, str]] = {
     "default": {},
     "published": PUBLISHED,
@@ -69,6 +70,17 @@ VARIANTS: dict[str, dict[str, str]] = {
     "encoders at four times their rate": {"hagan.lr_e": "1.6e-3"},
     "batch of 4": {"train.batch_size": "4"},
     "encoders in every step": {"hagan.encoder_every": "1"},
+    "batch of 4, encoders in every step": OFTEN,
+    "batch of 4, encoders in every step, without norm": OFTEN | {"hagan.encoder_norm": "none"},
+    "encoders without norm": {"hagan.encoder_norm": "none"},
+    "features 16": {"hagan.features": "16"},
+    "channels 64": {"hagan.channels": "64"},
+    "channels 64, features 64": {"hagan.channels": "64", "hagan.features": "64"},
+    "channels 64, features 16, d_channels 64": {
+        "hagan.channels": "64",
+        "hagan.features": "16",
+        "hagan.d_channels": "64",
+    },
     "no low-resolution branch (G^L, D^L)": {"hagan.low_resolution_branch": "false"},
     "output skip": {"hagan.output_skip": "true"},
     "no output skip": {"hagan.output_skip": "false"},
