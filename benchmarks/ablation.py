@@ -29,6 +29,7 @@ PUBLISHED = {
     "hagan.output_skip": "false",
     "hagan.init": "default",
     "hagan.spectral_norm": "true",
+    "hagan.encoder_norm": "group",
     "hagan.minibatch_std": "0",
     "train.batch_size": "4",
     "hagan.objective": "bce",
@@ -51,7 +52,7 @@ PUBLISHED = {
 WIDER = {"hagan.features": "64", "hagan.d_channels": "256", "hagan.d_low_convs": "0"}
 BCE = {"hagan.objective": "bce", "hagan.r2_weight": "0"}
 ALONE = {"hagan.autoencode": "0", "hagan.prior": "normal"}  # G does not reconstruct real volumes
-OFTEN = {"train.batch_size": "4", "hagan.encoder_every": "1"}
+SELDOM = {"train.batch_size": "8", "hagan.encoder_every": "2"}
 VARIANTS: dict[str, dict[str, str]] = {
     "default": {},
     "published": PUBLISHED,
@@ -68,11 +69,10 @@ VARIANTS: dict[str, dict[str, str]] = {
     "autoencoding of weight 0.2": {"hagan.autoencode": "0.2"},
     "standard normal latents": {"hagan.prior": "normal"},
     "encoders at four times their rate": {"hagan.lr_e": "1.6e-3"},
-    "batch of 4": {"train.batch_size": "4"},
-    "encoders in every step": {"hagan.encoder_every": "1"},
-    "batch of 4, encoders in every step": OFTEN,
-    "batch of 4, encoders in every step, without norm": OFTEN | {"hagan.encoder_norm": "none"},
-    "encoders without norm": {"hagan.encoder_norm": "none"},
+    "batch of 8": {"train.batch_size": "8"},
+    "encoders in every second step": {"hagan.encoder_every": "2"},
+    "encoders with GroupNorm": {"hagan.encoder_norm": "group"},
+    "encoders every second step, GroupNorm, batch of 8": SELDOM | {"hagan.encoder_norm": "group"},
     "features 16": {"hagan.features": "16"},
     "channels 64": {"hagan.channels": "64"},
     "channels 64, features 64": {"hagan.channels": "64", "hagan.features": "64"},
