@@ -57,7 +57,10 @@ class GroundEncoder(nn.Module):
     """E^G: the feature map ``A [B, C, d, h, w]`` to the latent ``[B, latent_dim]``."""
 
     def __init__(self, low_size: Size, channels: int, latent_dim: int, norm: str = "group") -> None:
-        """Build E^G for an A of ``low_size`` voxels and ``channels`` channels (widest layer: 4 x channels)."""
+        """Build E^G for an A of ``low_size`` voxels and ``channels`` channels; ``norm`` as of E^H.
+
+        Its widest layer has four times as many channels.
+        """
         super().__init__()
         levels = num_halvings(max(low_size))
         widths = [channels, *widths_up_to(4 * channels, levels)]
