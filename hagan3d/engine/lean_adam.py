@@ -27,13 +27,13 @@ class LeanAdam(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
         lr: float,
         betas: tuple[float, float],
         bits: int = 32,
         home: torch.device | None = None,
     ) -> None:
-        """Update ``parameters``; moments have 32, 16 or 8 ``bits``, and lie at ``home`` between steps if it is given.
+        """Update ``parameters`` or groups of them; moments have 32, 16 or 8 ``bits``, and lie at ``home`` between steps.
 
         Of moments with a home no more than `CHUNK` elements are on the device of the weights at a time.
         """

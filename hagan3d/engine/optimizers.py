@@ -1,7 +1,8 @@
 """Optimizers and the device of a config."""
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from hagan3d.config import TrainConfig
 from hagan3d.engine.lean_adam import LeanAdam
@@ -10,9 +11,9 @@ from hagan3d.ops.device import find_device
 
 
 def make_optimizer(
-    train: TrainConfig, lr: float, parameters: list[nn.Parameter], device: torch.device
+    train: TrainConfig, lr: float, groups: list[dict[str, Any]], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return Adam over ``parameters``: torch's (fused), NVIDIA apex's, or one with less state on the device.
+    """Return Adam over groups of parameters: torch's (fused), NVIDIA apex's, or one with less state on the device.
 
     Raises:
         InputError: If apex is requested and not installed (the package of that name on PyPI is another project).
@@ -20,9 +21,9 @@ def make_optimizer(
     if train.optimizer_state != "fp32":
         bits = {"bf16": 16, "8bit": 8}.get(train.optimizer_state, 32)
         home = torch.device("cpu") if train.optimizer_state == "offload" else None
-        return LeanAdam(parameters, lr, train.betas, bits, home)
+        return LeanAdam(groups, lr, train.betas, bits, home)
     if train.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=lr, betas=train.betas, fused=True)
+        return torch.optim.Adam(groups, lr=lr, betas=train.betas, fused=True)
     try:
         from apex.optimizers import FusedAdam
     except ImportError as error:
@@ -32,7 +33,7 @@ def make_optimizer(
         ) from error
     if device.type != "cuda":
         raise InputError("train.optimizer apex: works on a GPU only; use train.optimizer adam")
-    return FusedAdam(parameters, lr=lr, betas=train.betas)
+    return FusedAdam(groups, lr=lr, betas=train.betas)
 
 
 def choose_device(name: str, precision: str = "fp32", local_rank: int | None = None) -> torch.device:

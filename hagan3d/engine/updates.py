@@ -61,15 +61,23 @@ class Updates:
             del self.optimizers[name], self.scalers[name]
         for phase in active:
             if phase.name not in self.optimizers:
-                parameters = self._parameters(phase)
-                self.optimizers[phase.name] = make_optimizer(self.train, phase.lr, parameters, self.device)
+                self.optimizers[phase.name] = make_optimizer(
+                    self.train, phase.lr, self._rate_groups(phase), self.device
+                )
                 is_scaled = self.train.precision == "fp16"
                 self.scalers[phase.name] = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
+        return [parameter for group in self._rate_groups(phase) for parameter in group["params"]]
+
+    def _rate_groups(self, phase: Phase) -> list[dict[str, Any]]:
+        """Parameters that learn in a phase, grouped by learning rate."""
         frozen = {id(parameter) for parameter in self.frozen}
-        every = (parameter for name in phase.updates for parameter in self.networks[name].parameters())
-        return [parameter for parameter in every if id(parameter) not in frozen]
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name in phase.updates:
+            parameters = [p for p in self.networks[name].parameters() if id(p) not in frozen]
+            groups.setdefault(phase.lr_of.get(name, phase.lr), []).extend(parameters)
+        return [{"params": parameters, "lr": lr} for lr, parameters in groups.items() if parameters]
 
     def _check_frozen(self) -> None:
         """Raise InputError if a phase has nothing left to learn."""
@@ -105,7 +113,7 @@ class Updates:
                         means[name] = means.get(name, 0) + term.detach() / count
             gradients = [p.grad for p in self._parameters(phase) if p.grad is not None]
             self.distributed.average([*gradients, *self.networks.collected_statistics(phase.updates)])
-            self._set_rate(optimizer, phase, batch.step)
+            self._set_rates(optimizer, phase, batch.step)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
@@ -134,6 +142,8 @@ class Updates:
                 norms[names[len(norms)]] = float(total) / scale
                 for parameter in parameters:
                     parameter.grad = None
+        for statistic in self.networks.collected_statistics(phase.updates):
+            statistic.zero_()
         return norms
 
     def _differentiate_one(self, phase: Phase, batch: StepBatch, number: int, factor: float) -> list[str]:
@@ -173,14 +183,14 @@ class Updates:
         if joint:
             yield joint
 
-    def _set_rate(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:
-        """Apply linear learning-rate decay. The rate depends on the step alone, never on the checkpoint."""
+    def _set_rates(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> None:
+        """Apply linear learning-rate decay. The rates depend on the step alone, never on the checkpoint."""
         factor = 1.0
         if decay := self.train.decay_steps():
             first, last = decay
             factor = min(1.0, max(0.0, (last - step) / (last - first)))
-        for group in optimizer.param_groups:
-            group["lr"] = phase.lr * factor
+        for group, own in zip(optimizer.param_groups, self._rate_groups(phase), strict=True):
+            group["lr"] = own["lr"] * factor
 
     def autocast(self) -> torch.autocast:
         """Return a context in which activations have the precision of training."""
@@ -196,12 +206,22 @@ class Updates:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Restore the state of a checkpoint; a phase that starts with the next step has none in it."""
+        """Restore the state of a checkpoint; a phase that starts with the next step has none in it.
+
+        Raises:
+            InputError: If an optimizer is of other networks, as written by another version.
+        """
         self.prepare(checkpoint.step)
         for name, average in self.averages.items():
             average.load(checkpoint.ema[name])
         for name in self.optimizers.keys() & checkpoint.optimizers.keys():
-            self.optimizers[name].load_state_dict(checkpoint.optimizers[name])
+            try:
+                self.optimizers[name].load_state_dict(checkpoint.optimizers[name])
+            except ValueError as error:
+                raise InputError(
+                    f"the checkpoint of step {checkpoint.step}: the optimizer of phase {name} is of another version of "
+                    "hagan3d; resume with that version, or start a new run from its weights: --train.weights RUN"
+                ) from error
             self.scalers[name].load_state_dict(checkpoint.scalers[name])
 
 

@@ -38,6 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hagan, relativistic": ("hagan", {"objective": "relativistic", "logits": "each"}),
+    "hagan, as published": ("hagan", {"autoencode": 0.0, "prior": "normal"}),
     "hagan, codes": (
         "hagan",
         {"categories": 3, "continuous_codes": 2, "info_weight": 0.5, "autoencode": 0.0, "prior": "normal"}
@@ -118,7 +119,7 @@ class Case:
         return {name: x.detach() for name, x in terms.items()} | {"gradient": torch.cat([g.flatten() for g in flat])}
 
 
-OPTIONAL = frozenset({"class", "labels", "gp", "r1", "r2", "l1_high", "l1_low", "sorted_l1"})  # terms of other settings
+OPTIONAL = frozenset({"class", "labels", "gp", "r1", "r2"})  # terms of other settings
 
 
 def differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> str:

@@ -37,13 +37,25 @@ def test_g_reconstructs_when_the_encoders_learn(small_store, monkeypatch):
     method, networks, batch = made(small_store, encoder_every=3)
     monkeypatch.setattr(method, "_adversarial", lambda *_: {"gan": torch.zeros(())})
     monkeypatch.setattr(method, "_reconstruction", lambda *_: {"l1_high": torch.zeros(())})
-    monkeypatch.setattr(hagan, "encoded_features", lambda *_: torch.zeros(len(batch), 8, 8, 8, 8))
+    monkeypatch.setattr(hagan, "encoded_latents", lambda *_: torch.zeros(len(batch), networks.latent_dim))
     due = ["l1_high" in terms_of(method.g_loss(networks, replace(batch, step=step))) for step in range(5)]
     assert due == [True, False, False, True, False]
     for phase in method.phases():
         reads = [phase.reads_volumes(step) for step in range(5)]
-        assert reads == (due if phase.name in ("g", "e_g") else [False] * 5), phase.name
-        assert [phase.is_due(step) for step in range(5)] == (due if phase.name[0] == "e" else [True] * 5), phase.name
+        assert reads == (due if phase.name == "g" else [False] * 5), phase.name
+        assert [phase.is_due(step) for step in range(5)] == (due if phase.name == "e_h" else [True] * 5), phase.name
+
+
+def test_e_g_learns_with_g_if_it_reconstructs_and_by_itself_if_not(small_store):
+    joint = {phase.name: phase for phase in made(small_store, encoder_every=3, lr_g=1e-4, lr_e=3e-4)[0].phases()}
+    assert joint.keys() == {"d", "g", "e_h"}
+    assert joint["g"].updates == ("g", "e_g") and (joint["g"].lr, joint["g"].lr_of) == (1e-4, {"e_g": 3e-4})
+    method, *_ = made(small_store, encoder_every=3, lr_e=3e-4, autoencode=0.0, prior="normal")
+    apart = {phase.name: phase for phase in method.phases()}
+    assert apart["g"].updates == ("g",) and (apart["e_g"].updates, apart["e_g"].lr) == (("e_g",), 3e-4)
+    for step, is_due in enumerate((True, False, False, True)):
+        assert apart["e_g"].is_due(step) == apart["e_g"].reads_volumes(step) == is_due
+        assert not apart["g"].reads_volumes(step)
 
 
 @pytest.mark.parametrize(("sign", "change"), [(0.9, 1), (0.3, -1)])

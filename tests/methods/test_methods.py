@@ -29,7 +29,6 @@ PHASES = [
     for phase in make_method(small_config(method)).training_phases()
 ]
 FOLLOWERS = {
-    ("hagan", "e_g"): ("g.prior.",),  # fitted to the latents of E^G
     ("medgan", "d"): ("f.",),
     ("restore", "d"): ("f.",),
     ("cyclegan", "d"): ("pool_source.", "pool_target."),

@@ -12,8 +12,10 @@ from tests.methods.plain_terms import Written, discriminator_term, generator_ter
 
 def hagan_z(nets: Any, batch: Any, s: Any) -> Tensor:
     x, k, n = batch.normal("z", nets.latent_dim), s.categories, s.continuous_codes
-    if not k + n:
+    if s.prior == "encoded":
         return nets.g.prior.mean[0] + x @ nets.g.prior.factor.T
+    if not k + n:
+        return x
     largest = (x[:, :k] == x[:, :k].max(1, keepdim=True).values).to(x.dtype)
     return torch.cat([largest, 2 * torch.special.ndtr(x[:, k : k + n]) - 1, x[:, k + n :]], 1)
 
@@ -74,11 +76,7 @@ def sorted_distance(fake: Tensor, real: Tensor) -> Tensor:
 
 def hagan_reconstruction(nets: Any, batch: Any, z: Tensor) -> Written:
     window, low = nets.g(z, batch.start, None)
-    return {
-        "l1_high": mae(window, batch.window) / 2,
-        "l1_low": mae(low, batch.low) / 2,
-        "sorted_l1": sorted_distance(window, batch.window),
-    }
+    return {"l1_high": mae(window, batch.window) / 2, "l1_low": mae(low, batch.low) / 2}
 
 
 def hagan_latent(nets: Any, batch: Any) -> Tensor:
@@ -93,7 +91,11 @@ def hagan_g(nets: Any, batch: Any, s: Any) -> Written:
     adversarial = generator_term(s.objective, hagan_logits(nets, batch, s, *pair), real)
     if not s.autoencode:
         return {"gan": adversarial} | hagan_codes(nets, batch, s, *pair)
-    terms = hagan_reconstruction(nets, batch, hagan_latent(nets, batch).detach())
+    z = hagan_latent(nets, batch)
+    cosines = (z[0::2] * z[1::2]).sum(1) / (z[0::2].norm(dim=1) * z[1::2].norm(dim=1))
+    prior = (cosines**2).mean() + (((z**2).mean(1) - 1) ** 2).mean()
+    sorted_l1 = sorted_distance(nets.g(z, batch.start, None)[0], batch.window)
+    terms = hagan_reconstruction(nets, batch, z) | {"sorted_l1": sorted_l1, "prior": prior}
     return {"gan": adversarial} | {name: s.autoencode * value for name, value in terms.items()}
 
 
@@ -102,10 +104,7 @@ def hagan_e_h(nets: Any, batch: Any, s: Any) -> Written:
 
 
 def hagan_e_g(nets: Any, batch: Any, s: Any) -> Written:
-    z = hagan_latent(nets, batch)
-    cosines = (z[0::2] * z[1::2]).sum(1) / (z[0::2].norm(dim=1) * z[1::2].norm(dim=1))
-    prior = (cosines**2).mean() + (((z**2).mean(1) - 1) ** 2).mean()
-    return hagan_reconstruction(nets, batch, z) | {"prior": prior}
+    return hagan_reconstruction(nets, batch, hagan_latent(nets, batch))
 
 
 # WGAN-GP: Gulrajani et al. 2017, eq. 3; DCGAN: Radford et al. 2016

@@ -168,5 +168,5 @@ class HAGANConfig(GenerationConfig):
         return self.encoder
 
     def encoded_voxels(self, voxels: int) -> int:
-        """Return the voxels that a step reads for E, per volume: E^G's update, and G's if it autoencodes."""
-        return (1 + bool(self.autoencode)) * voxels // self.encoder_every if self.encoder else 0
+        """Return the voxels that a step reads for the update of E^G, per volume."""
+        return voxels // self.encoder_every if self.encoder else 0

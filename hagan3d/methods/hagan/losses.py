@@ -29,39 +29,49 @@ PROBABILITY = "diffaug_probability"
 
 
 class HAGAN(GenerationMethod):
-    """HA-GAN: D^H and D^L, then G, then both encoders."""
+    """HA-GAN: D^H and D^L, then G, then both encoders; E^G together with G, if G reconstructs."""
 
     settings: HAGANConfig
 
     def phases(self) -> list[Phase]:
         """Return the updates of one step: discriminators, generator, encoders."""
-        settings, discriminators = self.settings, ("d_h", "d_l") if self.settings.low_resolution_branch else ("d_h",)
-        autoencode_every = settings.encoder_every if settings.autoencode else 0
-        is_penalised = max(settings.r1_weight, settings.r2_weight) > 0 or settings.objective == "wgan-gp"
-        phases = [
-            Phase(
-                "d",
-                discriminators,
-                self.d_loss,
-                self.train.lr_d,
-                # lazy regularization: R1 in every r1_every-th step, with r1_every times the weight; R2 likewise
-                weights={
-                    "gp": settings.gp_weight,
-                    "r1": settings.r1_weight * settings.r1_every,
-                    "r2": settings.r2_weight * settings.r2_every,
-                    **self._info_weights(),
-                },
-                measures=("sign_real",),
-                records=() if settings.fresh_fakes else ("g",),  # G's update differentiates the fakes of this phase
-                penalised=discriminators if is_penalised else (),
-            ),
-            Phase("g", ("g",), self.g_loss, self.train.lr_g, self._g_weights(), volumes_every=autoencode_every),
-        ]
+        settings, lr, every = self.settings, self.settings.lr_e, self.settings.encoder_every
+        phases = [self._d_phase(), self._g_phase()]
         if settings.encoder:
-            every, lr = settings.encoder_every, settings.lr_e
             phases.append(Phase("e_h", ("e_h",), self.e_h_loss, lr, every=every))
+        if settings.encoder and not settings.autoencode:
             phases.append(Phase("e_g", ("e_g",), self.e_g_loss, lr, every=every, volumes_every=every))
         return phases
+
+    def _d_phase(self) -> Phase:
+        settings, discriminators = self.settings, ("d_h", "d_l") if self.settings.low_resolution_branch else ("d_h",)
+        is_penalised = max(settings.r1_weight, settings.r2_weight) > 0 or settings.objective == "wgan-gp"
+        return Phase(
+            "d",
+            discriminators,
+            self.d_loss,
+            self.train.lr_d,
+            # lazy regularization: R1 in every r1_every-th step, with r1_every times the weight; R2 likewise
+            weights={
+                "gp": settings.gp_weight,
+                "r1": settings.r1_weight * settings.r1_every,
+                "r2": settings.r2_weight * settings.r2_every,
+                **self._info_weights(),
+            },
+            measures=("sign_real",),
+            records=() if settings.fresh_fakes else ("g",),  # G's update differentiates the fakes of this phase
+            penalised=discriminators if is_penalised else (),
+        )
+
+    def _g_phase(self) -> Phase:
+        settings, lr = self.settings, self.train.lr_g
+        weights = {"class": settings.class_weight, **self._info_weights()}
+        if not settings.autoencode:
+            return Phase("g", ("g",), self.g_loss, lr, weights)
+        # G and E^G learn from the same reconstruction: one pass through G gives the gradients of both.
+        weights |= dict.fromkeys(("l1_high", "l1_low", "sorted_l1", "prior"), settings.autoencode)
+        rates, every = {"e_g": settings.lr_e}, settings.encoder_every
+        return Phase("g", ("g", "e_g"), self.g_loss, lr, weights, lr_of=rates, volumes_every=every)
 
     def initial_state(self) -> dict[str, float]:
         """Return the initial probability of differentiable augmentation."""
@@ -99,31 +109,25 @@ class HAGAN(GenerationMethod):
         return terms | {"sign_real": logits_real.detach().sign().mean()}
 
     def g_loss(self, nets: HAGANNetworks, batch: Batch) -> Iterator[Terms]:
-        """Generator loss: adversarial term, class and code terms, reconstruction of real volumes (if `autoencode`)."""
+        """Loss of G: adversarial term, class and code terms; if `autoencode`, that of E^G and G as an autoencoder."""
         yield self._adversarial(nets, batch)
         if self.settings.autoencode and batch.step % self.settings.encoder_every == 0:
-            with torch.no_grad():  # E has its own update: here it only provides the latents
-                z = nets.e_g(encoded_features(nets, batch))
-            yield self._reconstruction(nets, batch, z)
+            yield self._autoencoder(nets, batch)
 
     def e_h_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
         """Loss of E^H: L1 between G^H(E^H(x)) and the real sub-volume x."""
         return {"l1": l1(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
 
     def e_g_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
-        """Loss of E^G: L1 between G(E^G(E^H(x))) and real pairs, and (if `autoencode`) the distance to the prior."""
-        with torch.no_grad():  # E^H has its own update
-            a = encoded_features(nets, batch)
-        z = nets.e_g(a)
+        """Loss of E^G: L1 between G(E^G(E^H(x))) and real pairs."""
+        return self._reconstruction(nets, batch, encoded_latents(nets, batch))
+
+    def _autoencoder(self, nets: HAGANNetworks, batch: Batch) -> Terms:
+        """Reconstruction of real pairs, also L1 of sorted intensities, and the distance of latents to the prior."""
+        z = encoded_latents(nets, batch)
         if nets.g.prior.is_encoded:
             nets.g.prior.observe(z.detach(), labels(nets, batch), 1 / self.train.accumulate)
-        terms = self._reconstruction(nets, batch, z)
-        return terms | {"prior": prior_distance(z)} if self.settings.autoencode else terms
-
-    def _g_weights(self) -> dict[str, float]:
-        """Weights of the generator's terms."""
-        reconstruction = dict.fromkeys(("l1_high", "l1_low", "sorted_l1"), self.settings.autoencode)
-        return {"class": self.settings.class_weight, **reconstruction, **self._info_weights()}
+        return self._reconstruction(nets, batch, z) | {"prior": prior_distance(z)}
 
     def _info_weights(self) -> dict[str, float]:
         """Weights of the mutual information of the codes that z has."""
@@ -219,9 +223,12 @@ def with_label_noise(x: Tensor, images: int, deviation: float, seeds: np.ndarray
     return torch.cat([x[:, :images], x[:, images:] + deviation * noise.to(x.dtype)], dim=1)
 
 
-def encoded_features(nets: HAGANNetworks, batch: Batch) -> Tensor:
-    """Encode whole volumes by E^H, slab by slab, to the feature map A ``[B, C, d, h, w]``."""
-    return torch.cat([nets.e_h(slab) for slab in batch.slabs()], dim=2)
+def encoded_latents(nets: HAGANNetworks, batch: Batch) -> Tensor:
+    """Encode whole volumes by E^H, slab by slab, then E^G: latents ``[B, latent_dim]``; E^H has its own update."""
+    with torch.no_grad():
+        a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], dim=2)
+    z: Tensor = nets.e_g(a)
+    return z
 
 
 def labels(nets: HAGANNetworks, batch: Batch) -> Tensor | None:

@@ -106,9 +106,9 @@ class HAGANNetworks(GenerativeNetworks):
         return [logit for logit, _ in found], [outputs for _, outputs in found if outputs is not None]
 
     def collected_statistics(self, updated: Sequence[str]) -> list[Tensor]:
-        """Return the moments of encoded latents, after an update of E^G."""
+        """Return the moments of latents encoded since the last update of the prior, after an update of E^G."""
         prior = self.g.prior
-        return [prior.new_mean, prior.new_moment] if prior.is_encoded and "e_g" in updated else []
+        return [prior.new_mean, prior.new_moment] if "e_g" in updated and prior.has_observed else []
 
     def after_update(self, updated: Sequence[str]) -> None:
         """Update the prior from the moments of encoded latents, after an update of E^G."""

@@ -33,6 +33,7 @@ class Prior(nn.Module):
         """
         super().__init__()
         self.latent_dim, self.is_encoded, self.codes = latent_dim, encoded, codes or Codes()
+        self.has_observed = False
         if encoded:
             self.register_buffer("mean", torch.zeros(max(1, num_classes), latent_dim))
             self.register_buffer("factor", torch.eye(latent_dim))
@@ -67,6 +68,7 @@ class Prior(nn.Module):
 
         Micro-batches add up, and the sums can be averaged across ranks; `absorb` then updates the prior.
         """
+        self.has_observed = True
         rest = z.double() - self._mean_of(len(z), label)
         rest = torch.where(rest.isfinite(), rest, 0)  # the gradient scaler skips a step that overflows in fp16, too
         self.new_moment += (rest.T @ rest / len(z) * share).to(self.new_moment)
@@ -84,3 +86,4 @@ class Prior(nn.Module):
         self.mean += min(0.5, RATE * len(self.mean)) * self.new_mean  # a class is 1/K of a batch, so its rate is K-fold
         self.new_mean.zero_()
         self.new_moment.zero_()
+        self.has_observed = False
