@@ -33,7 +33,7 @@ class LeanAdam(torch.optim.Optimizer):
         bits: int = 32,
         home: torch.device | None = None,
     ) -> None:
-        """Update ``parameters`` or groups of them; moments have 32, 16 or 8 ``bits``, and lie at ``home`` between steps.
+        """Update ``parameters`` or groups of them; moments have 32, 16 or 8 ``bits`` and lie at ``home`` between steps.
 
         Of moments with a home no more than `CHUNK` elements are on the device of the weights at a time.
         """
