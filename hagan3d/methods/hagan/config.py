@@ -101,9 +101,9 @@ class HAGANConfig(GenerationConfig):
     lr_e: float = bounded(1e-4, above=0, below=1)
     """Learning rate of E^H and E^G (Adam)."""
     autoencode: float = bounded(0.0, at_least=0)
-    """Weight of the autoencoder loss on G: reconstruct real volumes from encoded latents, with the latents regularized
-    towards the prior. L1, and L1 of sorted intensities, in the steps of the encoders. Counters mode collapse. 0: off,
-    as published."""
+    """Weight of the autoencoder loss: G and E^G learn together to reconstruct real volumes from encoded latents, which
+    are regularized towards the prior. L1, and L1 of sorted intensities, in the steps of the encoders. Counters mode
+    collapse. 0: off, as published; E^G then learns by itself."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
