@@ -249,7 +249,7 @@ class Trainer:
         for name, state in checkpoint.networks.items():
             files.load_weights(self.networks[name], state, path, name)
         self.method.check_state(checkpoint.state, path)
-        self.updates.load(checkpoint)
+        self.updates.load(checkpoint, path)
         self.state, self.unlogged = dict(checkpoint.state), RunningMeans(checkpoint.unlogged)
         self.steps_done = checkpoint.step
 

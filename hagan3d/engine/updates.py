@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -205,8 +206,8 @@ class Updates:
             "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
         }
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Restore the state of a checkpoint; a phase that starts with the next step has none in it.
+    def load(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Restore the state of a checkpoint, read from ``path``; a phase that starts with the next step has none in it.
 
         Raises:
             InputError: If an optimizer is of other networks, as written by another version.
@@ -219,8 +220,8 @@ class Updates:
                 self.optimizers[name].load_state_dict(checkpoint.optimizers[name])
             except ValueError as error:
                 raise InputError(
-                    f"the checkpoint of step {checkpoint.step}: the optimizer of phase {name} is of another version of "
-                    "hagan3d; resume with that version, or start a new run from its weights: --train.weights RUN"
+                    f"{path}: the optimizer of phase {name} is of another version of hagan3d; resume with that "
+                    "version, or start a new run from its weights: --train.weights RUN"
                 ) from error
             self.scalers[name].load_state_dict(checkpoint.scalers[name])
 
