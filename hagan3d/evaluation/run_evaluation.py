@@ -97,13 +97,16 @@ def check_sets(run: Path, store: Path, config: EvaluateConfig) -> None:
     """Check that a run can be evaluated on a store in trained features, before these are trained for minutes.
 
     Raises:
-        InputError: If sizes or channels differ, or there are too few held-out or training volumes.
+        InputError: If sizes or channels differ, there are too few held-out or training volumes, or the evaluation of
+            pairs has no use for features.
     """
     opened = Store(store)
     if not translates(run):
         volume_sets(load_model(run), opened, config)
     elif opened.has_domains:
         held_out_volumes(load_translation(run), opened)
+    else:
+        raise InputError(f"{run}: translations of pairs are compared voxel by voxel; leave out --train-features")
 
 
 def run_evaluation(

@@ -165,3 +165,10 @@ def test_runs_of_other_tasks_do_not_mix(runs, small_store, tmp_path, capsys):
     other = replace(found[1], description=replace(found[1].description, size=(64, 32, 32)))
     with pytest.raises(InputError, match="translates other channels or sizes"):
         combined([found[0], other])
+
+
+def test_no_features_are_trained_that_an_evaluation_of_pairs_would_not_read(runs, phantom_store, tmp_path, capsys):
+    words = [str(runs / "p1"), "--store", str(phantom_store), "--train-features", "--out", str(tmp_path / "e")]
+    assert cli.run(evaluate.main, words) == 2
+    assert "compared voxel by voxel; leave out --train-features" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
