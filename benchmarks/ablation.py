@@ -33,6 +33,7 @@ PUBLISHED = {
     "hagan.minibatch_std": "0",
     "train.batch_size": "4",
     "hagan.objective": "bce",
+    "hagan.fresh_fakes": "true",
     "hagan.r2_weight": "0",
     "hagan.d_low_convs": "0",
     "hagan.logits": "mean",
