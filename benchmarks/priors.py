@@ -41,12 +41,13 @@ def main() -> None:
     train, held_out = real[splits == "train"], real[splits != "train"]
     subjects = np.arange(COUNT), np.array(store.subjects)[splits != "train"]
     encoded = np.stack([one.z for one in latents(model, inputs_of(a.store, model, "train")[1])])
-    print(f"{'prior':32}{'KID held-out':>20}{'MMD held-out':>20}{'precision':>12}{'recall train':>14}")
+    print(f"{'prior':32}{'KID held-out':>20}{'MMD held-out':>20}{'precision':>12}{'recall train':>14}{'held-out':>10}")
     for name, sample in priors(model, encoded):
         made = extractor.features(volumes(model.networks, sample))
         precision, recall = precision_recall(made, train)
+        _, covered = precision_recall(made, held_out)
         distances = f"{kid(made, held_out, subjects)!s:>20}{rbf_mmd(made, held_out, subjects=subjects)!s:>20}"
-        print(f"{name:32}{distances}{precision.value:12.2f}{recall.value:14.2f}", flush=True)
+        print(f"{name:32}{distances}{precision.value:12.2f}{recall.value:14.2f}{covered.value:10.2f}", flush=True)
 
 
 def priors(model: Model, z: Array) -> Iterator[tuple[str, Array]]:

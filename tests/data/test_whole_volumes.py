@@ -130,7 +130,7 @@ def test_reading_begins_before_the_update_of_d_and_ends_with_the_step(small_stor
     trainer.step(batch)
     assert order and all(order)
     assert threading.active_count() == before
-    # G's and E^G's updates read the four slabs of both micro-batches; in step 0 so do the gradients of single terms
+    # the update of G and E^G reads the four slabs of both micro-batches; in step 0 so do the gradients of single terms
     assert {first for _, first in reads} == {0, 8, 16, 24}
     reads.clear()
     d_loss_alone = dataclasses.replace(trainer.phases[0], loss=d_loss)
@@ -138,7 +138,7 @@ def test_reading_begins_before_the_update_of_d_and_ends_with_the_step(small_stor
     trainer.step(trainer.source.batch(1))  # no encoder is due
     assert not reads
     trainer.step(trainer.source.batch(2))
-    assert len(reads) == 2 * 2 * 4
+    assert len(reads) == 2 * 4
 
 
 def test_an_error_of_an_update_ends_the_thread(small_store, tmp_path):
