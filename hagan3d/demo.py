@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     """Parse, run the commands, say what was made and what to do next."""
     parser = cli.parser("demo", DESCRIPTION, EXAMPLES)
     parser.add_argument("--out", type=str, default="runs/demo", help="Folder of the run.")
-    parser.add_argument("--steps", type=int, default=350, help="Training steps.")
+    parser.add_argument("--steps", type=int, default=600, help="Training steps.")
     parser.add_argument("--num", type=int, default=160, help="Phantoms to make.")
     a = parser.parse_args(argv)
     out, started = Path(a.out), time.monotonic()
