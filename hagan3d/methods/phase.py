@@ -37,7 +37,7 @@ class Phase:
     every: int = 1
     """Steps from one update to the next."""
     lr_of: Weights = field(default_factory=dict)
-    """Learning rate of each of its networks that has another."""
+    """Learning rates of networks, by name, that differ from `lr`."""
     volumes_every: int = 0
     """Its loss reads the whole volumes of a batch in every n-th step; 0: never."""
     records: tuple[str, ...] = ()

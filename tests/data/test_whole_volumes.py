@@ -12,7 +12,7 @@ from hagan3d.data.batches.subvolumes import Batch, BatchSource
 from hagan3d.data.batches.whole_volumes import SlabReader, StoredSlab, VolumesInStore
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
-from tests.engine.test_trainer import make_trainer, tiny_config
+from tests.engine.small_runs import make_trainer, tiny_config
 from tests.helpers import CPU, assert_equal, weights
 
 CUDA = torch.device("cuda", 0)

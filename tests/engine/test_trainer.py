@@ -1,4 +1,4 @@
-"""The trainer: which networks a phase updates, that resuming changes nothing, and what stops a run."""
+"""The trainer: which networks a phase updates, and along which gradients."""
 
 import dataclasses
 import json
@@ -8,42 +8,13 @@ import torch
 
 from hagan3d.checkpoint import files
 from hagan3d.config.diffaug import DiffAugConfig
-from hagan3d.data.store.store import Store
-from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan import losses as hagan
 from hagan3d.methods.hagan.prior import RATE
-from hagan3d.methods.registry import make_method, make_networks
-from tests.helpers import CPU, assert_equal, changed_networks, make_config, weights
+from tests.engine.small_runs import make_trainer, phase_of, tiny_config, with_train
+from tests.helpers import changed_networks, weights
 
 NETWORKS = ("g", "d_h", "d_l", "e_h", "e_g")
-
-
-def tiny_config(**settings):
-    """Config of a tiny HA-GAN on volumes of 32^3 voxels; with `autoencode`, as in the configs for small volumes."""
-    defaults = {"latent_dim": 8, "channels": 64, "d_channels": 64, "subvolume_depth": 8}
-    defaults |= {"steps": 4, "batch_size": 2, "device": "cpu", "betas": (0.5, 0.99)}
-    defaults |= {"preview_every": 0, "checkpoint_steps": 1, "keep_last": 2, "log": {"every": 1}}
-    if "autoencode" in settings:
-        defaults |= {"prior": "encoded", "output_skip": True}
-    return make_config("hagan", **defaults | settings)
-
-
-def make_trainer(store_path, out, config=None):
-    config = config or tiny_config()
-    store, method = Store(store_path), make_method(config)
-    torch.manual_seed(config.train.seed)
-    nets = make_networks(config, method.num_classes(store))
-    source = method.batches(store, config.train.batch_size)
-    return Trainer(method, nets, source, store.description(), out, CPU, store.store_fingerprint)
-
-
-def with_train(config, **train):
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **train))
-
-
-def phase_of(trainer, name):
-    return next(phase for phase in trainer.phases if phase.name == name)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
@@ -185,58 +156,6 @@ def test_without_the_low_resolution_branch_nothing_at_low_resolution_learns(smal
     assert "e_g/l1_low" not in terms and "e_g/l1_high" in terms
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("stop_after", "optimizer_state", "every"), [(1, "fp32", 1), (3, "bf16", 1), (3, "fp32", 2)])
-def test_resuming_equals_an_uninterrupted_run(small_store, tmp_path, stop_after, optimizer_state, every):
-    augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)
-    config = tiny_config(diffaug=augment, r1_weight=0.1, r1_every=2, optimizer_state=optimizer_state)
-    config = dataclasses.replace(config, log=dataclasses.replace(config.log, every=every))
-    straight = make_trainer(small_store, tmp_path / "straight", config)
-    assert straight.run()
-    all_kept = dataclasses.replace(config, log=dataclasses.replace(config.log, keep_every=1))
-    make_trainer(small_store, tmp_path / "stopped", all_kept).run()
-    for step in range(stop_after + 1, 5):
-        files.path_of(tmp_path / "stopped", step).unlink()
-    with (tmp_path / "stopped" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 99, "d/gan": 1.0}\n{"step": 1')  # written after the last checkpoint, then cut off
-    resumed = make_trainer(small_store, tmp_path / "stopped", config)
-    assert resumed.steps_done == stop_after
-    assert resumed.run()
-    one, other = (files.load(files.newest(tmp_path / name)) for name in ("straight", "stopped"))
-    assert (one.step, one.state) == (other.step, other.state) == (4, one.state)
-    assert one.state[hagan.PROBABILITY] != 0.2
-    for name in ("networks", "ema", "optimizers", "scalers"):
-        assert_equal(getattr(one, name), getattr(other, name))
-    logs = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("straight", "stopped")]
-    assert logs[0] == logs[1]
-    rows = [json.loads(row) for row in logs[0].splitlines()]
-    assert len(rows) == 4 // every
-    assert all(("d/r1" in row) == (every == 2 or row["step"] % 2 == 1) for row in rows)  # a row of two steps has one
-
-
-def test_weights_of_other_networks_are_not_resumed(small_store, tmp_path):
-    make_trainer(small_store, tmp_path).run()
-    path = files.newest(tmp_path)
-    checkpoint = files.load(path)
-    checkpoint.networks["e_g"]["mean"] = torch.zeros(3)
-    files.save(checkpoint, path)
-    with pytest.raises(InputError, match="the weights of e_g do not fit"):
-        make_trainer(small_store, tmp_path)
-
-
-def test_an_optimizer_of_other_networks_is_not_resumed(small_store, tmp_path):
-    """As in runs of a version in which a phase updated other networks."""
-    make_trainer(small_store, tmp_path).run()
-    path = files.newest(tmp_path)
-    checkpoint = files.load(path)
-    checkpoint.optimizers["g"] = checkpoint.optimizers["e_g"]
-    files.save(checkpoint, path)
-    with pytest.raises(
-        InputError, match=r"step-00000004.pt: the optimizer of phase g is of another version .* --train.weights"
-    ):
-        make_trainer(small_store, tmp_path)
-
-
 def gradients(trainer, phase_name, batch):
     """Gradients that an update would step along."""
     phase = phase_of(trainer, phase_name)
@@ -331,85 +250,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(small_store, tmp_p
     with pytest.raises(InputError, match="not finite"):
         trainer.save()
     assert files.newest(tmp_path) == good and good.read_bytes() == content
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(small_store, tmp_path, monkeypatch):
-    trainer = make_trainer(small_store, tmp_path)
-    trainer.step(trainer.source.batch(0))
-    good = trainer.save()
-    trainer.step(trainer.source.batch(1))
-
-    def full(values, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(InputError, match="disk is full"):
-        trainer.save()
-    assert [path.name for path in good.parent.iterdir()] == [good.name]
-
-
-def test_the_last_and_every_nth_checkpoint_are_kept(small_store, tmp_path):
-    config = tiny_config(steps=5)
-    config = dataclasses.replace(config, log=dataclasses.replace(config.log, keep_last=1, keep_every=2))
-    make_trainer(small_store, tmp_path, config).run()
-    assert [path.stem for path in files.all_of(tmp_path)] == ["step-00000002", "step-00000004", "step-00000005"]
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [({"lr_g": 0.01}, "train.lr_g = 0.0001, now it is 0.01"), ({"batch_size": 4}, "train.batch_size")],
-)
-def test_a_run_does_not_resume_with_other_settings(small_store, tmp_path, change, named):
-    make_trainer(small_store, tmp_path, tiny_config(steps=1)).run()
-    with pytest.raises(InputError, match=named):
-        make_trainer(small_store, tmp_path, tiny_config(steps=2, **change))
-
-
-def test_learning_rate_decay_may_be_set_and_unset_on_resume(small_store, tmp_path):
-    def rates(config):
-        trainer = make_trainer(small_store, tmp_path, config)
-        assert trainer.run()
-        states = files.load(files.newest(tmp_path)).optimizers
-        return {name: state["param_groups"][0]["lr"] for name, state in states.items()}
-
-    whole = rates(tiny_config(steps=1))
-    half = rates(tiny_config(steps=4, lr_decay=(1, 5)))  # the last update is that of step 3
-    assert half == pytest.approx({name: rate / 2 for name, rate in whole.items()})
-    assert min(half.values()) > 0
-    assert rates(tiny_config(steps=5)) == whole
-    last = rates(tiny_config(steps=8, lr_decay=(0.5, 1.0)))  # from step 4 to 8
-    assert last == pytest.approx({name: rate / 4 for name, rate in whole.items()})
-
-
-def test_a_damaged_checkpoint_is_named(small_store, tmp_path):
-    make_trainer(small_store, tmp_path, tiny_config(steps=1)).run()
-    path = files.newest(tmp_path)
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=f"{path.name}: truncated"):
-        make_trainer(small_store, tmp_path, tiny_config(steps=2))
-
-
-def test_two_processes_cannot_train_in_one_folder(small_store, tmp_path):
-    import fcntl
-
-    with (tmp_path / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process"):
-            make_trainer(small_store, tmp_path).run()
-
-
-def test_a_disk_without_locks_is_no_second_process(small_store, tmp_path, monkeypatch, capsys):
-    import errno
-    import fcntl
-
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    make_trainer(small_store, tmp_path, tiny_config(steps=1)).run()
-    assert "no locks (No locks available)" in capsys.readouterr().err
-    assert files.newest(tmp_path) is not None
 
 
 def test_the_moving_average_follows_the_weights(small_store, tmp_path):
