@@ -1,6 +1,7 @@
 """Runs of equal processor time: the cost of a step is measured first, then a run is trained and evaluated."""
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,18 +28,18 @@ def cost(out: Path, name: str, config: str, settings: Callable[[int], Mapping[st
         config: Name of its config.
         settings: What a run of so many steps changes in that.
     """
-    path = out / "costs.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    if name not in known:
+    path = out / "costs" / f"{name}.json"  # one file each: several processes may share the folder
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         seconds = []
-        for attempt, steps in (("warm", PROBED), ("short", PROBED), ("long", 2 * PROBED)):
+        for steps in (PROBED, PROBED, 2 * PROBED):  # the first to warm up
             run = load_config(config, **nested({**QUIET, **settings(steps)}))
-            began = time.process_time()
-            train(run, out / "probes" / f"{name}-{attempt}")
-            seconds.append(time.process_time() - began)
-        known[name] = max(seconds[2] - seconds[1], 0.1 * seconds[1]) / PROBED
-        path.write_text(json.dumps(known, indent=1))
-    return known[name]
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                began = time.process_time()
+                train(run, Path(folder) / "run")
+                seconds.append(time.process_time() - began)
+        path.write_text(json.dumps({"step": max(seconds[2] - seconds[1], 0.1 * seconds[1]) / PROBED}))
+    return float(json.loads(path.read_text())["step"])
 
 
 def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
