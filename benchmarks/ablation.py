@@ -1,20 +1,19 @@
 """What makes generation better? Trains one config with one thing changed at a time, and measures each run.
 
-Every run gets the same minutes of processor time, whatever it makes of them, and the same seeds; each is measured as
-`hagan3d evaluate` does, in the features of the store, against held-out and against training volumes. Runs and
-evaluations that are done are not repeated, so the same command again resumes.
+Every run gets as many steps as fill the same minutes of processor time, by the cost of a step that is measured first,
+so that rates fall where a config says so. Each is measured as `hagan3d evaluate` does, against held-out and against
+training volumes, in the features of the store and in those of an untrained network. Runs that are done are not
+repeated, so the same command again resumes.
 """
 
 import argparse
-import json
 import platform
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-import metered
 import numpy as np
+import timed
 import torch
 
 from hagan3d.data.store.features import features_path
@@ -22,93 +21,96 @@ from hagan3d.data.store.store import Store
 
 PUBLISHED = {
     "data.subvolume_sampling": "published",
-    "data.subvolume_depth": "4",
+    "data.subvolume_depth": 4,
     "hagan.norm": "group",
     "hagan.prior": "normal",
-    "hagan.high_convs": "0",
-    "hagan.output_skip": "false",
+    "hagan.high_convs": 0,
+    "hagan.output_skip": False,
     "hagan.init": "default",
-    "hagan.spectral_norm": "true",
+    "hagan.spectral_norm": True,
     "hagan.encoder_norm": "group",
-    "hagan.minibatch_std": "0",
-    "train.batch_size": "4",
+    "hagan.minibatch_std": 0,
+    "train.batch_size": 4,
     "hagan.objective": "bce",
-    "hagan.fresh_fakes": "true",
-    "hagan.r2_weight": "0",
-    "hagan.d_low_convs": "0",
+    "hagan.fresh_fakes": True,
+    "hagan.r2_weight": 0,
+    "hagan.d_low_convs": 0,
     "hagan.logits": "mean",
-    "train.lr_g": "1.0e-4",
-    "train.lr_d": "4.0e-4",
-    "hagan.lr_e": "1.0e-4",
-    "train.betas": "[0.0, 0.999]",
-    "train.lr_decay": "null",
-    "hagan.r1_weight": "0",
-    "train.ema": "0",
-    "hagan.encoder_every": "1",
-    "hagan.autoencode": "0",
-    "hagan.diffaug.translate": "0",
-    "hagan.diffaug.brightness": "0",
-    "hagan.diffaug.contrast": "0",
+    "train.lr_g": 1.0e-4,
+    "train.lr_d": 4.0e-4,
+    "hagan.lr_e": 1.0e-4,
+    "train.betas": [0.0, 0.999],
+    "train.lr_decay": None,
+    "hagan.r1_weight": 0,
+    "train.ema": 0,
+    "hagan.encoder_every": 1,
+    "hagan.autoencode": 0,
+    "hagan.diffaug.translate": 0,
+    "hagan.diffaug.brightness": 0,
+    "hagan.diffaug.contrast": 0,
 }
-WIDER = {"hagan.features": "64", "hagan.d_channels": "256", "hagan.d_low_convs": "0"}
-BCE = {"hagan.objective": "bce", "hagan.r2_weight": "0"}
-ALONE = {"hagan.autoencode": "0", "hagan.prior": "normal"}  # G does not reconstruct real volumes
-SELDOM = {"train.batch_size": "8", "hagan.encoder_every": "2"}
-VARIANTS: dict[str, dict[str, str]] = {
+WIDER = {"hagan.features": 64, "hagan.d_channels": 256, "hagan.d_low_convs": 0}
+BCE = {"hagan.objective": "bce", "hagan.r2_weight": 0}
+ALONE = {"hagan.autoencode": 0, "hagan.prior": "normal"}  # G does not reconstruct real volumes
+SELDOM = {"train.batch_size": 8, "hagan.encoder_every": 2}
+VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "published": PUBLISHED,
     "wider networks, objective bce": WIDER | BCE,
     "wider networks": WIDER,
     "objective bce": BCE,
-    "no convolutions of D^L": {"hagan.d_low_convs": "0"},
-    "weak R1 and R2": {"hagan.r1_weight": "0.1", "hagan.r2_weight": "0.1"},
-    "rates of 5e-4, 8e-4, EMA 0.99": {"train.lr_g": "5.0e-4", "train.lr_d": "8.0e-4", "train.ema": "0.99"},
-    "encoders in every fourth step": {"hagan.encoder_every": "4"},
-    "no encoder": {"hagan.encoder": "false", **ALONE},
+    "no convolutions of D^L": {"hagan.d_low_convs": 0},
+    "weak R1 and R2": {"hagan.r1_weight": 0.1, "hagan.r2_weight": 0.1},
+    "rates of 5e-4, 8e-4, EMA 0.99": {"train.lr_g": 5.0e-4, "train.lr_d": 8.0e-4, "train.ema": 0.99},
+    "encoders in every fourth step": {"hagan.encoder_every": 4},
+    "no encoder": {"hagan.encoder": False, **ALONE},
     "no autoencoding": ALONE,
-    "autoencoding of weight 5": {"hagan.autoencode": "5"},
-    "autoencoding of weight 0.2": {"hagan.autoencode": "0.2"},
+    "autoencoding of weight 5": {"hagan.autoencode": 5},
+    "autoencoding of weight 0.2": {"hagan.autoencode": 0.2},
     "standard normal latents": {"hagan.prior": "normal"},
-    "encoders at four times their rate": {"hagan.lr_e": "1.6e-3"},
-    "batch of 8": {"train.batch_size": "8"},
-    "encoders in every second step": {"hagan.encoder_every": "2"},
+    "encoders at four times their rate": {"hagan.lr_e": 1.6e-3},
+    "batch of 8": {"train.batch_size": 8},
+    "encoders in every second step": {"hagan.encoder_every": 2},
     "encoders with GroupNorm": {"hagan.encoder_norm": "group"},
     "encoders every second step, GroupNorm, batch of 8": SELDOM | {"hagan.encoder_norm": "group"},
-    "features 16": {"hagan.features": "16"},
-    "channels 64": {"hagan.channels": "64"},
-    "channels 64, features 64": {"hagan.channels": "64", "hagan.features": "64"},
+    "features 16": {"hagan.features": 16},
+    "channels 64": {"hagan.channels": 64},
+    "channels 64, features 64": {"hagan.channels": 64, "hagan.features": 64},
     "channels 64, features 16, d_channels 64": {
-        "hagan.channels": "64",
-        "hagan.features": "16",
-        "hagan.d_channels": "64",
+        "hagan.channels": 64,
+        "hagan.features": 16,
+        "hagan.d_channels": 64,
     },
-    "no low-resolution branch (G^L, D^L)": {"hagan.low_resolution_branch": "false"},
-    "output skip": {"hagan.output_skip": "true"},
-    "no output skip": {"hagan.output_skip": "false"},
+    "no low-resolution branch (G^L, D^L)": {"hagan.low_resolution_branch": False},
+    "output skip": {"hagan.output_skip": True},
+    "no output skip": {"hagan.output_skip": False},
     "norm group": {"hagan.norm": "group"},
     "windows fixed": {"data.subvolume_sampling": "fixed"},
     "windows uniform": {"data.subvolume_sampling": "uniform"},
     "windows as published": {"data.subvolume_sampling": "published"},
-    "thin windows, as published": {"data.subvolume_depth": "4"},
-    "no augmentation": {"hagan.diffaug.translate": "0"},
-    "brightness and contrast too": {"hagan.diffaug.brightness": "0.1", "hagan.diffaug.contrast": "0.1"},
-    "adaptive augmentation": {"hagan.diffaug.adaptive": "true", "hagan.diffaug.probability": "0.2"},
-    "no EMA": {"train.ema": "0"},
-    "no R1, no R2": {"hagan.r1_weight": "0", "hagan.r2_weight": "0"},
-    "spectral norm": {"hagan.spectral_norm": "true"},
-    "no minibatch spread": {"hagan.minibatch_std": "0"},
+    "thin windows, as published": {"data.subvolume_depth": 4},
+    "no augmentation": {"hagan.diffaug.translate": 0},
+    "brightness and contrast too": {"hagan.diffaug.brightness": 0.1, "hagan.diffaug.contrast": 0.1},
+    "adaptive augmentation": {"hagan.diffaug.adaptive": True, "hagan.diffaug.probability": 0.2},
+    "no EMA": {"train.ema": 0},
+    "no R1, no R2": {"hagan.r1_weight": 0, "hagan.r2_weight": 0},
+    "spectral norm": {"hagan.spectral_norm": True},
+    "no minibatch spread": {"hagan.minibatch_std": 0},
     "filters not centred": {"hagan.init": "default"},
     "one game (mean of logits)": {"hagan.logits": "mean"},
-    "strong R1 and R2": {"hagan.r1_weight": "5", "hagan.r2_weight": "5"},
-    "hinge": {"hagan.objective": "hinge", "hagan.r2_weight": "0"},
-    "lsgan": {"hagan.objective": "lsgan", "hagan.r2_weight": "0"},
+    "strong R1 and R2": {"hagan.r1_weight": 5, "hagan.r2_weight": 5},
+    "hinge": {"hagan.objective": "hinge", "hagan.r2_weight": 0},
+    "lsgan": {"hagan.objective": "lsgan", "hagan.r2_weight": 0},
 }
+FEATURES = "self", "random"  # of the store, of an untrained network
 MEASURES = (
-    ("KID", "held-out", ("features", "self", "{pair}", "kid", "value")),
-    ("MMD", "held-out", ("features", "self", "{pair}", "mmd", "value")),
-    ("KID", "train", ("features", "self", "{pair}", "kid", "value")),
-    ("MMD", "train", ("features", "self", "{pair}", "mmd", "value")),
-    ("recall", "train", ("features", "self", "{pair}", "recall", "value")),
+    ("KID", "held-out", "self", "kid"),
+    ("MMD", "held-out", "self", "mmd"),
+    ("KID", "train", "self", "kid"),
+    ("MMD", "train", "self", "mmd"),
+    ("recall", "train", "self", "recall"),
+    ("MMD, untrained", "held-out", "random", "mmd"),
+    ("recall, untrained", "train", "random", "recall"),
 )
 
 
@@ -140,49 +142,34 @@ def main() -> None:
     if not a.table:
         for seed in range(a.seeds):
             for name in names:
-                make(a.out / f"{_slug(name)}-{seed}", VARIANTS[name], seed, a)
+                make(name, seed, a)
     table([row for name in names if (row := collect(name, a.out, a.seeds))], a)
 
 
-def make(folder: Path, changes: dict[str, str], seed: int, a: argparse.Namespace) -> None:
+def make(name: str, seed: int, a: argparse.Namespace) -> None:
     """Train one run for its minutes and measure it, unless that is done."""
-    if (folder / "evaluation" / "metrics.json").exists():
-        return
-    settings = {"data.store": a.store, "train.seed": seed, "train.steps": 1_000_000, "log.preview_every": 0} | changes
-    command = ["train", "--config", a.config, "--out", folder / "run"]
-    for key, value in settings.items():
-        command += [f"--{key}", value]
-    spent = folder / "spent.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    before = json.loads(spent.read_text())["seconds"] if spent.exists() else 0.0
-    if before < a.minutes * 60:
-        note = partial(_note, spent)
-        if metered.run(command, a.threads, before, a.minutes * 60, note):
-            raise SystemExit(f"{folder}: training failed")
-    weights = "raw" if settings.get("train.ema") == "0" else "ema"
-    words = ["--store", a.store, "--out", folder / "evaluation", "--weights", weights]
-    if metered.start(["evaluate", folder / "run", *words], a.threads).wait():
-        raise SystemExit(f"{folder}: cannot be measured")
-
-
-def _note(path: Path, seconds: float) -> None:
-    path.write_text(json.dumps({"seconds": seconds}))
+    folder, seconds = a.out / f"{_slug(name)}-{seed}", 60 * a.minutes
+    settings: dict[str, Any] = {"data.store": str(a.store), "train.seed": seed, **VARIANTS[name]}
+    step = timed.cost(a.out, _slug(name), a.config, lambda steps: settings | {"train.steps": steps})
+    settings["train.steps"] = timed.planned_steps(folder, seconds, step)
+    words = ["--features", ",".join(FEATURES), "--weights", "raw" if settings.get("train.ema") == 0 else "ema"]
+    timed.make(folder, a.config, settings, seconds, a.threads, words)
 
 
 def collect(name: str, out: Path, seeds: int) -> Row | None:
     """Read what was measured of a variant."""
-    paths = [out / f"{_slug(name)}-{seed}" / "evaluation" / "metrics.json" for seed in range(seeds)]
-    found = [json.loads(path.read_text()) for path in paths if path.exists()]
+    found = [m for seed in range(seeds) if (m := timed.metrics(out / f"{_slug(name)}-{seed}"))]
     if not found:
         return None
-    values = [[_get(metrics, keys, pair) for _, pair, keys in MEASURES] + [_variety(metrics)] for metrics in found]
+    values = [
+        [_value(metrics, features, pair, measure) for _, pair, features, measure in MEASURES] + [_variety(metrics)]
+        for metrics in found
+    ]
     return Row(name, np.array(values), [metrics["run"]["step"] for metrics in found])
 
 
-def _get(metrics: dict, keys: Sequence[str], pair: str) -> float:
-    for key in keys:
-        metrics = metrics[key.format(pair=f"generated vs {pair}")]
-    return float(metrics)
+def _value(metrics: dict[str, Any], features: str, pair: str, measure: str) -> float:
+    return float(metrics["features"][features][f"generated vs {pair}"][measure]["value"])
 
 
 def _variety(metrics: dict) -> float:
@@ -198,16 +185,21 @@ def table(rows: list[Row], a: argparse.Namespace) -> None:
     print(f"{a.store.name}, {a.config}, {a.minutes:g} minutes of processor time per run, {a.threads} thread(s)")
     print(f"torch {torch.__version__}, Python {platform.python_version()}; mean +- standard error over seeds")
     print(
-        "KID, MMD, recall in the features of the store, 200 generated volumes against the set named; variety of 1: real"
+        "KID, MMD, recall of 200 generated volumes against the set named, in the features of the store or, untrained,"
+        " in those of an untrained network; variety of 1: real"
     )
-    heads = [f"{name} {pair}" for name, pair, _ in MEASURES] + ["variety"]
-    print(f"\n{'':<28}{'seeds':>6}{'steps':>7}" + "".join(f"{head:>19}" for head in heads))
+    heads = [f"{name} {pair}" for name, pair, *_ in MEASURES] + ["variety"]
+    width = 2 + max(map(len, heads))
+    print(f"\n{'':<28}{'seeds':>6}{'steps':>7}" + "".join(f"{head:>{width}}" for head in heads))
     for row in rows:
         error = (
             row.values.std(0, ddof=1) / len(row.values) ** 0.5 if len(row.values) > 1 else np.full(len(heads), np.nan)
         )
         cells = [f"{m:.3g} +- {e:.2g}" for m, e in zip(row.values.mean(0), error, strict=True)]
-        print(f"{row.name:<28}{len(row.steps):>6}{np.mean(row.steps):>7.0f}" + "".join(f"{cell:>19}" for cell in cells))
+        print(
+            f"{row.name:<28}{len(row.steps):>6}{np.mean(row.steps):>7.0f}"
+            + "".join(f"{cell:>{width}}" for cell in cells)
+        )
 
 
 def _slug(name: str) -> str:

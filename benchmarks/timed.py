@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,9 @@ def planned_steps(folder: Path, seconds: float, step: float) -> int:
     return json.loads(plan.read_text())["steps"] if plan.exists() else max(8, round(seconds / step))
 
 
-def make(folder: Path, config: str, settings: Mapping[str, Any], seconds: float, threads: int) -> None:
+def make(
+    folder: Path, config: str, settings: Mapping[str, Any], seconds: float, threads: int, measure: Sequence[str] = ()
+) -> None:
     """Train a run in ``folder`` and evaluate it, unless that is done; what has begun is continued.
 
     Args:
@@ -69,6 +71,7 @@ def make(folder: Path, config: str, settings: Mapping[str, Any], seconds: float,
         settings: What it changes in that; ``train.steps`` and ``data.store`` among them.
         seconds: Processor time that it is planned for; it is stopped at `MOST` times that.
         threads: Of the run.
+        measure: Further words of `hagan3d evaluate`.
     """
     if (folder / "evaluation" / "metrics.json").exists():
         return
@@ -76,7 +79,7 @@ def make(folder: Path, config: str, settings: Mapping[str, Any], seconds: float,
     plan = folder / "plan.json"
     spent = json.loads(plan.read_text())["seconds"] if plan.exists() else 0.0
     words = [
-        f"--{key}={json.dumps(value) if isinstance(value, bool | list) else value}"
+        f"--{key}={json.dumps(value) if isinstance(value, bool | list | None) else value}"
         for key, value in {**QUIET, **settings}.items()
     ]
 
@@ -86,9 +89,9 @@ def make(folder: Path, config: str, settings: Mapping[str, Any], seconds: float,
     command = ["train", "--config", config, "--out", folder / "run", *words]
     if status := metered.run(command, threads, spent, MOST * seconds, note):
         raise SystemExit(f"{folder}: training ended with status {status}")
-    store = settings["data.store"]
-    measure = ["evaluate", folder / "run", "--store", store, "--out", folder / "evaluation", "--device", "cpu"]
-    if metered.start(measure, threads).wait():
+    store, out = settings["data.store"], folder / "evaluation"
+    words = ["evaluate", folder / "run", "--store", store, "--out", out, "--device", "cpu", *measure]
+    if metered.start(words, threads).wait():
         raise SystemExit(f"{folder}: cannot be measured")
 
 

@@ -48,7 +48,7 @@ def test_the_shares_of_the_first_step_leave_the_prior_as_it_is(small_store, tmp_
     g = phase_of(trainer, "g")
     batch = dataclasses.replace(trainer.source.batch(0), phase="g", state=trainer.state)
     with torch.no_grad():
-        z = hagan.encoded_latents(trainer.networks, batch)
+        z = trainer.networks.encode(batch.slabs())
     trainer.updates.gradient_norms(g, batch)
     trainer.updates.run(g, batch)
     torch.testing.assert_close(trainer.networks.g.prior.mean, RATE * z.mean(0, keepdim=True))

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -108,10 +109,16 @@ class Case:
         """Return the terms as written out."""
         return TERMS[self.config.name, self.phase](self.nets, self.batch, self.config.method)
 
-    def with_gradient(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Return terms, and the gradient of their sum in the networks that the phase updates, as one more."""
+    @contextmanager
+    def training(self) -> Iterator[Phase]:
+        """Let only the networks of the phase get gradients, as an update does."""
         phase = next(p for p in make_method(self.config).training_phases() if p.name == self.phase)
         with only_trainable(self.nets, phase.updates + phase.records):
+            yield phase
+
+    def with_gradient(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return terms, and the gradient of their sum in the networks that the phase updates, as one more."""
+        with self.training() as phase:
             terms = compute()
             parameters = [p for name in phase.updates for p in self.nets[name].parameters()]
             gradients = torch.autograd.grad(sum(terms.values()), parameters, allow_unused=True)
@@ -199,58 +206,72 @@ def _distance(x: Any, y: Any) -> float:
 
 def mutants(case: Case) -> list[Mutant]:
     """Return all mutants of a phase."""
-    seen: list[tuple[str, int, Any]] = []
-    others: list[tuple[str, Any]] = []
-    for name in ("source", "target", "window", "low"):
-        x = getattr(case.batch, name, None)
-        if x is not None:
-            others += [(name, x), (f"{name} of another subject", torch.cat([x[1:2], x[1:]]))]  # no permutation
-
-    def record(site: str, given: list[Any]) -> list[Any]:
-        for position, x in enumerate(given):
-            if _tensors(x):
-                seen.append((site, position, x))
-                others.append((f"input {position} of {site}", _detached(x)))
-        return given
-
-    def made(site: str, x: Any) -> None:
-        if site.endswith(" made"):
-            others.extend((f"output of {site}"[: -len(" made")], y.detach()) for y in _tensors(x))
-
-    functions: list[str] = []
-
-    def record_result(site: str, x: Any) -> Any:
-        made(site, x)
-        if not site.endswith(" made") and isinstance(x, Tensor):
-            functions.append(site)
-        return x
-
-    with watched(case, record, record_result):
-        case.found()
-    singles = [(name, [x]) for name, x in others if isinstance(x, Tensor)]
-    found = [Mutant(f"{site} zeroed", result=_zeroed(site)) for site in functions]
-    for site, position, x in seen:
-        candidates = [(_distance(x, y), name, y) for name, y in (*others, *singles) if _shape(y) == _shape(x)]
-        different = sorted((c for c in candidates if c[0] > 1e-9), key=lambda c: c[0])
-        unique = [c for k, c in enumerate(different) if k == 0 or c[0] - different[k - 1][0] > 1e-9]
+    calls = _Calls(case)
+    found = [Mutant(f"{site} zeroed", result=_zeroed(site)) for site in calls.functions]
+    for site, position, x in calls.inputs:
         found += [
             Mutant(f"input {position} of {site} is {name}", arguments=_replaced(site, position, y))
-            for _, name, y in unique[:NEAREST]
+            for name, y in calls.nearest(x)
         ]
         is_learned = position == 0 and not site.split()[0].endswith("penalty")  # others are detached by the losses
         if is_learned and any(y.requires_grad and y.grad_fn for y in _tensors(x)):
             found.append(
                 Mutant(f"input {position} of {site} has no gradient", arguments=_replaced(site, position, None))
             )
-    shapes = {n: [tuple(p.shape) for p in net.parameters()] for n, net in case.nets.named_children()}
-    names = [name for name, shape in shapes.items() if shape]
-    found += [
+    return found + _exchanges(case.nets)
+
+
+class _Calls:
+    """What the loss of a phase calls while the networks of the phase are trainable.
+
+    Attributes:
+        inputs: Call, position and value of every input with tensors.
+        functions: Calls of loss functions.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.inputs: list[tuple[str, int, Any]] = []
+        self.functions: list[str] = []
+        self._others: list[tuple[str, Any]] = []  # what may take the place of an input
+        for name in ("source", "target", "window", "low"):
+            x = getattr(case.batch, name, None)
+            if x is not None:
+                other_subject = torch.cat([x[1:2], x[1:]])  # no permutation
+                self._others += [(name, x), (f"{name} of another subject", other_subject)]
+        with case.training(), watched(case, self._note_inputs, self._note_result):
+            case.found()
+        self._others += [(name, [x]) for name, x in self._others if isinstance(x, Tensor)]
+
+    def _note_inputs(self, site: str, given: list[Any]) -> list[Any]:
+        for position, x in enumerate(given):
+            if _tensors(x):
+                self.inputs.append((site, position, x))
+                self._others.append((f"input {position} of {site}", _detached(x)))
+        return given
+
+    def _note_result(self, site: str, x: Any) -> Any:
+        if site.endswith(" made"):
+            self._others.extend((f"output of {site}"[: -len(" made")], y.detach()) for y in _tensors(x))
+        elif isinstance(x, Tensor):
+            self.functions.append(site)
+        return x
+
+    def nearest(self, x: Any) -> list[tuple[str, Any]]:
+        """Return the `NEAREST` other tensors of the shape of x."""
+        candidates = [(_distance(x, y), name, y) for name, y in self._others if _shape(y) == _shape(x)]
+        different = sorted((c for c in candidates if c[0] > 1e-9), key=lambda c: c[0])
+        unique = [c for k, c in enumerate(different) if k == 0 or c[0] - different[k - 1][0] > 1e-9]
+        return [(name, y) for _, name, y in unique[:NEAREST]]
+
+
+def _exchanges(nets: nn.Module) -> list[Mutant]:
+    """Return the mutants in which two networks of the same shape stand in each other's place."""
+    shapes = {n: [tuple(p.shape) for p in net.parameters()] for n, net in nets.named_children()}
+    return [
         Mutant(f"{one} and {other} exchanged", swapped=(one, other))
-        for k, one in enumerate(names)
-        for other in names[k + 1 :]
+        for one, other in combinations([name for name, shape in shapes.items() if shape], 2)
         if shapes[one] == shapes[other]
     ]
-    return found
 
 
 def _zeroed(site: str) -> Callable[[str, Any], Any]:

@@ -119,12 +119,12 @@ class HAGAN(GenerationMethod):
         return {"l1": l1(nets.g.voxels(nets.e_h(batch.window)), batch.window)}
 
     def e_g_loss(self, nets: HAGANNetworks, batch: Batch) -> Terms:
-        """Loss of E^G: L1 between G(E^G(E^H(x))) and real pairs."""
-        return self._reconstruction(nets, batch, encoded_latents(nets, batch))
+        """Loss of E^G: L1 between G(E^G(E^H(x))) and real pairs; G and E^H have their own updates."""
+        return self._reconstruction(nets, batch, nets.encode(batch.slabs()))
 
     def _autoencoder(self, nets: HAGANNetworks, batch: Batch) -> Terms:
         """Reconstruction of real pairs, also L1 of sorted intensities, and the distance of latents to the prior."""
-        z = encoded_latents(nets, batch)
+        z = nets.encode(batch.slabs())
         if nets.g.prior.is_encoded:
             nets.g.prior.observe(z.detach(), labels(nets, batch), 1 / self.train.accumulate)
         return self._reconstruction(nets, batch, z) | {"prior": prior_distance(z)}
@@ -221,14 +221,6 @@ def with_label_noise(x: Tensor, images: int, deviation: float, seeds: np.ndarray
         ]
     )
     return torch.cat([x[:, :images], x[:, images:] + deviation * noise.to(x.dtype)], dim=1)
-
-
-def encoded_latents(nets: HAGANNetworks, batch: Batch) -> Tensor:
-    """Encode whole volumes by E^H, slab by slab, then E^G: latents ``[B, latent_dim]``; E^H has its own update."""
-    with torch.no_grad():
-        a = torch.cat([nets.e_h(slab) for slab in batch.slabs()], dim=2)
-    z: Tensor = nets.e_g(a)
-    return z
 
 
 def labels(nets: HAGANNetworks, batch: Batch) -> Tensor | None:
