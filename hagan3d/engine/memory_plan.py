@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hagan3d.config import Config
 from hagan3d.engine.margins import current_margins
+from hagan3d.engine.optimizers import precision_on
 from hagan3d.engine.step_memory import count_step
 from hagan3d.engine.updates import Updates
 from hagan3d.errors import InputError
 from hagan3d.methods.base import Method
 from hagan3d.methods.registry import make_method, make_networks
-from hagan3d.ops.device import planned_for
+from hagan3d.ops.device import has_bf16, planned_for
 
 LARGEST_BATCH = 64  # volumes, upper bound of the search
 LEADING = 0.9  # of the largest peak of a phase: phases with smaller ones are not counted again
@@ -139,6 +140,8 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
     train, group = plan.config.train, plan.config.group
     counts = [n for n in range(train.accumulate + 1, train.batch_size + 1) if train.batch_size % (n * group) == 0]
     has_choice = (train.optimizer, train.optimizer_state) == ("adam", "fp32")
+    is_wide = precision_on(plan.kind, train.precision) == "fp32"
+    narrow = "bf16" if plan.kind == "cpu" or has_bf16(plan.kind) else "fp16"
     taken: dict[str, object] = {}
     for name, value in [
         ("recompute_norms", True),
@@ -146,9 +149,9 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
         *(("accumulate", n) for n in counts),
         ("checkpointing", True),
         *([("optimizer_state", "offload")] if has_choice else []),
-        ("precision", "bf16"),
+        *([("precision", narrow)] if is_wide else []),
     ]:
-        if getattr(train, name) != value and not (name == "precision" and train.precision != "fp32"):
+        if getattr(train, name) != value:
             taken[name] = value
             yield _describe(taken), plan.changed(**taken)
     yield from _thinner(plan.changed(**taken), _describe(taken))

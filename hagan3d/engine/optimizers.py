@@ -7,7 +7,7 @@ import torch
 from hagan3d.config import TrainConfig
 from hagan3d.engine.lean_adam import LeanAdam
 from hagan3d.errors import InputError
-from hagan3d.ops.device import find_device
+from hagan3d.ops.device import find_device, has_bf16
 
 
 def make_optimizer(
@@ -56,6 +56,13 @@ def choose_device(name: str, precision: str = "fp32", local_rank: int | None = N
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if device.type == "cuda" and precision == "bf16" and not has_bf16("cuda"):
         raise InputError(f"train.precision bf16: {torch.cuda.get_device_name()} does not support it; use fp16 or fp32")
     return device
+
+
+def precision_on(kind: str, precision: str) -> str:
+    """Return `train.precision` on a kind of device, ``cpu`` or ``cuda``: what ``auto`` is there, or itself."""
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bf16(kind) else "fp32"

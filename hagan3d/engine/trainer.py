@@ -88,7 +88,7 @@ class Trainer:
         if not distributed.is_single:
             weights = state_hash(networks.state_dict())[:12]
             facts = {"store": fingerprint[:12], "steps done": self.steps_done, "weights": weights}
-            distributed.check_same_on_all_ranks(facts)
+            distributed.check_same_on_all_ranks({**facts, "precision": self.updates.precision})
 
     def run(self) -> bool:
         """Train until ``train.steps`` are done or a signal stops one of the ranks.

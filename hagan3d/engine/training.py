@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.initial_weights import take_weights
 from hagan3d.engine.kernel_file import kernel_table
 from hagan3d.engine.memory_plan import Plan, advice, fitted
-from hagan3d.engine.optimizers import choose_device
+from hagan3d.engine.optimizers import choose_device, precision_on
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError, is_out_of_memory
 from hagan3d.methods.registry import make_method, make_networks
@@ -49,6 +50,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     distributed.check_same_on_all_ranks({"hagan3d": __version__, "--out": str(out), **_shared_settings(config)})
     per_rank = distributed.per_rank_batch(config.train.batch_size, config.train.accumulate, config.group)
     device = choose_device(config.train.device, config.train.precision, distributed.local_rank)
+    config = with_train(config, precision=precision_on(device.type, config.train.precision))  # as the run records it
     set_tf32(config.train.tf32)
     make_method(config).check_ranks(distributed.world_size)
     with distributed.first_rank_first():
@@ -56,7 +58,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     store = Store(path)
     make_method(config).check_store(store)
     num_classes = make_method(config).num_classes(store)
-    plan = Plan(with_batch(config, per_rank), num_classes, device.type)
+    plan = Plan(with_train(config, batch_size=per_rank), num_classes, device.type)
     if vram is not None:
         config, plan = fit(config, plan, vram, device, distributed.is_first)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
@@ -102,9 +104,9 @@ def _initial_networks(config: Config, num_classes: int, out: Path, prints: bool)
     return networks
 
 
-def with_batch(config: Config, batch_size: int) -> Config:
-    """Return a config with another batch size, such as that of one rank."""
-    return replace(config, train=replace(config.train, batch_size=batch_size))
+def with_train(config: Config, **changes: Any) -> Config:
+    """Return a config with other settings of training, such as the batch size of one rank."""
+    return replace(config, train=replace(config.train, **changes))
 
 
 def fit(config: Config, plan: Plan, vram: int, device: torch.device, prints: bool) -> tuple[Config, Plan]:
@@ -119,7 +121,7 @@ def fit(config: Config, plan: Plan, vram: int, device: torch.device, prints: boo
         print(f"--vram {vram / 1e9:.1f} GB: {result} (about {plan.needed / 1e9:.1f} GB needed)", file=sys.stderr)
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(min(1.0, vram / torch.cuda.mem_get_info(device)[1]), device)
-    return with_batch(plan.config, config.train.batch_size), plan
+    return with_train(plan.config, batch_size=config.train.batch_size), plan
 
 
 def _describe(trainer: Trainer, store: Store) -> None:
@@ -128,7 +130,8 @@ def _describe(trainer: Trainer, store: Store) -> None:
     volumes = "1 volume" if count == 1 else f"{count} volumes"
     ranks = "" if trainer.distributed.is_single else f"; {trainer.distributed.world_size} processes"
     tf32 = f"; TF32 {'on' if has_tf32() else 'off'}" if trainer.device.type == "cuda" else ""
-    print(f"{store.path}: {volumes} to train on; {trainer.device}{tf32}{ranks}; {ops.backend()}", file=sys.stderr)
+    where = f"{trainer.device}, {trainer.config.train.precision}{tf32}"
+    print(f"{store.path}: {volumes} to train on; {where}{ranks}; {ops.backend()}", file=sys.stderr)
     steps = trainer.config.train.steps
     if reason := missing_kernels(trainer.device):
         print(

@@ -14,11 +14,12 @@ from hagan3d.data.batches.steps import StepBatch
 from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.ema import EMA
 from hagan3d.engine.initial_weights import frozen_parameters
-from hagan3d.engine.optimizers import make_optimizer
+from hagan3d.engine.optimizers import make_optimizer, precision_on
 from hagan3d.errors import InputError
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.spectral import iterate_spectral_norms, shared_spectral_norms
+from hagan3d.ops.device import device_kind
 
 NORM_SCALE = 1024.0  # of losses whose gradient is measured in fp16, against underflow
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +44,7 @@ class Updates:
         if next(networks.parameters()).device != device:  # fake tensors cannot be moved
             networks.to(device)
         self.networks = networks
+        self.precision = precision_on(device_kind(next(networks.parameters())), train.precision)
         self.frozen = frozen_parameters(networks, train.freeze)
         self._check_frozen()
         networks.set_memory(train.recompute_norms, train.checkpointing)
@@ -65,7 +67,7 @@ class Updates:
                 self.optimizers[phase.name] = make_optimizer(
                     self.train, phase.lr, self._rate_groups(phase), self.device
                 )
-                is_scaled = self.train.precision == "fp16"
+                is_scaled = self.precision == "fp16"
                 self.scalers[phase.name] = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:
@@ -129,7 +131,7 @@ class Updates:
 
         Each term has a forward pass of its own, so that the memory is that of a step. Nothing is updated.
         """
-        count, scale = self.train.accumulate, NORM_SCALE if self.train.precision == "fp16" else 1.0
+        count, scale = self.train.accumulate, NORM_SCALE if self.precision == "fp16" else 1.0
         parameters, norms = self._parameters(phase), dict[str, float]()
         with only_trainable(self.networks, phase.updates + phase.records, self.frozen):
             names = [""]
@@ -195,8 +197,7 @@ class Updates:
 
     def autocast(self) -> torch.autocast:
         """Return a context in which activations have the precision of training."""
-        precision = self.train.precision
-        return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=self.precision != "fp32")
 
     def state(self) -> dict[str, dict[str, Any]]:
         """Return the state that a checkpoint stores."""

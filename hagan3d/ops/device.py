@@ -53,6 +53,18 @@ def find_device(option: str, name: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
+def has_bf16(kind: str) -> bool:
+    """Return whether the devices of a kind, ``cpu`` or ``cuda``, multiply in bfloat16: the one here, if there is one.
+
+    A CPU does with AVX512-BF16 or AMX; others compute it more slowly than float32. A GPU does from compute capability
+    8.0 on, which is also what is planned for where there is none.
+    """
+    if kind == "cuda":
+        return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def to_device(values: Tensor | np.ndarray, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
     """Copy values of the host to a device; the host does not wait for what a GPU has to do before."""
     x = torch.from_numpy(values) if isinstance(values, np.ndarray) else values

@@ -1,9 +1,12 @@
 """The plan of a run: predicted memory equals counted memory, and what the plan advises fits."""
 
+from dataclasses import replace
+
 import pytest
 
 from hagan3d.config import AugmentConfig
 from hagan3d.engine import memory_plan as planning
+from hagan3d.engine import optimizers
 from hagan3d.engine.margins import Margins
 from hagan3d.engine.memory_plan import Plan, advice, cheapest, fitted
 from hagan3d.engine.step_memory import count_step
@@ -26,7 +29,7 @@ def line(monkeypatch):
     def count(method, num_classes=0, fake=True, only=None, kind="cpu"):
         config, train = method.config, method.train
         activations = train.batch_size // train.accumulate * config.data.depth
-        for saves in (train.recompute_norms, train.checkpointing, train.precision == "bf16"):
+        for saves in (train.recompute_norms, train.checkpointing, train.precision in ("bf16", "fp16")):
             activations *= 0.5 if saves else 1
         static = {"fp32": 100, "lean": 90, "bf16": 85, "offload": 80}[train.optimizer_state]
         return {"g": int((static + activations) * 2**20), "static": static * 2**20}
@@ -125,6 +128,18 @@ def test_advice_names_the_setting_or_that_there_is_none(line):
     assert "smaller data.size" in advice(plan, Margins().context)
     with pytest.raises(InputError, match="no setting makes it fit"):
         fitted(plan, Margins().context)
+
+
+@pytest.mark.parametrize(
+    ("kind", "has", "narrow"), [("cuda", True, "bf16"), ("cuda", False, "fp16"), ("cpu", False, "bf16")]
+)
+def test_advice_names_a_precision_that_the_card_has(line, monkeypatch, kind, has, narrow):
+    for module in (planning, optimizers):
+        monkeypatch.setattr(module, "has_bf16", lambda _: has)
+    plan = replace(make_plan(batch_size=1, optimizer_state="offload", checkpointing=True), kind=kind)
+    assert f"train.precision {narrow}" in advice(plan, plan.needed - 1)
+    auto = plan.changed(precision="auto")
+    assert ("train.precision" in advice(auto, plan.needed - 1)) == (not has)
 
 
 @pytest.mark.slow

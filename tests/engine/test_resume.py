@@ -8,6 +8,7 @@ import torch
 
 from hagan3d.checkpoint import files
 from hagan3d.config.diffaug import DiffAugConfig
+from hagan3d.engine.training import train
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan import losses as hagan
 from tests.engine.small_runs import make_trainer, tiny_config
@@ -97,6 +98,19 @@ def test_a_run_does_not_resume_with_other_settings(small_store, tmp_path, change
     make_trainer(small_store, tmp_path, tiny_config(steps=1)).run()
     with pytest.raises(InputError, match=named):
         make_trainer(small_store, tmp_path, tiny_config(steps=2, **change))
+
+
+def test_a_run_records_the_precision_that_auto_was(small_store, tmp_path, monkeypatch, capsys):
+    config = tiny_config(steps=1, precision="auto")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, store=str(small_store)))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    assert train(config, tmp_path)
+    assert files.load(files.newest(tmp_path)).config.train.precision == "bf16"
+    assert "precision: bf16" in (tmp_path / "config.yaml").read_text()
+    assert "; cpu, bf16; " in capsys.readouterr().err
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(InputError, match=r"train.precision = bf16, now it is fp32"):
+        train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2)), tmp_path)
 
 
 def test_learning_rate_decay_may_be_set_and_unset_on_resume(small_store, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.cuda._utils import _get_device_index
 
-from hagan3d.engine.optimizers import choose_device
+from hagan3d.engine.optimizers import choose_device, precision_on
 from hagan3d.errors import is_out_of_memory
 from hagan3d.inference.devices import inference_device
 from hagan3d.ops import backend, extension
@@ -36,6 +36,19 @@ def test_a_gpu_has_its_index_which_limits_of_memory_need(gpu, choose, name):
 @pytest.mark.parametrize("choose", [choose_device, inference_device])
 def test_the_cpu_can_be_chosen_beside_a_gpu(gpu, choose):
     assert choose("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_auto_is_bf16_on_devices_that_multiply_in_it(gpu, monkeypatch, has_bf16):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16, "avx2": True})
+    for kind in ("cpu", "cuda"):
+        assert precision_on(kind, "auto") == ("bf16" if has_bf16 else "fp32")
+        assert {precision_on(kind, name) for name in ("fp32", "bf16", "fp16")} == {"fp32", "bf16", "fp16"}
+
+
+def test_a_card_that_is_not_here_is_planned_for_as_one_with_bf16():
+    assert torch.cuda.is_available() or precision_on("cuda", "auto") == "bf16"
 
 
 @pytest.mark.parametrize("is_on", [True, False])
