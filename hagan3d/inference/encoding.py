@@ -18,6 +18,7 @@ from hagan3d.inference.inputs import all_readable, is_store
 
 if TYPE_CHECKING:  # reading a store needs no readers of other files
     from hagan3d.data.io.volumes import VolumeFile
+    from hagan3d.data.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,7 @@ def inputs_of_store(path: Path, description: DataDescription, split: str) -> tup
     from hagan3d.data.store.store import Store
 
     store = Store(path)
-    store.check_size(description.size)
-    check_channels(store.path, store.channels, store.label_names, description)
+    check_store(store, description)
     chosen = store.indices(split)
 
     def read() -> Iterator[Input]:
@@ -83,6 +83,15 @@ def inputs_of_store(path: Path, description: DataDescription, split: str) -> tup
             )
 
     return len(chosen), read()
+
+
+def check_store(store: "Store", description: DataDescription) -> None:
+    """Raise InputError unless the volumes of a store have the channels, the grid and the intensities of a model's."""
+    from hagan3d.data.store.preparation import check_preparation
+
+    check_channels(store.path, store.channels, store.label_names, description)
+    channels = zip(store.description().channels, description.channels, strict=True)
+    check_preparation(store, description, channels)
 
 
 def check_channels(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from hagan3d.data.store.description import DataDescription, check_names
+from hagan3d.data.store.description import Channel, DataDescription, check_names
+from hagan3d.data.store.preparation import check_preparation
 from hagan3d.data.store.store import Store
 
 
@@ -27,21 +28,30 @@ class SourceVolume:
     """What was noticed about its files."""
 
 
-def check_source_channels(
+def check_sources(
     store: Store, description: DataDescription, domain: str = "source", with_targets: bool = False
 ) -> None:
-    """Raise InputError unless the volumes of a domain of a store have the channels of a model's sources.
+    """Raise InputError unless volumes of a store have the channels, the grid and the intensities of a model's sources.
 
     Args:
         store: The store.
         description: Of the model.
-        domain: Where the sources of the translation are: ``source``, or ``target`` if it goes the other way.
-        with_targets: Whether the targets of the store must have the channels of the model's, too.
+        domain: Where the sources of the translation are: ``source``, or ``target`` if it goes the other way; ``all`` of
+            a store of pairs.
+        with_targets: Whether the targets of the store must be as the model's, too.
     """
-    sources = [channel.name for channel in description.source_channels or description.channels]
-    found = store.channels if domain == "target" else store.source_channels or store.channels
-    check_names(store.path, f"{domain}s have the channels", found, sources)
+    own = store.description()
+    found = own.channels if domain == "target" else own.source_channels or own.channels
+    expected = description.source_channels or description.channels
+    what = f"{'source' if domain == 'all' else domain}s have the channels"
+    check_names(store.path, what, _names(found), _names(expected))
+    channels = list(zip(found, expected, strict=True))
     if with_targets:
-        targets = [channel.name for channel in description.channels]
-        check_names(store.path, "targets have the channels", store.channels, targets)
+        check_names(store.path, "targets have the channels", store.channels, _names(description.channels))
         check_names(store.path, "targets have the labels", store.label_names, description.label_names)
+        channels += zip(own.channels, description.channels, strict=True)
+    check_preparation(store, description, dict.fromkeys(channels), domain)
+
+
+def _names(channels: Sequence[Channel]) -> list[str]:
+    return [channel.name for channel in channels]

@@ -26,7 +26,7 @@ from hagan3d.inference.inputs import TRANSLATIONS, UNFINISHED, all_readable, is_
 from hagan3d.inference.memory import slices_at_once, translation_depth
 from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.slice_translation import SliceTranslator
-from hagan3d.inference.source_volume import SourceVolume, check_source_channels
+from hagan3d.inference.source_volume import SourceVolume, check_sources
 from hagan3d.inference.volume_files import channel_paths, claim, shown_channels, write_label_names
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import ROUTES, Translation
@@ -201,12 +201,11 @@ def sources_of_store(
 
     store, description = Store(path), model.description
     begins = ROUTES[model.networks.direction][0]
-    store.check_size(description.size, begins)
     if simulate and not model.config.data.degrade.active:
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
-    check_source_channels(store, description, begins)
+    check_sources(store, description, begins)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, begins)
 

@@ -42,7 +42,7 @@ from hagan3d.evaluation.exploration.walks import (
 )
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import WALKS, ExploreConfig
-from hagan3d.inference.encoding import Input, check_channels, has_encoder, inputs_of_store, latents
+from hagan3d.inference.encoding import Input, check_store, has_encoder, inputs_of_store, latents
 from hagan3d.inference.generation import latent
 
 ExplorationT = TypeVar("ExplorationT", bound=Exploration)
@@ -69,8 +69,7 @@ def select_volumes(model: Model, store: Store, limit: int) -> RealIndices:
     Raises:
         InputError: If the sizes or the channels of store and model differ.
     """
-    store.check_size(model.description.size)
-    check_channels(store.path, store.channels, store.label_names, model.description)
+    check_store(store, model.description)
     real = np.random.default_rng(0).permutation(store.indices("all", generated=False))[:limit]
     held_out = np.isin(np.array(store.splits)[real], ("validation", "test"))
     return RealIndices(np.sort(real[~held_out]), np.sort(real[held_out]))

@@ -35,7 +35,7 @@ from hagan3d.evaluation.report.geometry import check_geometry
 from hagan3d.evaluation.report.reconstruction import reconstruction_errors
 from hagan3d.evaluation.report.results import PAIRS, Diversity, EvaluatedRun, Evaluation, Origin, pair_name
 from hagan3d.evaluation.settings import EvaluateConfig
-from hagan3d.inference.encoding import check_channels, has_encoder
+from hagan3d.inference.encoding import check_store, has_encoder
 from hagan3d.inference.generation import samples
 
 PROTOCOL_VERSION = 2
@@ -50,10 +50,9 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
     Raises:
         InputError: If sizes or channels differ, or there are too few held-out or training volumes.
     """
-    store.check_size(model.description.size)
+    check_store(store, model.description)
     if is_slice(store.size):
         raise InputError(f"{store.path}: holds single slices, but the metrics of generated volumes are of volumes")
-    check_channels(store.path, store.channels, store.label_names, model.description)
     real = ~store.generated
     held_out = [i for i, split in enumerate(store.splits) if real[i] and split in ("validation", "test")]
     if len(held_out) < config.least:

@@ -18,6 +18,8 @@ from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pairs
 from hagan3d.data.io.geometry import resample_onto, to_grid
 from hagan3d.data.pictures import comparison_sheet
+from hagan3d.data.store.description import check_names
+from hagan3d.data.store.preparation import check_preparation
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
@@ -93,8 +95,12 @@ def held_out_volumes(model: TranslationModel, store: Store) -> dict[str, list[in
     Raises:
         InputError: If a domain has fewer than three, or the store does not fit the model.
     """
-    for domain in ("source", "target"):
-        store.check_size(model.description.on_grid_of(domain).size, domain)
+    own, names = store.description(), {"source": "source_channels", "target": "channels"}
+    for domain, name in names.items():
+        expected = model.description.on_grid_of(domain)
+        channels = [getattr(one, name) or one.channels for one in (own, model.description)]
+        check_names(store.path, f"{domain}s have the channels", *([one.name for one in each] for each in channels))
+        check_preparation(store, expected, zip(*channels, strict=True), domain)
     return {domain: _held_out(store, domain) for domain in ("source", "target")}
 
 

@@ -35,7 +35,7 @@ from hagan3d.evaluation.translation.results import (
     Spread,
     VolumeErrors,
 )
-from hagan3d.inference.source_volume import check_source_channels
+from hagan3d.inference.source_volume import check_sources
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.translation import Translation
 
@@ -116,9 +116,8 @@ def evaluate_pairs(
         InputError: If the store has no pairs or no held-out ones, or does not fit the model.
     """
     model = models[0]
-    store.check_size(model.description.size)
     pairs = Pairs(store, model.config.data.degrade)
-    check_source_channels(store, model.description, with_targets=True)
+    check_sources(store, model.description, "all", with_targets=True)
     if store.has_domains:
         raise InputError(f"{store.path}: holds two domains without pairs, so translations cannot be evaluated")
     folds = calibration_folds(store, pairs)

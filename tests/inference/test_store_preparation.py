@@ -1,0 +1,46 @@
+"""Stores that are given to a model must be prepared as its training data were."""
+
+from dataclasses import replace
+
+import pytest
+
+from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
+from hagan3d.inference.encoding import check_store
+from hagan3d.inference.source_volume import check_sources
+
+
+def with_channel(description, **changes):
+    return replace(description, channels=(replace(description.channels[0], **changes), *description.channels[1:]))
+
+
+def other_models(description):
+    """Models that the store does not fit, with what the message must name."""
+    spacing = tuple(2 * step for step in description.voxel_spacing)
+    affine = tuple((*(2 * value for value in row[:3]), row[3]) for row in description.affine[:3])
+    yield replace(description, axis="coronal"), "--axis axial, the model's is coronal"
+    yield replace(description, orientation="LPS"), "--orientation RAS, the model's is LPS"
+    yield replace(description, spacing=spacing, affine=(*affine, description.affine[3])), "--spacing"
+    yield with_channel(description, intensity="z-score"), "the model's is z-score"
+    yield with_channel(description, lo=-1000.0, hi=400.0), "window -1024 to 600 of image, the model's is -1000 to 400"
+
+
+@pytest.mark.parametrize("check", [check_store, check_sources])
+def test_a_store_of_another_preparation_is_refused(small_store, check):
+    store = Store(small_store)
+    check(store, store.description())
+    for model, named in other_models(store.description()):
+        with pytest.raises(InputError, match="was prepared in another way") as refused:
+            check(store, model)
+        assert named in str(refused.value) and str(store.path) in str(refused.value)
+
+
+def test_what_the_volumes_happen_to_have_is_not_compared(small_store, monkeypatch):
+    store = Store(small_store)
+    own = with_channel(store.description(), intensity="percentiles", percentiles=(0.5, 99.5))
+    monkeypatch.setattr(Store, "description", lambda _: own)
+    wider = tuple((*(1.2 * value for value in row[:3]), row[3]) for row in own.affine[:3])
+    check_store(store, replace(own, affine=(*wider, own.affine[3])))  # voxels as large as volumes make them
+    check_store(store, with_channel(own, lo=own.channels[0].lo - 100))  # each volume has its own interval
+    with pytest.raises(InputError, match="percentiles 0.5 to 99.5 of image, the model's are 1 to 99"):
+        check_store(store, with_channel(own, percentiles=(1.0, 99.0)))
