@@ -26,7 +26,7 @@ from hagan3d.inference.devices import inference_device
 from hagan3d.inference.directions import directed
 from hagan3d.inference.encoding import Input, inputs_of, latents
 from hagan3d.inference.generation import class_index, samples, volume_slabs
-from hagan3d.inference.inputs import check_out
+from hagan3d.inference.inputs import check_translations_out
 from hagan3d.inference.translate_files import make_translator, sources_of, write_translations
 from hagan3d.inference.volume_series import VolumeSeries
 from hagan3d.methods.registry import make_method
@@ -154,7 +154,7 @@ class Model:
             direction: Of a model of two domains also ``b2a``, ``cycle`` or ``reconstruct``.
         """
         folder, model = Path(out) if out else self.loaded.run_folder / "translations", directed(self.loaded, direction)
-        check_out(_path(inputs), folder)
+        check_translations_out(_path(inputs), folder)
         _, sources = sources_of(_path(inputs), model, split, simulate=False)
         write_translations(model, make_translator(model, None, OVERLAP), sources, folder)
         return folder

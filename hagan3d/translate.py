@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     from hagan3d.inference.devices import inference_device
     from hagan3d.inference.directions import directed
     from hagan3d.inference.ensemble import EnsembleOptions, ensemble
-    from hagan3d.inference.inputs import check_out
+    from hagan3d.inference.inputs import check_translations_out
     from hagan3d.inference.translate_files import (
         Uncertainty,
         calibrated_scales,
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         write_translations,
     )
 
-    check_out(Path(a.input), out)
+    check_translations_out(Path(a.input), out)
     options = EnsembleOptions(a.samples, tuple(a.augment))
     device = inference_device(a.device)
     models = [directed(load_translation(Path(run), a.weights, device), a.direction) for run in a.run]

@@ -118,21 +118,26 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
         InputError: If there is none, or some cannot be used: one line for each, before any is given.
     """
     from hagan3d.data.io.volumes import VolumeFile
-    from hagan3d.data.preprocess.volume import preprocess_case
+    from hagan3d.data.preprocess.volume import check_overlap, preprocess_label_map, read_label_map
+    from hagan3d.inference.case_files import read_case
 
-    rules, names = [channel.rule for channel in description.channels], description.label_names
+    names = description.label_names
 
     def read(source: VolumeFile) -> Input:
-        images, label_map, affine = preprocess_case(source, description.grid_rule, rules, names)
-        labels = [] if label_map is None else [one_hot(label_map, len(names))]
-        x = np.concatenate([images.x, *labels])
+        case = read_case(source, description.grid_rule, description.channels)
+        x = case.x
+        if source.label_map is not None:
+            label_map = read_label_map(source.label_map, names)
+            check_overlap(label_map, case.first)
+            labels = preprocess_label_map(label_map, case.affine, description.size)
+            x = np.concatenate([x, one_hot(labels, len(names))])
         return Input(
             source.id,
             lambda start, depth: x[:, start : start + depth],
             x.shape[1],
-            affine,
-            images.intervals,
-            remarks=images.remarks,
+            case.affine,
+            case.intervals,
+            remarks=case.remarks,
         )
 
     sources = cases_of(path, description)

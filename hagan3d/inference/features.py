@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 
 from hagan3d.checkpoint import Model
-from hagan3d.data.io.files import replacing
+from hagan3d.data.io.files import replacing, write_text
 from hagan3d.data.io.writer import Format
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.inference.encoding import Input, latents
 from hagan3d.inference.generation import write_csv
+from hagan3d.inference.inputs import UNFINISHED
 from hagan3d.inference.reconstruction import error_names, write_reconstruction
 from hagan3d.inference.volume_files import claim, write_label_names
 
+FEATURES = "features.npz"
+RECONSTRUCTIONS = "reconstructions"  # folder in that of the features
 SHEET_VOLUMES = 6  # on the sheet of real and reconstructed volumes
 
 
@@ -47,11 +50,14 @@ def encode(
     zs: list[np.ndarray] = []
     shown: dict[str, list[MiddlePlanes]] = {}
     taken: set[Path] = set()
+    folder = out / RECONSTRUCTIONS
+    if reconstruct:
+        write_text(folder / UNFINISHED, "")
     for encoded in latents(model, inputs, reconstruct, depth):
         zs.append(encoded.z)
         errors: list[str] = []
         if encoded.slabs is not None:
-            path = claim(out / "reconstructions" / f"{encoded.input.id.replace('/', '_')}.{format}", taken)
+            path = claim(folder / f"{encoded.input.id.replace('/', '_')}.{format}", taken)
             planes, found = write_reconstruction(encoded, model.description, path)
             errors = [f"{value:.6g}" for value in found]
             if len(rows) < SHEET_VOLUMES:
@@ -60,8 +66,9 @@ def encode(
         rows.append([encoded.input.id, encoded.input.split, *errors, *(f"{value:.9g}" for value in encoded.z)])
     _write_features(out, rows, zs, error_names(model.description) if reconstruct else [])
     if reconstruct:
-        write_label_names(out / "reconstructions", model.description)
-        comparison_sheet(shown, model.description.affine_array, out / "reconstructions.png")
+        write_label_names(folder, model.description)
+        comparison_sheet(shown, model.description.affine_array, out / f"{RECONSTRUCTIONS}.png")
+        (folder / UNFINISHED).unlink()
     return len(rows)
 
 
@@ -69,5 +76,5 @@ def _write_features(out: Path, rows: list[list[object]], zs: list[np.ndarray], n
     """Write features.csv, with the errors ``names`` before the latents, and features.npz."""
     write_csv(out / "features.csv", ["id", "split", *names, *(f"z{i}" for i in range(zs[0].size))], rows)
     ids, splits = (np.array([row[column] for row in rows]) for column in (0, 1))
-    with replacing(out / "features.npz") as temporary, temporary.open("wb") as file:
+    with replacing(out / FEATURES) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, z=np.stack(zs), id=ids, split=splits)

@@ -19,7 +19,7 @@ class ReadFile(Protocol):
 
 
 TRANSLATIONS = "translations.csv"
-UNFINISHED = ".unfinished"  # in a folder of translations that are being written, or were when the command was killed
+UNFINISHED = ".unfinished"  # in a folder whose volumes are being written, or were when the command was killed
 File = TypeVar("File")
 Item = TypeVar("Item", bound=ReadFile)
 
@@ -29,28 +29,40 @@ def is_store(path: Path) -> bool:
     return path.suffix == ".h5" or (path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.h5")))
 
 
-def check_out(path: Path, out: Path) -> None:
-    """Raise InputError if translations would be written next to volumes of others, and might replace them.
+def check_out(path: Path, out: Path, what: str, marks: Sequence[Path]) -> None:
+    """Raise InputError if volumes would be written next to those of others, and might replace or be taken for them.
 
     Args:
         path: A store, a folder, list or file of volumes, or a CSV with files in its columns.
-        out: Folder of the results.
+        out: Folder of the volumes that are written.
+        what: What is written, such as translations.
+        marks: Files of which one is there if the volumes in ``out`` are such.
     """
     from hagan3d.data.io.listing import find_volumes
     from hagan3d.data.preprocess.metadata import read_table
 
-    if not any((out / name).exists() for name in (TRANSLATIONS, UNFINISHED)):
-        others = sorted(file.name for file in out.glob("*.nii*"))
+    if not any(mark.exists() for mark in marks):
+        others = sorted(file.name for ending in ("*.nii*", "*.h5") for file in out.glob(ending))
         if others:
-            raise InputError(f"{out}: holds volumes that are no translations ({others[0]}); use another --out")
+            raise InputError(f"{out}: holds volumes that are no {what} ({others[0]}); use another --out")
     if is_store(path):
         return
+    if path.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path)):
+        raise InputError(
+            f"{out}: lies in {path}, whose volumes are searched for in all its folders: results would be taken for "
+            "such; use another --out"
+        )
     if path.suffix.lower() == ".csv":
         cells = [path.parent / cell for line in read_table(path)[1] for cell in line.values()]
     else:
         cells = [file.path for file in find_volumes(path)]
     if any(os.path.realpath(cell.parent) == os.path.realpath(out) for cell in cells):
         raise InputError(f"{out}: holds files of --input, which would be among the results; use another --out")
+
+
+def check_translations_out(path: Path, out: Path) -> None:
+    """Raise InputError if ``out`` holds volumes of others, or translations there might be taken for such."""
+    check_out(path, out, "translations", (out / TRANSLATIONS, out / UNFINISHED))
 
 
 def all_readable(path: Path, files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:

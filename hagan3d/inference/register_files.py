@@ -28,21 +28,26 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
         InputError: If the table is invalid or a file cannot be used: one line for each, before the first is yielded.
     """
     from hagan3d.data.io.volumes import VolumeFile, read_volume
+    from hagan3d.data.preprocess.facts import odd_shape
     from hagan3d.data.preprocess.pairing import find_pairs
+    from hagan3d.inference.case_files import checked_units
 
     if path.is_dir():
         raise InputError(f"{path}: registration wants a CSV with the columns id, source (moves) and target (stays)")
     description = model.description
-    own, rule = description.channels[0].rule, (description.source_channels or description.channels)[0].rule
+    stays, moves = description.channels[0], (description.source_channels or description.channels)[0]
 
     def read(source: VolumeFile) -> SourceVolume:
         fixed, moving = read_volume(source.path), read_volume(source.sources[0])
+        remarks = [*fixed.remarks, *moving.remarks, *odd_shape(fixed, description.size)]
+        for volume, channel in ((fixed, stays), (moving, moves)):
+            remarks += checked_units(volume, channel)
         check_overlap(moving, fixed)
-        made = preprocess_volume(fixed, description.grid_rule, own)
+        made = preprocess_volume(fixed, description.grid_rule, stays.rule)
         check_spacing(made.affine, model, fixed.name)
-        other, interval = preprocess_onto(moving, rule, made.affine, description.size)
-        x, remarks = torch.from_numpy(np.stack([other, made.x])), (*fixed.remarks, *moving.remarks)
-        return SourceVolume(source.id, x, made.affine, [interval], (fixed.array.shape, fixed.affine), remarks)
+        other, interval = preprocess_onto(moving, moves.rule, made.affine, description.size)
+        x, home = torch.from_numpy(np.stack([other, made.x])), (fixed.array.shape, fixed.affine)
+        return SourceVolume(source.id, x, made.affine, [interval], home, tuple(remarks))
 
     cases = find_pairs([path])
     _check_two_images(path, (*cases.sources, *cases.channels))

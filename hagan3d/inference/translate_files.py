@@ -18,7 +18,6 @@ from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.preprocess.intensity import denormalize
-from hagan3d.data.preprocess.volume import check_overlap, preprocess_channels, preprocess_volume
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
 Interval = tuple[float, float]
 SHEET_VOLUMES = 6
 LONGEST = 128  # slices that are translated at once unless told otherwise
-LEAST_SPREAD = 0.05  # of the range a model was trained on: with less, an input is in other units
-LEAST_INSIDE = 0.5  # of an input's range must lie within that of the model
 
 
 @dataclass(frozen=True)
@@ -153,33 +150,12 @@ def read_source(description: DataDescription, file: "VolumeFile") -> SourceVolum
     Raises:
         InputError: If one cannot be used, or is in other units than the model was trained on.
     """
-    from hagan3d.data.io.volumes import read_channels
+    from hagan3d.inference.case_files import read_case
 
-    channels = description.source_channels or description.channels
-    first, *others = volumes = list(read_channels(file))
-    for volume, channel in zip(volumes, channels, strict=True):
-        if channel.intensity == "window":
-            check_units(volume.array, *channel.interval, channel.units, volume.name)
-        check_overlap(volume, first)
-    made = preprocess_volume(first, description.grid_rule, channels[0].rule)
-    rules = [channel.rule for channel in channels[1:]]
-    further = preprocess_channels(others, rules, made.affine, description.size)
-    x = torch.from_numpy(np.concatenate([made.x[None], further.x]))
-    intervals = target_intervals(description, [(made.lo, made.hi), *further.intervals])
-    remarks = tuple(remark for volume in volumes for remark in volume.remarks)
-    return SourceVolume(file.id, x, made.affine, intervals, (first.array.shape, first.affine), remarks)
-
-
-def check_units(values: np.ndarray, lo: float, hi: float, units: str, name: str) -> None:
-    """Raise InputError if a volume cannot be in the units of a model whose sources lay in [lo, hi]."""
-    first, last = (float(value) for value in np.percentile(values, (1, 99)))
-    inside = max(0.0, min(last, hi) - max(first, lo))
-    if inside < LEAST_SPREAD * (hi - lo) or inside < LEAST_INSIDE * (last - first):
-        raise InputError(
-            f"{name}: its values run from {first:g} to {last:g}, but the model was trained on {lo:g} to {hi:g} "
-            f"{units}".rstrip()
-            + "; give a volume in those units"
-        )
+    case = read_case(file, description.grid_rule, description.source_channels or description.channels)
+    home = case.first.array.shape, case.first.affine
+    intervals = target_intervals(description, case.intervals)
+    return SourceVolume(file.id, torch.from_numpy(case.x), case.affine, intervals, home, case.remarks)
 
 
 def sources_of_store(

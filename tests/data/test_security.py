@@ -113,8 +113,24 @@ def test_results_are_not_written_next_to_their_sources(tmp_path: Path):
     (tmp_path / "cases.csv").write_text("id,t1\na,in/sub/../sub/a.nii.gz\n")
     for given in (tmp_path / "in", tmp_path / "in" / "sub" / "a.nii.gz", tmp_path / "cases.csv"):
         with pytest.raises(InputError, match="use another --out"):
-            check_out(given, tmp_path / "in" / "sub")
-        check_out(given, tmp_path / "out")
+            check_out(given, tmp_path / "in" / "sub", "results", [tmp_path / "out"])
+        check_out(given, tmp_path / "out", "results", [])
+
+
+def test_results_are_not_written_where_volumes_are_searched_for(tmp_path: Path):
+    volume(tmp_path / "in" / "a.nii.gz")
+    with pytest.raises(InputError, match="lies in .*, whose volumes are searched for in all its folders"):
+        check_out(tmp_path / "in", tmp_path / "in" / "results", "results", [])
+    check_out(tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "results", "results", [])
+
+
+def test_volumes_of_others_are_not_among_results(tmp_path: Path):
+    volume(tmp_path / "in" / "a.nii.gz")
+    volume(tmp_path / "out" / "b.nii.gz")
+    with pytest.raises(InputError, match=r"holds volumes that are no results \(b.nii.gz\)"):
+        check_out(tmp_path / "in", tmp_path / "out", "results", [tmp_path / "out" / "table.csv"])
+    (tmp_path / "out" / "table.csv").write_text("")
+    check_out(tmp_path / "in", tmp_path / "out", "results", [tmp_path / "out" / "table.csv"])
 
 
 def test_messages_hold_no_control_characters():

@@ -114,12 +114,32 @@ def test_a_seed_is_a_volume_whatever_else_is_generated(run):
 
 
 def test_what_is_noticed_about_files_is_printed(run, tmp_path, capsys):
-    image = nib.Nifti1Image(np.random.default_rng(0).random((32, 32, 32), np.float32), None)
+    image = nib.Nifti1Image(1600 * np.random.default_rng(0).random((32, 32, 32), np.float32) - 1024, None)
     image.header["pixdim"][1:4] = 1
     nib.save(image, tmp_path / "scan.nii.gz")
     count, inputs = inputs_of_files(tmp_path, load_model(run).description)
     assert count == len(list(inputs)) == 1
     assert "scan.nii.gz: " in capsys.readouterr().err
+    nib.save(nib.Nifti1Image(image.get_fdata() / 1600, np.eye(4)), tmp_path / "scan.nii.gz")
+    with pytest.raises(InputError, match="its values run from .* -1024 to 600 HU; give a volume in those units"):
+        inputs_of_files(tmp_path, load_model(run).description)
+
+
+def test_scans_are_not_replaced_by_reconstructions(run, small_store, tmp_path, capsys):
+    scan = tmp_path / "study" / "reconstructions" / "a.nii.gz"
+    scan.parent.mkdir(parents=True)
+    nib.save(nib.Nifti1Image(1600 * np.random.default_rng(0).random((32, 32, 32), np.float32) - 1024, np.eye(4)), scan)
+    before = scan.read_bytes()
+    for given in (scan.parent, small_store):
+        words = [str(run), "--input", str(given), "--out", str(tmp_path / "study"), "--reconstruct", "--device", "cpu"]
+        assert cli.run(encode_command.main, words) == 2
+        assert "reconstructions: holds volumes that are no reconstructions (a.nii.gz)" in capsys.readouterr().err
+    assert scan.read_bytes() == before
+    words = [str(run), "--input", str(small_store), "--out", str(tmp_path / "z"), "--reconstruct", "--device", "cpu"]
+    assert cli.run(encode_command.main, words) == 0
+    assert cli.run(encode_command.main, [*words, "--force"]) == 0  # its own results
+    written = {path.name for path in (tmp_path / "z" / "reconstructions").iterdir()}
+    assert written == {f"{name}.nii.gz" for name in Store(small_store).ids}
 
 
 @pytest.mark.slow

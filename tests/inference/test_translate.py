@@ -22,8 +22,9 @@ from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.data.store.description import Channel, DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.inference.case_files import check_units
 from hagan3d.inference.memory import count_translation, translation_depth
-from hagan3d.inference.translate_files import Uncertainty, check_units, make_translator, maps_of, target_intervals
+from hagan3d.inference.translate_files import Uncertainty, make_translator, maps_of, target_intervals
 from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
 from hagan3d.methods.registry import make_translation_networks
 from hagan3d.methods.upgan.config import UPGANConfig

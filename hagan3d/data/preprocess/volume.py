@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 from hagan3d.config import Size, is_slice
 from hagan3d.data.io.checks import check_affine
 from hagan3d.data.io.geometry import GridRule, overlap, resample_onto, to_grid
-from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_raw
+from hagan3d.data.io.volumes import Volume, naming, read_raw
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
 
@@ -163,32 +163,3 @@ def check_overlap(volume: Volume, first: Volume) -> None:
             f"{volume.name}: its grid does not overlap with that of {first.name}; register them first, or repair the "
             "header of one"
         )
-
-
-def preprocess_case(
-    file: VolumeFile, grid: GridRule, rules: Sequence[IntensityRule], label_names: Sequence[str]
-) -> tuple[Channels, np.ndarray | None, np.ndarray]:
-    """Read a volume of several channels onto the grid of a model, which follows from its first channel.
-
-    Args:
-        file: The volume.
-        grid: Of the model.
-        rules: How the interval of each channel is determined.
-        label_names: Names of the labels of its label map, in the order of their values.
-
-    Returns:
-        Its channels, its label map if it has one, and the affine [4, 4] of the grid.
-
-    Raises:
-        InputError: If a file cannot be used.
-    """
-    first, *others = read_channels(file)
-    label_map = None if file.label_map is None else read_label_map(file.label_map, label_names)
-    for volume in (*others, *([] if label_map is None else [label_map])):
-        check_overlap(volume, first)
-    made = preprocess_volume(first, grid, rules[0])
-    further = preprocess_channels(others, rules[1:], made.affine, grid.size)
-    remarks = tuple(remark for volume in (first, *others) for remark in volume.remarks)
-    channels = Channels(np.concatenate([made.x[None], further.x]), [(made.lo, made.hi), *further.intervals], remarks)
-    labels = None if label_map is None else preprocess_label_map(label_map, made.affine, grid.size)
-    return channels, labels, made.affine
