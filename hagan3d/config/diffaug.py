@@ -22,7 +22,8 @@ class DiffAugConfig(Section):
     probability: float = bounded(1.0, at_least=0, at_most=1)
     """Probability of each transform; the initial one if adaptive."""
     adaptive: bool = False
-    """Whether the probability is adapted so that the mean sign of D's logits on real volumes stays at `target`."""
+    """Whether the probability is adapted so that the mean sign of D's logits on real volumes stays at `target`; with
+    the objectives relativistic and wgan-gp, of their differences to those on generated ones."""
     target: float = bounded(0.6, at_least=0, at_most=1)
     """Target mean sign of D's logits on real volumes."""
     ramp: int = bounded(50_000, at_least=1)

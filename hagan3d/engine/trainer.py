@@ -35,6 +35,7 @@ from hagan3d.methods.base import Method, Preview
 from hagan3d.methods.phase import Phase, stage_starts
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.state_hash import state_hash
+from hagan3d.ops import backend
 
 FIRST_CHECKPOINT_SECONDS = 30.0
 MAY_CHANGE = (
@@ -88,7 +89,8 @@ class Trainer:
         if not distributed.is_single:
             weights = state_hash(networks.state_dict())[:12]
             facts = {"store": fingerprint[:12], "steps done": self.steps_done, "weights": weights}
-            distributed.check_same_on_all_ranks({**facts, "precision": self.updates.precision})
+            how = {"precision": self.updates.precision, "operators": backend()}
+            distributed.check_same_on_all_ranks({**facts, **how})
 
     def run(self) -> bool:
         """Train until ``train.steps`` are done or a signal stops one of the ranks.

@@ -1,5 +1,6 @@
 """Layers that several networks share: convolution blocks, norms, upsampling, spectral norm, checkpoints."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -25,6 +26,12 @@ MAX_MULTIPLIER = 8  # most channels of a translation network, in multiples of th
 def num_halvings(side: int) -> int:
     """Return how many times ``side`` is halved until it is below 8 voxels."""
     return max(0, (side // LAST_SIDE).bit_length() - 1)
+
+
+def num_even_halvings(size: Size) -> int:
+    """Return how many times all sides of a size can be halved without rest; the D of slices stays 1."""
+    common = math.gcd(*(side for side in size if side > 1))
+    return (common & -common).bit_length() - 1
 
 
 def halving_kernel(sides: Sequence[int]) -> tuple[Any, Any, Any]:

@@ -41,14 +41,25 @@ def _launch() -> str:
 
 
 _NO_CPU = _load("_C.so")
-_NO_CUDA = _load_cuda()
+_NO_CUDA: str | None = None  # None: not tried yet
 LOADED = not _NO_CPU  # whether the schemas exist, so that autograd and fake kernels can be registered
+
+
+def _no_cuda() -> str:
+    """Return why there are no CUDA kernels, or an empty string.
+
+    They are tried when they are needed first: by then a process has chosen its GPU, and one without need opens none.
+    """
+    global _NO_CUDA
+    if _NO_CUDA is None:
+        _NO_CUDA = _load_cuda()
+    return _NO_CUDA
 
 
 def has_kernels(x: Tensor) -> bool:
     """Return whether compiled kernels exist for the device of ``x``; a GPU that is planned for has them."""
     if device_kind(x) == "cuda":
-        return not _NO_CUDA or (is_planning() and LOADED)
+        return LOADED if is_planning() else not _no_cuda()
     return device_kind(x) == "cpu" and not _NO_CPU
 
 
@@ -56,13 +67,14 @@ def backend() -> str:
     """Describe in one line, for the log of a run, which implementation of the operators this process uses."""
     if _NO_CPU:
         return f"PyTorch references (compiled operators {_NO_CPU})"
-    if _NO_CUDA == _NO_DEVICE:
+    reason = _no_cuda()
+    if reason == _NO_DEVICE:
         return "compiled CPU kernels"
-    if _NO_CUDA:
-        return f"compiled CPU kernels; PyTorch references on CUDA (compiled operators {_NO_CUDA})"
+    if reason:
+        return f"compiled CPU kernels; PyTorch references on CUDA (compiled operators {reason})"
     return "compiled CPU and CUDA kernels"
 
 
 def missing_kernels(device: torch.device) -> str:
     """Return why the references compute the operators on a device, which is slower; else an empty string."""
-    return _NO_CUDA if device.type == "cuda" else _NO_CPU
+    return _no_cuda() if device.type == "cuda" else _NO_CPU

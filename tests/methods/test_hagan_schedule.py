@@ -58,6 +58,23 @@ def test_e_g_learns_with_g_if_it_reconstructs_and_by_itself_if_not(small_store):
         assert not apart["g"].reads_volumes(step)
 
 
+@pytest.mark.parametrize("objective", ["relativistic", "wgan-gp", "bce"])
+def test_the_sign_of_d_follows_what_its_objective_determines(small_store, monkeypatch, objective):
+    method, networks, batch = made(small_store, objective=objective, r1_weight=0.0, r2_weight=0.0, gp_weight=0.0)
+    monkeypatch.setattr(hagan, "generate", lambda *_: (batch.window, batch.low))
+    monkeypatch.setattr(method, "_gradient_penalty", lambda *_: torch.zeros(()))
+
+    def sign(real, fake):
+        logits = iter((torch.full((2,), real), torch.full((2,), fake)))
+        monkeypatch.setattr(method, "_logits", lambda *_: (next(logits), []))
+        return float(method.d_loss(networks, batch)["sign_real"])
+
+    if objective == "bce":
+        assert (sign(1.0, 2.0), sign(-1.0, -2.0)) == (1.0, -1.0)
+    else:
+        assert (sign(1.0, 2.0), sign(-1.0, -2.0)) == (-1.0, 1.0)
+
+
 @pytest.mark.parametrize(("sign", "change"), [(0.9, 1), (0.3, -1)])
 def test_augmentation_becomes_likelier_where_d_is_sure_of_real_volumes(sign, change, small_store):
     config = DiffAugConfig(probability=0.5, adaptive=True, brightness=0.1, target=0.6, ramp=100)

@@ -5,10 +5,13 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hagan3d import cli, generate, plan, train
 from hagan3d.data.store.store import Store
 from hagan3d.methods.registry import make_method, make_networks
+from hagan3d.methods.wgan_gp.networks import VolumeGenerator
+from hagan3d.networks.layers import VolumeOutput
 from tests.helpers import make_config
 
 SMALL = {"latent_dim": 8, "width": 8, "critic_steps": 2, "batch_size": 2, "device": "cpu"}
@@ -39,6 +42,13 @@ def test_generator_loss_is_minus_the_mean_score(small_store):
     batch = batch_of(small_store, method)
     expected = -nets.d(nets.g(batch.normal("z", 8))).mean()
     torch.testing.assert_close(method.g_loss(nets, batch)["gan"], expected)
+
+
+@pytest.mark.parametrize("size", [(288, 288, 544), (256, 256, 288), (32, 32, 96)])
+def test_generated_volumes_have_the_size_of_the_data(size):
+    with FakeTensorMode(), torch.no_grad():
+        made = VolumeGenerator(size, 4, 8, VolumeOutput(1, 0))(torch.zeros(1, 4))
+    assert made.shape == (1, 1, *size)
 
 
 def test_the_generator_learns_in_every_second_step():

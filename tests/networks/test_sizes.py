@@ -7,6 +7,7 @@ import torch
 
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan.config import HAGANConfig
+from hagan3d.methods.hagan.discriminator import HighDiscriminator
 from hagan3d.methods.hagan.encoder import encode
 from hagan3d.methods.hagan.networks import HAGANNetworks
 
@@ -75,3 +76,12 @@ def test_every_size_runs(size, depth, num_classes):
     volume = nets.g.volume(z, label if num_classes else None)
     assert volume.shape == (2, 1, *size)
     assert encode(nets.e_h, nets.e_g, list(volume.split(depth, 2))).shape == (2, 8)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 5, 7, 9, 12, 16, 20, 24, 28, 44, 60])
+def test_d_h_sees_every_slice_of_a_window(depth):
+    torch.manual_seed(0)
+    d = HighDiscriminator((64, 32, 32), depth, channels=64).double()
+    x = torch.randn(1, 1, depth, 32, 32, dtype=torch.float64, requires_grad=True)
+    (slices,) = torch.autograd.grad(d(x, torch.tensor([0]))[0].sum(), x)
+    assert (slices.abs().amax((0, 1, 3, 4)) > 0).all()

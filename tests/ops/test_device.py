@@ -66,6 +66,18 @@ def test_inference_and_tests_compute_in_full_float32():
     assert not has_tf32()
 
 
+def test_cuda_kernels_are_tried_when_a_gpu_needs_them_and_not_before(monkeypatch):
+    tried = []
+    monkeypatch.setattr(extension, "_load_cuda", lambda: tried.append(1) or "")
+    monkeypatch.setattr(extension, "_NO_CUDA", None)
+    extension.has_kernels(torch.zeros(1))
+    extension.missing_kernels(torch.device("cpu"))
+    assert not tried
+    for _ in range(2):
+        assert extension.has_kernels(SimpleNamespace(device=torch.device("cuda")))
+    assert tried == [1]
+
+
 def test_a_gpu_that_no_kernel_was_compiled_for_uses_references(gpu, monkeypatch):
     def fail(*_):
         raise RuntimeError(NO_KERNEL)

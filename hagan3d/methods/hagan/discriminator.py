@@ -80,10 +80,11 @@ class HighDiscriminator(nn.Module):
 def _kernel(sides: list[int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Return kernel, stride and padding along D, H, W of the next convolution of D^H.
 
-    A sub-volume is thin: unlike H and W its depth is halved down to 1, below 8 slices without overlap.
+    A sub-volume is thin: unlike H and W its depth is halved down to 1, below 8 slices without overlap, except that an
+    odd depth has kernels of 3, which reach its last slice.
     """
     depth = sides[0]
-    along_d = (1, 1, 0) if depth == 1 else HALVING if depth >= 2 * LAST_SIDE else (2, 2, 0)
+    along_d = (1, 1, 0) if depth == 1 else HALVING if depth >= 2 * LAST_SIDE else (2 + depth % 2, 2, 0)
     kernel, stride, padding = ((d, *hw) for d, hw in zip(along_d, halving_kernel(sides[1:]), strict=True))
     return kernel, stride, padding
 

@@ -106,7 +106,7 @@ class HAGAN(GenerationMethod):
             terms["r1"] = self._squared_gradient(nets, batch, "real", *real)
         if settings.r2_weight and batch.step % settings.r2_every == 0:
             terms["r2"] = self._squared_gradient(nets, batch, "fake", *fake)
-        return terms | {"sign_real": logits_real.detach().sign().mean()}
+        return terms | {"sign_real": _sign_real(settings.objective, logits_real.detach(), logits_fake.detach())}
 
     def g_loss(self, nets: HAGANNetworks, batch: Batch) -> Iterator[Terms]:
         """Loss of G: adversarial term, class and code terms; if `autoencode`, that of E^G and G as an autoencoder."""
@@ -197,6 +197,14 @@ class HAGAN(GenerationMethod):
         """Logits ``[B]`` whose gradient is penalized: the mean of D^H and D^L, or their sum (`logits` each)."""
         logits, _ = self._logits(nets, batch, inputs)
         return logits if logits.ndim == 1 else logits.sum(0)
+
+
+def _sign_real(objective: str, real: Tensor, fake: Tensor) -> Tensor:
+    """Return the mean sign of D on real volumes, by which augmentation adapts: the more D overfits, the nearer to 1.
+
+    Objectives that depend on differences of logits alone leave their level open: there it is that of real minus fake.
+    """
+    return (real - fake if objective in ("relativistic", "wgan-gp") else real).sign().mean()
 
 
 def latents(nets: HAGANNetworks, batch: Batch) -> Tensor:

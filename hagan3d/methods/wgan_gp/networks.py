@@ -13,7 +13,15 @@ from hagan3d.config import Config, Size, shortest_side
 from hagan3d.methods.wgan_gp.config import WGANGPConfig
 from hagan3d.networks.discriminators import GlobalDiscriminator
 from hagan3d.networks.generative import GenerativeNetworks
-from hagan3d.networks.layers import Conv3d, ConvBlock, VolumeOutput, halved_size, num_halvings, widths_from
+from hagan3d.networks.layers import (
+    Conv3d,
+    ConvBlock,
+    VolumeOutput,
+    halved_size,
+    num_even_halvings,
+    num_halvings,
+    widths_from,
+)
 
 
 class VolumeGenerator(nn.Module):
@@ -22,7 +30,7 @@ class VolumeGenerator(nn.Module):
     def __init__(self, size: Size, latent_dim: int, width: int, output: VolumeOutput) -> None:
         """Build it for volumes of ``size`` voxels; ``width`` channels at full resolution."""
         super().__init__()
-        levels = num_halvings(shortest_side(size))
+        levels = min(num_halvings(shortest_side(size)), num_even_halvings(size))
         widths = widths_from(width, levels + 1)[::-1]
         self.start = (widths[0], *halved_size(size, levels))
         self.fc = nn.Linear(latent_dim, int(np.prod(self.start)))
