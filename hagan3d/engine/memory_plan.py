@@ -135,14 +135,14 @@ def with_margin(peak: float) -> int:
 def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
     """Yield changes that lower the memory of a run, the cheapest first, each together with those before it.
 
-    Changes that do not alter the result come first.
+    Changes that do not alter the result come first; those that lower no phase of this method are left out.
     """
     train, group = plan.config.train, plan.config.group
     counts = [n for n in range(train.accumulate + 1, train.batch_size + 1) if train.batch_size % (n * group) == 0]
     has_choice = (train.optimizer, train.optimizer_state) == ("adam", "fp32")
     is_wide = precision_on(plan.kind, train.precision) == "fp32"
     narrow = "bf16" if plan.kind == "cpu" or has_bf16(plan.kind) else "fp16"
-    taken: dict[str, object] = {}
+    taken, best = dict[str, object](), plan
     for name, value in [
         ("recompute_norms", True),
         *([("optimizer_state", "lean")] if has_choice else []),
@@ -151,10 +151,11 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
         *([("optimizer_state", "offload")] if has_choice else []),
         *([("precision", narrow)] if is_wide else []),
     ]:
-        if getattr(train, name) != value:
-            taken[name] = value
-            yield _describe(taken), plan.changed(**taken)
-    yield from _thinner(plan.changed(**taken), _describe(taken))
+        changed = plan.changed(**{**taken, name: value})
+        if changed.config != best.config and any(changed.peaks[phase] < peak for phase, peak in best.peaks.items()):
+            taken[name], best = value, changed
+            yield _describe(taken), best
+    yield from _thinner(best, _describe(taken))
 
 
 def _thinner(plan: Plan, before: str) -> Iterator[tuple[str, Plan]]:

@@ -119,6 +119,19 @@ def test_remedies_are_combined_where_one_is_not_enough(line):
     assert fitted(plan, plan.needed) == ("", plan)
 
 
+def test_a_change_that_lowers_nothing_is_no_advice(line, monkeypatch):
+    count = planning.count_step
+
+    def without_checkpointing(method, *args, **keywords):
+        train = replace(method.config.train, checkpointing=False)
+        return count(make_method(replace(method.config, train=train)), *args, **keywords)
+
+    monkeypatch.setattr(planning, "count_step", without_checkpointing)
+    plan = make_plan(batch_size=1, optimizer_state="offload")
+    changes, result = fitted(plan, plan.changed(precision="bf16").needed)
+    assert changes == "train.precision bf16" and not result.config.train.checkpointing
+
+
 def test_advice_names_the_setting_or_that_there_is_none(line):
     plan = make_plan()
     assert "train.accumulate 2" in advice(plan, plan.changed(accumulate=2, optimizer_state="lean").needed)

@@ -7,14 +7,13 @@ from hagan3d.methods.registry import make_method
 from tests.helpers import changed_networks, weights
 from tests.methods.small import TRANSLATION, make_updates, run_steps, small_batch, small_config
 
-UNPAIRED = ("cyclegan", "unit")
 OFF = {
     "medgan": {"critic_features": False, "style_share": 0.0, "content_share": 0.0},
     "restore": {"perceptual_share": 0.0},
 }
 
 
-@pytest.mark.parametrize("method", [name for name in TRANSLATION if name not in UNPAIRED])
+@pytest.mark.parametrize("method", TRANSLATION)
 def test_a_discriminator_that_no_term_needs_does_not_learn(method, small_store):
     config = small_config(method, adversarial_weight=0.0, **OFF.get(method, {}))
     assert not [phase.name for phase in make_method(config).phases() if phase.name.startswith("d")]

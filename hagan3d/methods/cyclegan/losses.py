@@ -34,10 +34,10 @@ class CycleGAN(TranslationMethod):
             "identity": settings.identity_weight,
         }
         weights = {f"{term}_{domain}": weight for term, weight in kinds.items() for domain in ("source", "target")}
-        return [
-            Phase("g", ("g_target", "g_source"), self.g_loss, self.train.lr_g, weights),
-            Phase("d", ("d_target", "d_source"), self.d_loss, self.train.lr_d),
-        ]
+        phases = [Phase("g", ("g_target", "g_source"), self.g_loss, self.train.lr_g, weights)]
+        if self.is_adversarial:
+            phases.append(Phase("d", ("d_target", "d_source"), self.d_loss, self.train.lr_d))
+        return phases
 
     def check_ranks(self, world_size: int) -> None:
         """Raise InputError if several ranks would each have an image pool of their own."""
@@ -53,10 +53,8 @@ class CycleGAN(TranslationMethod):
         for origin, aim in DIRECTIONS:
             real = getattr(batch, origin)
             fake = self.cache.put(aim, batch, nets.generate(aim, real))
-            yield {
-                f"gan_{aim}": g_loss(self.settings.objective, nets[f"d_{aim}"](fake)),
-                f"cycle_{origin}": l1(nets.generate(origin, fake), real, mask),
-            }
+            gan = {f"gan_{aim}": g_loss(self.settings.objective, nets[f"d_{aim}"](fake))} if self.is_adversarial else {}
+            yield {**gan, f"cycle_{origin}": l1(nets.generate(origin, fake), real, mask)}
         for _, aim in DIRECTIONS if self.settings.identity_weight else ():
             real = getattr(batch, aim)
             if nets[f"g_{aim}"].in_channels == real.shape[1]:  # else the generator cannot take its own domain

@@ -145,8 +145,8 @@ class HAGANConfig(GenerationConfig):
             )
 
     def std_group(self, batch_size: int) -> int:
-        """Group size of the minibatch standard deviation layer; 0 without one."""
-        largest = min(self.minibatch_std, batch_size)
+        """Group size of the minibatch standard deviation layer of D^L; 0 without one."""
+        largest = min(self.minibatch_std, batch_size) if self.low_resolution_branch else 0
         return next((size for size in range(largest, 0, -1) if batch_size % size == 0 and self._has_pairs(size)), 0)
 
     def group(self, batch_size: int) -> int:

@@ -37,10 +37,10 @@ class UNIT(TranslationMethod):
             "cycle_kl": settings.cycle_kl_weight,
         }
         weights = {f"{term}_{domain}": weight for term, weight in kinds.items() for domain in ("source", "target")}
-        return [
-            Phase("g", UNITNetworks.averaged, self.g_loss, self.train.lr_g, weights),
-            Phase("d", ("d_source", "d_target"), self.d_loss, self.train.lr_d),
-        ]
+        phases = [Phase("g", UNITNetworks.averaged, self.g_loss, self.train.lr_g, weights)]
+        if self.is_adversarial:
+            phases.append(Phase("d", ("d_source", "d_target"), self.d_loss, self.train.lr_d))
+        return phases
 
     def g_loss(self, nets: UNITNetworks, batch: PairBatch) -> Iterator[Terms]:
         """Loss of encoders and decoders: VAE (eq. 3), adversarial (eq. 4) and cycle-consistency (eq. 5) terms.
@@ -55,10 +55,10 @@ class UNIT(TranslationMethod):
             fake = self.cache.put(aim, batch, nets.decode(aim, z))
             mean_of_fake = nets.encode(aim, fake)
             cycled = nets.decode(origin, _sample(mean_of_fake, batch, f"back to {origin}"))
-            yield {
+            gan = {f"gan_{aim}": g_loss(self.settings.objective, nets[f"d_{aim}"](fake))} if self.is_adversarial else {}
+            yield gan | {
                 f"l1_{origin}": error(nets.decode(origin, z), real),
                 f"kl_{origin}": mean.square().mean(),
-                f"gan_{aim}": g_loss(self.settings.objective, nets[f"d_{aim}"](fake)),
                 f"cycle_{origin}": error(cycled, real),
                 f"cycle_kl_{origin}": mean_of_fake.square().mean(),
             }
