@@ -38,7 +38,7 @@ class TrainConfig(Section):
     0, which changes nothing, and have no fused kernel. lean: 4 bytes. bf16, 8bit: 2 and 1, rounded stochastically.
     offload: 0 on the device, moved from and to host memory."""
     ema: float = bounded(0.999, at_least=0, below=1)
-    """Decay per step of the exponential moving average of generator weights used at inference; 0: off."""
+    """Decay per update of the exponential moving average of generator weights used at inference; 0: off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Precision of activations (autocast); weights stay fp32. auto: bf16 on devices that multiply in it, else fp32."""
     tf32: bool = True

@@ -32,8 +32,8 @@ def dice_loss(probabilities: Tensor, target: Tensor, mask: Tensor | None = None)
 def dice_cross_entropy(probabilities: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Dice loss plus the mean cross-entropy of voxels, a scalar; arguments as of `dice_loss`.
 
-    The Dice loss of a label that a volume lacks has no gradient; the cross-entropy has one in every voxel. Source:
-    Isensee et al., nnU-Net, Nature Methods 18, 2021.
+    The Dice loss of a label that a volume lacks has no gradient; the cross-entropy has one in every voxel whose label
+    has a probability above `LEAST`. Source: Isensee et al., nnU-Net, Nature Methods 18, 2021.
     """
     entropy = -(target * probabilities.clamp(min=LEAST).log()).sum(1, keepdim=True)
     return dice_loss(probabilities, target, mask) + masked_mean(entropy, mask)
