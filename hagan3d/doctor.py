@@ -19,10 +19,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--full", action="store_true", help="Also check what takes minutes.")
     parser.add_argument("--out", type=str, default="doctor.json", help="File of the findings as JSON.")
     a = parser.parse_args(argv)
-    from hagan3d.diagnosis.report import page, write_json
+    from hagan3d.diagnosis.report import check_report, page, write_json
     from hagan3d.diagnosis.run_diagnosis import diagnose
     from hagan3d.ops.device import find_device
 
+    check_report(Path(a.out))
     found = []
     for finding in diagnose(find_device("--device", a.device), a.full):
         print(f"checked {finding.check}", file=sys.stderr)

@@ -3,11 +3,12 @@
 import json
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from hagan3d.data.io.files import write_text
+from hagan3d.errors import InputError
 
 Status = Literal["ok", "FAILED", "note"]
 
@@ -46,4 +47,18 @@ def page(findings: list[Finding]) -> str:
 
 def write_json(findings: list[Finding], path: Path) -> None:
     """Write the findings, whole or not at all."""
+    check_report(path)
     write_text(path, json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
+
+
+def check_report(path: Path) -> None:
+    """Raise InputError if a file is there that holds no findings, and would be replaced."""
+    if not path.exists():
+        return
+    try:
+        keys = {field.name for field in fields(Finding)}
+        if all(set(row) == keys for row in json.loads(path.read_text(encoding="utf-8"))):
+            return
+    except (ValueError, TypeError, OSError):
+        pass
+    raise InputError(f"{path}: exists and is no report of doctor; use another --out")

@@ -22,7 +22,7 @@ from torch import Tensor
 from hagan3d.checkpoint import files
 from hagan3d.checkpoint.files import Checkpoint
 from hagan3d.config import Config
-from hagan3d.config.serialization import differences, to_dict
+from hagan3d.config.serialization import differences, flat, to_dict
 from hagan3d.data.batches.steps import StepBatch, StepSource
 from hagan3d.data.io.files import write_text
 from hagan3d.data.store.description import DataDescription
@@ -256,7 +256,19 @@ class Trainer:
         self.steps_done = checkpoint.step
 
     def _write_config(self) -> None:
-        write_text(self.out / "config.yaml", yaml.safe_dump(to_dict(self.config), sort_keys=False))
+        """Write all settings of the run.
+
+        Raises:
+            InputError: If the run is new and a file of some settings is there, which was written by hand.
+        """
+        path, settings = self.out / "config.yaml", to_dict(self.config)
+        if self.steps_done == 0 and path.exists():
+            before = None
+            with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):
+                before = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(before, dict) or flat(before).keys() != flat(settings).keys():
+                raise InputError(f"{path}: would be replaced by all settings of the run; use another --out, or move it")
+        write_text(path, yaml.safe_dump(settings, sort_keys=False))
 
 
 def _check_same_run(config: Config, checkpoint: Checkpoint, fingerprint: str, path: Path) -> None:

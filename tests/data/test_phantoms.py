@@ -166,3 +166,13 @@ def test_pet_and_ct_are_prepared_as_pairs_with_labels(tmp_path: Path):
     np.testing.assert_allclose(suv, np.clip(phantom.pet, 0, 8), atol=2e-3)
     assert store.description().source_channels[0].units == "SUV"
     assert (folder / "pairs.csv").read_text().splitlines()[0] == "id,source,target"
+
+
+@pytest.mark.parametrize("name", ["attributes.csv", "dataset.json", "pairs.csv"])
+def test_tables_of_others_are_not_replaced_by_phantoms(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"holds {name}, which is not of phantoms; use another --out"):
+        write_phantoms(tmp_path, 1, (32, 32, 32))
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+    for _ in range(2):
+        write_phantoms(tmp_path / "own", 1, (32, 32, 32))

@@ -143,3 +143,12 @@ def test_measured_margins_are_those_of_the_plan_on_that_gpu_alone(monkeypatch, t
     assert "measured" in str(found) and with_margin(10) == 15 + 3 * 10**9
     path.write_text("{damaged")
     assert current_margins() == Margins()
+
+
+def test_a_file_of_others_is_not_replaced_by_the_findings(tmp_path, capsys):
+    path = tmp_path / "notes.json"
+    for text in ("mine", '{"a": 1}', "[1, 2]"):
+        path.write_text(text)
+        assert cli.run(doctor.main, ["--device", "cpu", "--out", str(path)]) == 2
+        assert "notes.json: exists and is no report of doctor" in capsys.readouterr().err
+        assert path.read_text() == text

@@ -146,6 +146,17 @@ def test_two_processes_cannot_train_in_one_folder(small_store, tmp_path):
             make_trainer(small_store, tmp_path).run()
 
 
+def test_a_config_written_by_hand_is_not_replaced(small_store, tmp_path):
+    (tmp_path / "config.yaml").write_text("# why: pilot\ntrain: {lr_g: 1.0e-5}\n")
+    with pytest.raises(InputError, match="config.yaml: would be replaced by all settings of the run"):
+        make_trainer(small_store, tmp_path).run()
+    assert (tmp_path / "config.yaml").read_text().startswith("# why: pilot")
+    begun = make_trainer(small_store, tmp_path / "run", tiny_config(steps=1))  # killed before its first checkpoint
+    begun._write_config()
+    make_trainer(small_store, tmp_path / "run", tiny_config(steps=1, lr_g=0.01)).run()
+    assert "lr_g: 0.01" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_a_disk_without_locks_is_no_second_process(small_store, tmp_path, monkeypatch, capsys):
     import errno
     import fcntl

@@ -10,6 +10,8 @@ from hagan3d.data.io.files import write_text
 from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
 
+TABLES = ("attributes.csv", "cases.csv", "pairs.csv", "labelled_pairs.csv", "dataset.json")
+MARK = ".phantoms"  # in a folder of phantoms
 Row = dict[str, float | str]
 Task = tuple[Path, int, Size, int]
 """Folder, seed, voxels D, H, W, and number of a phantom."""
@@ -43,10 +45,19 @@ def write_all(
     """
     if num < 1 or seed < 0:
         raise InputError(f"--num, --seed: must be at least 1 and at least 0, got {num} and {seed}")
+    _check_out(out)
+    write_text(out / MARK, "")
     tasks = [(out, seed + index, size, index) for index in range(num)]
     rows = list(map_files(write_one, tasks, workers, title, progress))
     write_attributes(out / "attributes.csv", rows)
     return rows
+
+
+def _check_out(out: Path) -> None:
+    """Raise InputError if a folder has tables or a data set of others, which those of phantoms would replace."""
+    others = [name for name in TABLES if (out / name).exists()]
+    if others and not (out / MARK).exists():
+        raise InputError(f"{out}: holds {others[0]}, which is not of phantoms; use another --out")
 
 
 def write_attributes(path: Path, rows: Sequence[Mapping[str, float | str]]) -> None:
