@@ -85,3 +85,13 @@ def test_d_h_sees_every_slice_of_a_window(depth):
     x = torch.randn(1, 1, depth, 32, 32, dtype=torch.float64, requires_grad=True)
     (slices,) = torch.autograd.grad(d(x, torch.tensor([0]))[0].sum(), x)
     assert (slices.abs().amax((0, 1, 3, 4)) > 0).all()
+
+
+def test_logits_have_the_precision_of_float32_under_autocast():
+    torch.manual_seed(0)
+    nets = HAGANNetworks((32,) * 3, 8, SMALL)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        high, _ = nets.d_h(torch.randn(4, 1, 8, 32, 32), torch.zeros(4))
+        low, _ = nets.d_l(torch.randn(4, 1, 8, 8, 8))
+    for logits in (high, low):
+        assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())

@@ -66,15 +66,21 @@ class HighDiscriminator(nn.Module):
     def forward(self, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits ``[B]`` and other outputs ``[B, K]`` of ``x [B, C, depth, H, W]`` at ``start [B]``."""
         # The linear layers stay outside the checkpoint: their inputs are small.
-        x = checkpointed(self._features, x, on=self.checkpointing)
-        position = (start.to(x.dtype) / self.range)[:, None]
-        x = F.leaky_relu(self.hidden(torch.cat([x.flatten(1), position], dim=1)), SLOPE)
-        return self.logit(x)[:, 0], None if self.classes is None else self.classes(x)
+        x = _wide(checkpointed(self._features, x, on=self.checkpointing)).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            position = (start.to(x.dtype) / self.range)[:, None]
+            x = F.leaky_relu(self.hidden(torch.cat([x, position], dim=1)), SLOPE)
+            return self.logit(x)[:, 0], None if self.classes is None else self.classes(x)
 
     def _features(self, x: Tensor) -> Tensor:
         for conv in self.convs:
             x = leaky_relu_(conv(x))
         return x
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return features in at least float32: the losses are of small differences of logits, and bfloat16 has 3 digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _kernel(sides: list[int]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -136,5 +142,6 @@ class LowDiscriminator(nn.Module):
             x = leaky_relu_(conv(x))
         if self.group:
             x = minibatch_std(x, self.group)
-        out = self.logits(x).flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            out = self.logits(_wide(x)).flatten(1)
         return out[:, 0], out[:, 1:] if out.shape[1] > 1 else None
