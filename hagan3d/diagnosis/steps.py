@@ -36,10 +36,11 @@ MEASURED = ("hagan_64", "hagan_128", "upgan_32")
 
 
 def narrow(name: str) -> Config:
-    """Return a shipped config with few channels and a batch of two."""
+    """Return a shipped config with few channels and a batch of two, in float32."""
     config = load_config(name)
     changes = NARROW[name] | ({"minibatch_std": 2} if hasattr(config.method, "minibatch_std") else {})
-    return load_config(name, **{config.name: changes}, train={"batch_size": 2, "accumulate": 1, "ema": 0.0})
+    train = {"batch_size": 2, "accumulate": 1, "ema": 0.0, "precision": "fp32"}
+    return load_config(name, **{config.name: changes}, train=train)
 
 
 def random_batch(method: Method) -> StepBatch:
