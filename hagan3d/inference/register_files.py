@@ -10,7 +10,7 @@ import torch
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pairs
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.preprocess.volume import check_overlap, preprocess_onto, preprocess_volume
+from hagan3d.data.preprocess.volume import check_overlap, check_patient, preprocess_onto, preprocess_volume
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.inputs import all_readable
@@ -37,6 +37,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
 
     def read(source: VolumeFile) -> SourceVolume:
         fixed, moving = read_volume(source.path), read_volume(source.sources[0])
+        check_patient(source.id, source.files)
         check_overlap(moving, fixed)
         made = preprocess_volume(fixed, description.grid_rule, own)
         check_spacing(made.affine, model, fixed.name)

@@ -18,7 +18,7 @@ from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
 from hagan3d.data.preprocess.intensity import denormalize
-from hagan3d.data.preprocess.volume import check_overlap, preprocess_channels, preprocess_volume
+from hagan3d.data.preprocess.volume import check_overlap, check_patient, preprocess_channels, preprocess_volume
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
@@ -157,6 +157,7 @@ def read_source(description: DataDescription, file: "VolumeFile") -> SourceVolum
 
     channels = description.source_channels or description.channels
     first, *others = volumes = list(read_channels(file))
+    check_patient(file.id, file.files)
     for volume, channel in zip(volumes, channels, strict=True):
         if channel.intensity == "window":
             check_units(volume.array, *channel.interval, channel.units, volume.name)

@@ -188,6 +188,25 @@ def test_sessions_of_bids_are_of_one_subject_without_a_table(tmp_path: Path, nif
     assert {listed.subject(file, None) for file in listed.files} == {"sub-00"}
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["sub-01/ses-a1/T1.nii", "sub-01/ses-a2/T1.nii", "sub-02/ses-b1/T1.nii"],
+        ["sub-01/scan001.nii", "sub-01/scan002.nii", "sub-02/scan003.nii"],
+        ["sub-01/sub-01_a.nii", "x/sub-01.nii.gz", "x/y.nii"],
+        ["in_sub-01/a.nii", "in/sub-01_T1/b.nii", "sub-01-2/c.nii"],
+    ],
+)
+def test_a_participant_of_bids_is_one_subject_wherever_its_folder_is_named(tmp_path: Path, nifti, names: list[str]):
+    paths = [nifti(f"sub-all/{name}", smooth((6, 5, 4), k)) for k, name in enumerate(names)]
+    (tmp_path / "cases.csv").write_text("id,t1\n" + "".join(f"{k},{path}\n" for k, path in enumerate(paths)))
+    for inputs in (tmp_path / "sub-all", paths, tmp_path / "cases.csv"):
+        listed = collect_inputs(inputs, PrepareConfig())
+        subjects = {file.path: listed.subject(file, None) for file in listed.files}
+        assert [subjects[path] for path in paths[:2]] == ["sub-01"] * 2
+        assert subjects[paths[2]] not in ("sub-01", "sub-all")  # the folder of all tells no subjects apart
+
+
 def test_a_missing_subject_of_a_table_is_missing_and_a_shared_file_makes_one_subject(tmp_path: Path, nifti):
     for number in range(5):
         nifti(f"{number}.nii", smooth((6, 5, 4), number))

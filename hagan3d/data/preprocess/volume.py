@@ -165,6 +165,20 @@ def check_overlap(volume: Volume, first: Volume) -> None:
         )
 
 
+def check_patient(id: str, paths: Iterable[Path]) -> None:
+    """Raise InputError if two files of one case name different patients; those that name none may be of any."""
+    from hagan3d.data.io.dicom import patient_id  # not at the top: SimpleITK and pydicom are slow to import
+
+    named = [(path, patient) for path in paths if (patient := patient_id(path)) is not None]
+    for path, patient in named[1:]:
+        first, other = named[0]
+        if patient != other:
+            raise InputError(
+                f"{path}: PatientID is {patient!r}, but that of {first} is {other!r}; use files of one patient under "
+                f"the id {id}"
+            )
+
+
 def preprocess_case(
     file: VolumeFile, grid: GridRule, rules: Sequence[IntensityRule], label_names: Sequence[str]
 ) -> tuple[Channels, np.ndarray | None, np.ndarray]:
@@ -183,6 +197,7 @@ def preprocess_case(
         InputError: If a file cannot be used.
     """
     first, *others = read_channels(file)
+    check_patient(file.id, file.files)
     label_map = None if file.label_map is None else read_label_map(file.label_map, label_names)
     for volume in (*others, *([] if label_map is None else [label_map])):
         check_overlap(volume, first)
