@@ -9,8 +9,8 @@ from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.registry import stem_of
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.names import canonical
-from hagan3d.data.preprocess.cases import SEGMENTATION, Cases, check_different, check_label_names, check_named
-from hagan3d.data.preprocess.metadata import abbreviate, known, read_table
+from hagan3d.data.preprocess.cases import RESERVED, SEGMENTATION, Cases, check_different, check_label_names, check_named
+from hagan3d.data.preprocess.metadata import abbreviate, alike, known, read_table
 from hagan3d.errors import InputError
 
 COLUMNS = (
@@ -71,7 +71,7 @@ def find_domains(inputs: Sequence[Path | str]) -> Cases:
 
 
 def _in_table(path: Path, label_names: tuple[str, ...]) -> Cases:
-    header, lines = read_table(path)
+    header, lines = read_table(path, RESERVED)
     names = {name.lower(): name for name in header}
     sources, targets = (_channels_of(kind, list(names)) for kind in ("source", "target"))
     found = {"id": "id" in names, "source": sources, "target": targets}
@@ -89,7 +89,8 @@ def _in_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     if 0 < len(unmasked) < len(cells):
         raise InputError(f"{path}: has no mask for {abbreviate(unmasked)}, but for others; use one for each, or none")
     files = sorted((_to_file(path, line, sources, targets, maps) for line in cells), key=lambda file: file.id)
-    return Cases(files, targets, check_label_names(label_names), sources=sources)
+    remarks = alike(path, "subject", "subjects", [line.get("subject", "") for line in cells])
+    return Cases(files, targets, check_label_names(label_names), sources=sources, remarks=remarks)
 
 
 def _channels_of(kind: str, columns: list[str]) -> tuple[str, ...]:
