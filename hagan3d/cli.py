@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import jsonargparse
 import yaml
 
+from hagan3d.config.bounds import MAX_SEED
 from hagan3d.errors import InputError, is_out_of_memory
 
 FLAGS = ("debug", "dry_run", "force", "full", "reconstruct")  # options that take no value
@@ -46,7 +47,7 @@ REMEDIES = {
 }
 """What to do about an error of the system, by its number."""
 Item = TypeVar("Item")
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|[-+]?\.(nan|inf)$", re.IGNORECASE)
 
 # a setting names values, never a class to import
 jsonargparse.set_parsing_settings(
@@ -192,12 +193,13 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 def check_config_file(path: Path) -> None:
-    """Raise InputError unless a file holds settings in YAML."""
+    """Raise InputError unless a file holds settings in YAML, each once."""
     if not path.is_file():
         shipped = importlib.resources.files("hagan3d.configs") / "hagan_64.yaml"
         raise InputError(f"{path}: no such config; those that come with hagan3d are next to {shipped}")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        settings = yaml.safe_load(text)
     except (UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -205,6 +207,24 @@ def check_config_file(path: Path) -> None:
         raise InputError(f"{path}{where}: not valid YAML: {what}") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path}: holds no settings; expected lines such as `train:` and below it `  steps: 1000`")
+    for key, first, second in _repeated_keys(yaml.compose(text, yaml.SafeLoader), set()):
+        raise InputError(f"{path}, lines {first} and {second}: {key} is set twice; join the two or leave one out")
+
+
+def _repeated_keys(node: yaml.Node | None, seen: set[int]) -> Iterator[tuple[str, int, int]]:
+    """Yield each key that a mapping in a YAML document has twice, with both lines: YAML takes the last."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):  # an alias may lead back
+        return
+    seen.add(id(node))
+    lines: dict[str, int] = {}
+    for item in node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                yield key.value, lines[key.value], line
+            lines[key.value] = line
+        yield from _repeated_keys(value, seen)
 
 
 def option_value(option: str, words: Sequence[str]) -> str | None:
@@ -312,8 +332,10 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         InputError: If the text has another form.
     """
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text, re.ASCII):
         raise InputError(f"--seeds {text}: expected numbers and ranges such as 0-99,200")
+    if max(map(int, re.findall(r"\d+", text))) > MAX_SEED:
+        raise InputError(f"--seeds {text}: must be at most {MAX_SEED}")
     seeds: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -342,7 +364,7 @@ def parser_message(text: str, known: Sequence[str]) -> str:
     if found := re.fullmatch(r'Parser key "(.+?)": Expected a (.+)\. Got value: (.*)', text):
         return f"{found[1]} {found[3]}: must be {_kind(found[2])}"
     if found := re.fullmatch(r'Parser key "(.+?)": .*Subtypes: \[(.*?)\] Errors:.* Given value: (.*)', text):
-        kinds = [_kind(kind) for kind in re.findall(r"<class '\w+'>|typing\.Literal\[.*?\]", found[2])]
+        kinds = [_kind(kind) for kind in re.findall(r"<class '\w+'>|typing\.Literal\[.*?\]|tuple\[.*?\]", found[2])]
         return f"{found[1]} {found[3]}: must be {' or '.join(kinds) or 'another value'}"
     if found := re.search(r"unrecognized arguments: --(\S+)|[Oo]ption '(\S+)'", text):
         name = found[1] or found[2]
@@ -366,5 +388,5 @@ def _kind(name: str) -> str:
     """Describe a Python type in plain words."""
     if name.startswith("typing.Literal["):
         return "one of " + ", ".join(re.findall(r"'(.*?)'", name))
-    word = name.removeprefix("<class '").removesuffix("'>")
+    word = name.partition("[")[0].removeprefix("<class '").removesuffix("'>")
     return _KINDS.get(word, word)

@@ -25,7 +25,7 @@ EXAMPLES = (
     "hagan3d prepare --pairs pairs.csv --output pairs.h5 --intensity window --source.units SUV",
     "hagan3d prepare --pairs pairs.csv --output flair.h5    # id, source_t1, source_t2, target_flair",
     "hagan3d prepare --pairs pairs.csv --output ct.h5 --label_names background bone    # id, source, target, seg",
-    "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names in both folders",
+    "hagan3d prepare --pairs t1/ t2/ --output t1t2.h5 --size 96 96 96    # equal names and subfolders in both",
     "hagan3d prepare --pairs crops/ labels/ --output maps.h5 --intensity labels --window 0 2   # label maps",
     "hagan3d prepare --domains pet/ ct/ --output unpaired.h5",
     "hagan3d prepare --domains pet/ ct/ --output own.h5 --size 64 96 96 --source.size 32 64 64    # a grid each",

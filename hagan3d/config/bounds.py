@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 from hagan3d.errors import InputError
 
+MAX_SEED = 2**63 - 1  # torch takes integers of 64 bits
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -21,7 +23,7 @@ class Bounds:
     def contains(self, value: float) -> bool:
         """Return whether ``value`` is finite and within the bounds."""
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))  # a long int has no float
             and (self.at_least is None or value >= self.at_least)
             and (self.at_most is None or value <= self.at_most)
             and (self.above is None or value > self.above)
@@ -36,7 +38,9 @@ class Bounds:
             ("at most", self.at_most),
             ("below", self.below),
         )
-        words = [f"{word} {limit:g}" for word, limit in limits if limit is not None]
+        words = [
+            f"{word} {limit if isinstance(limit, int) else f'{limit:g}'}" for word, limit in limits if limit is not None
+        ]
         multiple = [] if self.multiple_of is None else [f"a multiple of {self.multiple_of}"]
         return ", ".join([*multiple, *words])
 

@@ -13,6 +13,7 @@ Size = tuple[int, int, int]
 
 LOW_SIDE = 64  # voxels: most that the low-resolution volume has along any axis
 SIZE_STEP = 32  # voxels: every side is a multiple of it
+MAX_CHUNK = 2**32  # bytes: HDF5 holds chunks below it
 
 
 def check_size(size: Size) -> None:
@@ -22,6 +23,12 @@ def check_size(size: Size) -> None:
         raise InputError(
             f"size {list(size)}: every side D, H, W must be a multiple of {SIZE_STEP}, at least {SIZE_STEP} (D of "
             "slices: 1)"
+        )
+    slab = low_factors(size)[0] * size[1] * size[2] * 2
+    if slab >= MAX_CHUNK:
+        raise InputError(
+            f"size {list(size)}: slabs of {low_factors(size)[0]} slices of {size[1]} x {size[2]} voxels have "
+            f"{slab / 2**30:.3g} GiB, and a store holds slabs below {MAX_CHUNK / 2**30:g} GiB; use a smaller H or W"
         )
 
 
@@ -36,8 +43,12 @@ def shortest_side(size: Sequence[int]) -> int:
 
 
 def low_factor(size: Size) -> int:
-    """Downsampling factor of the low-resolution volume and of A: 4 up to 256, 8 at 512, 16 at 1024."""
-    return max(4, 2 ** math.ceil(math.log2(max(size) / LOW_SIDE)))
+    """Downsampling factor of the low-resolution volume and of A: 4 up to 256, 8 at 512, 16 at 1024.
+
+    It divides every side: of 4096 x 32 x 32 it is 32, not 64.
+    """
+    common = math.gcd(*(size[1:] if is_slice(size) else size))
+    return min(max(4, 2 ** math.ceil(math.log2(max(size) / LOW_SIDE))), common & -common)
 
 
 def low_factors(size: Size) -> Size:

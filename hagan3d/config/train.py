@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from hagan3d.config.bounds import Section, bounded
+from hagan3d.config.bounds import MAX_SEED, Section, bounded
 from hagan3d.errors import InputError
 
 
@@ -20,7 +20,7 @@ class TrainConfig(Section):
     """Volumes per step, over all ranks."""
     accumulate: int = bounded(1, at_least=1)
     """Number of micro-batches whose gradients are accumulated: divides the memory of activations, not the result."""
-    seed: int = bounded(0, at_least=0)
+    seed: int = bounded(0, at_least=0, at_most=MAX_SEED)
     """Seed of weights, latents, sub-volumes and the order of volumes."""
     lr_g: float = bounded(1e-4, above=0, below=1)
     """Learning rate of the generators (Adam)."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from hagan3d.config.bounds import Section, bounded
+from hagan3d.config.bounds import MAX_SEED, Section, bounded
 from hagan3d.data.preprocess.metadata import LEAST_HELD_OUT
 from hagan3d.errors import InputError
 
@@ -25,7 +25,7 @@ class FeatureTrainConfig(Section):
     """Maximum learning rate of Adam (one-cycle schedule)."""
     mask: float = bounded(0.4, at_least=0, below=1)
     """Fraction of each volume that is masked."""
-    seed: int = bounded(0, at_least=0)
+    seed: int = bounded(0, at_least=0, at_most=MAX_SEED)
     """Seed of weights, sampling and masks."""
 
 
@@ -35,7 +35,7 @@ class EvaluateConfig(Section):
 
     num: int = bounded(200, at_least=5)
     """Number of volumes to generate."""
-    seed: int = bounded(0, at_least=0)
+    seed: int = bounded(0, at_least=0, at_most=MAX_SEED)
     """Seed of the first generated volume, of the order of real volumes and of resampling."""
     truncation: float = bounded(1.0, above=0, at_most=10)
     """Truncation: factor on the distance of z from its mean."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from hagan3d.checkpoint import Model, load
 from hagan3d.checkpoint.generator_hash import generator_hash
+from hagan3d.config.bounds import MAX_SEED
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store.derived import write_with_generated
 from hagan3d.data.store.store import Store
@@ -34,10 +35,10 @@ class GeneratedSet:
     """Factor on the distance of z from its mean."""
 
     def __post_init__(self) -> None:
-        if self.per_class < 1 or self.first_seed < 0 or not 0 < self.truncation <= 10:
+        if self.per_class < 1 or not 0 <= self.first_seed <= MAX_SEED or not 0 < self.truncation <= 10:
             raise InputError(
-                "want --per-class from 1 up, --first-seed from 0 up and --truncation above 0 (at most 10), got "
-                f"{self.per_class}, {self.first_seed}, {self.truncation:g}"
+                f"want --per-class from 1 up, --first-seed from 0 to {MAX_SEED} and --truncation above 0 (at most 10), "
+                f"got {self.per_class}, {self.first_seed}, {self.truncation:g}"
             )
 
     def seeds(self, label: int) -> range:

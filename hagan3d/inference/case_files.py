@@ -9,7 +9,7 @@ from hagan3d.data.io.geometry import GridRule
 from hagan3d.data.io.volumes import Volume, VolumeFile, read_channels
 from hagan3d.data.preprocess.facts import odd_shape
 from hagan3d.data.preprocess.intensity import window_remark
-from hagan3d.data.preprocess.volume import check_overlap, preprocess_channels, preprocess_volume
+from hagan3d.data.preprocess.volume import check_overlap, check_patient, preprocess_channels, preprocess_volume
 from hagan3d.data.store.description import Channel
 from hagan3d.errors import InputError
 
@@ -40,6 +40,7 @@ def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel]) -> 
         InputError: If a file cannot be used, or is in other units than the model was trained on.
     """
     first, *others = volumes = list(read_channels(file))
+    check_patient(file.id, file.files)
     remarks = odd_shape(first, grid.size)
     for volume, channel in zip(volumes, channels, strict=True):
         remarks += [*volume.remarks, *checked_units(volume, channel)]

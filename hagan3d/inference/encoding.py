@@ -154,7 +154,7 @@ def cases_of(path: Path, description: DataDescription) -> "list[VolumeFile]":
     from hagan3d.data.preprocess.cases import find_nnunet, find_table
 
     names = tuple(channel.name for channel in description.channels)
-    if path.suffix == ".csv" or (path / "dataset.json").exists():
+    if path.suffix.lower() == ".csv" or (path / "dataset.json").exists():
         cases = find_nnunet(path) if path.is_dir() else find_table(path, description.label_names)
         check_channels(path, cases.channels, cases.label_names, description)
         return cases.files

@@ -26,7 +26,9 @@ Item = TypeVar("Item", bound=ReadFile)
 
 def is_store(path: Path) -> bool:
     """Return whether a path is a store, not scans: a .h5 file, or a folder that holds some."""
-    return path.suffix == ".h5" or (path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.h5")))
+    return path.suffix.lower() == ".h5" or (
+        path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.h5"))
+    )
 
 
 def check_out(path: Path, out: Path, what: str, marks: Sequence[Path]) -> None:

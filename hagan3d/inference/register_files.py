@@ -10,7 +10,7 @@ import torch
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.batches.pairs import Pairs
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.preprocess.volume import check_overlap, preprocess_onto, preprocess_volume
+from hagan3d.data.preprocess.volume import check_overlap, check_patient, preprocess_onto, preprocess_volume
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.inputs import all_readable
@@ -39,6 +39,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
 
     def read(source: VolumeFile) -> SourceVolume:
         fixed, moving = read_volume(source.path), read_volume(source.sources[0])
+        check_patient(source.id, source.files)
         remarks = [*fixed.remarks, *moving.remarks, *odd_shape(fixed, description.size)]
         for volume, channel in ((fixed, stays), (moving, moves)):
             remarks += checked_units(volume, channel)

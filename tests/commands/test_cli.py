@@ -99,6 +99,8 @@ def test_a_setting_that_cannot_work_is_named_in_one_line(words, message, capsys)
         (b"- a", "holds no settings"),
         (b"data: !!python/object/apply:os.abort []", "could not determine a constructor"),
         (b"method: hagan\ndata:\n  sise: 3", "'sise'; did you mean data.size"),
+        (b"train:\n  steps: 5\nmethod: hagan\n'train':\n  batch_size: 2", ", lines 1 and 4: train is set twice"),
+        (b"method: hagan\ntrain: {lr_g: 1.0e-3,\n  steps: 5, lr_g: 2}", ", lines 2 and 3: lr_g is set twice"),
         (b"method: hagan\ntrain:\n  steps: many", "train.steps many: must be a whole number"),
     ],
 )
@@ -110,6 +112,11 @@ def test_a_config_that_cannot_be_read_is_named_in_one_line(text, message, tmp_pa
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"error: {path}") and message in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mapping_of_yaml_may_override_what_it_merges_and_name_itself(tmp_path):
+    (tmp_path / "mine.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: &c [*a, {d: *c}]\n")
+    cli.check_config_file(tmp_path / "mine.yaml")
 
 
 def test_a_config_is_not_blamed_for_what_is_written_beside_it(tmp_path, capsys):

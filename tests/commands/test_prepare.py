@@ -57,6 +57,19 @@ def test_bad_input_is_one_line_and_status_2(tmp_path: Path, capsys: pytest.Captu
     assert told == f"error: {tmp_path}/gone: does not exist\n" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("spacing", "reason"),
+    [
+        (".nan 1 1", "spacing: must be above 0, got [nan, 1.0, 1.0]"),
+        (".nan", "spacing .nan: must be several numbers with blanks between them or null"),
+    ],
+)
+def test_a_spacing_that_is_none_is_one_line(spacing: str, reason: str, tmp_path: Path, capsys):
+    words = ["--input", str(tmp_path), "--output", f"{tmp_path}/a.h5", "--spacing", *spacing.split()]
+    assert cli.run(prepare.main, words) == 2
+    assert capsys.readouterr().err == f"error: {reason}\n"
+
+
 def test_what_generation_needs_imports_without_the_readers():
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", WITHOUT], cwd=root, check=True)

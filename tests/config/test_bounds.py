@@ -8,7 +8,9 @@ import pytest
 from hagan3d.config import LogConfig, TrainConfig
 from hagan3d.config.bounds import Bounds, Section, bounded, bounds_of
 from hagan3d.config.methods import config_class, method_names
+from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.errors import InputError
+from hagan3d.evaluation.settings import EvaluateConfig, FeatureTrainConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class ExampleConfig(Section):
         (Bounds(at_least=0, below=1), (0, 0.5), (-0.1, 1), "at least 0, below 1"),
         (Bounds(64, multiple_of=64), (64, 128), (0, 32, 96), "a multiple of 64, at least 64"),
         (Bounds(above=0, at_most=1), (0.1, 1), (0, 1.1), "above 0, at most 1"),
+        (Bounds(at_most=2**63 - 1), (0, 2**63 - 1), (2**63, 10**400), "at most 9223372036854775807"),
         (Bounds(), (0, -1e9), (), ""),
     ],
 )
@@ -86,3 +89,10 @@ def test_nan_is_refused_by_every_bounded_setting_of_a_method(name):
         for setting in bounds_of(section):
             with pytest.raises(InputError, match=f"{section.PREFIX}{setting}: must be "):
                 section(**{setting: math.nan})
+
+
+@pytest.mark.parametrize("section", [TrainConfig, PrepareConfig, EvaluateConfig, FeatureTrainConfig])
+def test_seeds_are_integers_of_64_bits(section):
+    assert section(seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(InputError, match=f"{section.PREFIX}seed: must be at least 0, at most {2**63 - 1}, got {2**63}"):
+        section(seed=2**63)

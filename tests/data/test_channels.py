@@ -13,7 +13,7 @@ from hagan3d import prepare as prepare_command
 from hagan3d.data.batches.subvolumes import BatchSource
 from hagan3d.data.batches.whole_volumes import VolumesInMemory, VolumesInStore
 from hagan3d.data.io import volumes
-from hagan3d.data.preprocess.cases import find_nnunet
+from hagan3d.data.preprocess.cases import Cases, find_channels, find_nnunet, find_table
 from hagan3d.data.preprocess.inputs import find_inputs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import ChannelConfig, PrepareConfig
@@ -296,6 +296,8 @@ TABLES = [
     ("empty cell", "id,t1,t2\na,x.nii.gz,", {}, "a has no t2"),
     ("a number", "id,t1,age\na,x.nii.gz,63", {}, "the age of a, "),
     ("no channel", "id,subject\na,s", {}, "a column of files per channel"),
+    ("Seg", "id,t1,Seg\na,x.nii.gz,y.nii.gz", {}, "has the column seg, so name its labels"),
+    ("file names", "id,T1 w,T1-w\na,x.nii.gz,y.nii.gz", {}, "the channels 'T1 w' and 'T1-w' would be written to files"),
     ("one label", "id,t1,seg\na,x.nii.gz,y.nii.gz", {"label_names": ("a",)}, "2 to 256 different names"),
     ("unknown channel", "id,t1\na,x.nii.gz", {"intensities": {"t2": ChannelConfig()}}, "no channel is named 't2'"),
 ]
@@ -332,6 +334,14 @@ def test_a_table_of_pairs_has_channels_and_refuses_other_columns(nnunet: Path, t
         find_inputs(None, [tmp_path / "p.csv"])
 
 
+def test_no_two_channels_have_one_file_name():
+    with pytest.raises(InputError, match="'seg' and 'seg' would be written"):
+        Cases([], ("t1", "seg"), NAMES)
+    with pytest.raises(InputError, match="'a/b' and 'A-b' would be written"):
+        Cases([], sources=("a/b", "A-b"))
+    assert Cases([], ("t1", "seg"), sources=("t1",)).channels == ("t1", "seg")
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
@@ -359,6 +369,15 @@ def test_names_are_written_with_blanks_between_them(nnunet: Path, tmp_path: Path
     assert cli.run(prepare_command.main, [*words, "--label_names", *names, "--size", "32", "32", "32"]) == 0
     written = names if len(names) == 3 else list(NAMES)
     assert list(Store(tmp_path / "s.h5").label_names) == written
+
+
+def test_columns_are_recognised_in_upper_and_lower_case(nnunet: Path, tmp_path: Path):
+    cells = f"a,s,{nnunet}/imagesTr/case_0_0000.nii.gz,{nnunet}/labelsTr/case_0.nii.gz"
+    (tmp_path / "cases.csv").write_text(f"ID,Subject,T1,SEG\n{cells}\n")
+    (file,) = find_table(tmp_path / "cases.csv", NAMES).files
+    assert (file.id, file.subject, file.label_map.name) == ("a", "s", "case_0.nii.gz")
+    assert find_table(tmp_path / "cases.csv", NAMES).channels == ("T1",)
+    assert find_channels(tmp_path / "cases.csv", ["t1"])[0].path == file.path
 
 
 def test_shards_hold_channels_and_labels(nnunet: Path, store: Store, tmp_path: Path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hagan3d.data.preprocess.cases import find_table
 from hagan3d.data.preprocess.inputs import collect_inputs
 from hagan3d.data.preprocess.metadata import match_rows, read_labels, splits_of, subject_of
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
@@ -176,6 +177,56 @@ def test_classes_that_differ_in_case_alone_are_a_remark(tmp_path: Path):
     assert len(labels.remarks) == 1 and "Male, male of the column class are 2 classes" in labels.remarks[0]
 
 
+def test_subjects_that_look_alike_are_a_remark_in_every_table(tmp_path: Path, nifti):
+    subjects = ["1", "1.0", "01", "P1", "p1", "n/a", "N/A"]
+    paths = [nifti(f"{k}.nii", smooth((6, 5, 4), k)) for k in range(8)]
+    labels = csv_of(tmp_path, "id,subject\n" + "".join(f"{k},{name}\n" for k, name in enumerate(subjects)))
+    (tmp_path / "c.csv").write_text("id,Subject,t1\n" + "".join(f"{k},{n},{k}.nii\n" for k, n in enumerate(subjects)))
+    (tmp_path / "p.csv").write_text(
+        "id,subject,source,target\n" + "".join(f"{k},{n},{k}.nii,{paths[7]}\n" for k, n in enumerate(subjects))
+    )
+    config = PrepareConfig()
+    for inputs, settings in (
+        (paths[:7], PrepareConfig(labels=str(labels))),
+        (tmp_path / "c.csv", config),
+        (find_pairs([tmp_path / "p.csv"]), config),
+    ):
+        told = [line.split(": ", 1)[1] for line in collect_inputs(inputs, settings).remarks]
+        assert [line for line in told if "subjects" in line] == [
+            "01, 1, 1.0 of the column subject are 3 subjects: write them alike if they are one",
+            "P1, p1 of the column subject are 2 subjects: write them alike if they are one",
+        ]
+
+
+def test_names_are_equal_in_composed_and_decomposed_unicode(tmp_path: Path, nifti):
+    composed, decomposed = "M\u00fcller", "Mu\u0308ller"
+    for name in (decomposed, "b"):
+        nifti(f"in/{name}.nii", smooth((6, 5, 4), len(name)))
+    text = f"id,subject,class,Gr\u00f6\u00dfe\n{composed},{decomposed},{composed},1\nb,{composed},{decomposed},2\n"
+    labels = read_labels(csv_of(tmp_path, text), "class")
+    assert labels.class_names == (composed,) and labels.remarks == ()
+    config = PrepareConfig(labels=str(tmp_path / "labels.csv"), class_column="class")
+    listed = collect_inputs(tmp_path / "in", config)
+    assert listed.problems == [] and {listed.subject(file, None) for file in listed.files} == {composed}
+    assert read_labels(tmp_path / "labels.csv", "gro\u0308\u00dfe").class_names == ("1", "2")
+    assert match_rows(labels, [decomposed])[0].keys() == {decomposed}  # of a store of an older version
+    nifti(f"in/{composed}.nii", smooth((6, 5, 4), 9))
+    with pytest.raises(InputError, match=f"both have the id .*{composed}"):
+        collect_inputs(tmp_path / "in", config)
+
+
+def test_columns_that_differ_in_case_alone_are_refused_in_every_table(tmp_path: Path):
+    for read in (
+        lambda path: read_labels(path, "class"),
+        lambda path: find_pairs([path]),
+        lambda path: find_table(path, ()),
+    ):
+        for first, second in (("Subject", "subject"), ("id", "ID"), ("t\u00e9", "Te\u0301")):
+            path = csv_of(tmp_path, f"id,{first},{second},source,target\na,b,c,d,e\n")
+            with pytest.raises(InputError, match="labels.csv: the columns '.*' and '.*' have one name; rename one"):
+                read(path)
+
+
 def test_sessions_of_bids_are_of_one_subject_without_a_table(tmp_path: Path, nifti):
     for number in range(6):
         sub, ses = f"sub-{number // 2:02d}", f"ses-{number % 2}"
@@ -186,6 +237,25 @@ def test_sessions_of_bids_are_of_one_subject_without_a_table(tmp_path: Path, nif
     domains = find_domains([tmp_path / "bids/sub-00", tmp_path / "bids/sub-00"])
     listed = collect_inputs(domains, config)
     assert {listed.subject(file, None) for file in listed.files} == {"sub-00"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["sub-01/ses-a1/T1.nii", "sub-01/ses-a2/T1.nii", "sub-02/ses-b1/T1.nii"],
+        ["sub-01/scan001.nii", "sub-01/scan002.nii", "sub-02/scan003.nii"],
+        ["sub-01/sub-01_a.nii", "x/sub-01.nii.gz", "x/y.nii"],
+        ["in_sub-01/a.nii", "in/sub-01_T1/b.nii", "sub-01-2/c.nii"],
+    ],
+)
+def test_a_participant_of_bids_is_one_subject_wherever_its_folder_is_named(tmp_path: Path, nifti, names: list[str]):
+    paths = [nifti(f"sub-all/{name}", smooth((6, 5, 4), k)) for k, name in enumerate(names)]
+    (tmp_path / "cases.csv").write_text("id,t1\n" + "".join(f"{k},{path}\n" for k, path in enumerate(paths)))
+    for inputs in (tmp_path / "sub-all", paths, tmp_path / "cases.csv"):
+        listed = collect_inputs(inputs, PrepareConfig())
+        subjects = {file.path: listed.subject(file, None) for file in listed.files}
+        assert [subjects[path] for path in paths[:2]] == ["sub-01"] * 2
+        assert subjects[paths[2]] not in ("sub-01", "sub-all")  # the folder of all tells no subjects apart
 
 
 def test_a_missing_subject_of_a_table_is_missing_and_a_shared_file_makes_one_subject(tmp_path: Path, nifti):

@@ -162,6 +162,37 @@ def test_a_missing_partner_is_named(folders, tmp_path, capsys):
     assert f"{folders[0]}: no file matches p2" in error
 
 
+def test_files_of_two_folders_are_pairs_by_their_whole_paths_below_them(write, tmp_path, capsys):
+    def fill(*names: str) -> list[Path]:
+        for number, name in enumerate(names):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            write(name, field(affine_of(1.0), (34, 34, 34), number), affine_of(1.0))
+        return [tmp_path / name.split("/")[0] for name in (names[0], names[-1])]
+
+    equal = fill("S/p1/v1/x.nii", "S/p2/v2/x.nii", "T/p1/v1/x.nii.gz", "T/p2/v2/x.nii")
+    assert [(file.path.parent, file.sources[0].parent) for file in find_pairs(equal).files] == [
+        (tmp_path / "T" / visit, tmp_path / "S" / visit) for visit in ("p1/v1", "p2/v2")
+    ]
+    crossed = fill("A/p1/v1/x.nii", "A/p2/v2/x.nii", "B/p2/v1/x.nii", "B/p1/v2/x.nii")
+    error = refused(capsys, tmp_path / "s.h5", "--pairs", *map(str, crossed))
+    assert f"{crossed[1]}: no file matches p1/v1/x, p2/v2/x" in error
+    others = fill("C/anna/t1.nii", "D/bert/t1.nii")
+    assert "no file matches anna/t1" in refused(capsys, tmp_path / "s.h5", "--pairs", *map(str, others))
+    for folder in others:  # a list says nothing on which folders tell patients apart
+        (tmp_path / f"{folder.name}.txt").write_text(f"{next(folder.rglob('*.nii'))}\n")
+    lists = [f"{folder}.txt" for folder in others]
+    assert "must be one CSV file or two folders" in refused(capsys, tmp_path / "s.h5", "--pairs", *lists)
+
+
+def test_volumes_of_one_path_in_two_domains_are_of_one_subject_however_ids_are_shortened(write, tmp_path):
+    for number, name in enumerate(("S/p1/a", "S/p1/b", "T/p1/a", "T/p2/a")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(f"{name}.nii", field(affine_of(1.0), (34, 34, 34), number), affine_of(1.0))
+    files = find_domains([tmp_path / "S", tmp_path / "T"]).files
+    assert [file.id for file in files] == ["source_a", "source_b", "target_p1_a", "target_p2_a"]
+    assert [file.subject for file in files] == ["a", "b", "a", "p2_a"]
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
@@ -247,18 +278,41 @@ def test_a_domain_of_one_volume_is_refused(folders, tmp_path, capsys):
     assert "--input, --nnunet, --pairs, --domains: use exactly one of them" in refused(capsys, tmp_path / "s.h5", *both)
 
 
-def test_dicom_series_of_two_patients_are_no_pair(series, write, tmp_path, capsys):
-    for name, patient in (("s", "anna"), ("t", "bert")):
-        folder = series(name, smooth((16, 24, 20), seed=ord(name)))
+CASES = [
+    ("id,source,target", "s,t"),
+    ("id,source_a,source_b,target", "t,s,u"),
+    ("id,source,target_a,target_b", "t,u,s"),
+    ("id,source,target,seg", "t,u,s"),
+    ("id,source,target,mask", "t,u,s"),
+    ("id,t1,t2", "t,s"),
+    ("id,t1,seg", "t,s"),
+]
+
+
+@pytest.fixture
+def patients(series, write, tmp_path):
+    """Series s of one patient, t and u of another, n of a patient that the file does not name."""
+    for name, patient in (("s", "anna"), ("t", "bert"), ("u", "bert")):
+        folder = series(name, smooth((16, 24, 20), seed=ord(name)) // 1000 + 1)
         for file in folder.iterdir():
-            rewrite(file, PatientID=patient)
-    (tmp_path / "p.csv").write_text("id,source,target\na,s,t")
-    error = refused(capsys, tmp_path / "x.h5", "--pairs", str(tmp_path / "p.csv"))
-    assert "PatientID is 'anna', but that of its target" in error and "bert" in error
+            rewrite(file, PatientID=patient, RescaleIntercept=-1024)
     source = read_volume(tmp_path / "s")
-    write("n.nii", source.array[::-1], source.affine)  # of a patient that the file does not name
-    (tmp_path / "p.csv").write_text("id,source,target\na,s,n.nii")
-    assert inspect(find_pairs([tmp_path / "p.csv"]), SETTINGS, progress=False).problems == ()
+    write("n.nii", source.array[::-1], source.affine)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("header", "names"), CASES, ids=[case[0] for case in CASES])
+def test_files_of_two_patients_are_no_case(header, names, patients, capsys):
+    (patients / "p.csv").write_text(f"{header}\na,{names}")
+    words = ["--pairs" if "source" in header else "--input", str(patients / "p.csv")]
+    labels = ["--label_names", "background", "tumour", "more"] if "seg" in header else []
+    error = refused(capsys, patients / "x.h5", *words, *labels)
+    assert "PatientID is" in error and "'anna'" in error and "'bert'" in error and "under the id a" in error
+
+
+def test_a_file_that_names_no_patient_may_be_of_any(patients):
+    (patients / "p.csv").write_text("id,source,target\na,s,n.nii")
+    assert inspect(find_pairs([patients / "p.csv"]), SETTINGS, progress=False).problems == ()
 
 
 def test_pet_and_ct_of_a_patient_become_a_pair(test_data, tmp_path):

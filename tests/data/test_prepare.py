@@ -333,6 +333,25 @@ def test_a_scan_packed_twice_is_a_copy(scans: Path, tmp_path: Path):
         run(scans, tmp_path / "s.h5")
 
 
+def test_both_ids_of_one_file_are_named(scans: Path, tmp_path: Path):
+    path = sorted(scans.iterdir())[0]
+    (tmp_path / "cases.csv").write_text(f"id,t1\na,{path}\nb,{path}\n")
+    with pytest.raises(InputError, match=f"^{path}: has the ids a and b; leave one out$"):
+        run(tmp_path / "cases.csv", tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize("size", [(4096, 32, 32), (32, 96, 4128)])
+def test_long_volumes_are_stored_with_averages_of_whole_blocks(tmp_path: Path, nifti: Callable[..., Path], size):
+    nifti("in/a.nii", np.random.default_rng(0).random((9, 8, 7), np.float32))
+    store = Store(prepare(tmp_path / "in", tmp_path / "a.h5", replace(CONFIG, size=size), progress=False).path)
+    assert store.volume(0).shape == (1, *size) and store.low(0).shape == (1, *(side // 32 for side in size))
+
+
+def test_a_size_that_no_store_holds_is_refused():
+    with pytest.raises(InputError, match=r"size \[1, 65536, 65536\]: slabs of 1 slices .* have 8 GiB"):
+        PrepareConfig(size=(1, 65536, 65536))
+
+
 def test_a_scan_in_another_format_is_a_copy(scans: Path, tmp_path: Path):
     volume = read_volume(sorted(scans.iterdir())[0])
     turned, affine = reorient(volume.array, volume.affine, "PLI")

@@ -19,6 +19,7 @@ from hagan3d.checkpoint import files, load_model, load_translation
 from hagan3d.data.store.store import Store
 from hagan3d.engine.trainer import Trainer
 from hagan3d.errors import InputError
+from hagan3d.inference.augmentation import GeneratedSet
 from hagan3d.inference.encoding import inputs_of_files, inputs_of_store, latents
 from hagan3d.inference.features import encode
 from hagan3d.inference.generation import generate, latent, samples, volume_slabs
@@ -278,6 +279,10 @@ def test_seeds_are_parsed(text, seeds):
 def test_bad_seeds_are_refused():
     with pytest.raises(InputError, match="0-99,200"):
         cli.parse_seeds("1..3")
+    with pytest.raises(InputError, match="must be at most 9223372036854775807"):
+        cli.parse_seeds(f"0,{2**63}")
+    with pytest.raises(InputError, match="--first-seed from 0 to 9223372036854775807"):
+        GeneratedSet(first_seed=2**63)
 
 
 class Evil:

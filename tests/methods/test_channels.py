@@ -175,6 +175,8 @@ def test_a_case_to_encode_is_checked_as_one_to_prepare(run: Path, heads: Path, t
     description = load_model(run).description
     columns = (*CHANNELS, "seg")
     assert inputs_of_files(write_table(tmp_path, heads, columns), description)[0] == 1
+    upper = write_table(tmp_path, heads, columns).rename(tmp_path / "cases.CSV")
+    assert inputs_of_files(upper, description)[0] == 1
     with pytest.raises(InputError, match="its volumes have the channels T1c, T1, .*, but those of the model are T1, "):
         inputs_of_files(write_table(tmp_path, heads, (columns[1], columns[0], *columns[2:])), description)
     image = nib.load(sorted((heads / "labelsTr").iterdir())[0])

@@ -16,6 +16,7 @@ from hagan3d.data.io.registry import (
     volume_suffixes,
 )
 from hagan3d.data.io.volumes import VolumeFile
+from hagan3d.data.names import canonical
 from hagan3d.errors import InputError
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
@@ -173,7 +174,9 @@ def _with_ids(paths: list[Path]) -> list[VolumeFile]:
 
     The names are those of the given path: links keep theirs, wherever they lead.
     """
-    components = {path: (*Path(os.path.abspath(path)).parent.parts[1:], stem_of(path)) for path in paths}
+    components = {
+        path: tuple(map(canonical, (*Path(os.path.abspath(path)).parent.parts[1:], stem_of(path)))) for path in paths
+    }
     files = [VolumeFile(path, components[path][-1]) for path in paths]
     for depth in range(2, max(len(names) for names in components.values()) + 1):
         counts = Counter(file.id for file in files)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hagan3d.config import Size
+from hagan3d.config.bounds import MAX_SEED
 from hagan3d.data.io.files import write_text
 from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
@@ -43,8 +44,8 @@ def write_all(
     Returns:
         The rows.
     """
-    if num < 1 or seed < 0:
-        raise InputError(f"--num, --seed: must be at least 1 and at least 0, got {num} and {seed}")
+    if num < 1 or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"--num, --seed: must be at least 1, and 0 to {MAX_SEED}, got {num} and {seed}")
     _check_out(out)
     write_text(out / MARK, "")
     tasks = [(out, seed + index, size, index) for index in range(num)]

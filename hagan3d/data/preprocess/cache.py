@@ -15,6 +15,7 @@ from hagan3d.data.preprocess.facts import FileFacts, facts_of, odd_shape
 from hagan3d.data.preprocess.intensity import IntensityRule, window_remark
 from hagan3d.data.preprocess.volume import (
     check_overlap,
+    check_patient,
     check_slices,
     preprocess_channels,
     preprocess_label_map,
@@ -101,8 +102,9 @@ def check_file(task: PreprocessingTask) -> CheckResult:
             *_check_label_map(task, volume, found),
             *_check_sources(task, volume, found),
         ]
-        hashed = dict.fromkeys([*file.files, *([task.mask] if task.mask else [])])
-        return CheckResult(content_hash(list(hashed)), remarks=tuple(remarks), facts=tuple(found))
+        paths = list(dict.fromkeys([*file.files, *([task.mask] if task.mask else [])]))
+        check_patient(file.id, paths)
+        return CheckResult(content_hash(paths), remarks=tuple(remarks), facts=tuple(found))
     except InputError as error:
         message = str(error)
         is_named = any(str(path) in message for path in file.files)
@@ -208,21 +210,8 @@ def _check_sources(task: PreprocessingTask, volume: Volume, found: list[FileFact
     for path, rule, name in zip(task.file.sources, task.source_intensities, task.source_channels, strict=True):
         source = read_volume(path, task.fill)
         remarks += [*source.remarks, *_check_interval(source, rule), *_check_grid(source, volume)]
-        _check_patient(task.file, path)
         found.append(facts_of(source, name))
     return remarks
-
-
-def _check_patient(file: VolumeFile, path: Path) -> None:
-    """Raise InputError if a source of a pair is of another patient than its target."""
-    from hagan3d.data.io.dicom import patient_id  # not at the top: SimpleITK and pydicom are slow to import
-
-    ids = [patient_id(one) for one in (file.path, path)]
-    if None not in ids and ids[0] != ids[1]:
-        raise InputError(
-            f"{path}: PatientID is {ids[1]!r}, but that of its target {file.path} is {ids[0]!r}; "
-            f"pair volumes of one patient under the id {file.id}"
-        )
 
 
 def _mask(task: PreprocessingTask, volume: Volume) -> np.ndarray | None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hagan3d.data.io.files import exists
+from hagan3d.data.io.files import exists, file_name
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
-from hagan3d.data.preprocess.metadata import abbreviate, known, read_table
+from hagan3d.data.names import canonical
+from hagan3d.data.preprocess.metadata import abbreviate, alike, known, read_table
 from hagan3d.data.store.format import MAX_LABELS
 from hagan3d.errors import InputError
 
@@ -33,6 +34,17 @@ class Cases:
     remarks: tuple[str, ...] = ()
     """Which files are not read, one line each."""
 
+    def __post_init__(self) -> None:
+        for names in ((*self.channels, *([SEGMENTATION] if self.label_names else [])), self.sources):
+            taken: dict[str, str] = {}
+            for name in names:
+                file = file_name(name).casefold()  # some disks do not distinguish upper and lower case
+                if file in taken:
+                    raise InputError(
+                        f"the channels {taken[file]!r} and {name!r} would be written to files of one name; rename one"
+                    )
+                taken[file] = name
+
 
 def find_nnunet(folder: Path) -> Cases:
     """List the training cases of an nnU-Net data set (version 2).
@@ -45,7 +57,7 @@ def find_nnunet(folder: Path) -> Cases:
     """
     about = _read_dataset(folder / "dataset.json")
     ending, names = about["file_ending"], about["channel_names"]
-    channels = tuple(str(names[key]) for key in sorted(names, key=int))
+    channels = tuple(canonical(str(names[key])) for key in sorted(names, key=int))
     images, maps = folder / "imagesTr", folder / "labelsTr"
     for part in (images, maps):
         if not part.is_dir():
@@ -59,7 +71,7 @@ def find_nnunet(folder: Path) -> Cases:
         label_map = maps / f"{case}{ending}"
         missing = [path for path in [*parts, label_map] if not exists(path)]
         problems += [f"{path}: does not exist, but case {case} needs it; add it or remove the case" for path in missing]
-        files.append(VolumeFile(parts[0], case, channels=tuple(parts[1:]), label_map=label_map))
+        files.append(VolumeFile(parts[0], canonical(case), channels=tuple(parts[1:]), label_map=label_map))
     if problems:
         raise InputError("\n".join(problems))
     names = _checked_names(folder / "dataset.json", channels)
@@ -87,7 +99,7 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     Raises:
         InputError: If a column is missing or a file does not exist: one line for each.
     """
-    header, lines = read_table(path)
+    header, lines = read_table(path, RESERVED)
     channels = tuple(name for name in header if name not in RESERVED)
     has_maps = SEGMENTATION in header
     if "id" not in header or not channels:
@@ -95,7 +107,8 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     check_named(path, has_maps, label_names)
     _check_cells(path, lines, (*channels, *([SEGMENTATION] if has_maps else [])))
     files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
-    return Cases(files, channels, check_label_names(label_names))
+    remarks = alike(path, "subject", "subjects", [line.get("subject", "") for line in lines])
+    return Cases(files, channels, check_label_names(label_names), remarks=remarks)
 
 
 def check_named(path: Path, has_maps: bool, label_names: tuple[str, ...]) -> None:
@@ -111,14 +124,13 @@ def find_channels(path: Path, names: Sequence[str]) -> list[VolumeFile]:
     Raises:
         InputError: If a column is missing or a file does not exist: one line for each.
     """
-    header, lines = read_table(path)
-    columns = {name.lower(): name for name in header}
-    missing = [name for name in ("id", *names) if name.lower() not in columns]
+    header, lines = read_table(path, ("id", *names))
+    missing = [name for name in ("id", *names) if name not in header]
     if missing:
         raise InputError(
             f"{path}: no column {missing[0]!r} among {', '.join(header)}; use the columns id, {', '.join(names)}"
         )
-    cells = [{name: line[columns[name.lower()]] for name in ("id", *names)} for line in lines]
+    cells = [{name: line[name] for name in ("id", *names)} for line in lines]
     _check_cells(path, cells, tuple(names))
     return [_case(path.parent, line, tuple(names)) for line in sorted(cells, key=lambda line: line["id"])]
 

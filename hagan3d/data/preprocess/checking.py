@@ -212,19 +212,19 @@ def _sort_out(tasks: list[PreprocessingTask], results: dict[str, CheckResult]) -
     """Sort usable files from others; a copy of another file, or of its voxels in another format, is a problem."""
     usable: dict[str, str] = {}
     problems: list[str] = []
-    first: dict[Any, Path] = {}
+    first: dict[Any, VolumeFile] = {}
     for task in tasks:
         result = results[task.file.id]
         if result.error:
             problems.append(result.error)
             continue
         voxels = tuple(fact.voxels for fact in result.facts)
-        if result.hash in first:
-            problems.append(f"{task.file.path}: is the same file as {first[result.hash]}; leave one out")
-        elif all(voxels) and voxels in first:
-            problems.append(f"{task.file.path}: has the same voxels as {first[voxels]}; leave one out")
+        copied = result.hash if result.hash in first else voxels if all(voxels) else None
+        if copied in first:
+            what = "is the same file as" if copied == result.hash else "has the same voxels as"
+            problems.append(_copy_of(task.file, first[copied], what))
         else:
-            first |= dict.fromkeys((result.hash, voxels), task.file.path)
+            first |= dict.fromkeys((result.hash, voxels), task.file)
             usable[task.file.id] = result.hash
     remarks = [remark for result in results.values() for remark in result.remarks]
     shapes: dict[GridRule, list[tuple[int, ...]]] = {}
@@ -233,6 +233,13 @@ def _sort_out(tasks: list[PreprocessingTask], results: dict[str, CheckResult]) -
         shapes.setdefault(task.grid, []).extend(fact.shape for fact in facts[:1])
     sizes = [line for grid, own in shapes.items() for line in _image_sizes(own, grid)]
     return Checked(results, usable, problems, [*remarks, *sizes])
+
+
+def _copy_of(file: VolumeFile, first: VolumeFile, what: str) -> str:
+    """Return a line on a volume that is in the list already."""
+    if file.path == first.path:
+        return f"{file.path}: has the ids {first.id} and {file.id}; leave one out"
+    return f"{file.path}: {what} {first.path} (ids {first.id} and {file.id}); leave one out"
 
 
 def _image_sizes(shapes: Iterable[tuple[int, ...]], grid: GridRule) -> list[str]:

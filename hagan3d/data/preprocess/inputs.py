@@ -22,9 +22,10 @@ from hagan3d.errors import InputError
 
 Inputs = Path | str | Iterable[Path | str] | Cases
 TABLE_SUFFIX = ".csv"
-VOLUME = 5  # rank of a volume's own id among the names of its subject
+BIDS = 2  # rank of a participant of BIDS among the names of a subject
+VOLUME = 5  # rank of a volume's own id
 FILE = 6  # rank of the path of a file
-PARTICIPANT = re.compile(r"(?:^|_)(sub-[0-9A-Za-z]+)(?=_|$)")  # of an id with the entities of BIDS
+PARTICIPANT = re.compile(r"(?:^|_)(sub-[0-9A-Za-z]+)(?=[_.]|$)")  # of a name with the entities of BIDS
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,19 @@ class PreparationInputs:
         """
         counts = Counter(row.id for row in self.rows.values())
         shared = {name: row.id for name, row in self.rows.items() if row.id and counts[row.id] > 1}
+        participants = _participants(self.cases.files)
         names: dict[tuple[int, str], set[tuple[int, str]]] = {}
         for file in self.cases.files:
-            participant = PARTICIPANT.search(file.id)
             known = (
                 self._named_subject(file),
                 shared.get(file.id),
-                participant and participant[1],
+                None,  # of BIDS, which may be several
                 file.subject if file.domain else None,
                 self.patients.get(file.id),
                 file.id,
             )
             joined = {(rank, name) for rank, name in enumerate(known) if name}
+            joined |= {(BIDS, name) for name in participants[file.id]}
             joined |= {(FILE, os.path.realpath(path)) for path in (file.path, *file.channels, *file.sources)}
             joined |= {other for name in joined for other in names.get(name, ())}
             names |= dict.fromkeys(joined, joined)
@@ -193,6 +195,25 @@ def _check_intensities(cases: Cases, config: PrepareConfig) -> None:
     unknown = [name for name in config.intensities if name not in names]
     if unknown:
         raise InputError(f"intensities: no channel is named {unknown[0]!r}; the channels are {', '.join(names)}")
+
+
+def _participants(files: list[VolumeFile]) -> dict[str, set[str]]:
+    """Return the participants of BIDS that the id of each volume and the paths of its files name.
+
+    The folders that all files lie in are not looked at: their names do not tell subjects apart.
+    """
+    paths = {file.id: [os.path.abspath(path) for path in (file.path, *file.channels, *file.sources)] for file in files}
+    top = os.path.commonpath([os.path.dirname(path) for own in paths.values() for path in own])
+    found = {}
+    for name, own in paths.items():
+        named = [(name,), *(Path(path).relative_to(top).parts for path in own)]
+        found[name] = {participant for parts in named if (participant := _participant_of(parts))}
+    return found
+
+
+def _participant_of(parts: Sequence[str]) -> str | None:
+    """Return the participant that the last of some folder and file names that has one names."""
+    return next((match[1] for part in reversed(parts) if (match := PARTICIPANT.search(part))), None)
 
 
 def _patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hagan3d.data.names import canonical
 from hagan3d.errors import InputError
 
 ID_COLUMNS = ("id", "mrid", "volume", "filename", "file", "participant_id", "subject_id", "patient_id")
 SUBJECT_COLUMNS = ("subject", "subject_id", "participant_id", "patient", "patient_id")
+NAMES = ("id", "subject")  # columns of a table of files whose cells are names, not paths
 MISSING = ("", "n/a", "na", "nan", "nat", "none", "null", "nil", "missing", "unknown", "-", "--", ".", "?")
 """Cells that hold no value, in lower case."""
 LEAST_HELD_OUT = 5  # subjects, without which a model cannot be evaluated
@@ -63,17 +65,18 @@ def read_labels(path: Path, class_column: str) -> LabelTable:
 
     The id column is named id (or MRID, filename, participant_id, ...). The class, the subject and columns whose cells
     are all numbers or missing are read, other columns are named in remarks. A missing cell (empty, n/a, nan, ...) is
-    NaN, or no class. Classes that are equal as numbers (1, 1.0, 01) are one class.
+    NaN, or no class. Classes that are equal as numbers (1, 1.0, 01) are one class. Texts are in composed Unicode.
 
     Raises:
         InputError: If the file does not exist, has no id column, a repeated id, or no such class column.
     """
     header, lines = read_table(path)
-    names = {name.lower(): name for name in header}
+    lines = [{name: canonical(cell) for name, cell in line.items()} for line in lines]
+    names = {name.casefold(): name for name in header}
     id_column = next((names[name] for name in ID_COLUMNS if name in names), None)
     if id_column is None:
         raise InputError(f"{path}: no id column among {header}; name one `id`")
-    chosen = names.get(class_column.lower())
+    chosen = names.get(canonical(class_column).casefold())
     if chosen is None and class_column != "class":
         raise InputError(f"{path}: no column {class_column!r} among {header}; use --class_column with one of them")
     subject = next((names[name] for name in SUBJECT_COLUMNS if name in names and names[name] != id_column), None)
@@ -81,8 +84,9 @@ def read_labels(path: Path, class_column: str) -> LabelTable:
     columns = tuple(name for name in others if _is_numeric([line[name] for line in lines]))
     remarks = tuple(_unused(path, name, [line[name] for line in lines]) for name in others if name not in columns)
     remarks += _missing_values(path, lines, id_column, [*columns, *([chosen] if chosen else [])])
-    remarks += _alike(path, chosen, [line[chosen] for line in lines]) if chosen else ()
     class_of = _canonical_classes([line[chosen] for line in lines] if chosen else [])
+    remarks += alike(path, chosen, "classes", class_of.values()) if chosen else ()
+    remarks += alike(path, subject, "subjects", [line[subject] for line in lines]) if subject else ()
     rows: dict[str, LabelRow] = {}
     for line in lines:
         if line[id_column] in rows or not line[id_column]:
@@ -103,7 +107,7 @@ def match_rows(labels: LabelTable, ids: list[str]) -> tuple[dict[str, LabelRow],
     Returns:
         Rows by volume id, volumes without a row, and rows without a volume.
     """
-    matches = {name: key for name in ids if (key := _match_row(name, labels.rows)) is not None}
+    matches = {name: key for name in ids if (key := _match_row(canonical(name), labels.rows)) is not None}
     used = set(matches.values())
     return (
         {name: labels.rows[key] for name, key in matches.items()},
@@ -175,11 +179,16 @@ def abbreviate(names: list[str]) -> str:
     return ", ".join(names[:MAX_LISTED]) + more
 
 
-def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the header and the lines of a CSV file, stripped.
+def read_table(path: Path, reserved: Iterable[str] = ()) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the header and the lines of a CSV file, stripped; names and ids in composed Unicode, paths as they are.
+
+    Args:
+        path: The file.
+        reserved: Names of columns that are recognised in upper and lower case, and returned as they are written here.
 
     Raises:
-        InputError: If it does not exist, is not CSV, has no lines, or lines of different lengths.
+        InputError: If it does not exist, is not CSV, has no lines, lines of different lengths, or columns whose names
+            are equal or differ in case alone.
     """
     if not path.is_file():
         raise InputError(f"{path}: does not exist or is a folder; use a CSV file")
@@ -191,14 +200,25 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from error
     if len(table) < 2:
         raise InputError(f"{path}: has no lines below its header")
-    header = table[0]
+    named = [*map(canonical, table[0])]
+    spelled = {canonical(name).casefold(): name for name in reserved}
+    header = [spelled.get(name.casefold(), name) for name in named]
     uneven = next((number for number, line in enumerate(table, 1) if len(line) != len(header)), None)
-    if uneven is not None or len(set(header)) < len(header):
-        what = (
-            f"line {uneven} and the header differ in their number of cells" if uneven else "a column name is repeated"
+    if uneven is not None:
+        raise InputError(
+            f"{path}: line {uneven} and the header differ in their number of cells; use commas between cells and one "
+            "line per volume"
         )
-        raise InputError(f"{path}: {what}; use commas between cells and one line per volume")
-    return header, [dict(zip(header, line, strict=True)) for line in table[1:]]
+    columns = dict[str, str]()
+    for name in named:
+        if name.casefold() in columns:
+            other = columns[name.casefold()]
+            raise InputError(f"{path}: the columns {other!r} and {name!r} have one name; rename one or leave it out")
+        columns[name.casefold()] = name
+    return header, [
+        {name: canonical(cell) if name in NAMES else cell for name, cell in zip(header, line, strict=True)}
+        for line in table[1:]
+    ]
 
 
 def _match_row(name: str, rows: dict[str, LabelRow]) -> str | None:
@@ -250,14 +270,14 @@ def _missing_values(path: Path, lines: list[dict[str, str]], id_column: str, col
     return tuple(remarks)
 
 
-def _alike(path: Path, name: str, cells: list[str]) -> tuple[str, ...]:
-    """Return a remark for classes that differ in upper and lower case alone."""
-    spellings: dict[str, set[str]] = {}
+def alike(path: Path, column: str, what: str, cells: Iterable[str]) -> tuple[str, ...]:
+    """Return a remark for each set of classes or subjects that are equal but for case, or as numbers."""
+    spellings: dict[str | float, set[str]] = {}
     for cell in cells:
-        spellings.setdefault(cell.lower(), set()).add(cell)
-    found = [sorted(names) for lower, names in spellings.items() if len(names) > 1 and not _is_missing(lower)]
+        spellings.setdefault(float(cell) if _is_number(cell) else cell.casefold(), set()).add(cell)
+    found = [sorted(names) for names in spellings.values() if len(names) > 1 and not _is_missing(min(names))]
     return tuple(
-        f"{path}: {', '.join(names)} of the column {name} are {len(names)} classes: write them alike if they are one"
+        f"{path}: {', '.join(names)} of the column {column} are {len(names)} {what}: write them alike if they are one"
         for names in found
     )
 

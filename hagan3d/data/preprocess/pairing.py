@@ -6,9 +6,11 @@ from pathlib import Path
 
 from hagan3d.data.io.files import exists
 from hagan3d.data.io.listing import find_volumes, unread_files
+from hagan3d.data.io.registry import stem_of
 from hagan3d.data.io.volumes import VolumeFile
-from hagan3d.data.preprocess.cases import SEGMENTATION, Cases, check_different, check_label_names, check_named
-from hagan3d.data.preprocess.metadata import abbreviate, known, read_table
+from hagan3d.data.names import canonical
+from hagan3d.data.preprocess.cases import RESERVED, SEGMENTATION, Cases, check_different, check_label_names, check_named
+from hagan3d.data.preprocess.metadata import abbreviate, alike, known, read_table
 from hagan3d.errors import InputError
 
 COLUMNS = (
@@ -21,8 +23,8 @@ def find_pairs(inputs: Sequence[Path | str], label_names: tuple[str, ...] = ()) 
 
     The CSV has the columns id, source and target, and optionally seg (a label map of the target), mask and subject.
     Several channels have a column each, whose name begins with source_ or target_, as in source_t1, source_flair,
-    target_t2. Paths in it are relative to its folder. In two folders, a source and its target have the same name
-    without ending.
+    target_t2. Paths in it are relative to its folder. In two folders, a source and its target have the same path below
+    their folder, without ending.
 
     Args:
         inputs: The CSV or the folders.
@@ -37,7 +39,7 @@ def find_pairs(inputs: Sequence[Path | str], label_names: tuple[str, ...] = ()) 
     paths = [Path(item) for item in inputs]
     if len(paths) == 1 and not paths[0].is_dir():
         return _in_table(paths[0], label_names)
-    if len(paths) == 2:
+    if len(paths) == 2 and all(path.is_dir() or not exists(path) for path in paths):
         return _in_folders(*paths)
     raise InputError(
         f"--pairs: must be one CSV file or two folders (sources, targets), got {' '.join(map(str, inputs))}"
@@ -48,7 +50,8 @@ def find_domains(inputs: Sequence[Path | str]) -> Cases:
     """List the volumes of two folders, the unpaired source and target domains.
 
     Returns:
-        Volumes with ids ``source_NAME`` and ``target_NAME``; those of the same name are of one subject.
+        Volumes with ids ``source_NAME`` and ``target_NAME``; those of the same name, or of the same path below their
+        folder, are of one subject.
 
     Raises:
         InputError: If there are not two folders, or a domain has fewer than two volumes.
@@ -56,16 +59,19 @@ def find_domains(inputs: Sequence[Path | str]) -> Cases:
     if len(inputs) != 2:
         raise InputError(f"--domains: must be two folders (sources, targets), got {len(inputs)}")
     listed: list[VolumeFile] = []
+    subjects: dict[str, str] = {}  # by path below the folder
     for path, domain in zip(map(Path, inputs), ("source", "target"), strict=True):
         files = find_volumes(path)
         if len(files) < 2:
             raise InputError(f"{path}: the {domain} domain must have at least 2 volumes, got 1; add more")
-        listed += [VolumeFile(one.path, f"{domain}_{one.id}", subject=one.id, domain=domain) for one in files]
+        for one in files:
+            subject = subjects.setdefault(_name_in(path, one.path), one.id)
+            listed.append(VolumeFile(one.path, f"{domain}_{one.id}", subject=subject, domain=domain))
     return Cases(listed, sources=("source",), remarks=tuple(unread_files(inputs)))
 
 
 def _in_table(path: Path, label_names: tuple[str, ...]) -> Cases:
-    header, lines = read_table(path)
+    header, lines = read_table(path, RESERVED)
     names = {name.lower(): name for name in header}
     sources, targets = (_channels_of(kind, list(names)) for kind in ("source", "target"))
     found = {"id": "id" in names, "source": sources, "target": targets}
@@ -83,7 +89,8 @@ def _in_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     if 0 < len(unmasked) < len(cells):
         raise InputError(f"{path}: has no mask for {abbreviate(unmasked)}, but for others; use one for each, or none")
     files = sorted((_to_file(path, line, sources, targets, maps) for line in cells), key=lambda file: file.id)
-    return Cases(files, targets, check_label_names(label_names), sources=sources)
+    remarks = alike(path, "subject", "subjects", [line.get("subject", "") for line in cells])
+    return Cases(files, targets, check_label_names(label_names), sources=sources, remarks=remarks)
 
 
 def _channels_of(kind: str, columns: list[str]) -> tuple[str, ...]:
@@ -129,12 +136,22 @@ def _to_file(
 
 
 def _in_folders(sources: Path, targets: Path) -> Cases:
-    source_paths, target_paths = ({one.id: one.path for one in find_volumes(folder)} for folder in (sources, targets))
-    for folder, own, other in ((targets, target_paths, source_paths), (sources, source_paths, target_paths)):
+    """Pair the files of two folders by their paths below them: the shortened ids of two patients may agree."""
+    listed, partners = (
+        {_name_in(folder, one.path): one for one in find_volumes(folder)} for folder in (targets, sources)
+    )
+    for folder, own, other in ((targets, listed, partners), (sources, partners, listed)):
         missing = sorted(set(other) - set(own))
         if missing:
-            raise InputError(f"{folder}: no file matches {abbreviate(missing)}; use equal names in both folders")
-    for name, path in target_paths.items():
-        check_different(name, {"source": source_paths[name], "target": path})
-    files = [VolumeFile(path, name, sources=(source_paths[name],)) for name, path in sorted(target_paths.items())]
+            raise InputError(f"{folder}: no file matches {abbreviate(missing)}; use equal names and subfolders in both")
+    for name, one in listed.items():
+        check_different(name, {"source": partners[name].path, "target": one.path})
+    files = [VolumeFile(one.path, one.id, sources=(partners[name].path,)) for name, one in listed.items()]
     return Cases(files, ("target",), sources=("source",), remarks=tuple(unread_files([sources, targets])))
+
+
+def _name_in(folder: Path, path: Path) -> str:
+    """Return the path of a volume below the folder it was found in, without ending; in a list, its whole path."""
+    above = path.parent if path == folder else folder  # a folder of slices is a volume itself
+    place = path.relative_to(above) if path.is_relative_to(above) else path
+    return canonical((place.parent / stem_of(path)).as_posix())

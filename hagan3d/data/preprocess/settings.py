@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from hagan3d.config import Size, check_size
-from hagan3d.config.bounds import Section, bounded
+from hagan3d.config.bounds import MAX_SEED, Section, bounded
 from hagan3d.errors import InputError
 
 MAX_LABEL = 255
@@ -110,7 +110,7 @@ class PrepareConfig(Section):
     needs, unless this and `test` are 0."""
     test: float = bounded(0.0, at_least=0, below=1)
     """Fraction of subjects held out for testing."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0, at_most=MAX_SEED)
     """Random seed of the split."""
     fill: float | None = None
     """Replacement for NaN and infinite voxels. Default: they are an error."""

@@ -163,3 +163,17 @@ def check_overlap(volume: Volume, first: Volume) -> None:
             f"{volume.name}: its grid does not overlap with that of {first.name}; register them first, or repair the "
             "header of one"
         )
+
+
+def check_patient(id: str, paths: Iterable[Path]) -> None:
+    """Raise InputError if two files of one case name different patients; those that name none may be of any."""
+    from hagan3d.data.io.dicom import patient_id  # not at the top: SimpleITK and pydicom are slow to import
+
+    named = [(path, patient) for path in paths if (patient := patient_id(path)) is not None]
+    for path, patient in named[1:]:
+        first, other = named[0]
+        if patient != other:
+            raise InputError(
+                f"{path}: PatientID is {patient!r}, but that of {first} is {other!r}; use files of one patient under "
+                f"the id {id}"
+            )
