@@ -284,3 +284,15 @@ def test_a_mask_begins_with_the_whole_id_of_its_scan(tmp_path: Path, nifti):
         nifti(f"in/{name}.nii", smooth((3, 4, 5)))
     config = PrepareConfig(intensity="z-score", masks=str(tmp_path / "masks"))
     assert collect_inputs(tmp_path / "in", config).masks == masks
+
+
+def test_masks_of_another_patient_are_refused(nifti, tmp_path):
+    """Scans p1/v1 and p2/v2 have the ids v1 and v2, and so have the masks p2/v1 and p1/v2."""
+    for name in ("in/p1/v1.nii", "in/p2/v2.nii", "same/p1/masks/v1.nii", "same/p2/masks/v2.nii"):
+        nifti(name, smooth((3, 4, 5)))
+    for name in ("masks/p2/v1.nii", "masks/p1/v2.nii"):
+        nifti(name, smooth((3, 4, 5)))
+    found = collect_inputs(tmp_path / "in", PrepareConfig(intensity="z-score", masks=str(tmp_path / "same"))).masks
+    assert {name: path.parent.parent.name for name, path in found.items()} == {"v1": "p1", "v2": "p2"}
+    with pytest.raises(InputError, match="is the mask of v1 by its name, but .*p1/v1.nii lies in other folders"):
+        collect_inputs(tmp_path / "in", PrepareConfig(intensity="z-score", masks=str(tmp_path / "masks")))

@@ -266,8 +266,29 @@ def _find_masks(
                 f"{config.masks}: has {len(matches)} masks for {file.id}; use one, whose name begins with that id"
             )
         masks[file.id] = matches[0]
+    _check_folders([file.path for file in files], [mask.path for mask in candidates], own, masks)
     unused = [mask.id for mask in candidates if not any(_is_mask_of(mask.id, file.id) for file in files)]
     return masks, [f"{config.masks}: masks of no volume are not used: {abbreviate(unused)}"] if unused else []
+
+
+def _check_folders(scans: list[Path], candidates: list[Path], own: list[VolumeFile], masks: dict[str, Path]) -> None:
+    """Raise InputError if a mask lies in folders of another volume than its own: their short ids may agree."""
+    folders, others = _telling_folders(scans), _telling_folders(candidates)
+    both = set().union(*folders.values()) & set().union(*others.values())
+    for file in own:
+        mask = masks[file.id]
+        if folders[file.path] & both != others[mask] & both:
+            raise InputError(
+                f"{mask}: is the mask of {file.id} by its name, but {file.path} lies in other folders; give both the "
+                "same"
+            )
+
+
+def _telling_folders(paths: list[Path]) -> dict[Path, set[str]]:
+    """Return the names of the folders of each path that are not those of all."""
+    parts = {path: set(path.absolute().parent.parts) for path in paths}
+    common = set.intersection(*parts.values()) if parts else set()
+    return {path: names - common for path, names in parts.items()}
 
 
 def _is_mask_of(mask_id: str, volume_id: str) -> bool:
