@@ -254,7 +254,7 @@ def test_more_voxels_than_a_header_declares_are_noticed(tmp_path: Path):
     five = np.concatenate([VOXELS, VOXELS[:, :, :1]], axis=2)
     for number in range(5):
         (tmp_path / f"s{number}.raw").write_bytes(five[:, :, number].tobytes("F"))
-    assert "s0.raw has 60 bytes" in complaint(meta(tmp_path / "a.mhd", "", b"", "s%d.raw 0 4 1"))
+    assert "names 5 files of voxels, its sizes need 4" in complaint(meta(tmp_path / "a.mhd", "", b"", "s%d.raw 0 4 1"))
     place = "space: left-posterior-superior\nspace directions: (-2,0,0) (0,-2.2,0) (0,0,2.5)\nspace origin: (5,8,-9)"
     for path in (
         meta(tmp_path / "a.mha", "", five.tobytes("F")),
