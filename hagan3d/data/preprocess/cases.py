@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hagan3d.data.io.files import exists
+from hagan3d.data.io.listing import folders_of, unread_files
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.preprocess.metadata import abbreviate, known, read_table
@@ -95,7 +96,8 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     check_named(path, has_maps, label_names)
     _check_cells(path, lines, (*channels, *([SEGMENTATION] if has_maps else [])))
     files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
-    return Cases(files, channels, check_label_names(label_names))
+    remarks = tuple(unread_files(folders_of(files), [path]))
+    return Cases(files, channels, check_label_names(label_names), remarks=remarks)
 
 
 def check_named(path: Path, has_maps: bool, label_names: tuple[str, ...]) -> None:
