@@ -218,9 +218,9 @@ def moved(folder: Path, places: np.ndarray) -> None:
 SLICES = np.arange(22)
 DRIFT = np.where(SLICES < 11, -0.025, 0.025).cumsum() * 2.5  # gaps of 2.44 mm, then 2.56 mm
 PLACES = [
-    ("middle ones", (abs(SLICES - 10) < 5) * 5.0, 0, "9 of 22 slices lie beside the straight line"),
+    ("middle ones", (abs(SLICES - 10) < 5) * 5.0, 0, "9 of 22 slices lie off the straight line"),
     ("on a curve", 40 * np.sin(SLICES / 21 * np.pi), 0, "up to 39.89 mm"),
-    ("second half", (SLICES > 10) * 5.0, 0, "22 slices lie beside the straight line"),
+    ("second half", (SLICES > 10) * 5.0, 0, "22 slices lie off the straight line"),
     ("drifting gaps", 0, DRIFT, "has unequally spaced slices: 5 of 22 lie up to 0.65 mm from their place"),
     ("rounded", np.round(SLICES / 7, 1) - SLICES / 7, np.round(SLICES / 9, 1) - SLICES / 9, ""),
 ]

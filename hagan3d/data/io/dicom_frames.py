@@ -246,7 +246,7 @@ def stack(frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarray]:
     """Sort frames along their normal and compute the affine from (column, row, slice) to LPS mm.
 
     Raises:
-        InputError: For mixed orientations, missing, repeated or unequally spaced slices, slices beside the line of the
+        InputError: For mixed orientations, missing, repeated or unequally spaced slices, slices off the line of the
             others, and gantry tilt.
     """
     cosines = np.array([item.cosines for item in frames])  # [slices, 6]
@@ -281,11 +281,11 @@ def _check_places(positions: np.ndarray, affine: np.ndarray) -> None:
     numbers = np.arange(len(positions))[:, None]
     expected = affine[:3, 3] + numbers * affine[:3, 2]
     apart = np.linalg.solve(affine[:3, :3], (positions - expected).T).T  # [slices, 3], voxels
-    beside, along = np.abs(apart[:, :2]).max(1) > PLACE_TOLERANCE, np.abs(apart[:, 2]) > PLACE_TOLERANCE
+    aside, along = np.abs(apart[:, :2]).max(1) > PLACE_TOLERANCE, np.abs(apart[:, 2]) > PLACE_TOLERANCE
     largest = np.linalg.norm(positions - expected, axis=1).max()
-    if beside.any():
+    if aside.any():
         raise InputError(
-            f"{int(beside.sum())} of {len(positions)} slices lie beside the straight line from the first to the last, "
+            f"{int(aside.sum())} of {len(positions)} slices lie off the straight line from the first to the last, "
             f"up to {largest:.2f} mm; are they of one scan? Export it again, or remove slices of others"
         )
     if along.any():
