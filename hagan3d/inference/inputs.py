@@ -4,10 +4,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from hagan3d.data.io.nnunet import DATASET
 from hagan3d.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from hagan3d.data.io.volumes import VolumeFile
 
 
 class ReadFile(Protocol):
@@ -20,7 +23,6 @@ class ReadFile(Protocol):
 
 TRANSLATIONS = "translations.csv"
 UNFINISHED = ".unfinished"  # in a folder whose volumes are being written, or were when the command was killed
-File = TypeVar("File")
 Item = TypeVar("Item", bound=ReadFile)
 
 
@@ -67,18 +69,20 @@ def check_translations_out(path: Path, out: Path) -> None:
     check_out(path, out, "translations", (out / TRANSLATIONS, out / UNFINISHED))
 
 
-def all_readable(path: Path, files: Sequence[File], read: Callable[[File], Item]) -> Iterator[Item]:
+def all_readable(path: Path, files: "Sequence[VolumeFile]", read: "Callable[[VolumeFile], Item]") -> Iterator[Item]:
     """Read every file to find the bad ones, then return an iterator that reads them one at a time.
 
-    What was noticed about the files, and which files of the folder ``path`` are not read, is printed on stderr.
+    What was noticed about the files, and which files of the folder ``path``, or of folders that it names, are not read,
+    is printed on stderr.
 
     Raises:
         InputError: If some cannot be read: a line for each.
     """
-    from hagan3d.data.io.listing import unread_files
+    from hagan3d.data.io.listing import folders_of, unread_files
     from hagan3d.data.preprocess.facts import grouped
 
-    bad, remarks = list[str](), [] if (path / DATASET).exists() else unread_files(path)
+    given = [] if (path / DATASET).exists() else [path]
+    bad, remarks = list[str](), unread_files([*given, *folders_of(files)], [path])
     for file in files:
         try:
             remarks += read(file).remarks

@@ -138,7 +138,7 @@ FILES: list[tuple[str, Maker, str]] = [
     ("4D", nifti_of(smooth((4, 4, 4, 3))), "got 4D (4 x 4 x 4 x 3)"),
     ("2D", nifti_of(smooth((8, 8))), "one slice"),
     ("one slice", nifti_of(smooth((8, 8, 1))), "one slice"),
-    ("colours", colours, "got 4D (6 x 5 x 4 x 3); use --channels 4d"),
+    ("colours", colours, "got 4D (6 x 5 x 4 x 3); export one time point or channel"),
     ("colours, nifti", rgb_nifti, "got colours"),
     ("flat affine", flat_space, "singular affine"),
     ("pickle", pickled_npy, "Python objects, which are never loaded"),

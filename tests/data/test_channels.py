@@ -255,6 +255,12 @@ def test_a_data_set_that_is_not_json_or_of_version_1_is_refused(copy: Path):
 
 
 MAPS = [
+    ("NaN", lambda labels: np.where(labels == 1, np.float32("nan"), labels), "labels must be integers, got NaN"),
+    (
+        "one-hot",
+        lambda labels: np.stack([labels == 0, labels == 1], -1).astype("u1"),
+        "expected one 3D volume, got 4D (32 x 40 x 36 x 2); a label map has one integer",
+    ),
     ("fractions", lambda labels: labels * np.float32(0.5), "labels must be integers, got fractions"),
     ("negative", lambda labels: labels.astype(np.int16) - 1, "has the label -1, but the labels are 0 background"),
     ("large", lambda labels: np.where(labels == 2, 7, labels).astype(np.uint8), "has the label 7"),

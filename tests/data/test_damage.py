@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
+from hagan3d.data.io.geometry import NO_PLACE, NO_SIDES
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.data.preprocess.cache import file_hash
@@ -254,7 +255,7 @@ def test_more_voxels_than_a_header_declares_are_noticed(tmp_path: Path):
     five = np.concatenate([VOXELS, VOXELS[:, :, :1]], axis=2)
     for number in range(5):
         (tmp_path / f"s{number}.raw").write_bytes(five[:, :, number].tobytes("F"))
-    assert "s0.raw has 60 bytes" in complaint(meta(tmp_path / "a.mhd", "", b"", "s%d.raw 0 4 1"))
+    assert "names 5 files of voxels, its sizes need 4" in complaint(meta(tmp_path / "a.mhd", "", b"", "s%d.raw 0 4 1"))
     place = "space: left-posterior-superior\nspace directions: (-2,0,0) (0,-2.2,0) (0,0,2.5)\nspace origin: (5,8,-9)"
     for path in (
         meta(tmp_path / "a.mha", "", five.tobytes("F")),
@@ -312,3 +313,24 @@ def test_a_sform_and_a_qform_that_differ_are_a_remark(tmp_path: Path):
         volume = read_volume(tmp_path / "a.nii")
         np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
         assert len(volume.remarks) == len(expected) and all(text in volume.remarks[0] for text in expected)
+
+
+@pytest.mark.parametrize(
+    ("codes", "used", "remarks"),
+    [
+        ((5, 0), "sform", []),
+        ((6, 0), "sform", ["sform_code 6 is unknown: the sform is used"]),
+        ((6, 1), "qform", ["sform_code 6 is unknown: the qform is used"]),
+        ((0, 9), "qform", ["qform_code 9 is unknown: the qform is used"]),
+        ((1, 9), "sform", ["qform_code 9 is unknown: the sform is used"]),
+        ((-1, 0), "", [NO_SIDES, NO_PLACE]),
+    ],
+)
+def test_transforms_of_unknown_codes_come_last_and_are_said(tmp_path: Path, codes, used: str, remarks, capfd):
+    place = {"qoffset_x": 40, "sform_code": codes[0], "qform_code": codes[1]}
+    volume = read_volume(nifti(tmp_path / "a.nii", **place))
+    expected = {"sform": AFFINE, "qform": AFFINE.copy(), "": np.diag([2, 2.2, 2.5, 1])}
+    expected["qform"][0, 3] = 40
+    np.testing.assert_allclose(volume.affine, expected[used], atol=1e-5)
+    assert [remark.split("a.nii: ")[1] for remark in volume.remarks] == remarks
+    assert capfd.readouterr() == ("", "")

@@ -94,6 +94,7 @@ def test_every_frame_has_its_own_slope(tmp_path: Path):
 
 ENHANCED = [
     ("a frame missing", {"order": [0, 1, 3, 4]}, "missing slices (1)"),
+    ("a dose", {"GridFrameOffsetVector": [2.5 * k for k in range(5)]}, "GridFrameOffsetVector, as of a dose (RTDOSE)"),
     ("tilted", {"shear": 1.0}, "gantry tilt"),
     ("two echoes", {"echoes": (2.0, 4.0)}, "holds 2 stacks (echoes, time points or kinds of image) of 5 to 5"),
     ("fewer described", {"NumberOfFrames": 7}, "declares 7 frames and describes 5"),
@@ -206,18 +207,31 @@ def test_a_mutated_header_is_refused_in_one_line_or_read(tmp_path: Path):
     assert min(outcomes.values()) > 5
 
 
-def test_a_file_that_is_shown_inverted_and_cannot_be_decoded_is_refused(tmp_path: Path, monkeypatch):
-    write_series(tmp_path, smooth((3, 16, 16)), packed=True)
-    for path in tmp_path.iterdir():
-        rewrite(path, PhotometricInterpretation="MONOCHROME1")
+def moved(folder: Path, places: np.ndarray) -> None:
+    """Write a series whose slices lie at places [slices, 3], LPS mm, relative to a straight one with gaps of 2.5 mm."""
+    write_series(folder, smooth((len(places), 4, 5)))
+    for k, place in enumerate(places):
+        path = folder / f"im{len(places) - k:03d}.dcm"
+        rewrite(path, ImagePositionPatient=[-12.5 + place[0], -20.25 + place[1], round(-40 + 2.5 * k + place[2], 6)])
 
-    def fail(_: pydicom.Dataset) -> np.ndarray:
-        raise RuntimeError("no decoder")
 
-    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(fail))
-    with pytest.raises(InputError, match="pixels cannot be read"):
+SLICES = np.arange(22)
+DRIFT = np.where(SLICES < 11, -0.025, 0.025).cumsum() * 2.5  # gaps of 2.44 mm, then 2.56 mm
+PLACES = [
+    ("middle ones", (abs(SLICES - 10) < 5) * 5.0, 0, "9 of 22 slices lie off the straight line"),
+    ("on a curve", 40 * np.sin(SLICES / 21 * np.pi), 0, "up to 39.89 mm"),
+    ("second half", (SLICES > 10) * 5.0, 0, "22 slices lie off the straight line"),
+    ("drifting gaps", 0, DRIFT, "has unequally spaced slices: 5 of 22 lie up to 0.65 mm from their place"),
+    ("rounded", np.round(SLICES / 7, 1) - SLICES / 7, np.round(SLICES / 9, 1) - SLICES / 9, ""),
+]
+
+
+@pytest.mark.parametrize(("x", "z", "reason"), [row[1:] for row in PLACES], ids=[row[0] for row in PLACES])
+def test_every_slice_lies_where_the_affine_puts_it(tmp_path: Path, x, z, reason: str):
+    moved(tmp_path, np.stack(np.broadcast_arrays(x, 0.0, z, SLICES)[:3], axis=1))
+    if not reason:
+        np.testing.assert_allclose(read_volume(tmp_path).affine, AFFINE, atol=0.1)
+        return
+    with pytest.raises(InputError) as caught:
         read_volume(tmp_path)
-    for path in tmp_path.iterdir():
-        path.unlink()
-    write_series(tmp_path, smooth((3, 16, 16)), packed=True)
-    np.testing.assert_allclose(read_volume(tmp_path).array, smooth((3, 16, 16)).transpose(2, 1, 0))
+    assert reason in str(caught.value) and "tilt" not in str(caught.value)

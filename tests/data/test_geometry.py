@@ -6,9 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+from scipy.spatial.transform import Rotation
 
 from hagan3d.data.io.geometry import (
     GridRule,
+    _taps,
     check_orientation,
     resample_onto,
     spacing_of,
@@ -222,3 +224,27 @@ def test_nearest_voxels_make_no_label_that_was_not_there_and_leave_0_beyond(degr
     expected[inside] = labels[tuple(at[inside].T)]
     assert set(np.unique(made)) == {0.0, 3.0, 7.0}
     assert np.array_equal(made, expected)
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_voxels_that_are_tiny_by_mistake_take_no_more_than_the_volume_has(degrees):
+    array = np.random.default_rng(0).normal(size=(14, 18, 22)).astype(np.float32)
+    affine = np.diag([1e-9, 1e-9, 1e-9, 1])
+    grid = np.eye(4)
+    grid[:2, :2] = Rotation.from_euler("z", degrees, degrees=True).as_matrix()[:2, :2]
+    grid[:3, 3] = -grid[:3, :3] @ (4, 4, 4)
+    stored = resample_onto(array, affine, grid, (8, 8, 8))
+    assert stored[4, 4, 4] == pytest.approx(array.mean(), abs=0.5) and stored[0, 0, 0] == array.min()
+    if not degrees:
+        assert stored[4, 4, 4] == pytest.approx(array.mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize("step", [1.0, 2.5, 4.0, 9.9, 10.1, 40.0])
+def test_taps_are_those_of_the_triangle_at_every_step(step):
+    source, target, first = 20, 3, 0.3
+    index, weights, _ = _taps(source, target, first, step)
+    dense = np.zeros((target, source))
+    np.add.at(dense, (np.arange(target)[:, None], index), weights)
+    centre = np.clip(first + step * np.arange(target), 0, source - 1)
+    triangle = np.clip(1 - np.abs(centre[:, None] - np.arange(source)) / max(step, 1), 0, None)
+    np.testing.assert_allclose(dense, triangle / triangle.sum(1, keepdims=True), atol=1e-6)

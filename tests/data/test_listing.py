@@ -13,6 +13,8 @@ from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.data.preprocess import pipeline
 from hagan3d.data.preprocess.facts import grouped, read_report
+from hagan3d.data.preprocess.inputs import find_cases
+from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -58,6 +60,23 @@ def test_files_that_are_not_read_are_named(tmp_path: Path):
     assert done.remarks == (f"{tmp_path / 'in'}: 2 files are not read: b.hdr, b.img",)
     again = pipeline.prepare(tmp_path / "in", tmp_path / "in" / "a.h5", config, progress=False)
     assert again.done_before and again.remarks == done.remarks  # of the report
+
+
+def test_slices_that_are_not_read_are_named_in_all_ways_in(tmp_path: Path, series: SeriesWriter):
+    folder = series("s", smooth((6, 8, 9)), ending="")
+    (folder / "im006").write_bytes(b"")
+    (folder / "im005").write_bytes((folder / "im005").read_bytes()[:100])
+    volume(tmp_path / "t.nii.gz")
+    texts = {"a.txt": "s\n", "cases.csv": "id,t1\na,s\n", "pairs.csv": "id,source,target\na,s,t.nii.gz\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    expected = (f"{folder}: 2 files are not read: im005, im006",)
+    for name in ("s", "a.txt", "cases.csv"):
+        assert find_cases([tmp_path / name], CONFIG).remarks == expected
+    assert find_pairs([tmp_path / "pairs.csv"]).remarks == expected
+    assert tuple(unread_files([tmp_path, tmp_path / "a.txt", folder])) == (
+        f"{tmp_path}: 5 files are not read: a.txt, cases.csv, pairs.csv, s/im005, s/im006",
+    )
 
 
 def test_a_series_without_endings_and_preambles_is_read(tmp_path: Path, series: SeriesWriter):

@@ -5,13 +5,22 @@ to show them, such as MONOCHROME1 or a window, does not change them.
 """
 
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk  # noqa: N813 (the usual abbreviation)
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    generate_uid,
+)
 
 from hagan3d.data.io.checks import OUT_OF_RANGE, check_memory
 from hagan3d.data.io.dicom_files import SUFFIXES, is_dicom, read_dataset
@@ -28,6 +37,24 @@ from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.errors import InputError
 
 __all__ = ["is_dicom", "patient_id", "read_multiframe", "read_series"]
+
+NO_PIXELS = "{}: DICOM pixels cannot be read: truncated, or compressed in a way that is not supported"
+SYNTAXES: dict[tuple[bool, bool] | tuple[None, None], UID] = {
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
+"""Transfer syntax of a file that names none, by whether its types are implicit and its bytes little endian."""
+PIXEL_FORMAT = (
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelData",
+)
 
 
 @reader(title="folder of DICOM slices", matches=Path.is_dir)
@@ -92,39 +119,63 @@ def _check_sizes(frames: Sequence[Frame]) -> None:
 def _stored_values(frame: Frame) -> np.ndarray:
     """Return the stored values of a file [frames, rows, columns], neither rescaled nor inverted."""
     columns, rows = frame.shape
-    data = read_dataset(frame.path)
+    try:
+        data = read_dataset(frame.path)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # pydicom has no common class for what it raises, as at compressed pixels without an end
+        raise InputError(NO_PIXELS.format(frame.path)) from error
     if not data.file_meta.get("TransferSyntaxUID"):
-        data.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian  # the default of the standard
+        data.file_meta.TransferSyntaxUID = SYNTAXES.get(data.original_encoding, ImplicitVRLittleEndian)
     try:
         values = np.asarray(data.pixel_array)
     except MemoryError:
         raise
-    except Exception as error:  # pydicom has no common class for what its decoders raise
+    except Exception as error:  # nor for what its decoders raise
         values = _decoded_by_itk(frame, data, error)
     if values.size % (rows * columns):
         raise InputError(f"{frame.path}: holds {values.size} values, but frames have {columns} x {rows}")
     return values.reshape(-1, rows, columns)
 
 
-def _decoded_by_itk(frame: Frame, data: pydicom.Dataset, reason: Exception) -> np.ndarray:
-    """Decode a compressed file that pydicom cannot, and undo the scaling that ITK applies.
+def _decoded_by_itk(frame: Frame, data: Dataset, reason: Exception) -> np.ndarray:
+    """Decode a compressed file that pydicom cannot, from a copy that has nothing but the pixels and their format.
+
+    ITK would apply the slope of the first frame, that of each, or none, depending on the kind of image, and invert what
+    is shown inverted.
 
     Raises:
-        InputError: If it cannot be decoded, or is shown inverted, which ITK bakes into the values.
+        InputError: If it cannot be decoded.
     """
-    message = f"{frame.path}: DICOM pixels cannot be read: truncated, or compressed in a way that is not supported"
+    message = NO_PIXELS.format(frame.path)
     syntax = data.file_meta.TransferSyntaxUID
     is_compressed = syntax.is_transfer_syntax and syntax.is_compressed
     # GDCM, which ITK uses, ends the process at some sizes
     is_usual = data.get("BitsAllocated") in (8, 16, 32) and min(frame.shape) > 0
-    if not is_compressed or not is_usual or data.get("PhotometricInterpretation") == "MONOCHROME1":
+    if not is_compressed or not is_usual:
         raise InputError(message) from reason
     file = sitk.ImageFileReader()
-    file.SetFileName(str(frame.path))
-    file.SetOutputPixelType(sitk.sitkFloat64)
+    file.SetImageIO("GDCMImageIO")
     try:
-        values = sitk.GetArrayFromImage(file.Execute())
-    except RuntimeError as error:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "pixels.dcm"
+            _pixels_alone(data).save_as(copy, enforce_file_format=True)
+            file.SetFileName(str(copy))
+            return np.asarray(sitk.GetArrayFromImage(file.Execute()))
+    except MemoryError:
+        raise
+    except Exception as error:  # of pydicom as it writes, or of ITK
         raise InputError(message) from error
-    slope, intercept = frame.rescale or (1.0, 0.0)
-    return (values - intercept) / slope
+
+
+def _pixels_alone(data: Dataset) -> Dataset:
+    """Return a data set of the pixels of another, neither scaled nor inverted."""
+    copy = Dataset()
+    for name in PIXEL_FORMAT:
+        if name in data:
+            copy[name] = data[name]
+    copy.SOPClassUID, copy.SOPInstanceUID = MultiFrameGrayscaleWordSecondaryCaptureImageStorage, generate_uid()
+    copy.PhotometricInterpretation = "MONOCHROME2"
+    copy.file_meta = FileMetaDataset()
+    copy.file_meta.TransferSyntaxUID = data.file_meta.TransferSyntaxUID
+    return copy

@@ -21,6 +21,7 @@ COSINE_TOLERANCE = 1e-3  # largest difference of direction cosines within a volu
 SPACING_TOLERANCE = 1e-3  # largest relative difference of the pixel spacing within a volume
 GAP_TOLERANCE = 0.05  # largest relative difference of slice gaps within a volume
 UNIT_TOLERANCE = 1e-2  # largest deviation of direction cosines from perpendicular unit vectors
+PLACE_TOLERANCE = 0.2  # voxels: largest distance of a slice from its place in the affine
 MAX_TILT_DEG = 0.5  # angle between the stacking direction and the slice normal
 MAX_LISTED = 3  # file names in a message
 KIND = 2  # place in ImageType of what tells an axial image from a localizer, and a magnitude from a phase
@@ -169,6 +170,8 @@ def _problem(data: Dataset, slope: Any, intercept: Any) -> str:
     colours = str(data.get("PhotometricInterpretation") or "MONOCHROME2")
     if not colours.startswith("MONOCHROME") or int(data.get("SamplesPerPixel", 1)) != 1:
         return f"expected one value per voxel, got colours ({colours})"
+    if "GridFrameOffsetVector" in data:
+        return "has frames placed by a GridFrameOffsetVector, as of a dose (RTDOSE); convert it to NIfTI first"
     if "ModalityLUTSequence" in data:
         return "has values that are scaled by a table (ModalityLUTSequence); convert it to NIfTI first"
     if (slope is None) != (intercept is None):
@@ -243,7 +246,8 @@ def stack(frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarray]:
     """Sort frames along their normal and compute the affine from (column, row, slice) to LPS mm.
 
     Raises:
-        InputError: For mixed orientations, missing, repeated or unequally spaced slices, and gantry tilt.
+        InputError: For mixed orientations, missing, repeated or unequally spaced slices, slices off the line of the
+            others, and gantry tilt.
     """
     cosines = np.array([item.cosines for item in frames])  # [slices, 6]
     deviating = int((np.abs(cosines - np.median(cosines, axis=0)).max(1) > COSINE_TOLERANCE).sum())
@@ -257,18 +261,38 @@ def stack(frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarray]:
     frames = [frames[index] for index in order]
     positions = np.array([item.position for item in frames])  # [slices, 3]
     _check_gaps(positions @ normal)
-    along = positions[-1] - positions[0]
-    if angle_deg(along, normal) > MAX_TILT_DEG:
-        raise InputError(
-            f"has gantry tilt: the stack deviates from the slice normal by {angle_deg(along, normal):.1f} degrees; "
-            "correct it first, e.g. with dcm2niix"
-        )
     affine = np.eye(4)
     affine[:3, 0] = row * frames[0].spacing[0]
     affine[:3, 1] = column * frames[0].spacing[1]
-    affine[:3, 2] = along / (len(frames) - 1)
+    affine[:3, 2] = (positions[-1] - positions[0]) / (len(frames) - 1)
     affine[:3, 3] = positions[0]
+    _check_places(positions, affine)
+    tilt = angle_deg(affine[:3, 2], normal)
+    if tilt > MAX_TILT_DEG:
+        raise InputError(
+            f"has gantry tilt: the stack deviates from the slice normal by {tilt:.1f} degrees; correct it first, e.g. "
+            "with dcm2niix"
+        )
     return frames, affine
+
+
+def _check_places(positions: np.ndarray, affine: np.ndarray) -> None:
+    """Raise InputError unless all slices [slices, 3], LPS mm, lie where the affine through first and last puts them."""
+    numbers = np.arange(len(positions))[:, None]
+    expected = affine[:3, 3] + numbers * affine[:3, 2]
+    apart = np.linalg.solve(affine[:3, :3], (positions - expected).T).T  # [slices, 3], voxels
+    aside, along = np.abs(apart[:, :2]).max(1) > PLACE_TOLERANCE, np.abs(apart[:, 2]) > PLACE_TOLERANCE
+    largest = np.linalg.norm(positions - expected, axis=1).max()
+    if aside.any():
+        raise InputError(
+            f"{int(aside.sum())} of {len(positions)} slices lie off the straight line from the first to the last, "
+            f"up to {largest:.2f} mm; are they of one scan? Export it again, or remove slices of others"
+        )
+    if along.any():
+        raise InputError(
+            f"has unequally spaced slices: {int(along.sum())} of {len(positions)} lie up to {largest:.2f} mm from "
+            "their place at equal gaps; resample to equal gaps first"
+        )
 
 
 def _check_gaps(heights: np.ndarray) -> None:
@@ -277,7 +301,9 @@ def _check_gaps(heights: np.ndarray) -> None:
     typical = float(np.median(gaps))
     repeated = int((gaps < GAP_TOLERANCE * max(typical, 1e-3)).sum())
     if repeated:
-        raise InputError(f"has {repeated} slices at a repeated position (time points or echoes?); keep one of each")
+        raise InputError(
+            f"has {repeated} slices at a repeated position (copies, time points or echoes?); keep one of each"
+        )
     deviating = np.flatnonzero(np.abs(gaps - typical) > GAP_TOLERANCE * typical)
     if not deviating.size:
         return

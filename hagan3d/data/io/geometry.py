@@ -28,6 +28,7 @@ PARALLEL_VOXELS = 0.05  # largest drift over a volume of axes that are treated a
 FOREGROUND_LEVEL = 0.1  # threshold, as a fraction of the range from the 0.5th to the 99.5th percentile
 FOREGROUND_FRACTION = 1e-3  # a slice with a smaller fraction of foreground voxels is blank
 INSIDE_TOLERANCE = 1e-6  # voxels: rounding at the outer faces of a volume
+WIDE = 16  # voxels: a Gaussian up to this standard deviation is never narrowed
 OVERLAP_POINTS = 17  # per axis
 
 
@@ -188,6 +189,7 @@ def _resample_oblique(
     step = np.linalg.norm(transform[:3, :3], axis=1)
     # A triangle filter of half-width `step` has the variance step^2 / 6; linear interpolation contributes 1 / 6 of it.
     sigmas = np.sqrt(np.clip(step**2 - 1, 0, None) / 6)
+    sigmas = np.minimum(sigmas, np.maximum(box.shape, WIDE))  # wider, it would see the replicated borders alone
     smooth = box.astype(np.float32) if nearest else gaussian_filter(box.astype(np.float32), sigmas, mode="nearest")
     order = 0 if nearest else 1
     resampled = affine_transform(smooth, transform[:3, :3], transform[:3, 3], size, order=order, mode="nearest")
@@ -230,7 +232,10 @@ def _taps(
     inside, reach = np.clip(centre, 0, source - 1), max(step, 1.0)
     if nearest:
         return np.floor(inside + 0.5 - INSIDE_TOLERANCE).astype(int)[:, None], np.ones((target, 1), np.float32), outside
-    index = np.floor(inside - reach).astype(int)[:, None] + 1 + np.arange(math.ceil(2 * reach))
+    if 2 * reach > source:  # no more taps than the source has, however large the step
+        index = np.tile(np.arange(source), (target, 1))
+    else:
+        index = np.floor(inside - reach).astype(int)[:, None] + 1 + np.arange(math.ceil(2 * reach))
     weights = np.clip(1 - np.abs(inside[:, None] - index) / reach, 0, None)
     weights[(index < 0) | (index >= source)] = 0
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)

@@ -50,12 +50,12 @@ def unread_files(inputs: Path | str | Iterable[Path | str], used: Iterable[Path]
     """Return a remark for each folder of the inputs on the files in it that `find_volumes` does not list.
 
     Args:
-        inputs: As for `find_volumes`.
+        inputs: As for `find_volumes`; of a table, the folders that it names (`folders_of`).
         used: Files that are read for other purposes, such as tables of labels.
     """
     known = {os.path.abspath(path) for path in used}
     remarks = []
-    for folder in (path for path in _paths(inputs) if path.is_dir()):
+    for folder in _folders_among(_paths(inputs)):
         volumes = _volumes_in(folder)
         read = {os.path.abspath(part) for path in volumes if not path.is_dir() for part in parts_of(path)}
         series = {os.path.abspath(path) for path in volumes if path.is_dir()}
@@ -73,6 +73,22 @@ def unread_files(inputs: Path | str | Iterable[Path | str], used: Iterable[Path]
             remarks.append(f"{folder}: {len(names)} {what} not read: {', '.join(names[:MAX_LISTED])}{more}")
         remarks += [f"{link}: not read, as it links to a folder that is read already" for link in _repeated(folder)]
     return remarks
+
+
+def folders_of(files: Iterable[VolumeFile]) -> list[Path]:
+    """Return the folders of slices among the files of volumes."""
+    return [path for file in files for path in file.files if path.is_dir()]
+
+
+def _folders_among(inputs: Iterable[Path]) -> list[Path]:
+    """Return the folders among inputs and in their lists, without those that lie in another one or come twice."""
+    named = [inner for path in inputs for inner in ([path] if not _is_list(path) else _named_in(path))]
+    folders = {os.path.abspath(path): path for path in named if path.is_dir()}
+    return [path for real, path in folders.items() if not any(str(above) in folders for above in Path(real).parents)]
+
+
+def _is_list(path: Path) -> bool:
+    return path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()
 
 
 def _paths(inputs: Path | str | Iterable[Path | str]) -> list[Path]:
@@ -94,8 +110,8 @@ def _expand(path: Path) -> list[Path]:
         raise InputError(f"{path}: does not exist")
     if path.is_dir():
         return _volumes_in(path)
-    if path.suffix.lower() in LIST_SUFFIXES:
-        return _in_list(path)
+    if _is_list(path):
+        return [volume for item in _named_in(path) for volume in (_volumes_in(item) if item.is_dir() else [item])]
     return [path]
 
 
@@ -155,8 +171,8 @@ def _files_in(folder: Path) -> Iterator[Path]:
         yield from (entry for entry in _visible(inner) if not entry.is_dir())
 
 
-def _in_list(path: Path) -> list[Path]:
-    """Return the volumes named in a text file."""
+def _named_in(path: Path) -> list[Path]:
+    """Return the files and folders that a text file lists."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
@@ -166,7 +182,7 @@ def _in_list(path: Path) -> list[Path]:
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{path}: lists {missing[0]}{more}, which does not exist")
-    return [volume for item in named for volume in (_volumes_in(item) if item.is_dir() else [item])]
+    return named
 
 
 def _with_ids(paths: list[Path]) -> list[VolumeFile]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from hagan3d.data.io.checks import check_memory, check_range, check_shape, surplus_remarks
 from hagan3d.data.io.geometry import NO_PLACE, NO_SIDES
@@ -15,6 +16,7 @@ from hagan3d.errors import InputError
 
 UNITS_IN_MM = {1: 1e3, 3: 1e-3}  # metre and micrometre, by the spatial code of `xyzt_units`
 CLASSES = {348: nib.Nifti1Image, 540: nib.Nifti2Image}  # by the size of the header
+KNOWN_CODES = range(1, 6)  # of a transform, in the standard
 LARGEST_HEADER = 540
 SAME_PLACE = 0.5  # voxels: smallest distance of sform and qform that is worth a remark
 
@@ -27,14 +29,17 @@ def read_nifti(path: Path) -> RawVolume:
     the checksum of a compressed one is checked.
     """
     content, surplus = read_unpacked(path, _total_bytes, LARGEST_HEADER)
-    image = CLASSES[_header_size(content)].from_stream(io.BytesIO(content))
+    kind = CLASSES[_header_size(content)]
+    written = kind.header_class(content[: _header_size(content)], check=False)
+    with LoggingOutputSuppressor():  # nibabel sets codes that it does not know to 0, and prints that
+        image = kind.from_stream(io.BytesIO(content))
+    geometry, remarks = _geometry(image, written)
     shape = check_shape(image.shape)
     check_memory(shape)
     with np.errstate(over="ignore"):
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     check_range(array, lambda: np.asarray(image.dataobj))
-    remarks = [*_geometry_remarks(image), *surplus_remarks(surplus)]
-    return RawVolume(array, _affine_mm(image), tuple(remarks))
+    return RawVolume(array, geometry, (*remarks, *surplus_remarks(surplus)))
 
 
 def _header_size(content: bytes) -> int:
@@ -67,40 +72,43 @@ def _total_bytes(content: bytes) -> int:
     if offset < header.single_vox_offset:
         raise InputError(f"vox_offset is {offset}, so its voxels would begin within the header; repair the header")
     sizes = np.asarray(header["pixdim"][1:4], dtype=np.float64)
-    if not int(header["sform_code"]) and (not np.isfinite(sizes).all() or (sizes <= 0).any()):
+    if int(header["sform_code"]) not in KNOWN_CODES and (not np.isfinite(sizes).all() or (sizes <= 0).any()):
         # checked here, since nibabel turns 0 into 1
         shown = ", ".join(f"{size:g}" for size in sizes)
         raise InputError(f"has voxel sizes (pixdim) of {shown} mm and no sform; repair the header")
     return offset + dtype.itemsize * int(np.prod([int(side) for side in shape], dtype=object))
 
 
-def _affine_mm(image: nib.Nifti1Image) -> np.ndarray:
-    """Return the affine in mm; the header may use metres or micrometres, and no unit means mm."""
-    affine = np.array(image.affine, dtype=np.float64)
-    if not _has_place(image):  # nibabel would mirror the first axis and centre the volume, as SPM does
+def _geometry(image: nib.Nifti1Image, written: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the affine in mm, and what has to be assumed of it; the header may use metres, and no unit means mm.
+
+    Of transforms with a code that the standard names, the sform goes first, then the qform; then those with other codes
+    above 0, which the standard holds to be valid.
+
+    Args:
+        image: As nibabel reads it, which sets other codes to 0.
+        written: Its header with the codes as written.
+    """
+    codes = {name: int(written[f"{name}_code"]) for name in ("sform", "qform")}
+    coded = [name for name in codes if codes[name] in KNOWN_CODES]
+    unknown = [name for name in codes if codes[name] > 0 and name not in coded]
+    chosen = next(iter([*coded, *unknown]), None)
+    if chosen is None:  # nibabel would mirror the first axis and centre the volume, as SPM does
         affine = np.diag([*(float(size) for size in image.header["pixdim"][1:4]), 1.0])
-    affine[:3] *= _unit_mm(image)
-    return affine
+        remarks: tuple[str, ...] = (NO_SIDES, NO_PLACE)
+    else:
+        affine = np.array(image.header.get_sform() if chosen == "sform" else image.header.get_qform(), np.float64)
+        remarks = tuple(f"{name}_code {codes[name]} is unknown: the {chosen} is used" for name in unknown)
+        remarks += _differing(image) if len(coded) == 2 else ()
+    affine[:3] *= UNITS_IN_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
+    return affine, remarks
 
 
-def _unit_mm(image: nib.Nifti1Image) -> float:
-    return UNITS_IN_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
-
-
-def _has_place(image: nib.Nifti1Image) -> bool:
-    return bool(int(image.header["sform_code"]) or int(image.header["qform_code"]))
-
-
-def _geometry_remarks(image: nib.Nifti1Image) -> tuple[str, ...]:
-    """Return what has to be assumed of the place of a volume."""
-    if not _has_place(image):
-        return NO_SIDES, NO_PLACE
-    sform, _ = image.header.get_sform(coded=True)
+def _differing(image: nib.Nifti1Image) -> tuple[str, ...]:
+    """Return a remark if sform and qform, which both have a code, place the voxels differently."""
     try:
-        qform, _ = image.header.get_qform(coded=True)
+        sform, qform = image.header.get_sform(), image.header.get_qform()
     except ValueError:  # no quaternion: it is not used
-        return ()
-    if sform is None or qform is None:
         return ()
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape[:3]) - 1)
     apart = float(np.linalg.norm(apply_affine(sform - qform, corners), axis=1).max())

@@ -13,6 +13,8 @@ from hagan3d.data.io.files import exists
 from hagan3d.data.io.registry import RawVolume, find_reader
 from hagan3d.errors import InputError
 
+ONE_CHANNEL = "export one time point or channel; in `prepare`, use --channels 4d if the last axis are channels"
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -122,8 +124,12 @@ def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return array, affine
 
 
-def read_raw(path: Path) -> RawVolume:
+def read_raw(path: Path, remedy: str = ONE_CHANNEL) -> RawVolume:
     """Read a file of one channel without the checks of `read_volume`, with its remarks.
+
+    Args:
+        path: As for `read_volume`.
+        remedy: What to do about a file of several.
 
     Raises:
         InputError: As `read_voxels`.
@@ -131,10 +137,7 @@ def read_raw(path: Path) -> RawVolume:
     array, affine, remarks = _read_frames(path)
     if _num_frames(array) > 1:
         sides = " x ".join(str(side) for side in array.shape)
-        raise InputError(
-            f"{path}: expected one 3D volume, got 4D ({sides}); use --channels 4d if the last axis are channels, or "
-            "export one time point"
-        )
+        raise InputError(f"{path}: expected one 3D volume, got 4D ({sides}); {remedy}")
     return RawVolume(array[..., 0] if array.ndim == 4 else array, affine, remarks)
 
 

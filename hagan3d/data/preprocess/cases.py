@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hagan3d.data.io.files import exists, file_name
+from hagan3d.data.io.listing import folders_of, unread_files
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.names import canonical
@@ -108,6 +109,7 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     _check_cells(path, lines, (*channels, *([SEGMENTATION] if has_maps else [])))
     files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
     remarks = alike(path, "subject", "subjects", [line.get("subject", "") for line in lines])
+    remarks += tuple(unread_files(folders_of(files), [path]))
     return Cases(files, channels, check_label_names(label_names), remarks=remarks)
 
 

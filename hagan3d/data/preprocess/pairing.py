@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hagan3d.data.io.files import exists
-from hagan3d.data.io.listing import find_volumes, unread_files
+from hagan3d.data.io.listing import find_volumes, folders_of, unread_files
 from hagan3d.data.io.registry import stem_of
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.names import canonical
@@ -90,6 +90,7 @@ def _in_table(path: Path, label_names: tuple[str, ...]) -> Cases:
         raise InputError(f"{path}: has no mask for {abbreviate(unmasked)}, but for others; use one for each, or none")
     files = sorted((_to_file(path, line, sources, targets, maps) for line in cells), key=lambda file: file.id)
     remarks = alike(path, "subject", "subjects", [line.get("subject", "") for line in cells])
+    remarks += tuple(unread_files(folders_of(files), [path]))
     return Cases(files, targets, check_label_names(label_names), sources=sources, remarks=remarks)
 
 

@@ -15,6 +15,7 @@ from hagan3d.data.io.volumes import Volume, naming, read_raw
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
 
+ONE_LABEL = "a label map has one integer per voxel: of a channel per label, take the number of the largest"
 SAME_VOXELS = 0.05  # voxels: largest distance of the corners of two grids that are one
 
 
@@ -128,12 +129,14 @@ def read_label_map(path: Path, names: Sequence[str]) -> Volume:
         names: Names of the labels, in the order of their values.
 
     Raises:
-        InputError: If it cannot be read, has fractions, or has a label without a name.
+        InputError: If it cannot be read, has voxels that are no integers, or has a label without a name.
     """
-    array, affine, notes = read_raw(path)
+    array, affine, notes = read_raw(path, ONE_LABEL)
     with naming(path):
         check_affine(affine)
-    if not np.isfinite(array).all() or (array != np.rint(array)).any():
+    if not np.isfinite(array).all():
+        raise InputError(f"{path}: labels must be integers, got NaN or infinite voxels; set them to a label, such as 0")
+    if (array != np.rint(array)).any():
         raise InputError(f"{path}: labels must be integers, got fractions; is it a label map?")
     unknown = sorted({int(label) for label in np.unique(array)} - set(range(len(names))))
     if unknown:
