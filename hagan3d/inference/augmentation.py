@@ -37,8 +37,8 @@ class GeneratedSet:
     def __post_init__(self) -> None:
         if self.per_class < 1 or not 0 <= self.first_seed <= MAX_SEED or not 0 < self.truncation <= 10:
             raise InputError(
-                f"want --per-class from 1 up, --first-seed from 0 to {MAX_SEED} and --truncation above 0 (at most 10), "
-                f"got {self.per_class}, {self.first_seed}, {self.truncation:g}"
+                f"want --per-class from 1 up, --first-seed from 0 up (to {MAX_SEED}) and --truncation above 0 (at most "
+                f"10), got {self.per_class}, {self.first_seed}, {self.truncation:g}"
             )
 
     def seeds(self, label: int) -> range:
