@@ -46,6 +46,7 @@ REMEDIES = {
     errno.ESTALE: _LOST,
 }
 """What to do about an error of the system, by its number."""
+MOST_SEEDS = 10**6  # of one command
 Item = TypeVar("Item")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|[-+]?\.(nan|inf)$", re.IGNORECASE)
 
@@ -336,11 +337,10 @@ def parse_seeds(text: str) -> list[int]:
         raise InputError(f"--seeds {text}: expected numbers and ranges such as 0-99,200")
     if max(map(int, re.findall(r"\d+", text))) > MAX_SEED:
         raise InputError(f"--seeds {text}: must be at most {MAX_SEED}")
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
+    ends = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in text.split(","))]
+    if sum(last - first + 1 for first, last in ends) > MOST_SEEDS:
+        raise InputError(f"--seeds {text}: are more than {MOST_SEEDS}; generate them by several commands")
+    return [seed for first, last in ends for seed in range(first, last + 1)]
 
 
 def _where(error: OSError) -> str:

@@ -279,6 +279,8 @@ def test_seeds_are_parsed(text, seeds):
 def test_bad_seeds_are_refused():
     with pytest.raises(InputError, match="0-99,200"):
         cli.parse_seeds("1..3")
+    with pytest.raises(InputError, match="are more than 1000000; generate them by several commands"):
+        cli.parse_seeds("7,0-99999999999")
     with pytest.raises(InputError, match="must be at most 9223372036854775807"):
         cli.parse_seeds(f"0,{2**63}")
     with pytest.raises(InputError, match=r"--first-seed from 0 up \(to 9223372036854775807\)"):
