@@ -40,7 +40,7 @@ class TrainConfig(Section):
     ema: float = bounded(0.999, at_least=0, below=1)
     """Decay per update of the exponential moving average of generator weights used at inference; 0: off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Precision of activations (autocast); weights stay fp32. auto: bf16 on devices that multiply in it, else fp32."""
+    """Precision of activations (autocast); weights stay fp32. auto: bf16 on devices with bf16 arithmetic, else fp32."""
     tf32: bool = True
     """Whether GPUs with TF32 use it for float32 convolutions and matrix products: faster, 10 bits of mantissa."""
     recompute_norms: bool = True

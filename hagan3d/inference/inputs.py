@@ -34,7 +34,7 @@ def is_store(path: Path) -> bool:
 
 
 def check_out(path: Path, out: Path, what: str, marks: Sequence[Path]) -> None:
-    """Raise InputError if volumes would be written next to those of others, and might replace or be taken for them.
+    """Raise InputError if a command would write into a folder that holds other volumes, or that it reads as input.
 
     Args:
         path: A store, a folder, list or file of volumes, or a CSV with files in its columns.
@@ -53,8 +53,8 @@ def check_out(path: Path, out: Path, what: str, marks: Sequence[Path]) -> None:
         return
     if path.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(path)):
         raise InputError(
-            f"{out}: lies in {path}, whose volumes are searched for in all its folders: results would be taken for "
-            "such; use another --out"
+            f"{out}: lies in --input {path}, which is searched with all its folders, so that the next run would read "
+            "the results as input; use another --out"
         )
     if path.suffix.lower() == ".csv":
         cells = [path.parent / cell for line in read_table(path)[1] for cell in line.values()]
@@ -65,7 +65,7 @@ def check_out(path: Path, out: Path, what: str, marks: Sequence[Path]) -> None:
 
 
 def check_translations_out(path: Path, out: Path) -> None:
-    """Raise InputError if ``out`` holds volumes of others, or translations there might be taken for such."""
+    """Raise InputError if ``out`` holds volumes that are no translations, or is read as input; see `check_out`."""
     check_out(path, out, "translations", (out / TRANSLATIONS, out / UNFINISHED))
 
 

@@ -54,10 +54,10 @@ def find_device(option: str, name: str) -> torch.device:
 
 
 def has_bf16(kind: str) -> bool:
-    """Return whether the devices of a kind, ``cpu`` or ``cuda``, multiply in bfloat16: the one here, if there is one.
+    """Return whether the CPU or the GPU of this machine (``cpu``, ``cuda``) has bfloat16 arithmetic.
 
-    A CPU does with AVX512-BF16 or AMX; others compute it more slowly than float32. A GPU does from compute capability
-    8.0 on, which is also what is planned for where there is none.
+    CPUs have it with AVX512-BF16 or AMX; without, they are slower in bfloat16 than in float32. GPUs have it from
+    compute capability 8.0 on; on a machine without a GPU, one of these is assumed.
     """
     if kind == "cuda":
         return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)

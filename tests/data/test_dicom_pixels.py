@@ -6,16 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from pydicom import uid
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedPETImageStorage,
-    EnhancedUSVolumeStorage,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    OphthalmicTomographyImageStorage,
-)
 
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.errors import InputError
@@ -23,12 +16,12 @@ from tests.data.conftest import rewrite, smooth, write_series
 from tests.data.test_dicom import write_enhanced
 
 KINDS = (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedPETImageStorage,
-    EnhancedUSVolumeStorage,
-    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
-    OphthalmicTomographyImageStorage,
+    uid.CTImageStorage,
+    uid.EnhancedCTImageStorage,
+    uid.EnhancedPETImageStorage,
+    uid.EnhancedUSVolumeStorage,
+    uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    uid.OphthalmicTomographyImageStorage,
 )
 
 

@@ -119,7 +119,7 @@ def test_results_are_not_written_next_to_their_sources(tmp_path: Path):
 
 def test_results_are_not_written_where_volumes_are_searched_for(tmp_path: Path):
     volume(tmp_path / "in" / "a.nii.gz")
-    with pytest.raises(InputError, match="lies in .*, whose volumes are searched for in all its folders"):
+    with pytest.raises(InputError, match="lies in --input .*, which is searched with all its folders"):
         check_out(tmp_path / "in", tmp_path / "in" / "results", "results", [])
     check_out(tmp_path / "in" / "a.nii.gz", tmp_path / "in" / "results", "results", [])
 

@@ -79,8 +79,6 @@ class Channels:
     """Voxels [C, D, H, W], float32, in [-1, 1]."""
     intervals: list[tuple[float, float]]
     """Values of x = -1 and x = 1 of each channel, in file units."""
-    remarks: tuple[str, ...] = ()
-    """What was noticed about their files."""
 
 
 def preprocess_channels(
