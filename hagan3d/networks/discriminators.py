@@ -6,8 +6,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hagan3d.config import Size, shortest_side
-from hagan3d.networks.layers import StridedConv3d, halved_size, leaky_relu_, num_halvings, widths_from
+from hagan3d.config import Size
+from hagan3d.networks.layers import StridedConv3d, halved, halving_kernel, leaky_relu_, num_halvings, widths_from
 
 KERNEL = (4, 4, 4)
 
@@ -15,6 +15,21 @@ KERNEL = (4, 4, 4)
 def halving_convs(widths: Iterable[int]) -> nn.ModuleList:
     """Return one convolution of kernel 4 and stride 2 between each two of ``widths``."""
     return nn.ModuleList(StridedConv3d(a, b, KERNEL, stride=2, padding=1) for a, b in pairwise(widths))
+
+
+def convs_to_last_side(in_channels: int, size: Size, width: int) -> tuple[nn.ModuleList, int, Size]:
+    """Return convolutions that halve the longest side of ``size`` until it is below 8, and their channels and sides.
+
+    They halve the other axes with it and keep those that are below 4, so that a thin volume has as many layers as a
+    cube. The first has ``width`` channels.
+    """
+    widths = [in_channels, *widths_from(width, num_halvings(max(size)))]
+    convs = nn.ModuleList()
+    for inputs, outputs in pairwise(widths):
+        kernel, stride, padding = halving_kernel(size)
+        convs.append(StridedConv3d(inputs, outputs, kernel, stride=stride, padding=padding))
+        size = (halved(size[0]), halved(size[1]), halved(size[2]))
+    return convs, widths[-1], size
 
 
 class PatchDiscriminator(nn.Module):
@@ -62,7 +77,9 @@ class FeatureCritic(nn.Module):
 
 
 class GlobalDiscriminator(nn.Module):
-    """Discriminator of whole volumes: convolutions of kernel 4 that halve the sides down to 4; one logit per volume.
+    """Discriminator of whole volumes: convolutions of kernel 4 that halve the sides (see `convs_to_last_side`).
+
+    One logit per volume.
 
     No norm: a gradient penalty is defined per volume, and a norm over the batch or space would couple its terms
     (Gulrajani et al., Improved Training of Wasserstein GANs, NeurIPS 2017, section 4).
@@ -71,10 +88,8 @@ class GlobalDiscriminator(nn.Module):
     def __init__(self, in_channels: int, size: Size, *, width: int) -> None:
         """Build it for volumes of ``size`` voxels; the first layer has ``width`` channels."""
         super().__init__()
-        layers = num_halvings(shortest_side(size))
-        widths = [in_channels, *widths_from(width, layers)]
-        self.convs = halving_convs(widths)
-        self.logits = StridedConv3d(widths[-1], 1, halved_size(size, layers))
+        self.convs, channels, sides = convs_to_last_side(in_channels, size, width)
+        self.logits = StridedConv3d(channels, 1, sides)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits ``[B]`` of ``x [B, C, D, H, W]``."""

@@ -110,7 +110,7 @@ def test_the_shortest_side_is_that_of_h_and_w():
     with flat_layers():
         critic = GlobalDiscriminator(1, (1, 64, 32), width=4)
         unet = StridedUNet(1, 1, (1, 64, 32), width=4, levels=num_levels((1, 64, 32), None), norm="instance")
-    assert len(critic.convs) == 3 and critic.logits.kernel_size == (1, 8, 4)
+    assert len(critic.convs) == 4 and critic.logits.kernel_size == (1, 4, 2)
     assert critic(torch.zeros(3, 1, 1, 64, 32)).shape == (3,)
     assert unet(torch.zeros(2, 1, 1, 64, 32)).shape == (2, 1, 1, 64, 32)
 

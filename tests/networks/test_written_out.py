@@ -57,10 +57,12 @@ def test_a_feature_critic():
 
 
 def test_a_global_discriminator():
-    network, state = randomised(GlobalDiscriminator(2, (16, 16, 32), width=4))
-    x = normal(3, 2, 16, 16, 32)
+    network, state = randomised(GlobalDiscriminator(2, (8, 16, 32), width=4))
+    x = normal(3, 2, 8, 16, 32)
     y = leaky(conv(leaky(conv(x, state, "convs.0", 2, 1)), state, "convs.1", 2, 1))
-    assert y.shape[2:] == (4, 4, 8)
+    y = leaky(conv(y, state, "convs.2", (1, 2, 2), (0, 1, 1)))
+    assert state["convs.2.weight"].shape == (16, 8, 1, 4, 4)  # an axis below 4 voxels is kept
+    assert y.shape[2:] == (2, 2, 4)
     assert_close(network(x), conv(y, state, "logits")[:, 0, 0, 0, 0])
 
 

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from hagan3d.config import Size
 from hagan3d.methods.registration.config import RegistrationConfig
-from hagan3d.networks.discriminators import PatchDiscriminator, halving_convs
-from hagan3d.networks.layers import leaky_relu_, num_halvings, widths_from
+from hagan3d.networks.discriminators import PatchDiscriminator, convs_to_last_side
+from hagan3d.networks.layers import leaky_relu_
 from hagan3d.networks.translation import Translation, TranslationNetworks, to_float32
 from hagan3d.ops.warp import AFFINE, RIGID, affine_matrix, warp
 
@@ -26,10 +26,8 @@ class Regressor(nn.Module):
     def __init__(self, in_channels: int, size: Size, parameters: int, *, width: int) -> None:
         """Build it for volumes of ``size`` voxels; the first convolution has ``width`` channels."""
         super().__init__()
-        layers = num_halvings(min(size))
-        self.convs = halving_convs([in_channels, *widths_from(width, layers)])
-        d, h, w = (side >> layers for side in size)
-        self.hidden = nn.Linear(widths_from(width, layers)[-1] * d * h * w, HIDDEN * width)
+        self.convs, channels, (d, h, w) = convs_to_last_side(in_channels, size, width)
+        self.hidden = nn.Linear(channels * d * h * w, HIDDEN * width)
         self.last = nn.Linear(HIDDEN * width, parameters)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
