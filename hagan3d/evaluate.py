@@ -40,7 +40,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--audit", type=bool, default=False, help="Run the memorisation audit.")
     parser.add_argument("--weights", type=Literal["ema", "raw"], default="ema", help="EMA or raw weights.")
     parser.add_argument("--device", type=Literal["auto", "cpu", "cuda"], default="auto", help="Device.")
-    parser.add_argument("--depth", type=int, default=0, help="Slices per window of a translation, x32; 0: all.")
+    parser.add_argument(
+        "--depth",
+        type=int | None,
+        default=None,
+        help="Slices per window of a translation, x32; 0: all. Default: as of translate.",
+    )
     parser.add_argument("--overlap", type=int, default=32, help="Slices shared by adjacent windows, x32.")
     parser.add_argument("--force", action="store_true", help="Replace another evaluation in --out.")
     parser.add_class_arguments(EvaluateConfig, as_group=False)

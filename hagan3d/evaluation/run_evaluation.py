@@ -33,8 +33,8 @@ class EvaluateOptions:
     device: str = "auto"
     audit: bool = False
     """Whether to run the memorisation audit."""
-    depth: int = 0
-    """Slices per window of a translation, a multiple of 32; 0: whole volume."""
+    depth: int | None = None
+    """Slices per window of a translation, a multiple of 32; 0: whole volume; None: as `make_translator` chooses."""
     overlap: int = 32
     """Slices that adjacent windows of a translation share, a multiple of 32."""
     force: bool = False
@@ -162,7 +162,7 @@ def _evaluate_translation(
         return ["this evaluation is there already:"]
     evaluated = evaluate_pairs(models, store, translator, progress)
     page = pair_report(evaluated, model.description.affine_array, model.run_folder)
-    write_results(out, page, evaluated.results.to_dict(), allow_nan=True)
+    write_results(out, page, evaluated.results.to_dict())
     return [*_lines(pair_verdicts(evaluated.results)), f"step {model.step} of {run} evaluated:"]
 
 

@@ -73,6 +73,8 @@ class _Moments:
     """Running mean of the members' means and sum of squared deviations, and of what they predict."""
 
     count: int = 0
+    predicting: int = 0
+    """Members that predict sigma."""
     mean: Tensor = field(default_factory=lambda: torch.zeros(()))
     squares: Tensor = field(default_factory=lambda: torch.zeros(()))
     variance: Tensor | None = None
@@ -84,6 +86,7 @@ class _Moments:
         self.mean = self.mean + change / self.count
         self.squares = self.squares + change * (made.mean - self.mean)
         if made.sigma is not None and made.beta is not None:
+            self.predicting += 1
             self.variance = _sum(self.variance, made.sigma.square())
             self.log_shape = _sum(self.log_shape, made.beta.log())
 
@@ -93,7 +96,8 @@ class _Moments:
         if self.variance is None or self.log_shape is None:
             beta, total = torch.full_like(epistemic, 2.0), epistemic
         else:
-            beta, total = (self.log_shape / self.count).exp(), self.variance / self.count + epistemic
+            beta = (self.log_shape / self.predicting).exp()
+            total = self.variance / self.predicting + epistemic
             beta = beta.expand_as(total)
         sigma = total.sqrt()
         of_unit_scale = ggd_log_sigma(torch.zeros_like(beta), beta.log()).exp()  # sigma where alpha is 1

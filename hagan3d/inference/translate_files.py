@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 Interval = tuple[float, float]
 SHEET_VOLUMES = 6
+OF_SIGMA = ("_sigma", "_epistemic")  # suffixes of maps of uncertainty
 LONGEST = 128  # slices that are translated at once unless told otherwise
 
 
@@ -176,7 +177,7 @@ def sources_of_store(
     from hagan3d.data.store.store import Store
 
     store, description = Store(path), model.description
-    begins = ROUTES[model.networks.direction][0]
+    begins, *_, ends = ROUTES[model.networks.direction]
     if simulate and not model.config.data.degrade.active:
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
@@ -187,11 +188,14 @@ def sources_of_store(
 
     def read() -> Iterator[SourceVolume]:
         for i in map(int, chosen):
-            own = [(float(lo), float(hi)) for lo, hi in store.intervals[i]]  # without label maps
+            own = store.intervals[i]  # without label maps
             whole = pairs is None or store.has_domains
             x = store.volume(i)[: len(own)] if whole or pairs is None else getattr(pairs.pair(i), begins)
-            is_target = store.has_sources and model.networks.direction == "a2b"
-            intervals = own if is_target else target_intervals(description, own)
+            if store.has_sources:  # the volume of this subject in the units that the route ends in
+                own = store.source_intervals[i] if ends == "source" else own
+                intervals = [(float(lo), float(hi)) for lo, hi in own]
+            else:
+                intervals = target_intervals(description, [(float(lo), float(hi)) for lo, hi in own])
             yield SourceVolume(store.ids[i], x, store.affines[i], intervals)
 
     return len(chosen), read()
@@ -242,7 +246,9 @@ def write_translations(
             maps = maps_of(made, channel, source.intervals[channel], uncertainty)
             for suffix, array in maps.items():
                 own = path.with_name(f"{path.name.removesuffix(f'.{format}')}{suffix}.{format}")
-                _write(claim(own, taken), array, source, model.description, dtype, channel)
+                # Where the grid of the model ends nothing was translated: the lowest intensity, the largest sigma.
+                outside = float(array.max()) if suffix in OF_SIGMA else source.intervals[channel][0]
+                _write(claim(own, taken), array, source, model.description, dtype, channel, outside)
             row += ["" if seams is None else f"{seams:.4f}"]
             row += ["" if "_sigma" not in maps else f"{maps['_sigma'].mean():.6g}"]
         rows.append(row)
@@ -277,9 +283,18 @@ def maps_of(made: Translation, channel: int, interval: Interval, uncertainty: Un
 
 
 def _write(
-    path: Path, array: np.ndarray, source: SourceVolume, description: DataDescription, dtype: Dtype, channel: int | None
+    path: Path,
+    array: np.ndarray,
+    source: SourceVolume,
+    description: DataDescription,
+    dtype: Dtype,
+    channel: int | None,
+    outside: float = 0.0,
 ) -> None:
-    """Resample a channel, or a label map (None), to the grid of its source and write it; label maps as integers."""
+    """Resample a channel, or a label map (None), to the grid of its source and write it; label maps as integers.
+
+    Voxels of the source outside the grid of the model get the value ``outside``; those of label maps 0.
+    """
     is_map = channel is None or description.channels[channel].intensity == "labels"
     array, dtype = (np.rint(array), "int16") if is_map else (array, dtype)
     if source.home is None:
@@ -288,7 +303,8 @@ def _write(
         return
     shape, affine = source.home
     size = (shape[0], shape[1], shape[2])
-    write_nifti(path, resample_onto(array, source.affine, affine, size, nearest=is_map), affine, dtype)
+    on_grid = resample_onto(array, source.affine, affine, size, is_map, 0.0 if is_map else outside)
+    write_nifti(path, on_grid, affine, dtype)
 
 
 def _show(

@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from hagan3d.evaluation.metrics.classes import class_scores, inception_score
+from hagan3d.evaluation.progress import no_progress
+from hagan3d.evaluation.settings import EvaluateConfig
 
 
 def test_the_inception_score_of_extremes():
@@ -44,3 +46,32 @@ def test_generated_volumes_of_no_class_have_a_score_and_no_accuracy():
 def test_without_two_classes_there_is_nothing_to_tell(known):
     features, labels = sets(1.0)
     assert class_scores(features, {**labels, "train": known}, rounds=5) is None
+
+
+def test_volumes_without_a_class_of_the_model_are_not_reconstructed(monkeypatch):
+    from types import SimpleNamespace
+
+    from hagan3d.evaluation.report import protocol, reconstruction
+
+    def inputs(path, description, split):
+        labels = {"validation": [0, -1, 1], "test": [-1, 1]}[split]
+        return len(labels), iter([SimpleNamespace(label=label, x=np.full((1, 2, 2, 2), label)) for label in labels])
+
+    def latents(model, chosen, reconstruct):
+        return (SimpleNamespace(reconstruction=item.x, input=item) for item in chosen)
+
+    for name, function in (("inputs_of_store", inputs), ("latents", latents), ("has_encoder", lambda model: True)):
+        monkeypatch.setattr(reconstruction, name, function)
+    monkeypatch.setattr(protocol, "has_encoder", lambda model: True)
+    description = SimpleNamespace(class_names=("ill",))
+    store = SimpleNamespace(
+        path=None,
+        splits=["train", "validation", "test", "test"],
+        class_names=("well", "ill"),
+        labels=np.array([-1, -1, 0, 1]),
+    )
+    for classes, expected in ((2, [0, 1, 1]), (0, [0, -1, 1, -1, 1])):
+        model = SimpleNamespace(num_classes=classes, description=description)
+        found = list(reconstruction.reconstructions(model, store, EvaluateConfig(), no_progress))
+        assert [int(real[0, 0, 0, 0]) for _, real in found] == expected
+        assert protocol._without_class(model, store) == (2 if classes else 0)  # without one, and of another name

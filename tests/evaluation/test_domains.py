@@ -14,6 +14,7 @@ from hagan3d.data.preprocess.pairing import find_domains
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 from hagan3d.evaluation.features.self_supervised import train_features
 from hagan3d.evaluation.settings import FeatureTrainConfig
 from tests.methods.small import make_trainer, small_config
@@ -157,5 +158,24 @@ def test_too_few_held_out_volumes_are_one_line_before_features_are_trained(run, 
     made = prepare(find_domains([folders / "ct", folders / "mr"]), tmp_path / "d.h5", config, progress=False)
     words = [str(run), "--store", str(made.path), "--out", str(tmp_path / "out"), "--train-features"]
     assert cli.run(evaluate.main, words) == 2
-    assert "fewer than 3 held-out volumes of the source domain" in capsys.readouterr().err
+    assert "fewer than 3 held-out subjects of the source domain" in capsys.readouterr().err
     assert not (tmp_path / "d.features.pt").exists() and not (tmp_path / "out").exists()
+
+
+def test_volumes_of_one_subject_do_not_make_distances_surer(store):
+    from hagan3d.evaluation.translation.domains import _distances, _training
+
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((6, 8)), random.standard_normal((6, 8))
+    each = np.arange(6)
+    alone = _distances(x, y, (each, each))
+    copies = _distances(x.repeat(4, axis=0), y.repeat(4, axis=0), (each.repeat(4), each.repeat(4)))
+    for name in ("kid", "mmd"):
+        assert copies[name].error == pytest.approx(alone[name].error, rel=0.35)
+    opened = Store(store)
+    opened.subjects = ["a" if number < 20 else subject for number, subject in enumerate(opened.subjects)]
+    chosen = _training(opened, "target", 3)
+    assert len({opened.subjects[i] for i in chosen}) == 3  # other subjects before further volumes of one
+    opened.subjects = ["a"] * len(opened.subjects)
+    with pytest.raises(InputError, match="the training volumes of the target domain are of 1 subjects"):
+        _training(opened, "target", 3)

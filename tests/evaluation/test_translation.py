@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import nibabel
 import numpy as np
@@ -20,6 +21,7 @@ from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.translation.pairs import calibration_folds, voxel_errors
+from hagan3d.evaluation.translation.results import Spread, plain
 from hagan3d.methods.registry import make_networks
 from tests.helpers import make_config
 
@@ -140,3 +142,27 @@ def test_a_store_of_another_size_is_refused(run, store, tmp_path, capsys):
     assert cli.run(door.main, [str(run), "--store", str(made.path), "--out", str(tmp_path / "e")]) == 2
     assert "but the model's are [32, 32, 32]" in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
+
+
+def test_other_weights_are_another_evaluation(run, store):
+    from hagan3d.checkpoint import load_translation
+    from hagan3d.evaluation.translation.pairs import pair_evaluation_key
+    from hagan3d.inference.windowed_translation import Translator
+
+    model = load_translation(run, "raw")
+    keys = [pair_evaluation_key([model], store, Translator(model.networks)) for _ in range(2)]
+    with torch.no_grad():
+        next(model.networks.parameters()).add_(1)
+    keys.append(pair_evaluation_key([model], store, Translator(model.networks)))
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_volume_without_a_value_does_not_spoil_the_mean():
+    spread = Spread.of([1.0, math.nan, 3.0, math.inf])  # no voxel in the mask; no error
+    assert (spread.mean, spread.volumes) == (2, 2) and spread.deviation == pytest.approx(2**0.5)
+    none = Spread.of([math.nan])
+    assert str(none) == "none" and none.volumes == 0
+    assert plain({"ssim": none, "rows": {"p1": math.inf}}) == {
+        "ssim": {"mean": None, "deviation": 0.0, "volumes": 0},
+        "rows": {"p1": None},
+    }

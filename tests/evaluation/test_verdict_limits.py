@@ -115,7 +115,16 @@ def test_a_share_of_twins_below_a_fiftieth_is_chance():
 def test_the_sentence_on_discriminators_names_the_best_attack():
     rows = [Membership(name, auc, 0.1, 0.5, 0.02, 0.01, 5.0, 0.5) for name, auc in (("d_h", 0.58), ("d_l", 0.71))]
     volumes = {"generated": 10, "train": 20, "held-out": 10}
-    generated, found = audit_verdicts(Audit(volumes, {"voxels": SPACE}, rows, []))
+    generated, found = audit_verdicts(Audit(volumes, {"voxels": SPACE}, rows, [], 20))
     assert generated.state == "good" and found.state == "bad" and "AUC 0.71" in found.text
-    _, found = audit_verdicts(Audit(volumes, {"voxels": SPACE}, rows[:1], []))
+    _, found = audit_verdicts(Audit(volumes, {"voxels": SPACE}, rows[:1], [], 20))
     assert found.state == "good" and "no evidence of membership" in found.text
+
+
+def test_copies_of_training_volumes_that_were_not_compared_are_not_ruled_out():
+    volumes = {"generated": 10, "train": 20, "held-out": 10}
+    (found,) = audit_verdicts(Audit(volumes, {"voxels": SPACE}, None, [], 21))
+    assert found.state == "unclear" and "only 20 of 21 training volumes were compared" in found.text
+    copies = dataclasses.replace(SPACE, twins=dataclasses.replace(SPACE.twins, sources=3))
+    (found,) = audit_verdicts(Audit(volumes, {"voxels": copies}, None, [], 21))
+    assert found.state == "bad"

@@ -85,6 +85,35 @@ def test_the_error_of_variety_is_what_repetition_shows():
     assert np.mean([row.error for row in rows]) == pytest.approx(seen, rel=0.8)
 
 
+def test_volumes_of_one_subject_do_not_make_the_error_of_variety_smaller():
+    x, y = volumes(6), volumes(6, 1)
+    copies, subjects = summary(x.repeat(4, axis=0)), np.arange(6).repeat(4)
+    alone = v.variety(summary(x), summary(y))[0]
+    together = v.variety(copies, summary(y), (subjects, np.arange(6)))[0]
+    apart = v.variety(copies, summary(y))[0]
+    factor = np.sqrt((23 / 24) / (5 / 6))  # of the unbiased variance
+    assert together.error / together.ratio == pytest.approx(alone.error / alone.ratio, rel=0.01)
+    assert together.ratio * factor == pytest.approx(alone.ratio, rel=1e-4) and apart.error < 0.9 * together.error
+    one, other = (v.seams(copies, summary(y), 16, who).ratio for who in ((subjects, np.arange(6)), None))
+    assert one.value == pytest.approx(other.value) and one.error > other.error
+
+
+def test_a_collapsed_generator_has_finite_seams():
+    constant, x = summary(np.zeros((5, 32, 32, 32), np.float32)), summary(volumes(6))
+    found = v.seams(constant, x, 16)
+    assert found.ratio.to_dict() == {"value": 0, "error": 0, "low": 0, "high": 0}
+    assert v.seams(x, constant, 16) is None
+
+
+def test_brightness_moves_the_similarity_of_volumes_little():
+    from hagan3d.evaluation.features.summary import similarity
+
+    x = volumes(3) * 0.3
+    assert similarity(x, x) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert (similarity(x, x + 0.1) > 0.95).all()  # 5 % of the range
+    assert (similarity(x, x * 0) < similarity(x, x + 0.1) - 0.1).all()  # without structure
+
+
 def test_seams_at_window_borders_are_seen():
     x = volumes(6)
     stepped = x + 0.5 * (np.arange(32) >= 16)[None, :, None, None]

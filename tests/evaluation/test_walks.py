@@ -1,11 +1,15 @@
 """Walks: the verdict is that of the numbers, and pictures show what was measured where it is."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from hagan3d.evaluation.exploration.strips import RED, Tile, planes_of, regions_of, write_gif, write_strip
 from hagan3d.evaluation.exploration.walks import WalkFrame, score_walks
+from hagan3d.evaluation.progress import no_progress
+from hagan3d.evaluation.settings import ExploreConfig
 
 
 def frames(measured):
@@ -53,3 +57,24 @@ def test_strip_and_moving_picture_hold_every_step(tmp_path):
     assert Image.open(tmp_path / "strip.png").width >= 4 * 40
     with Image.open(tmp_path / "walk.gif") as moving:
         assert moving.n_frames == 6  # 0 1 2 3 2 1
+
+
+@pytest.mark.parametrize(("training", "used", "held_out"), [(20, 20, 0), (19, 60, 41)])
+def test_a_direction_is_fitted_on_held_out_volumes_only_if_the_others_are_too_few(
+    training, used, held_out, monkeypatch
+):
+    from hagan3d.evaluation.exploration import exploration
+    from hagan3d.evaluation.exploration.attributes import Attribute
+    from hagan3d.evaluation.exploration.measurement import Measurement
+
+    encoded = {f"v{i}": (None, np.full(4, i)) for i in range(60)}
+    monkeypatch.setattr(exploration, "encode_volumes", lambda *_: encoded)
+    store = SimpleNamespace(
+        splits=["train"] * training + ["test"] * (60 - training),
+        ids=list(encoded),
+        subjects=list(encoded),
+    )
+    attribute = Attribute("age", np.arange(60.0), np.arange(60), "table.csv")
+    config = ExploreConfig(source="encoded")
+    found = exploration._population(None, store, Measurement(attribute, None), config, no_progress)
+    assert (len(found.y), len(found.z), found.held_out) == (used, used, held_out)

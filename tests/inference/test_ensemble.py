@@ -172,3 +172,15 @@ def test_no_features_are_trained_that_an_evaluation_of_pairs_would_not_read(runs
     assert cli.run(evaluate.main, words) == 2
     assert "compared voxel by voxel; leave out --train-features" in capsys.readouterr().err
     assert not (tmp_path / "e").exists()
+
+
+def test_members_without_sigma_do_not_halve_the_variance_of_those_that_predict_it():
+    from hagan3d.inference.ensemble import _Moments
+    from hagan3d.networks.translation import Translation
+
+    moments, x = _Moments(), torch.ones(1, 1, 4, 4, 4)
+    moments.add(Translation(x, x, 2 * x, x))
+    moments.add(Translation(x))
+    made = moments.result()
+    torch.testing.assert_close(made.sigma, x)
+    torch.testing.assert_close(made.beta, 2 * x)

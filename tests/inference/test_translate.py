@@ -1,5 +1,6 @@
 """Translation window by window equals the whole pass where norms allow; files keep geometry, units and bounds."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -23,8 +24,17 @@ from hagan3d.data.store.description import Channel, DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.case_files import check_units
+from hagan3d.inference.directions import directed
 from hagan3d.inference.memory import count_translation, translation_depth
-from hagan3d.inference.translate_files import Uncertainty, make_translator, maps_of, target_intervals
+from hagan3d.inference.source_volume import SourceVolume
+from hagan3d.inference.translate_files import (
+    Uncertainty,
+    make_translator,
+    maps_of,
+    sources_of_store,
+    target_intervals,
+    write_translations,
+)
 from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
 from hagan3d.methods.registry import make_translation_networks
 from hagan3d.methods.upgan.config import UPGANConfig
@@ -333,3 +343,51 @@ def test_other_norms_and_runs_on_windows_translate_by_windows():
     assert len(make_translator(loaded("pix2pix", norm="rms"), 64, 32).windows(96).starts) == 2
     windowed = loaded("pix2pix", norm="instance", window="patch", subvolume_depth=32)
     assert len(make_translator(windowed, 64, 32).windows(96).starts) == 2
+
+
+@pytest.mark.parametrize("direction", ["a2b", "b2a", "cycle", "reconstruct"])
+def test_a_store_of_pairs_gives_the_units_of_where_a_direction_ends(direction, tmp_path):
+    for name, low, high in (("mr", 10, 80), ("ct", 5000, 8000)):
+        for number in range(4):
+            x = np.random.default_rng(number).uniform(low + number, high, (32, 32, 32)).astype(np.float32)
+            (tmp_path / name).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(x, np.eye(4)), tmp_path / name / f"p{number}.nii.gz")
+    settings = PrepareConfig(size=(32, 32, 32), validation=0.0, workers=1)
+    made = prepare(find_pairs([tmp_path / "mr", tmp_path / "ct"]), tmp_path / "s.h5", settings, progress=False)
+    store = Store(made.path)
+    config = make_config("unit", paired=False, width=4, critic_width=4)
+    networks = make_translation_networks(config)
+    model = Loaded(networks, config, store.description(), 1, tmp_path / "run/checkpoints/step-00000001.pt")
+    _, sources = sources_of_store(made.path, directed(model, direction), "train", False)
+    ends = store.intervals if direction == "a2b" else store.source_intervals
+    own = store.intervals if direction == "b2a" else store.source_intervals
+    assert [source.intervals for source in sources] == [[tuple(ends[i, 0])] for i in range(4)]
+    assert (ends[:, 0, 1] > 1000).all() == (direction == "a2b") and len({*own[:, 0, 0]}) == 4
+
+
+def test_outside_the_grid_of_the_model_sigma_is_not_small(tmp_path):
+    made = Translation(torch.zeros(1, 1, 8, 8, 8) - 0.2, *(torch.rand(1, 1, 8, 8, 8) + 0.5 for _ in range(2)))
+    made = dataclasses.replace(made, sigma=torch.rand(1, 1, 8, 8, 8) + 0.1)
+
+    class Same:
+        """A translator with one answer."""
+
+        def whole(self, _):
+            return made
+
+        def windows(self, length):
+            return Windows(length, 32, 0)
+
+    channel = Channel("ct", "window", 0, 1000)
+    description = DataDescription((8, 8, 8), "RAS", "axial", tuple(map(tuple, np.eye(4).tolist())), (channel,))
+    home = np.eye(4)
+    home[:3, 3] = -2  # the file goes on by two voxels on each side
+    model = Loaded(None, None, description, 1, tmp_path)
+    source = SourceVolume("p", torch.zeros(1, 8, 8, 8), np.eye(4), [(0.0, 1000.0)], ((12, 12, 12), home))
+    write_translations(model, Same(), [source], tmp_path)
+    maps = {name: nibabel.load(tmp_path / f"p{name}.nii.gz").get_fdata() for name in ("", "_sigma", "_lower")}
+    inside = np.zeros((12, 12, 12), bool)
+    inside[2:-2, 2:-2, 2:-2] = True
+    np.testing.assert_allclose(maps[""][inside], 400, rtol=1e-5)
+    assert (maps[""][~inside] == 0).all() and (maps["_lower"][~inside] == 0).all()
+    np.testing.assert_allclose(maps["_sigma"][~inside], float(made.sigma.max()) * 500, rtol=1e-5)

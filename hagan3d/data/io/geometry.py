@@ -150,7 +150,12 @@ def to_grid(
 
 
 def resample_onto(
-    array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size: Size, nearest: bool = False
+    array: np.ndarray,
+    affine: np.ndarray,
+    grid: np.ndarray,
+    size: Size,
+    nearest: bool = False,
+    background: float | None = None,
 ) -> np.ndarray:
     """Resample a volume onto the grid of another volume, with one interpolation.
 
@@ -162,15 +167,18 @@ def resample_onto(
         affine: Voxel index to RAS mm [4, 4].
         grid: Index (d, h, w) of the target grid to RAS mm [4, 4].
         size: Voxels D, H, W of the target grid.
-        nearest: Nearest-neighbour interpolation, for label maps; outside the volume the value is 0.
+        nearest: Nearest-neighbour interpolation, for label maps.
+        background: Value outside the volume. Default: its smallest value, of label maps 0.
 
     Returns:
-        Voxels [D, H, W], float32. Outside the volume, voxels have its smallest value.
+        Voxels [D, H, W], float32.
     """
+    if background is None:
+        background = 0.0 if nearest else float(array.min())
     permutation = ornt_transform(io_orientation(affine), io_orientation(grid))
     box, affine = apply_orientation(array, permutation), affine @ inv_ornt_aff(permutation, array.shape)
     transform = np.linalg.solve(affine, grid)  # index of the grid to index of the box
-    step, first, background = np.diag(transform)[:3], transform[:3, 3], 0.0 if nearest else float(array.min())
+    step, first = np.diag(transform)[:3], transform[:3, 3]
     if np.abs(transform[:3, :3] - np.diag(step)).max() * max(size) > PARALLEL_VOXELS:
         return _resample_oblique(box, transform, size, background, nearest)
     box = np.ascontiguousarray(box)

@@ -16,6 +16,7 @@ from hagan3d.data.io.files import replacing, write_text
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.evaluation.exploration.attributes import LEAST
 from hagan3d.evaluation.exploration.directions import (
     Direction,
     Scale,
@@ -95,8 +96,10 @@ def explore_attribute(
         _need_encoders(model)
     used = select_volumes(model, store, config.limit)
     measurement = measurement_for(store, used.train, used.held_out, name, config, progress)
-    z, y, groups, scale = _population(model, store, measurement, config, progress)
-    direction = attribute_direction(z, scale.score(y), groups, covariance=_latent_covariance(model, config))
+    fitted_on = _population(model, store, measurement, config, progress)
+    z, y, scale = fitted_on.z, fitted_on.y, fitted_on.scale
+    covariance = _latent_covariance(model, config)
+    direction = attribute_direction(z, scale.score(y), fitted_on.subjects, covariance=covariance)
     starts = _starts(model, store, used, config)
     frames = walk(
         model,
@@ -112,7 +115,8 @@ def explore_attribute(
         _origin(model, store, config),
         measurement,
         direction,
-        volumes=len(y),
+        volumes=len(fitted_on.y),
+        held_out=fitted_on.held_out,
         length=length_of(model, z),
         walked=_ends(y, config.span),
         real=_ends(measurement.attribute.values, config.span),
@@ -133,17 +137,31 @@ def _write_direction(direction: Direction, scale: Scale, path: Path) -> None:
         np.savez(file, **dataclasses.asdict(direction), values=scale.values, scores=scale.scores)
 
 
+@dataclass(frozen=True)
+class _Population:
+    """What a direction is fitted on."""
+
+    z: np.ndarray
+    """Latents ``[N, latent_dim]``."""
+    y: np.ndarray
+    """Their attribute ``[N]``."""
+    subjects: np.ndarray
+    scale: Scale
+    held_out: int = 0
+    """Held-out volumes among them."""
+
+
 def _population(
     model: Model, store: Store, measurement: Measurement, config: ExploreConfig, progress: ProgressCallback
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Scale]:
-    """Latents ``[N, latent_dim]``, their attribute, subjects, and the scale of that population."""
+) -> _Population:
+    """Return sampled latents, or encoded volumes of the training split: of all, where it has too few with a value."""
     if config.source == "encoded":
         training = np.array([store.splits[i] == "train" for i in measurement.attribute.indices])
-        selected = training if training.sum() >= len(training) // 2 else np.ones(len(training), bool)
+        selected = training if training.sum() >= LEAST else np.ones(len(training), bool)
         indices, y = measurement.attribute.indices[selected], measurement.attribute.values[selected]
         encoded = encode_volumes(model, store, indices, progress)
         z = np.stack([encoded[store.ids[i]][1] for i in indices])
-        return z, y, np.array(store.subjects)[indices], Scale.of(y)
+        return _Population(z, y, np.array(store.subjects)[indices], Scale.of(y), int((selected & ~training).sum()))
     if measurement.reader is None:
         raise InputError(
             f"--source generated: {measurement.attribute.name} cannot be measured on generated volumes; "
@@ -160,7 +178,7 @@ def _population(
         raise InputError(
             f"{model.path}: {measurement.attribute.name} is {y[0]:g} in all {len(y)} generated volumes; train longer"
         )
-    return np.stack([start.z for start in sampled]), y, np.arange(len(y)), Scale.of(y)
+    return _Population(np.stack([start.z for start in sampled]), y, np.arange(len(y)), Scale.of(y))
 
 
 def encode_volumes(

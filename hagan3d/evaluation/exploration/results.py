@@ -34,6 +34,8 @@ class AttributeExploration:
     direction: AttributeDirection
     volumes: int
     """Volumes that the direction was fitted on."""
+    held_out: int
+    """Held-out volumes among them, where the training split has too few with a value."""
     length: float
     """Norm of the latents relative to the prior."""
     walked: tuple[float, float]
@@ -51,6 +53,7 @@ class AttributeExploration:
             "attribute": {"name": attribute.name, "unit": attribute.unit, "from": attribute.origin},
             "regression": {
                 "volumes": self.volumes,
+                "held_out": self.held_out,
                 "of": "normal scores of the attribute on latents, ridge, nested cross-validation",
                 "r2": regression.r2.to_dict(),
                 "correlation": regression.correlation.to_dict(),
@@ -65,9 +68,10 @@ class AttributeExploration:
     def describe(self) -> list[str]:
         """Return lines for the terminal."""
         regression, unit = self.direction.regression, self.measurement.attribute.unit
+        among = f", {self.held_out} of them held-out ones: there are too few others" if self.held_out else ""
         lines = [
             f"regression of {self.measurement.attribute.name} on latents: R2 {_interval(regression.r2)}, correlation "
-            f"{_interval(regression.correlation)}, {self.volumes} volumes",
+            f"{_interval(regression.correlation)}, {self.volumes} volumes{among}",
             f"directions from halves of the subjects: cosine {_interval(self.direction.agreement)}; norm of "
             f"latents relative to the prior: {self.length:.3g}",
             self._describe_measurement(),

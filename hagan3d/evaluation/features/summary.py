@@ -24,7 +24,7 @@ SMALL = 32  # voxels per axis of the downsampled copy
 PLANE_SLICES = 8  # slices per plane with statistics
 MOST_FULL = 2**24  # maximum voxels of a volume for sums at full resolution
 FEATURES = "features/"
-STATISTICS_VERSION = 2  # changes with the arrays of `describe`, so that files of another version are not read
+STATISTICS_VERSION = 3  # changes with the arrays of `describe`, so that files of another version are not read
 LEAST_DEVIATION = 0.05  # of the median feature
 PAIRWISE = ("similarity", "pair_dice")  # a row per pair of volumes
 SUMS = ("total", "total_square")  # summed over volumes; all other arrays have a row per volume
@@ -84,10 +84,13 @@ def ssim_settings(size: Size) -> dict[str, Any]:
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the MS-SSIM ``[P]`` between volumes ``[P, D, H, W]`` in [-1, 1], pair by pair."""
+    """Return the MS-SSIM ``[P]`` between volumes ``[P, D, H, W]`` in [-1, 1], pair by pair.
+
+    On x + 1 with data range 2, as SSIM of pairs: its luminance term is defined for intensities from 0.
+    """
     from monai.metrics.regression import compute_ms_ssim
 
-    one, other = (torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32))[:, None] for v in (a, b))
+    one, other = (torch.from_numpy(np.asarray(v, dtype=np.float32) + 1)[:, None] for v in (a, b))
     values = compute_ms_ssim(one, other, spatial_dims=3, data_range=2.0, **ssim_settings(a.shape[1:]))
     return values.flatten().numpy()
 

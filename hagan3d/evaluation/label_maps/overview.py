@@ -24,7 +24,7 @@ LABEL_NOTES = (
     "Volumes in ml by the geometry of each real volume; of generated volumes by the mean geometry of training volumes. "
     "Means with their standard errors. Connected components: voxels that share a corner are connected.",
     "Distances: 1D Wasserstein; of volumes in standard deviations over training volumes; errors by bootstrap over "
-    "volumes. Last column: the real-vs-real floor. Dice of disjoint random pairs, without pairs that both lack the "
+    "subjects. Last column: the real-vs-real floor. Dice of disjoint random pairs, without pairs that both lack the "
     "label; higher than between real volumes: too little variety.",
 )
 

@@ -207,6 +207,7 @@ def audit(
         spaces=spaces,
         membership=_membership(score_names(model.networks), reals, groups[0]) if discriminators else None,
         pairs=closest_pairs(voxel, small["generated"], small["train"]),
+        trained_on=len(store.indices("train", generated=False)),
     )
 
 

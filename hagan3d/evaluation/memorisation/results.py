@@ -192,6 +192,8 @@ class Audit:
     membership: list[Membership] | None
     """None where the checkpoint has no discriminators."""
     pairs: list[ClosestPair]
+    trained_on: int
+    """Training volumes of the store, of which `volumes` may be fewer (--train-limit)."""
 
     @property
     def generated_by(self) -> list[str]:
@@ -209,6 +211,7 @@ class Audit:
         return {
             "thresholds": asdict(THRESHOLDS),
             "volumes": self.volumes,
+            "trained_on": self.trained_on,
             "spaces": {name: space.to_dict() for name, space in self.spaces.items()},
             "membership": self.membership and [row.to_dict() for row in self.membership],
             "pairs": [asdict(pair) for pair in self.pairs],

@@ -105,11 +105,26 @@ def compare_features(
 
 
 def compare_summaries(
-    needs: str, x: Summary, y: Summary, config: EvaluateConfig, subjects: Subjects | None = None
+    needs: str,
+    x: Summary,
+    y: Summary,
+    config: EvaluateConfig,
+    subjects: Subjects | None = None,
+    count: int | None = None,
 ) -> dict[str, Estimate]:
-    """Compute all metrics of one kind of input, such as `voxels`, between the summaries of two sets, by key."""
+    """Compute all metrics of one kind of input, such as `voxels`, between the summaries of two sets, by key.
+
+    Args:
+        needs: Kind of input, see `registry`.
+        x: Summary of the evaluated set.
+        y: Summary of the reference set.
+        config: Settings of the evaluation.
+        subjects: Subjects of both sets, see `estimate`.
+        count: How many volumes of the evaluated set take part, the first ones. Default: all.
+    """
+    subjects = subjects and (subjects[0][:count], subjects[1])
     return {
-        one.key: estimate(one, x[array], y[array], config, subjects)
+        one.key: estimate(one, x[array][:count], y[array], config, subjects)
         for one in metrics(needs)
         for array in [one.needs.partition(":")[2]]
     }

@@ -63,6 +63,17 @@ def bootstrap_error(
     return float(np.std([distance(_resampled(x, random), _resampled(y, random)) for _ in range(rounds)]))
 
 
+def mean_error(values: np.ndarray, subjects: np.ndarray) -> float:
+    """Return the standard error of the mean of values ``[N]``, those of one subject not independent of each other.
+
+    With one volume per subject it is the deviation over the root of N. Source: Liang and Zeger, Longitudinal data
+    analysis using generalized linear models, Biometrika 73(1), 1986 (the sandwich estimator of a mean).
+    """
+    number = np.unique(subjects, return_inverse=True)[1]
+    sums = np.bincount(number, values - values.mean())
+    return math.sqrt(len(sums) / (len(sums) - 1) * float((sums**2).sum())) / len(values)
+
+
 def _volumes_of_subjects(subjects: np.ndarray) -> np.ndarray | list[np.ndarray]:
     """Indices of the volumes of each subject; one array if all have one volume, which is much faster to resample."""
     groups = [np.flatnonzero(subjects == one) for one in np.unique(subjects)]

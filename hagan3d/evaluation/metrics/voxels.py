@@ -9,7 +9,7 @@ from scipy.stats import wasserstein_distance
 
 from hagan3d.evaluation.features.summary import BINS, SMALL, Summary, blocks
 from hagan3d.evaluation.metrics.distances import fid
-from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.metrics.estimate import Estimate, Subjects, mean_error
 from hagan3d.evaluation.metrics.registry import metric
 
 LEAST_DEVIATION = 1e-3  # of a slice statistic, in units of [-1, 1]; one that varies less counts as constant
@@ -64,27 +64,33 @@ class Variety:
     """Standard error; None at full resolution."""
 
 
-def variety(x: Summary, y: Summary) -> list[Variety]:
+def variety(x: Summary, y: Summary, subjects: Subjects | None = None) -> list[Variety]:
     """Return the variety of ``x`` relative to ``y`` at several resolutions, the coarsest last.
 
-    The ratio of the root mean variance of voxels over volumes.
+    The ratio of the root mean variance of voxels over volumes; ``subjects`` are those of both sets, for its error.
     """
     rows: list[Variety] = []
+    groups = _subjects_or_each(x, y, subjects)
     if "total" in x and x["total"].size > SMALL**3 and "total" in y:
         rows.append(Variety(0, _full_deviation(x) / max(_full_deviation(y), 1e-12), None))
     for side in (SMALL, SMALL // 2, SMALL // 4, SMALL // 8):
-        a, b = (_mean_variance(blocks(s["small"], (side,) * 3)) for s in (x, y))
+        a, b = (_mean_variance(blocks(s["small"], (side,) * 3), own) for s, own in zip((x, y), groups, strict=True))
         ratio = float(np.sqrt(a[0] / max(b[0], 1e-12)))
         relative = [error / value if value > 0 else 0.0 for value, error in (a, b)]
         rows.append(Variety(side, ratio, ratio / 2 * math.hypot(*relative)))
     return rows
 
 
-def _mean_variance(x: np.ndarray) -> tuple[float, float]:
-    """Mean variance of the voxels over volumes ``[N, ...]`` and its standard error (volumes are independent)."""
+def _subjects_or_each(x: Summary, y: Summary, subjects: Subjects | None) -> Subjects:
+    """Return the subjects of the volumes of both sets, each of its own by default."""
+    return subjects or (np.arange(len(x["small"])), np.arange(len(y["small"])))
+
+
+def _mean_variance(x: np.ndarray, subjects: np.ndarray) -> tuple[float, float]:
+    """Mean variance of the voxels over volumes ``[N, ...]`` and its standard error."""
     flat = x.reshape(len(x), -1)
     each = ((flat - flat.mean(axis=0)) ** 2).mean(axis=1, dtype=np.float64) * len(x) / (len(x) - 1)
-    return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(x)))
+    return float(each.mean()), mean_error(each, subjects)
 
 
 def _full_deviation(summary: Summary) -> float:
@@ -107,16 +113,17 @@ class Seams:
         return {"generated": self.generated, "real": self.real, "ratio": self.ratio.to_dict()}
 
 
-def seams(x: Summary, y: Summary, depth: int) -> Seams | None:
+def seams(x: Summary, y: Summary, depth: int, subjects: Subjects | None = None) -> Seams | None:
     """Compare the intensity steps across window borders of generated and of real volumes.
 
     Args:
         x: Summary of generated volumes.
         y: Summary of real volumes.
         depth: Slices per window.
+        subjects: Subjects of both sets, for the error.
 
     Returns:
-        None where one window is the whole volume.
+        None where one window is the whole volume, or all steps of real volumes are 0.
     """
     steps = x["gradients"].shape[1]
     border = np.zeros(steps, dtype=bool)
@@ -126,9 +133,12 @@ def seams(x: Summary, y: Summary, depth: int) -> Seams | None:
     generated, real = (
         s["gradients"][:, border].mean(axis=1) / s["gradients"][:, ~border].mean(axis=1).clip(1e-9) for s in (x, y)
     )
+    if not real.any():
+        return None
     ratio = float(generated.mean() / real.mean())
-    relative = [v.std(ddof=1) / np.sqrt(len(v)) / v.mean() for v in (generated, real)]
-    return Seams(float(generated.mean()), float(real.mean()), Estimate(ratio, ratio * math.hypot(*relative)))
+    errors = [mean_error(v, own) for v, own in zip((generated, real), _subjects_or_each(x, y, subjects), strict=True)]
+    error = math.hypot(errors[0], ratio * errors[1]) / float(real.mean())
+    return Seams(float(generated.mean()), float(real.mean()), Estimate(ratio, error))
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from hagan3d.errors import InputError
 REPORT, METRICS, FEATURE_FOLDER = "report.html", "metrics.json", "features"
 
 
-def write_results(out: Path, page: str, values: dict[str, Any], allow_nan: bool = False) -> None:
+def write_results(out: Path, page: str, values: dict[str, Any]) -> None:
     """Write the report and the results into a folder, each whole or not at all."""
+    text = json.dumps(values, indent=1, allow_nan=False) + "\n"
     write_text(out / REPORT, page)
-    write_text(out / METRICS, json.dumps(values, indent=1, allow_nan=allow_nan) + "\n")
+    write_text(out / METRICS, text)
 
 
 def is_done(out: Path, key: str, audited: bool, force: bool) -> bool:

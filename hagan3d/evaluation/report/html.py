@@ -244,7 +244,8 @@ def _protocol(results: Evaluation, size: Size) -> str:
         "2.5D FID: mean, standard deviation, steps and quarter means of eight slices in each of three planes.",
         "Spectra: mean squared Fourier coefficients of at most 64 x 64 lines per axis or 32 slices, Hann window.",
         "Gradients: forward differences in [-1, 1] per voxel, at least 1/64. Local entropy: 32 grey levels.",
-        "Errors of KID and MMD: jackknife over subjects; other errors by bootstrap over subjects.",
+        "Errors of KID and MMD: jackknife over subjects; of variety and seams: sandwich estimator over subjects; of "
+        "precision and recall: binomial; others by bootstrap over subjects. MS-SSIM: of x + 1, data range 2.",
         "Intervals: 1.96 standard errors on each side. The floor: training volumes compared with held-out ones.",
         "Real volumes in a random order that the seed determines; nothing was downloaded.",
     ]

@@ -38,7 +38,7 @@ from hagan3d.evaluation.settings import EvaluateConfig
 from hagan3d.inference.encoding import check_store, has_encoder
 from hagan3d.inference.generation import samples
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 LEAST_SUBJECTS = 3  # of each real set: fewer say nothing about differences between subjects
 
 
@@ -161,11 +161,19 @@ def evaluate_channel(
             summaries = rescaled(summaries, extractor.name, "train")
     generated, held_out, train = (summaries[name] for name in ("generated", "held-out", "train"))
 
+    # Most of these distances are biased by the size of the set, so that the floor needs as many volumes as the value.
+    count = min(sets["generated"].count, sets["train"].count)
+
     def compared(needs: str) -> dict[str, dict[str, Estimate]]:
         return {
-            pair_name(a, b): compare_summaries(needs, summaries[a], summaries[b], config, subjects_of(sets, a, b))
+            pair_name(a, b): compare_summaries(
+                needs, summaries[a], summaries[b], config, subjects_of(sets, a, b), count=count
+            )
             for a, b in PAIRS
         }
+
+    def variety_of(name: str) -> list[voxels.Variety]:
+        return voxels.variety(summaries[name], train, subjects_of(sets, name, "train"))
 
     results = Evaluation(
         origin=origin_of(model, store, sets, extractors, config),
@@ -173,9 +181,9 @@ def evaluate_channel(
         classes=_classes(model, store, sets, summaries, extractors[0].name, config.bootstrap),
         voxels=compared("voxels"),
         texture=compared("texture"),
-        variety={"generated": voxels.variety(generated, train), "held-out": voxels.variety(held_out, train)},
+        variety={name: variety_of(name) for name in ("generated", "held-out")},
         diversity=Diversity(voxels.pair_similarity(generated), voxels.pair_similarity(train)),
-        seams=voxels.seams(generated, train, model.networks.default_depth()),
+        seams=voxels.seams(generated, train, model.networks.default_depth(), subjects_of(sets, "generated", "train")),
         coverage=voxels.coverage(generated, held_out),
         coverage_floor=voxels.coverage(train, held_out).share,
         reconstruction=reconstruction_errors(model, store, train, config, channel, progress),
@@ -285,6 +293,18 @@ def _warnings(model: Model, store: Store) -> list[str]:
         )
     if store.labels.max() >= 0 and not model.config.conditional:
         warnings.append("the store has classes, but the model is unconditional")
+    without = _without_class(model, store)
+    if without:
+        warnings.append(f"{without} held-out volumes have no class of the model, which could not reconstruct them")
     if store.generated.any():
         warnings.append(f"the store holds {int(store.generated.sum())} generated volumes, which were excluded")
     return warnings
+
+
+def _without_class(model: Model, store: Store) -> int:
+    """Return how many held-out volumes a conditional model cannot reconstruct, for lack of a class that it has."""
+    if not model.num_classes or not has_encoder(model):
+        return 0
+    known = [name in model.description.class_names for name in store.class_names]
+    held_out = (label for label, split in zip(store.labels, store.splits, strict=True) if split != "train")
+    return sum(label < 0 or not known[label] for label in held_out)

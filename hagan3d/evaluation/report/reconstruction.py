@@ -17,21 +17,20 @@ from hagan3d.inference.encoding import has_encoder, inputs_of_store, latents
 def reconstructions(
     model: Model, store: Store, config: EvaluateConfig, progress: ProgressCallback
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the reconstruction and the real volume ``[C, D, H, W]`` of held-out volumes; none without an encoder."""
+    """Yield the reconstruction and the real volume ``[C, D, H, W]`` of held-out volumes; none without an encoder.
+
+    A conditional model reconstructs those alone that have a class of its own.
+    """
     if not has_encoder(model):
         return
     splits = [split for split in ("validation", "test") if split in store.splits]
-    remaining = min(config.reconstructions, sum(store.splits.count(split) for split in splits))
-    advance = progress("reconstruction", remaining)
-    for split in splits:
-        _, inputs = inputs_of_store(store.path, model.description, split)
-        for item in latents(model, inputs, reconstruct=True):
-            if not remaining:
-                return
-            assert item.reconstruction is not None
-            yield item.reconstruction, item.input.x
-            remaining -= 1
-            advance(1)
+    held_out = [item for split in splits for item in inputs_of_store(store.path, model.description, split)[1]]
+    chosen = [item for item in held_out if item.label >= 0 or not model.num_classes][: config.reconstructions]
+    advance = progress("reconstruction", len(chosen))
+    for item in latents(model, chosen, reconstruct=True):
+        assert item.reconstruction is not None
+        yield item.reconstruction, item.input.x
+        advance(1)
 
 
 def reconstruction_errors(

@@ -166,6 +166,10 @@ def audit_verdicts(audit: Audit) -> list[Verdict]:
         else "no evidence of memorisation in generated volumes"
     )
     found = [Verdict.of(not by, f"{text} ({sets})")]
+    seen = audit.volumes["train"]
+    if not by and seen < audit.trained_on:
+        text = f"{text}, but only {seen} of {audit.trained_on} training volumes were compared: raise --train-limit"
+        found = [Verdict("unclear", f"{text} ({sets})")]
     if not audit.membership:
         return found
     best = max(audit.membership, key=lambda row: row.auc)

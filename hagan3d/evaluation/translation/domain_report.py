@@ -8,7 +8,7 @@ from hagan3d.evaluation.translation.domains import NAMES, DomainEvaluation
 
 def domain_verdicts(results: DomainEvaluation) -> list[Verdict]:
     """Return a verdict per direction: whether translations are closer to the other domain than untouched volumes."""
-    found, least = [], min(results.volumes.values())
+    found, least = [], min(results.subjects.values())
     for direction, result in results.directions.items():
         domain, other = NAMES[direction]
         after, before = result.translated["kid"], result.untranslated["kid"]

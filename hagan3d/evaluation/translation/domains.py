@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -24,16 +25,17 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.metrics.distances import fid, kid, rbf_mmd
-from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.metrics.estimate import Estimate, Subjects
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.translation.pairs import FOREGROUND, voxel_errors
-from hagan3d.evaluation.translation.results import Spread
+from hagan3d.evaluation.translation.results import Spread, plain
 from hagan3d.inference.directions import directed
 from hagan3d.inference.translate_files import make_translator
+from hagan3d.networks.state_hash import state_hash
 from hagan3d.networks.translation import ROUTES
 
-DOMAIN_PROTOCOL_VERSION = 2
-LEAST = 3  # volumes of a set in a distance
+DOMAIN_PROTOCOL_VERSION = 3
+LEAST = 3  # subjects of a set in a distance
 SHOWN = 4  # volumes of each domain in the picture
 NAMES = {direction: ROUTES[direction] for direction in ("a2b", "b2a")}
 
@@ -61,7 +63,7 @@ class DirectionEvaluation:
         values = asdict(self)
         for name in ("translated", "untranslated", "floor"):
             values[name] = {key: estimate.to_dict() for key, estimate in getattr(self, name).items()}
-        return values
+        return dict(plain(values))
 
 
 @dataclass(frozen=True)
@@ -74,18 +76,23 @@ class DomainEvaluation:
     directions: dict[str, DirectionEvaluation]
     volumes: dict[str, int]
     """Held-out volumes of each domain."""
+    subjects: dict[str, int]
+    """Subjects of them."""
     sheet: bytes
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, without the picture."""
         directions = {name: result.to_dict() for name, result in self.directions.items()}
-        plain = {"key": self.key, "origin": self.origin, "extractor": self.extractor, "volumes": self.volumes}
-        return plain | {"directions": directions}
+        values = {"key": self.key, "origin": self.origin, "extractor": self.extractor, "volumes": self.volumes}
+        return values | {"subjects": self.subjects, "directions": directions}
 
 
-def domain_evaluation_key(model: TranslationModel, store: Store, depth: int, overlap: int, extractor: Extractor) -> str:
-    """Return a hash of everything that the results depend on."""
-    content = [str(model.path.resolve()), model.step, store.store_fingerprint, depth, overlap, extractor.sha256]
+def domain_evaluation_key(
+    model: TranslationModel, store: Store, depth: int | None, overlap: int, extractor: Extractor
+) -> str:
+    """Return a hash of everything that the results depend on: weights, store, windows, features."""
+    weights = state_hash(model.networks.state_dict())
+    content = [weights, model.step, store.store_fingerprint, depth, overlap, extractor.sha256]
     return hashlib.sha256(json.dumps(["domains", DOMAIN_PROTOCOL_VERSION, *content]).encode()).hexdigest()
 
 
@@ -93,7 +100,7 @@ def held_out_volumes(model: TranslationModel, store: Store) -> dict[str, list[in
     """Return the indices of the held-out volumes of each domain.
 
     Raises:
-        InputError: If a domain has fewer than three, or the store does not fit the model.
+        InputError: If a domain has volumes of fewer than three subjects, or the store does not fit the model.
     """
     own, names = store.description(), {"source": "source_channels", "target": "channels"}
     for domain, name in names.items():
@@ -108,7 +115,7 @@ def evaluate_domains(
     model: TranslationModel,
     store: Store,
     extractor: Extractor,
-    depth: int = 0,
+    depth: int | None = None,
     overlap: int = 32,
     progress: ProgressCallback = no_progress,
 ) -> DomainEvaluation:
@@ -121,12 +128,13 @@ def evaluate_domains(
         model: The run; in both directions if its networks can.
         store: Two domains, with held-out volumes of both.
         extractor: Features in which sets are compared.
-        depth: Slices per window; 0: whole volumes.
+        depth: Slices per window; 0: whole volumes; None: as `make_translator` chooses.
         overlap: Slices that windows share.
         progress: Shows progress.
 
     Raises:
-        InputError: If a domain has fewer than three held-out volumes, or the store does not fit the model.
+        InputError: If a domain has held-out or training volumes of fewer than three subjects, or the store does not fit
+            the model.
     """
     held_out = held_out_volumes(model, store)
     translate = partial(_translations, model, depth=depth, overlap=overlap, progress=progress)
@@ -140,8 +148,9 @@ def evaluate_domains(
         affines |= dict.fromkeys(shown, model.description.on_grid_of(NAMES[direction][0]).affine_array)
     key = domain_evaluation_key(model, store, depth, overlap, extractor)
     counts = {domain: len(chosen) for domain, chosen in held_out.items()}
+    subjects = {domain: len({*_subjects(store, chosen)}) for domain, chosen in held_out.items()}
     sheet = _sheet(groups, affines)
-    return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, sheet)
+    return DomainEvaluation(key, _origin(model, store), extractor.name, results, counts, subjects, sheet)
 
 
 @dataclass(frozen=True)
@@ -170,9 +179,10 @@ class _Comparison:
         real, result = self.volumes[domain], DirectionEvaluation()
         made = list(self.translate(direction, real))
         moved, kept = (_on_grid_of(self.store, other, x, self.held_out[domain]) for x in (made, real))
-        result.translated = self._distances(moved, other)
-        result.untranslated = self._distances(kept, other)
-        result.floor = self._distances(_training(self.store, other, len(made)), other)
+        result.translated = self._distances(moved, self.held_out[domain], other)
+        result.untranslated = self._distances(kept, self.held_out[domain], other)
+        training = _training(self.store, other, len(made))
+        result.floor = self._distances((self.store.volume(i)[0].numpy() for i in training), training, other)
         shown = {domain: real, f"{domain} to {other}": made}
         if {*NAMES} <= {*self.model.networks.directions}:
             back = next(name for name in NAMES if name != direction)
@@ -181,8 +191,10 @@ class _Comparison:
         self._add_paired(result, made, domain, other)
         return result, shown
 
-    def _distances(self, volumes: Iterable[np.ndarray], other: str) -> dict[str, Estimate]:
-        return _distances(self.extractor.features(volumes), self.features[other])
+    def _distances(self, volumes: Iterable[np.ndarray], indices: Sequence[int], other: str) -> dict[str, Estimate]:
+        """Compare volumes, those of ``indices`` in the store or their translations, with the other domain."""
+        subjects, others = (np.array(_subjects(self.store, chosen)) for chosen in (indices, self.held_out[other]))
+        return _distances(self.extractor.features(volumes), self.features[other], (subjects, others))
 
     def _add_paired(self, result: DirectionEvaluation, made: Sequence[np.ndarray], domain: str, other: str) -> None:
         """Add the errors against the volumes of the same subjects, if there are any."""
@@ -232,24 +244,39 @@ def _held_out(store: Store, domain: str) -> list[int]:
     """Return the test volumes of a domain; without enough of them, its validation volumes."""
     for split in ("test", "validation"):
         chosen = [i for i, name in enumerate(store.splits) if name == split and store.domains[i] == domain]
-        if len(chosen) >= LEAST:
+        if len({*_subjects(store, chosen)}) >= LEAST:
             return chosen
     raise InputError(
-        f"{store.path}: has fewer than {LEAST} held-out volumes of the {domain} domain; prepare it with a larger --test"
+        f"{store.path}: has fewer than {LEAST} held-out subjects of the {domain} domain; prepare it with a larger "
+        "--test"
     )
 
 
-def _training(store: Store, domain: str, count: int) -> Iterator[np.ndarray]:
-    """Yield so many training volumes of a domain, if there are."""
-    chosen = Pairs(store).indices("train", domain)
-    return (store.volume(int(i))[0].numpy() for i in chosen[: max(LEAST, count)])
+def _training(store: Store, domain: str, count: int) -> list[int]:
+    """Return the indices of so many training volumes of a domain, if there are, in random order, one per subject first.
+
+    Raises:
+        InputError: If they are of too few subjects.
+    """
+    order = [int(i) for i in np.random.default_rng(0).permutation(Pairs(store).indices("train", domain))]
+    seen = Counter[str]()
+    rounds = {}
+    for i in order:
+        rounds[i] = seen[store.subjects[i]]
+        seen[store.subjects[i]] += 1
+    if len(seen) < LEAST:
+        raise InputError(
+            f"{store.path}: the training volumes of the {domain} domain are of {len(seen)} subjects; an evaluation "
+            f"needs at least {LEAST}"
+        )
+    return sorted(order, key=rounds.__getitem__)[: max(LEAST, count)]
 
 
 def _translations(
     model: TranslationModel,
     direction: str,
     volumes: Sequence[np.ndarray],
-    depth: int,
+    depth: int | None,
     overlap: int,
     progress: ProgressCallback,
 ) -> Iterator[np.ndarray]:
@@ -262,8 +289,17 @@ def _translations(
         yield translator.whole(torch.from_numpy(x)[None]).mean[0, 0].clamp(-1, 1).numpy()
 
 
-def _distances(features: np.ndarray, others: np.ndarray) -> dict[str, Estimate]:
-    return {"fid": Estimate(fid(features, others)), "kid": kid(features, others), "mmd": rbf_mmd(features, others)}
+def _distances(features: np.ndarray, others: np.ndarray, subjects: Subjects) -> dict[str, Estimate]:
+    """FID, KID and MMD of features ``[M, dim]`` and ``[N, dim]`` of volumes of some subjects."""
+    return {
+        "fid": Estimate(fid(features, others)),
+        "kid": kid(features, others, subjects=subjects),
+        "mmd": rbf_mmd(features, others, subjects=subjects),
+    }
+
+
+def _subjects(store: Store, indices: Sequence[int]) -> list[str]:
+    return [store.subjects[i] for i in indices]
 
 
 def _errors(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> dict[str, Spread]:
@@ -277,7 +313,7 @@ def _errors(made: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> dict[
 
 def _pairs(store: Store, ones: Sequence[int], others: Sequence[int]) -> list[tuple[int, int]]:
     """Positions of volumes of the same subject, of which each domain has one."""
-    subjects = [[store.subjects[i] for i in chosen] for chosen in (ones, others)]
+    subjects = [_subjects(store, chosen) for chosen in (ones, others)]
     shared = [s for s in subjects[0] if subjects[0].count(s) == 1 and subjects[1].count(s) == 1]
     return [(subjects[0].index(s), subjects[1].index(s)) for s in shared]
 

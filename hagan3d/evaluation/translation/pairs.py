@@ -37,9 +37,10 @@ from hagan3d.evaluation.translation.results import (
 )
 from hagan3d.inference.source_volume import check_sources
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
+from hagan3d.networks.state_hash import state_hash
 from hagan3d.networks.translation import Translation
 
-PAIR_PROTOCOL_VERSION = 2
+PAIR_PROTOCOL_VERSION = 3
 FOREGROUND = -0.9  # of the [-1, 1] range: threshold of the target that defines the mask where a store has no masks
 WORST = 3  # cases shown in the report
 
@@ -132,8 +133,8 @@ def evaluate_pairs(
 
 
 def pair_evaluation_key(models: Sequence[TranslationModel], store: Store, translator: Translator) -> str:
-    """Return a hash of everything that the results depend on: runs, steps, store, windows, members of an ensemble."""
-    runs = [(str(model.path.resolve()), model.step) for model in models]
+    """Return a hash of everything that the results depend on: weights, store, windows, members of an ensemble."""
+    runs = [(state_hash(model.networks.state_dict()), model.step) for model in models]
     content = [store.store_fingerprint, translator.depth, translator.overlap, translator.passes]
     return hashlib.sha256(json.dumps([PAIR_PROTOCOL_VERSION, runs, *content]).encode()).hexdigest()
 

@@ -190,7 +190,7 @@ def dice_verdict(dice: Mapping[str, LabelDice]) -> Verdict:
 def dice_table(dice: Mapping[str, LabelDice]) -> str:
     """Return the overlap of each label as HTML."""
     rows = [
-        [label, str(Spread(one.mean, one.deviation)), f"{one.least:.3f}", str(one.volumes)]
+        [label, str(Spread(one.mean, one.deviation, one.volumes)), f"{one.least:.3f}", str(one.volumes)]
         for label, one in dice.items()
     ]
     text = note("Over volumes whose target or prediction contains the label.")

@@ -1,7 +1,8 @@
 """Results of the evaluation of a translation, as written to metrics.json."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,22 @@ TRANSLATED, SOURCE = "translated", "source as it is"
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over volumes."""
+    """Mean and standard deviation over the volumes with a finite value: a mask near the border has no SSIM."""
 
     mean: float
+    """NaN without any."""
     deviation: float
+    volumes: int
 
     @classmethod
     def of(cls, values: Sequence[float], ddof: int = 1) -> "Spread":
-        """Return mean and standard deviation of values; the deviation of a single value is 0."""
-        array = np.array(values)
-        return cls(float(array.mean()), float(array.std(ddof=ddof)) if len(array) > ddof else 0.0)
+        """Return mean and standard deviation of finite values; the deviation of a single value is 0."""
+        array = np.array(values)[np.isfinite(values)]
+        mean = float(array.mean()) if len(array) else math.nan
+        return cls(mean, float(array.std(ddof=ddof)) if len(array) > ddof else 0.0, len(array))
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} +- {self.deviation:.2g}"
+        return f"{self.mean:.4g} +- {self.deviation:.2g}" if self.volumes else "none"
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class VolumeErrors:
         for name in ("dice", "misalignment"):
             if getattr(self, name) is not None:
                 values[name] = getattr(self, name)
-        each = {name: {**one.errors, "seam_ratio": one.seam_ratio} for name, one in self.channels.items()}
+        each = {name: {**plain(one.errors), "seam_ratio": one.seam_ratio} for name, one in self.channels.items()}
         return values | _by_channel(each)
 
 
@@ -95,7 +99,7 @@ class ChannelEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for metrics.json."""
-        values = {"units": self.units, "summary": _plain(self.summary), "seam_ratio": self.seam_ratio}
+        values = {"units": self.units, "summary": plain(self.summary), "seam_ratio": self.seam_ratio}
         return values if self.calibration is None else values | {"calibration": self.calibration}
 
 
@@ -125,8 +129,8 @@ class PairEvaluation:
             "mask": self.mask,
             "volumes": len(self.rows),
             "is_label_map": self.is_label_map,
-            "dice": self.dice and _plain(self.dice),
-            "misalignment": self.misalignment and _plain(self.misalignment),
+            "dice": self.dice and plain(self.dice),
+            "misalignment": self.misalignment and plain(self.misalignment),
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -136,9 +140,13 @@ def _by_channel(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return next(iter(values.values())) if len(values) == 1 else {"channels": values}
 
 
-def _plain(values: Any) -> Any:
-    """Return nested dicts of dataclasses as nested dicts of values."""
-    return {key: _plain(value) for key, value in values.items()} if isinstance(values, Mapping) else asdict(values)
+def plain(values: Any) -> Any:
+    """Return nested dicts of numbers or dataclasses as nested dicts of values, None for NaN and infinity."""
+    if is_dataclass(values) and not isinstance(values, type):
+        values = asdict(values)
+    if isinstance(values, Mapping):
+        return {key: plain(value) for key, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 @dataclass(frozen=True)
