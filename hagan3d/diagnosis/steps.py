@@ -31,6 +31,8 @@ NARROW: dict[str, dict[str, Any]] = {
     "hagan_128": {"channels": 64, "d_channels": 64, "latent_dim": 16},
 }
 """Shipped configs made narrow, for a step on a CPU takes as long as all other checks."""
+LARGE = 2**30  # bytes: a run from which the share of gaps between blocks is taken
+LARGEST_CONTEXT = 2 * 2**30  # bytes outside the allocator; beyond, they are of other processes
 MEASURED = ("hagan_64", "hagan_128", "upgan_32")
 """Configs whose peak memory is measured."""
 
@@ -105,21 +107,36 @@ def memory(device: torch.device) -> Iterator[Finding]:
         yield Finding("memory", "note", "measured on GPUs alone")
         return
     total = torch.cuda.mem_get_info(device)[1]
-    extra, gaps, context = [0], [0.0], [0]
+    rows = []
     for name in MEASURED:
         config = load_config(name)
         counted = max(count_step(make_method(config), kind="cuda").values())
         if counted > 0.7 * total:
             continue
         allocated, reserved, lost = _measured(config, device)
-        extra.append(allocated - counted)
-        gaps.append((reserved - allocated) / allocated)
-        context.append(lost - reserved)
+        rows.append((counted, allocated, reserved, lost))
         text = f"counted {counted / 1e9:.2f} GB, allocated {allocated / 1e9:.2f}, reserved {reserved / 1e9:.2f}"
         yield Finding(f"memory of {name}", "ok" if allocated <= 1.3 * counted + 2**30 else "FAILED", text)
-    margins = Margins(max(context), max(extra), max(gaps))
+    margins = margins_of(rows)
+    if margins.context > LARGEST_CONTEXT:
+        text = f"not kept: other processes use {margins.context / 1e9:.1f} GB of the GPU; run `hagan3d doctor` alone"
+        yield Finding("margins", "note", text)
+        return
     path = save_margins(torch.cuda.get_device_name(device), margins)
     yield Finding("margins", "note", f"{margins}; `plan` reads them from {path}")
+
+
+def margins_of(rows: Sequence[tuple[int, int, int, int]]) -> Margins:
+    """Return the margins of some runs: bytes counted, bytes of tensors, of the allocator, and that the GPU lost."""
+    gaps, extra = list[float](), [0]
+    for counted, allocated, reserved, _ in rows:
+        if allocated > LARGE:
+            gaps.append((reserved - allocated) / allocated)
+            extra.append(allocated - counted)
+        else:  # the allocator takes whole segments: a large share of a small run, and no more bytes of a large one
+            extra.append(reserved - counted)
+    context = max((lost - reserved for _, _, reserved, lost in rows), default=Margins.context)
+    return Margins(context, max(extra), max(gaps, default=Margins.fragmentation))
 
 
 def _measured(config: Config, device: torch.device) -> tuple[int, int, int]:

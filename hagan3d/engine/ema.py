@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from hagan3d.networks.spectral import spectral_vectors
+
 WARM_UP = 10  # steps: the decay grows as (1 + step) / (WARM_UP + step) until it reaches its value
 
 
@@ -17,6 +19,7 @@ class EMA:
         self.network = network
         self.decay = decay
         self.state: dict[str, Tensor] = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        self.unit_vectors = spectral_vectors(network)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -24,6 +27,9 @@ class EMA:
         decay = min(self.decay, (1 + step) / (WARM_UP + step))
         current = self.network.state_dict()
         torch._foreach_lerp_(list(self.state.values()), [current[key] for key in self.state], 1 - decay)
+        if self.unit_vectors:  # means of unit vectors are shorter, and W / (u^T W v) would be too large
+            vectors = [self.state[name] for name in self.unit_vectors]
+            torch._foreach_div_(vectors, torch._foreach_norm(vectors))
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Load a saved average."""

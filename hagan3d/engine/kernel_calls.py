@@ -79,7 +79,7 @@ def call_seconds(call: Call, form: str, device: torch.device, timer: Timer) -> f
         duration = timer(run, device)
         allocated = torch.cuda.max_memory_allocated(device) - before
     except RuntimeError as error:
-        if is_device_fault(error):
+        if is_device_fault(error) and not is_out_of_memory(error):
             error.add_note(f"while the form {form} of {call} was timed; --train.kernels fixed times none")
             raise
         if not is_out_of_memory(error):

@@ -19,7 +19,7 @@ from hagan3d.errors import InputError
 from hagan3d.methods.phase import Phase, Terms
 from hagan3d.networks.network_set import NetworkSet
 from hagan3d.networks.spectral import iterate_spectral_norms, shared_spectral_norms
-from hagan3d.ops.device import device_kind
+from hagan3d.ops.device import device_kind, is_planning
 
 NORM_SCALE = 1024.0  # of losses whose gradient is measured in fp16, against underflow
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,7 +67,7 @@ class Updates:
                 self.optimizers[phase.name] = make_optimizer(
                     self.train, phase.lr, self._rate_groups(phase), self.device
                 )
-                is_scaled = self.precision == "fp16"
+                is_scaled = self.precision == "fp16" and not is_planning()  # it reads values, and holds two numbers
                 self.scalers[phase.name] = torch.amp.GradScaler(self.device.type, enabled=is_scaled)
 
     def _parameters(self, phase: Phase) -> list[nn.Parameter]:

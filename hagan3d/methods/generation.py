@@ -123,13 +123,14 @@ class ZeroBatch(Batch):
     def slabs(self) -> Iterator[Tensor]:
         """Yield zeros of the shapes of the whole volumes' slabs, made of zeros as a store holds them."""
         length = self.low.shape[2] * (self.window.shape[3] // self.low.shape[3])
-        for _ in range(0, length, self.window.shape[2]):
-            yield self._zero_slab()
+        depth = self.window.shape[2]
+        for start in range(0, length, depth):
+            yield self._zero_slab(min(depth, length - start))
 
-    def _zero_slab(self) -> Tensor:
-        B, channels, *sides = self.window.shape
-        images = torch.zeros(B, channels - self.labels, *sides, dtype=torch.int16)
-        label_map = torch.zeros(B, *sides, dtype=torch.uint8) if self.labels else None
+    def _zero_slab(self, depth: int) -> Tensor:
+        B, channels, _, H, W = self.window.shape
+        images = torch.zeros(B, channels - self.labels, depth, H, W, dtype=torch.int16)
+        label_map = torch.zeros(B, depth, H, W, dtype=torch.uint8) if self.labels else None
         return StoredSlab(images, label_map, self.labels).decoded(self.device)
 
 

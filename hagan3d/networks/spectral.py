@@ -149,5 +149,11 @@ def shared_spectral_norms(*networks: nn.Module) -> Iterator[None]:
             layer.share(False)
 
 
+def spectral_vectors(network: nn.Module) -> list[str]:
+    """Return the names of the unit vectors u and v of all layers with spectral norm, as in the state of a network."""
+    layers = (name for name, module in network.named_modules() if isinstance(module, _Spectral))
+    return [f"{name}.{vector}".lstrip(".") for name in layers for vector in ("u", "v")]
+
+
 def _spectral_layers(network: nn.Module) -> Iterator[_Spectral]:
     return (module for module in network.modules() if isinstance(module, _Spectral))

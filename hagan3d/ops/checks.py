@@ -80,8 +80,8 @@ def inputs(
     made = []
     for size in operator.shapes(torch.Size(shape)):
         x = (SPREAD * torch.randn(size, generator=generator)).to(device, dtype)
-        if layout == "strided" and x.ndim == 5:
-            x = x.repeat_interleave(2, 4)[..., ::2]
+        if layout == "strided":
+            x = x.repeat_interleave(2, -1)[..., ::2]
         elif layout == "channels last" and x.ndim == 5:
             x = x.contiguous(memory_format=torch.channels_last_3d)
         made.append(x.requires_grad_())

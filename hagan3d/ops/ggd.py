@@ -163,3 +163,5 @@ def _check_companion(name: str, tensor: Tensor, value: Tensor) -> None:
     shared = torch.Size((value.shape[0], 1, *value.shape[2:]))
     if tensor.shape not in (value.shape, shared):
         raise ValueError(f"expected {name} of shape {tuple(value.shape)} or {tuple(shared)}, got {tuple(tensor.shape)}")
+    if tensor.device != value.device:
+        raise ValueError(f"expected {name} on {value.device}, got {tensor.device}")

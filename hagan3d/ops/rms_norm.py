@@ -29,20 +29,23 @@ def rms_norm(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", 
         ``[B, C, D, H, W]`` in the dtype of ``x``. Twice differentiable.
 
     Raises:
-        ValueError: If the shapes disagree or the activation is unknown.
+        ValueError: If shapes or devices disagree or the activation is unknown.
 
     Source: Zhang and Sennrich, Root Mean Square Layer Normalization, NeurIPS 2019, equation 4.
     """
     if x.ndim != 5 or weight.shape != x.shape[1:2] or bias.shape != x.shape[1:2]:
         shapes = f"{tuple(x.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}"
         raise ValueError(f"expected x [B, C, D, H, W], weight [C] and bias [C], got {shapes}")
+    if not x.device == weight.device == bias.device:
+        raise ValueError(f"expected one device, got x on {x.device}, weight on {weight.device}, bias on {bias.device}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation}")
     forms.chosen("rms_norm", x, weight, activation)  # it has one form, whose time depends on the layout
     if not has_kernels(x):
         return saving_inputs(partial(rms_norm_reference, activation=activation, eps=eps), x, weight, bias)
     wide = torch.promote_types(x.dtype, torch.float32)
-    return torch.ops.hagan3d.rms_norm(_dense(x), weight.to(wide), bias.to(wide), activation == "relu", eps)
+    weight, bias = (one.to(wide).contiguous() for one in (weight, bias))
+    return torch.ops.hagan3d.rms_norm(_dense(x), weight, bias, activation == "relu", eps)
 
 
 def rms_norm_reference(x: Tensor, weight: Tensor, bias: Tensor, activation: str = "none", eps: float = 1e-6) -> Tensor:

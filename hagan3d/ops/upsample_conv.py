@@ -58,7 +58,7 @@ def upsample_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int = 
         return upsample_conv3d_reference(x, weight, bias, trim)
     if method == "parity" and not _is_flat(weight):
         return _by_parity(x, weight, bias, trim)
-    if method == "winograd" and has_winograd(x) and not _is_flat(weight):
+    if method == "winograd" and has_winograd(x) and not _is_flat(weight) and _is_of_one_type(x, weight, bias):
         return upsample_conv3d_winograd(x, weight, bias, trim)
     return _by_transposition(x, weight, bias, trim)
 
@@ -175,6 +175,11 @@ def _fast_layout(x: Tensor) -> Tensor:
     if device_kind(x) == "cpu" and few_channels and many_voxels:
         return x.contiguous(memory_format=torch.channels_last_3d)
     return x
+
+
+def _is_of_one_type(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether all have one dtype; convolutions of PyTorch refuse others themselves."""
+    return x.dtype == weight.dtype and (bias is None or x.dtype == bias.dtype)
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, trim: int, method: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from hagan3d import cli, doctor, ops
 from hagan3d.diagnosis import environment, operators, run_diagnosis, speed, steps
 from hagan3d.diagnosis.report import Finding, page, run_check
+from hagan3d.diagnosis.steps import margins_of
 from hagan3d.engine import margins
 from hagan3d.engine.kernel_choice import Choice
 from hagan3d.engine.margins import Margins, current_margins, save_margins
@@ -152,3 +153,24 @@ def test_a_file_of_others_is_not_replaced_by_the_findings(tmp_path, capsys):
         assert cli.run(doctor.main, ["--device", "cpu", "--out", str(path)]) == 2
         assert "notes.json: exists and is no report of doctor" in capsys.readouterr().err
         assert path.read_text() == text
+
+
+def test_segments_of_small_runs_are_no_share_of_large_ones():
+    small = (100 * 2**20, 110 * 2**20, 160 * 2**20, 700 * 2**20)  # counted, of tensors, of the allocator, lost
+    large = (4 * 2**30, 5 * 2**30, 6 * 2**30, 6 * 2**30 + 300 * 2**20)
+    found = margins_of([small])
+    assert (found.context, found.workspace, found.fragmentation) == (540 * 2**20, 60 * 2**20, Margins().fragmentation)
+    found = margins_of([small, large])
+    assert (found.context, found.workspace, found.fragmentation) == (540 * 2**20, 2**30, 0.2)
+
+
+@pytest.mark.parametrize(("lost", "kept"), [(2 * 2**30, True), (3 * 2**30, False)])
+def test_the_memory_of_other_processes_is_no_margin(lost, kept, monkeypatch):
+    saved = []
+    monkeypatch.setattr(steps, "_measured", lambda config, device: (10**8, 10**8, 10**8 + lost))
+    monkeypatch.setattr(steps, "save_margins", lambda name, found: saved.append(found) or "margins.json")
+    monkeypatch.setattr(steps, "count_step", lambda method, kind: {"g": 10**8})
+    for name, value in (("mem_get_info", (0, 10**12)), ("get_device_name", "one")):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    findings = list(steps.memory(SimpleNamespace(type="cuda")))
+    assert len(saved) == kept and ("other processes use 3.2 GB" in findings[-1].detail) != kept

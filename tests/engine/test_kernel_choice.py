@@ -156,6 +156,8 @@ def failing(error):
 
 def test_a_form_that_runs_out_of_memory_is_left_out():
     assert call_seconds(UP, "parity", CPU, failing(torch.OutOfMemoryError("CUDA out of memory"))) is None
+    # outside the allocator, as of the workspace of a library
+    assert call_seconds(UP, "parity", CPU, failing(torch.AcceleratorError("CUDA error: out of memory"))) is None
 
 
 def test_a_form_that_the_device_does_not_compute_is_left_out_in_one_line(capsys):

@@ -65,3 +65,19 @@ def test_a_whole_step_counts_the_same_fake_and_real(train):
     assert fake.keys() == real.keys() == {"d", "g", "e_h", "e_g", "static"}
     for name in fake:
         assert abs(fake[name] - real[name]) <= 0.01 * real[name], name
+
+
+@pytest.mark.parametrize("state", ["fp32", "lean", "bf16", "8bit", "offload"])
+def test_every_optimizer_state_is_counted_in_fp16(state):
+    sizes = {"subvolume_depth": 8, "latent_dim": 8, "channels": 64, "d_channels": 64, "batch_size": 2}
+    method = make_method(make_config("hagan", **sizes, precision="fp16", optimizer_state=state))
+    assert count_step(method, kind="cuda")["static"] > 0
+
+
+@pytest.mark.parametrize("depth", [20, 28])
+def test_a_last_slab_that_is_thinner_is_counted(depth):
+    sizes = {"latent_dim": 8, "channels": 64, "d_channels": 64, "batch_size": 2, "autoencode": 1.0}
+    method = make_method(make_config("hagan", subvolume_depth=depth, **sizes))
+    fake, real = count_step(method), count_step(method, fake=False)
+    assert fake == {name: pytest.approx(value, rel=0.01) for name, value in real.items()}
+    assert [slab.shape[2] for slab in method.zero_batch().slabs()] == [depth, 32 - depth]

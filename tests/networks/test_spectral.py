@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 
+from hagan3d.engine.ema import EMA
 from hagan3d.losses.gan import squared_gradient_penalty
 from hagan3d.methods.hagan.discriminator import HighDiscriminator
 from hagan3d.networks.spectral import SpectralConv3d, SpectralLinear, iterate_spectral_norms, shared_spectral_norms
@@ -98,3 +99,19 @@ def test_sharing_ends_after_an_error_too():
         layer(torch.ones(1, 5)).sum().backward()
         raise ValueError("stop")
     assert not layer.is_shared and layer.weight.grad is None
+
+
+def test_averaged_weights_are_divided_by_their_own_norm():
+    torch.manual_seed(0)
+    layer = SpectralConv3d(8, 16, (3, 3, 3))
+    average = EMA(layer, 0.99)
+    for step in range(400):
+        with torch.no_grad():
+            layer.weight += 0.02 * torch.randn_like(layer.weight)
+        layer.iterate()
+        average.update(step)
+    for vector in ("u", "v"):
+        torch.testing.assert_close(average.state[vector].norm(), torch.tensor(1.0))
+    with average.applied():
+        norm = torch.linalg.matrix_norm(layer.used_weight().flatten(1), 2)
+    assert 1 <= norm + 1e-5 < 1.15

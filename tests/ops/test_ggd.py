@@ -220,3 +220,19 @@ def test_rejects_wrong_shapes():
     ):
         with pytest.raises(ValueError, match="must be|expected"):
             call()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e20])
+def test_what_has_no_finite_likelihood_gets_none(bad, device):
+    e, zero = torch.full((1, 1, 2, 2, 8), 0.1, device=device), torch.zeros(1, 1, 2, 2, 8, device=device)
+    e[..., 1] = bad
+    found, expected = (f(e, zero, zero, reduction="none") for f in (ggd_nll, ggd_nll_reference))
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert not ggd_nll(e, zero, zero).isfinite()
+
+
+def test_parameters_on_another_device_are_refused():
+    e = torch.zeros(1, 1, 2, 2, 2)
+    for companions in ((e.to("meta"), e), (e, e.to("meta")), (e, e, e.to("meta"))):
+        with pytest.raises(ValueError, match="on cpu, got meta"):
+            ggd_nll(e, *companions)

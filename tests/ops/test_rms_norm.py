@@ -114,3 +114,15 @@ def test_what_is_not_a_number_stays_so(device):
     out = rms_norm(x, weight, bias, activation="relu")
     assert out[0, :, 1, 2, 0].isnan().all()
     assert out.isnan().sum() == 16
+
+
+def test_scales_and_offsets_may_have_any_strides():
+    x = torch.randn(2, 8, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    for weight in (torch.linspace(0, 1, 16)[::2], torch.full((1,), 2.0).expand(8)):
+        torch.testing.assert_close(rms_norm(x, weight, weight), rms_norm_reference(x, weight, weight))
+
+
+def test_another_device_is_refused():
+    x, weight = torch.zeros(1, 4, 2, 2, 2), torch.zeros(4)
+    with pytest.raises(ValueError, match="expected one device, got x on cpu, weight on meta"):
+        rms_norm(x, weight.to("meta"), weight)

@@ -69,3 +69,13 @@ def test_taps_are_folded_and_unfolded(channels):
     torch.testing.assert_close(folded, expected)
     unfolded = torch.einsum("poi,pt->oit", expected.unflatten(0, (9, -1)), taps)
     torch.testing.assert_close(unfold_taps(expected, taps), unfolded.unflatten(2, (3, 3, 3)), rtol=1e-5, atol=1e-4)
+
+
+def test_a_bias_may_have_any_stride_and_types_are_never_mixed():
+    x, weight = torch.randn(1, 4, 4, 4, 4), torch.randn(3, 4, 3, 3, 3)
+    bias = torch.randn(6)[::2]
+    found, expected = (upsample_conv3d(x, weight, bias, method=method) for method in ("winograd", "plain"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for wrong in ((weight.double(), bias), (weight, bias.double())):
+        with pytest.raises(RuntimeError):
+            upsample_conv3d(x, *wrong, method="winograd")

@@ -32,7 +32,7 @@ struct Matrix {
 inline void multiply(const Tensor& a, const Tensor& b, const Tensor& out, bool add) {
   const auto status = add ? aoti_torch_cpu_addmm_out(out.get(), out.get(), a.get(), b.get(), 1, 1)
                           : aoti_torch_cpu_mm_out(out.get(), a.get(), b.get());
-  STABLE_TORCH_ERROR_CODE_CHECK(status);
+  TORCH_ERROR_CODE_CHECK(status);
 }
 
 // Grow-only uninitialised scratch buffer. Aligned to a cache line: the rounding of a BLAS may depend on the alignment,

@@ -168,8 +168,9 @@ class HAGANNetworks(GenerativeNetworks):
 
     @torch.no_grad()
     def discriminate(self, volume: Tensor) -> np.ndarray:
-        """Return the mean logit of D^H over adjacent sub-volumes, and the logit of D^L, of one volume: ``[2]``."""
-        starts = range(0, volume.shape[2] - self.depth + 1, self.depth)
+        """Return the mean logit of D^H over sub-volumes that cover it, and the logit of D^L, of one volume: ``[2]``."""
+        last = volume.shape[2] - self.depth
+        starts = [*range(0, last, self.depth), last]
         windows = ((volume[:, :, s : s + self.depth], torch.tensor([s], device=volume.device)) for s in starts)
         high = [self.d_h(window, start)[0].item() for window, start in windows]
         low = self.d_l(F.avg_pool3d(volume, self.window_step))[0].item()

@@ -36,7 +36,9 @@ def upsample_conv3d_winograd(x: Tensor, weight: Tensor, bias: Tensor | None, tri
         return unfold_taps(sums, _products(sums))
 
     contraction = Contraction(
-        y=lambda x, weight, bias: ops.winograd_upsample(x.contiguous(), fold_products(weight), bias, *options),
+        y=lambda x, weight, bias: ops.winograd_upsample(
+            x.contiguous(), fold_products(weight), None if bias is None else bias.contiguous(), *options
+        ),
         x=lambda weight, y: ops.winograd_upsample_x(y.contiguous(), fold_products(weight), *options),
         weight=of_weight,
         both=both,
