@@ -5,7 +5,7 @@ from torch import Tensor
 
 from hagan3d.losses.voxels import masked_mean
 
-LEAST = 1e-6  # probability: bounds the cross-entropy of a voxel
+LEAST = 1e-6  # probability below which the logarithm goes on as its tangent
 SMOOTH = 1e-5  # voxels: a label that is absent and not predicted has Dice 1
 
 
@@ -32,8 +32,10 @@ def dice_loss(probabilities: Tensor, target: Tensor, mask: Tensor | None = None)
 def dice_cross_entropy(probabilities: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
     """Dice loss plus the mean cross-entropy of voxels, a scalar; arguments as of `dice_loss`.
 
-    The Dice loss of a label that a volume lacks has no gradient; the cross-entropy has one in every voxel whose label
-    has a probability above `LEAST`. Source: Isensee et al., nnU-Net, Nature Methods 18, 2021.
+    The Dice loss of a label that a volume lacks has no gradient; the cross-entropy has one in every voxel. Source:
+    Isensee et al., nnU-Net, Nature Methods 18, 2021.
     """
-    entropy = -(target * probabilities.clamp(min=LEAST).log()).sum(1, keepdim=True)
+    bounded = probabilities.clamp(min=LEAST)
+    logarithm = bounded.log() + (probabilities - bounded) / LEAST
+    entropy = -(target * logarithm).sum(1, keepdim=True)
     return dice_loss(probabilities, target, mask) + masked_mean(entropy, mask)
