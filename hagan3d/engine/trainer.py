@@ -4,7 +4,6 @@ It knows no method: phases and losses come from the `Method`, volumes from the s
 """
 
 import contextlib
-import fcntl
 import math
 import signal
 import sys
@@ -24,7 +23,7 @@ from hagan3d.checkpoint.files import Checkpoint
 from hagan3d.config import Config
 from hagan3d.config.serialization import differences, flat, to_dict
 from hagan3d.data.batches.steps import StepBatch, StepSource
-from hagan3d.data.io.files import write_text
+from hagan3d.data.io.files import locked, write_text
 from hagan3d.data.store.description import DataDescription
 from hagan3d.engine.distributed import SINGLE, Distributed
 from hagan3d.engine.logs import RunLog, RunningMeans
@@ -290,16 +289,7 @@ def _sole_user(out: Path) -> Iterator[None]:
         InputError: If another process has the lock.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"{out}: another process trains in this folder; wait for it, or use another --out"
-            ) from error
-        except OSError as error:  # of disks without locks, such as some of NFS and Lustre
-            text = f"{out}: its disk has no locks ({error.strerror}), so nothing stops a second process in this folder"
-            print(text, file=sys.stderr)
+    with locked(out / ".lock", f"{out}: another process trains in this folder; wait for it, or use another --out"):
         yield
 
 

@@ -43,6 +43,11 @@ def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel]) -> 
     check_patient(file.id, file.files)
     remarks = odd_shape(first, grid.size)
     for volume, channel in zip(volumes, channels, strict=True):
+        if channel.masked:
+            raise InputError(
+                f"{volume.name}: the model was trained on z-scores inside masks, which a file lacks; give a store "
+                "prepared with --masks"
+            )
         remarks += [*volume.remarks, *checked_units(volume, channel)]
         check_overlap(volume, first)
     made = preprocess_volume(first, grid, channels[0].rule)

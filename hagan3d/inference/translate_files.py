@@ -13,7 +13,7 @@ import torch
 
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.io.files import write_text
-from hagan3d.data.io.geometry import resample_onto, slice_axis, to_output_axes
+from hagan3d.data.io.geometry import resample_labels, resample_onto, slice_axis, to_output_axes
 from hagan3d.data.io.writer import Dtype, write_nifti
 from hagan3d.data.label_maps import label_map_of
 from hagan3d.data.pictures import MiddlePlanes, comparison_sheet
@@ -303,7 +303,10 @@ def _write(
         return
     shape, affine = source.home
     size = (shape[0], shape[1], shape[2])
-    on_grid = resample_onto(array, source.affine, affine, size, is_map, 0.0 if is_map else outside)
+    if is_map:
+        on_grid = resample_labels(array, source.affine, affine, size)
+    else:
+        on_grid = resample_onto(array, source.affine, affine, size, background=outside)
     write_nifti(path, on_grid, affine, dtype)
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter, shift
 
 from hagan3d.config import DegradeConfig
-from hagan3d.data.batches.degrade import Physics, degrade, sampling_mask
+from hagan3d.data.batches.degrade import Physics, _moved, degrade, sampling_mask
 from hagan3d.errors import InputError
 
 KINDS = ("undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices")
@@ -172,3 +172,12 @@ def test_settings_that_cannot_work_are_named(name, value):
         dataclasses.replace(DegradeConfig(), **{name: value})
     with pytest.raises(InputError, match="a centre of 0.5"):
         DegradeConfig(kind="undersample", centre=0.5)
+
+
+def test_motion_is_rigid_in_mm():
+    rod = np.full((24, 64, 64), -1, np.float32)
+    rod[12, 16:48, 32] = 1
+    turned = _moved(rod, np.array([0.0, 0.0, 10.0]), np.zeros(3), (5.0, 1.0, 1.0))
+    at = np.indices(rod.shape).reshape(3, -1) * np.array([[5.0], [1.0], [1.0]])
+    covariance = np.cov(at, aweights=(turned + 1).ravel())
+    assert np.degrees(np.arctan(covariance[0, 1] / covariance[1, 1])) == pytest.approx(10, abs=1)

@@ -12,6 +12,7 @@ from hagan3d.data.io.geometry import (
     GridRule,
     _taps,
     check_orientation,
+    resample_labels,
     resample_onto,
     spacing_of,
     stored_code,
@@ -215,7 +216,7 @@ def test_nearest_voxels_make_no_label_that_was_not_there_and_leave_0_beyond(degr
                     [np.sin(np.radians(degrees)), np.cos(np.radians(degrees))]]  # fmt: skip
     grid = turn @ np.diag([1.3, 0.8, 1.7, 1.0])
     grid[:3, 3] = -2.13
-    padded, _ = to_grid(labels, np.eye(4), GridRule((32,) * 3, "RAS", "axial", None, "crop-pad", False), nearest=True)
+    padded, _ = to_grid(labels, np.eye(4), GridRule((32,) * 3, "RAS", "axial", None, "crop-pad", False), labels=True)
     assert np.array_equal(padded[10:22, 9:23, 8:24], labels.transpose(2, 1, 0)) and padded.sum() == labels.sum()
     made = resample_onto(labels, np.eye(4), grid, (16, 24, 12), nearest=True)
     at = np.rint(apply_affine(grid, np.stack(np.indices(made.shape), -1))).astype(int)
@@ -248,3 +249,36 @@ def test_taps_are_those_of_the_triangle_at_every_step(step):
     centre = np.clip(first + step * np.arange(target), 0, source - 1)
     triangle = np.clip(1 - np.abs(centre[:, None] - np.arange(source)) / max(step, 1), 0, None)
     np.testing.assert_allclose(dense, triangle / triangle.sum(1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "degrees"), [(32, 0), (16, 0), (24, 0), (32, 17)])
+def test_a_coarser_label_map_stays_where_its_image_is(side, degrees):
+    at = np.indices((64, 64, 64)) - 31.5
+    ball = ((at**2).sum(0) < 20**2).astype(np.float32)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(np.radians(degrees)), -np.sin(np.radians(degrees))],
+                    [np.sin(np.radians(degrees)), np.cos(np.radians(degrees))]]  # fmt: skip
+    step = 64 / side
+    grid = turn @ np.diag([step, step, step, 1])
+    grid[:3, 3] = 31.5 - grid[:3, :3] @ np.full(3, (side - 1) / 2)
+    made = resample_labels(ball * 3, np.eye(4), grid, (side,) * 3)
+    assert set(np.unique(made)) == {0, 3}
+    np.testing.assert_allclose(apply_affine(grid, np.argwhere(made > 0)).mean(0), 31.5, atol=0.01)
+    assert (made > 0).sum() * step**3 == pytest.approx(ball.sum(), rel=0.05)
+
+
+def test_the_label_with_the_largest_share_wins_and_labels_beyond_are_0():
+    labels = np.zeros((4, 4, 4), np.float32)
+    labels[:2, :2, :2] = [[[1, 1], [2, 2]], [[2, 2], [0, 5]]]
+    labels[2:, 2:, 2:] = 9
+    grid = np.diag([2.0, 2.0, 2.0, 1.0])
+    grid[:3, 3] = 0.5
+    made = resample_labels(labels, np.eye(4), grid, (4, 4, 4))
+    shares = [resample_onto((labels == v).astype(np.float32), np.eye(4), grid, (4, 4, 4), background=float(v == 0))
+              for v in range(10)]  # fmt: skip
+    expected = np.argmax(shares, axis=0)
+    clear = np.sort(shares, axis=0)[-1] - np.sort(shares, axis=0)[-2] > 1e-3
+    assert clear.mean() > 0.9 and np.array_equal(made[clear], expected[clear])
+    assert made[1, 1, 1] == 9 and (made[2:] == 0).all()
+    named, _ = to_grid(labels, np.eye(4), GridRule((2, 2, 2), "RAS", "axial", None, "resize", False), labels=True)
+    assert np.array_equal(named, made[:2, :2, :2].transpose(2, 1, 0))

@@ -296,3 +296,39 @@ def test_masks_of_another_patient_are_refused(nifti, tmp_path):
     assert {name: path.parent.parent.name for name, path in found.items()} == {"v1": "p1", "v2": "p2"}
     with pytest.raises(InputError, match="is the mask of v1 by its name, but .*p1/v1.nii lies in other folders"):
         collect_inputs(tmp_path / "in", PrepareConfig(intensity="z-score", masks=str(tmp_path / "masks")))
+
+
+def test_hidden_copies_of_slices_do_not_hide_a_patient(tmp_path: Path, series):
+    for number, name in enumerate(["A", "A", "B"]):
+        folder = series(f"in/scan{number}", smooth((4, 5, 6), number))
+        for path in list(folder.iterdir()):
+            rewrite(path, PatientID=name)
+            (folder / f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(200))  # as macOS leaves them
+    listed = collect_inputs([tmp_path / "in"], PrepareConfig())
+    assert [listed.subject(file, None) for file in listed.files] == ["A", "A", "B"]
+
+
+def test_slices_of_a_series_in_several_folders_are_a_remark(tmp_path: Path, series):
+    for number in range(2):
+        for path in series(f"in/{number}", smooth((4, 5, 6), number)).iterdir():
+            rewrite(path, SeriesInstanceUID="1.2.3", PatientID="A")
+    (remark,) = [text for text in collect_inputs([tmp_path / "in"], PrepareConfig()).remarks if "series" in text]
+    assert "are of one DICOM series" in remark and all(str(tmp_path / "in" / name) in remark for name in "01")
+    for path in (tmp_path / "in/1").iterdir():
+        rewrite(path, SeriesInstanceUID="1.2.4")
+    assert not any("series" in text for text in collect_inputs([tmp_path / "in"], PrepareConfig()).remarks)
+
+
+def test_a_store_whose_subjects_were_put_right_is_not_there_already(tmp_path: Path, nifti):
+    for number in range(4):
+        nifti(f"{number}.nii", smooth((6, 5, 4), number))
+    table, config = tmp_path / "cases.csv", PrepareConfig(size=(32, 32, 32), workers=1)
+    for subjects in ("abcd", "aabb"):
+        rows = "".join(f"{number},{number}.nii,{subject}\n" for number, subject in enumerate(subjects))
+        table.write_text(f"id,image,subject\n{rows}")
+        if subjects == "abcd":
+            prepare(table, tmp_path / "s.h5", config, progress=False)
+            assert prepare(table, tmp_path / "s.h5", config, progress=False).done_before
+    with pytest.raises(InputError, match="s.h5: was made with other subjects or splits, as of"):
+        prepare(table, tmp_path / "s.h5", config, progress=False)
+    assert Store(tmp_path / "s.h5").subjects == list("abcd")

@@ -20,7 +20,7 @@ from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.pipeline import inspect, prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
-from hagan3d.data.preprocess.volume import same_grid
+from hagan3d.data.preprocess.volume import check_overlap, same_grid
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from tests.data.conftest import rewrite, smooth
@@ -328,3 +328,23 @@ def test_pet_and_ct_of_a_patient_become_a_pair(test_data, tmp_path):
     assert 0 < tumour.float().mean() < 0.5
     assert pair.source[0][tumour].mean() > pair.source[0][~tumour].mean() + 0.05  # tracer gathers in the tumour
     assert pair.target[0][tumour].std() < pair.target.std()
+
+
+def test_the_padding_around_a_pair_is_outside_its_mask(write, tmp_path):
+    array = field(np.eye(4), (20, 20, 20), 0)
+    for name, values in (("t", array), ("s", -array), ("m", np.ones_like(array))):
+        write(f"{name}.nii.gz", values, np.eye(4))
+    (tmp_path / "pairs.csv").write_text("id,source,target,mask\np,s.nii.gz,t.nii.gz,m.nii.gz\n")
+    settings = dataclasses.replace(SETTINGS, fit="crop-pad")
+    store = Store(prepare(find_pairs([tmp_path / "pairs.csv"]), tmp_path / "s.h5", settings, progress=False).path)
+    assert int(Pairs(store).pair(0).mask.sum()) == 20**3 < np.prod(store.size)
+
+
+def test_a_small_volume_inside_a_large_one_overlaps_with_it():
+    first = Volume(np.zeros((96, 96, 96), np.float32), np.eye(4), "first")
+    small = np.eye(4)
+    small[:3, 3] = 13
+    check_overlap(Volume(np.zeros((4, 4, 4), np.float32), small, "small"), first)
+    small[:3, 3] = 200
+    with pytest.raises(InputError, match="small: its grid does not overlap with that of first"):
+        check_overlap(Volume(np.zeros((4, 4, 4), np.float32), small, "small"), first)

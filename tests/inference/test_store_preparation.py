@@ -2,10 +2,14 @@
 
 from dataclasses import replace
 
+import nibabel
+import numpy as np
 import pytest
 
+from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.inference.case_files import read_case
 from hagan3d.inference.encoding import check_store
 from hagan3d.inference.source_volume import check_sources
 
@@ -44,3 +48,16 @@ def test_what_the_volumes_happen_to_have_is_not_compared(small_store, monkeypatc
     check_store(store, with_channel(own, lo=own.channels[0].lo - 100))  # each volume has its own interval
     with pytest.raises(InputError, match="percentiles 0.5 to 99.5 of image, the model's are 1 to 99"):
         check_store(store, with_channel(own, percentiles=(1.0, 99.0)))
+
+
+def test_a_model_of_masked_z_scores_takes_stores_with_masks_and_no_files(small_store, monkeypatch, tmp_path):
+    store = Store(small_store)
+    own = with_channel(store.description(), intensity="z-score")
+    monkeypatch.setattr(Store, "description", lambda _: own)
+    with pytest.raises(InputError, match="image without --masks, the model's is not"):
+        check_store(store, with_channel(own, masked=True))
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(size=(8, 8, 8)), np.eye(4)), path)
+    channel = replace(own.channels[0], masked=True)
+    with pytest.raises(InputError, match="scan.nii.gz: the model was trained on z-scores inside masks"):
+        read_case(VolumeFile(path, "scan"), own.grid_rule, [channel])

@@ -5,7 +5,7 @@ A pure function of volume, settings and seed. Magnitude images are treated as re
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,13 +127,14 @@ def _motion(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, p
         if is_slice(x.shape):
             angles[1:] = 0  # a single slice moves within its plane
         shift = random.uniform(-config.shift, config.shift, 3) * x.shape
-        k[:, planes] = _k_space(_moved(x, angles, shift))[:, planes]
+        k[:, planes] = _k_space(_moved(x, angles, shift, physics.spacing))[:, planes]
     return _magnitude(k)
 
 
-def _moved(x: np.ndarray, angles: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Rotate a volume about its centre (degrees) and translate it (voxels); border padding."""
-    matrix = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+def _moved(x: np.ndarray, angles: np.ndarray, shift: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Rotate a volume about its centre (degrees, in mm) and translate it (voxels); border padding."""
+    step = np.array(spacing)
+    matrix = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * (step / step[:, None])
     centre = (np.array(x.shape) - 1) / 2
     return affine_transform(x, matrix, centre - matrix @ (centre + shift), order=1, mode="nearest")
 

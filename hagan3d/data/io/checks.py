@@ -105,11 +105,13 @@ def check_voxels(array: np.ndarray, fill: float | None, is_image: bool = False) 
     invalid = ~np.isfinite(array)
     count = int(invalid.sum())
     if count and fill is None:
-        raise InputError(f"{count} of {array.size} voxels are NaN or infinite; replace them with --fill VALUE")
+        raise InputError(
+            f"{count} of {array.size} voxels are NaN or infinite; replace them with --fill VALUE of `hagan3d prepare`"
+        )
     if count:
         array = np.where(invalid, np.float32(fill), array)
     if array.min() == array.max():
-        raise InputError(f"every voxel is {array.flat[0]:g}; leave the file out (--skip_bad true)")
+        raise InputError(f"every voxel is {array.flat[0]:g}; leave the file out (`hagan3d prepare`: --skip_bad true)")
     return array
 
 

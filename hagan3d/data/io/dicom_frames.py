@@ -5,7 +5,9 @@ A file of a series holds one frame, an enhanced (multi-frame) file many; both ar
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from hagan3d.data.io.dicom_files import is_dicom, largest_ratio, read_dataset
 from hagan3d.data.io.geometry import angle_deg
 from hagan3d.errors import InputError
 
+NAMING = 3  # slices of a folder in which an identifier is looked for
 COSINE_TOLERANCE = 1e-3  # largest difference of direction cosines within a volume
 SPACING_TOLERANCE = 1e-3  # largest relative difference of the pixel spacing within a volume
 GAP_TOLERANCE = 0.05  # largest relative difference of slice gaps within a volume
@@ -110,15 +113,24 @@ def frames_of(path: Path) -> list[Frame] | None:
 
 
 def patient_id(path: Path) -> str | None:
-    """Return the PatientID of a DICOM file or a folder of slices; None without one."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    first = next((file for file in files if is_dicom(file)), None)
-    if first is None:
-        return None
-    try:
-        return str(read_dataset(first, specific_tags=["PatientID"]).get("PatientID") or "").strip() or None
-    except Exception:  # a damaged file is reported when it is read as a volume
-        return None
+    """Return the PatientID of a DICOM file or a folder of slices, of the first that names one; None without one."""
+    return _identifier(path, "PatientID")
+
+
+def series_uid(path: Path) -> str | None:
+    """Return the SeriesInstanceUID of a DICOM file or a folder of slices; None without one."""
+    return _identifier(path, "SeriesInstanceUID")
+
+
+def _identifier(path: Path, keyword: str) -> str | None:
+    """Return an identifier of a DICOM file or of the first slices of a folder, hidden ones (._x.dcm) left out."""
+    files = sorted(file for file in path.iterdir() if not file.name.startswith(".")) if path.is_dir() else [path]
+    for file in islice(filter(is_dicom, files), NAMING):
+        with suppress(Exception):  # a damaged file is reported when it is read as a volume
+            found = str(read_dataset(file, specific_tags=[keyword]).get(keyword) or "").strip()
+            if found:
+                return found
+    return None
 
 
 def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) -> Frame:

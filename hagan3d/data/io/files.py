@@ -1,8 +1,10 @@
 """Atomic file writes: to a temporary name, flushed to disk, then renamed."""
 
 import errno
+import fcntl
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +36,27 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, message: str) -> Iterator[None]:
+    """Lock a folder, or a file that is made if needed, against other processes that lock it.
+
+    Raises:
+        InputError: With ``message``, if another process has the lock.
+    """
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(message) from error
+        except OSError as error:  # of disks without locks, such as some of NFS and Lustre
+            text = f"{path.parent}: its disk has no locks ({error.strerror}), so nothing stops a second process here"
+            print(text, file=sys.stderr)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -4,7 +4,9 @@ A target grid is the grid of the file with axes permuted or flipped, another ste
 axis, so that resampling is separable: one 1D interpolation per axis. An oblique volume stays oblique, in its affine.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +30,8 @@ PARALLEL_VOXELS = 0.05  # largest drift over a volume of axes that are treated a
 FOREGROUND_LEVEL = 0.1  # threshold, as a fraction of the range from the 0.5th to the 99.5th percentile
 FOREGROUND_FRACTION = 1e-3  # a slice with a smaller fraction of foreground voxels is blank
 INSIDE_TOLERANCE = 1e-6  # voxels: rounding at the outer faces of a volume
+STEP_TOLERANCE = 1e-3  # voxels: a step that is no coarser than one voxel
+SHARE_TOLERANCE = 1e-6  # a label and the background of equal shares: the label
 WIDE = 16  # voxels: a Gaussian up to this standard deviation is never narrowed
 OVERLAP_POINTS = 17  # per axis
 
@@ -122,7 +126,7 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
 
 
 def to_grid(
-    array: np.ndarray, affine: np.ndarray, rule: GridRule, nearest: bool = False
+    array: np.ndarray, affine: np.ndarray, rule: GridRule, labels: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a volume as read onto the grid of a store.
 
@@ -130,23 +134,82 @@ def to_grid(
         array: Voxels in file units, three axes of any lengths.
         affine: Voxel index to RAS mm [4, 4].
         rule: The target grid.
-        nearest: Nearest-neighbour interpolation, for label maps; outside the file the value is 0.
+        labels: Whether it is a label map, see `resample_labels`.
 
     Returns:
-        Voxels [D, H, W], float32, and their affine. Outside the file, voxels have its smallest value.
+        Voxels [D, H, W], float32, and their affine. Outside the file, voxels have its smallest value, of label maps 0.
     """
     array, affine = reorient(array, affine, stored_code(rule.orientation, rule.axis))
     begin, end = _foreground_box(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
     box = np.ascontiguousarray(array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))])
     first, step = _placement(box.shape, spacing_of(affine), rule)
-    background = 0.0 if nearest else float(box.min())
-    for axis in range(3):
-        taps = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis], nearest)
-        box = _resample_axis(box, axis, taps, background)
     shift = np.eye(4)
     shift[:3, :3] = np.diag(step)
     shift[:3, 3] = begin + first
-    return np.ascontiguousarray(box, dtype=np.float32), affine @ shift
+    grid = affine @ shift
+    if labels:
+        return resample_labels(box, _moved(affine, begin), grid, rule.size), grid
+    background = float(box.min())
+    for axis in range(3):
+        taps = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis])
+        box = _resample_axis(box, axis, taps, background)
+    return np.ascontiguousarray(box, dtype=np.float32), grid
+
+
+def resample_labels(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size: Size) -> np.ndarray:
+    """Resample a label map onto the grid of another volume: the label with the largest share of each voxel.
+
+    Shares are those by which `resample_onto` weighs voxels, so that a label stays where its image is: the nearest
+    neighbour of a voxel that replaces 2^3 is one at its corner. Where no axis gets coarser, nearest neighbours.
+
+    Args:
+        array: Labels, integers from 0, three axes of any lengths.
+        affine: Voxel index to RAS mm [4, 4].
+        grid: Index (d, h, w) of the target grid to RAS mm [4, 4].
+        size: Voxels D, H, W of the target grid.
+
+    Returns:
+        Labels [D, H, W], float32; 0 outside of the volume.
+    """
+    from scipy.ndimage import find_objects  # slow to import
+
+    transform = np.linalg.solve(affine, grid)  # index of the grid to index of the array
+    steps = np.linalg.norm(transform[:3, :3], axis=1)
+    if steps.max() < 1 + STEP_TOLERANCE:
+        return resample_onto(array, affine, grid, size, nearest=True)
+    margin = np.ceil(2 * steps).astype(int) + 1  # beyond, no voxel of the label has a weight
+    largest, total, labels = (np.zeros(size, np.float32) for _ in range(3))
+    for value, box in enumerate(find_objects(array.astype(np.int32)), 1):
+        if box is None:
+            continue
+        low = np.maximum([side.start for side in box] - margin, 0)
+        high = np.minimum([side.stop for side in box] + margin, array.shape)
+        part = _region(np.linalg.inv(transform), low, high, size)
+        crop = (array[tuple(slice(b, e) for b, e in zip(low, high, strict=True))] == value).astype(np.float32)
+        at = [side.start for side in part]
+        sides = tuple(side.stop - side.start for side in part)
+        if min(sides) < 1:
+            continue
+        share = resample_onto(crop, _moved(affine, low), _moved(grid, at), sides, background=0.0)
+        is_larger = share > largest[part]
+        labels[part][is_larger], largest[part][is_larger] = value, share[is_larger]
+        total[part] += share
+    labels[largest < 1 - total - SHARE_TOLERANCE] = 0  # the rest is background, or outside
+    return labels
+
+
+def _moved(affine: np.ndarray, index: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the affine of a volume that begins at a voxel of another."""
+    moved = affine.copy()
+    moved[:3, 3] = apply_affine(affine, np.array(index))
+    return moved
+
+
+def _region(transform: np.ndarray, low: np.ndarray, high: np.ndarray, size: Size) -> tuple[slice, ...]:
+    """Return the voxels of a grid around a box of another, by the map of indices to those of the grid."""
+    corners = apply_affine(transform, np.array(list(itertools.product(*zip(low, high, strict=True)))))
+    first, last = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
+    return tuple(slice(max(0, b), max(0, min(e, side))) for b, e, side in zip(first, last, size, strict=True))
 
 
 def resample_onto(
@@ -167,7 +230,7 @@ def resample_onto(
         affine: Voxel index to RAS mm [4, 4].
         grid: Index (d, h, w) of the target grid to RAS mm [4, 4].
         size: Voxels D, H, W of the target grid.
-        nearest: Nearest-neighbour interpolation, for label maps.
+        nearest: Nearest-neighbour interpolation, for label maps that do not get coarser.
         background: Value outside the volume. Default: its smallest value, of label maps 0.
 
     Returns:

@@ -17,6 +17,7 @@ from hagan3d.data.preprocess.volume import (
     check_overlap,
     check_patient,
     check_slices,
+    mask_on,
     preprocess_channels,
     preprocess_label_map,
     preprocess_volume,
@@ -98,7 +99,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
             *volume.remarks,
             *odd_shape(volume, task.grid.size),
             *_window_remark(volume, task.intensities[0]),
-            *_check_channels(task, images, volume, found),
+            *_check_channels(task, images, volume, found, _mask_volume(task, mask, volume)),
             *_check_label_map(task, volume, found),
             *_check_sources(task, volume, found),
         ]
@@ -115,8 +116,10 @@ def write_cache_file(task: PreprocessingTask) -> None:
     """Preprocess a volume and write it to its cache file, atomically."""
     images, size = read_channels(task.file, task.fill), task.grid.size
     volume = next(images)
-    first = preprocess_volume(volume, task.grid, task.intensities[0], _mask(task, volume))
-    others = preprocess_channels(images, task.intensities[1:], first.affine, size)
+    mask = _mask(task, volume)
+    first = preprocess_volume(volume, task.grid, task.intensities[0], mask)
+    inside = _mask_volume(task, mask, volume)
+    others = preprocess_channels(images, task.intensities[1:], first.affine, size, inside)
     arrays = {
         "voxels": to_int16(np.concatenate([first.x[None], others.x])),
         "affine": first.affine,
@@ -155,7 +158,7 @@ def _masks(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[st
     if task.file.mask is not None:
         inside = _mask(task, volume)
         assert inside is not None
-        resampled = resample_onto(inside.astype(np.float32), volume.affine, grid, size)
+        resampled = resample_onto(inside.astype(np.float32), volume.affine, grid, size, background=0.0)
         arrays["mask"] = (resampled >= INSIDE).astype(np.uint8)
     if task.file.label_map is not None:
         label_map = read_label_map(task.file.label_map, task.label_names)
@@ -164,20 +167,20 @@ def _masks(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[st
 
 
 def _check_channels(
-    task: PreprocessingTask, channels: Iterable[Volume], first: Volume, found: list[FileFacts]
+    task: PreprocessingTask, channels: Iterable[Volume], first: Volume, found: list[FileFacts], mask: Volume | None
 ) -> list[str]:
     """Check the further channels of a case; return a remark on each that lies on another grid than the first."""
     remarks = []
     for channel, rule, name in zip(channels, task.intensities[1:], task.channels[1:], strict=True):
-        remarks += [*channel.remarks, *_check_interval(channel, rule), *_check_grid(channel, first)]
+        remarks += [*channel.remarks, *_check_grid(channel, first), *_check_interval(channel, rule, mask)]
         found.append(facts_of(channel, name))
     return remarks
 
 
-def _check_interval(volume: Volume, rule: IntensityRule) -> list[str]:
+def _check_interval(volume: Volume, rule: IntensityRule, mask: Volume | None = None) -> list[str]:
     """Check the intensities of a volume; return a remark if a window does not suit them."""
     with naming(Path(volume.name)):
-        rule.interval(volume.array)
+        rule.interval(volume.array, mask_on(mask, volume))
     return _window_remark(volume, rule)
 
 
@@ -224,6 +227,11 @@ def _mask(task: PreprocessingTask, volume: Volume) -> np.ndarray | None:
     if not np.isfinite(array).all() or not (array > 0).any():
         raise InputError(f"{task.mask}: mask is empty, or holds NaN or infinite values; repair it or leave it out")
     return array > 0
+
+
+def _mask_volume(task: PreprocessingTask, mask: np.ndarray | None, volume: Volume) -> Volume | None:
+    """Return the mask of a volume as a volume on its grid, 0 and 1, for the z-scores of further channels."""
+    return None if mask is None else Volume(mask.astype(np.float32), volume.affine, str(task.mask))
 
 
 def content_hash(paths: Sequence[Path]) -> str:

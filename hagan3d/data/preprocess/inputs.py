@@ -148,6 +148,7 @@ def collect_inputs(inputs: Inputs, config: PrepareConfig) -> PreparationInputs:
     rows, mismatches = _match_labels(files, own, labels, config)
     problems, accepted = ([], mismatches) if config.partial_labels else (mismatches, [])
     patients, remarks = _patients(files)
+    remarks += _split_series(files)
     masks, unused = _find_masks(own, files, config)
     remarks = [*cases.remarks, *labels.remarks, *accepted, *unused, *remarks]
     return PreparationInputs(own, rows, masks, labels, problems, cases, patients, remarks)
@@ -214,6 +215,23 @@ def _participants(files: list[VolumeFile]) -> dict[str, set[str]]:
 def _participant_of(parts: Sequence[str]) -> str | None:
     """Return the participant that the last of some folder and file names that has one names."""
     return next((match[1] for part in reversed(parts) if (match := PARTICIPANT.search(part))), None)
+
+
+def _split_series(files: list[VolumeFile]) -> list[str]:
+    """Return a remark for each DICOM series that several volumes are of, whose slices may belong to one volume."""
+    from hagan3d.data.io.dicom import is_dicom, series_uid  # not at the top: SimpleITK and pydicom are slow to import
+
+    volumes: dict[str, dict[str, Path]] = {}
+    for file in files:
+        for path in (*file.sources, *file.channels, file.path):
+            if (path.is_dir() or is_dicom(path)) and (series := series_uid(path)) is not None:
+                volumes.setdefault(series, {}).setdefault(os.path.realpath(path), path)
+    return [
+        f"{', '.join(str(path) for path in paths.values())}: are of one DICOM series, but are read as volumes of their "
+        "own; if they hold the slices of one volume, put all of them into one folder"
+        for paths in volumes.values()
+        if len(paths) > 1
+    ]
 
 
 def _patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:

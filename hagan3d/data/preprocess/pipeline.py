@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hagan3d.config import Size
-from hagan3d.data.io.files import readable_write_errors
+from hagan3d.data.io.files import locked, readable_write_errors
 from hagan3d.data.io.geometry import check_orientation
 from hagan3d.data.pictures import contact_sheet
 from hagan3d.data.preprocess.cache import (
@@ -186,6 +186,10 @@ def _check_finished(path: Path, plan: Plan, folder: Path) -> Prepared:
         raise InputError(f"{path}: was made with other settings ({', '.join(different)}); {OTHER_OUTPUT}")
     if {file.id for file in listed.files} != {*store.ids, *store.left_out}:
         raise InputError(f"{path}: was made from other files; {OTHER_OUTPUT}")
+    made = zip(store.ids, store.subjects, store.splits, strict=True)
+    moved = [name for name, *own in made if own != [plan.subjects[name], plan.split(name)]]
+    if moved:
+        raise InputError(f"{path}: was made with other subjects or splits, as of {moved[0]}; {OTHER_OUTPUT}")
     report, hashes = read_report(path), dict(zip(store.ids, store.hashes, strict=True))
     for file in listed.files:
         if file.id not in hashes or report["states"].get(file.id) == listed.state(file):
@@ -203,9 +207,10 @@ def _cache_folder(folder: Path, plan: Plan, checked: Checked) -> Iterator[None]:
     """Make the folder of the cache files, which records the state they belong to; remove it after success."""
     with readable_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    save_results(folder, plan, checked)
-    yield
-    shutil.rmtree(folder)
+    with locked(folder, f"{folder.parent}: another process makes this store; wait for it, or use another --output"):
+        save_results(folder, plan, checked)
+        yield
+        shutil.rmtree(folder)
 
 
 def _check_disk(path: Path, tasks: list[PreprocessingTask]) -> None:

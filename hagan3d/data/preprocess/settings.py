@@ -72,7 +72,7 @@ class PrepareConfig(Section):
     or pad around the centre. Default: crop-pad if a spacing is given, else resize."""
     intensity: Literal["window", "percentiles", "z-score", "labels"] = "percentiles"
     """Interval that becomes [-1, 1]: a fixed window, two percentiles of each volume, or mean +- 3 standard deviations
-    of each volume. labels: volumes (of pairs, the targets) are label maps, resampled by nearest neighbours, and
+    of each volume. labels: volumes (of pairs, the targets) are label maps, resampled by the largest share, and
     `window` is 0 and the largest label."""
     window: tuple[float, float] = (-1024.0, 600.0)
     """Lower and upper limit for `intensity: window`, in the units of the files (HU for CT)."""

@@ -10,7 +10,7 @@ from nibabel.affines import apply_affine
 
 from hagan3d.config import Size, is_slice
 from hagan3d.data.io.checks import check_affine
-from hagan3d.data.io.geometry import GridRule, overlap, resample_onto, to_grid
+from hagan3d.data.io.geometry import GridRule, overlap, resample_labels, resample_onto, to_grid
 from hagan3d.data.io.volumes import Volume, naming, read_raw
 from hagan3d.data.preprocess.intensity import IntensityRule, normalize
 from hagan3d.errors import InputError
@@ -53,7 +53,7 @@ def preprocess_volume(
         lo, hi = intensity.interval(volume.array, mask)
     except InputError as error:
         raise InputError(f"{volume.name}: {error}") from error
-    array, affine = to_grid(volume.array, volume.affine, grid, nearest=intensity.kind == "labels")
+    array, affine = to_grid(volume.array, volume.affine, grid, labels=intensity.kind == "labels")
     return PreprocessedVolume(normalize(array, lo, hi), affine, lo, hi)
 
 
@@ -82,7 +82,11 @@ class Channels:
 
 
 def preprocess_channels(
-    volumes: Iterable[Volume], rules: Sequence[IntensityRule], grid: np.ndarray, size: Size
+    volumes: Iterable[Volume],
+    rules: Sequence[IntensityRule],
+    grid: np.ndarray,
+    size: Size,
+    mask: Volume | None = None,
 ) -> Channels:
     """Resample each channel onto a grid and scale its intensities.
 
@@ -91,21 +95,22 @@ def preprocess_channels(
         rules: How the interval of each is determined.
         grid: Index (d, h, w) of the grid to RAS mm [4, 4].
         size: Voxels D, H, W of the grid.
+        mask: Voxels that count for z-scores, 0 or 1, on any grid; None: of each channel those above its mean.
 
     Raises:
         InputError: If the intensity interval of one is empty.
     """
     x, intervals = np.empty((len(rules), *size), np.float32), []
     for row, volume, rule in zip(x, volumes, rules, strict=True):
-        row[:], interval = preprocess_onto(volume, rule, grid, size)
+        row[:], interval = preprocess_onto(volume, rule, grid, size, mask)
         intervals.append(interval)
     return Channels(x, intervals)
 
 
 def preprocess_onto(
-    volume: Volume, rule: IntensityRule, grid: np.ndarray, size: Size
+    volume: Volume, rule: IntensityRule, grid: np.ndarray, size: Size, mask: Volume | None = None
 ) -> tuple[np.ndarray, tuple[float, float]]:
-    """Resample a volume onto a grid and scale its intensities.
+    """Resample a volume onto a grid and scale its intensities; arguments as of `preprocess_channels`.
 
     Returns:
         Voxels [D, H, W] in [-1, 1], and the values of -1 and 1 in file units.
@@ -114,9 +119,24 @@ def preprocess_onto(
         InputError: If the intensity interval is empty.
     """
     with naming(Path(volume.name)):
-        lo, hi = rule.interval(volume.array)
-    resampled = resample_onto(volume.array, volume.affine, grid, size, nearest=rule.kind == "labels")
+        lo, hi = rule.interval(volume.array, mask_on(mask, volume))
+    resample = resample_labels if rule.kind == "labels" else resample_onto
+    resampled = resample(volume.array, volume.affine, grid, size)
     return normalize(resampled, lo, hi), (lo, hi)
+
+
+def mask_on(mask: Volume | None, volume: Volume) -> np.ndarray | None:
+    """Return the voxels of a volume inside a mask of 0 and 1 on another grid, of its shape; None without a mask.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if mask is None or same_grid(mask, volume):
+        return None if mask is None else mask.array > 0
+    inside = resample_labels(mask.array, mask.affine, volume.affine, volume.array.shape) > 0
+    if not inside.any():
+        raise InputError(f"no voxel lies inside {mask.name}; use masks of the volumes")
+    return inside
 
 
 def read_label_map(path: Path, names: Sequence[str]) -> Volume:
@@ -144,8 +164,8 @@ def read_label_map(path: Path, names: Sequence[str]) -> Volume:
 
 
 def preprocess_label_map(label_map: Volume, grid: np.ndarray, size: Size) -> np.ndarray:
-    """Resample a label map onto a grid by nearest neighbours: uint8 [D, H, W], 0 outside of it."""
-    return resample_onto(label_map.array, label_map.affine, grid, size, nearest=True).astype(np.uint8)
+    """Resample a label map onto a grid, see `resample_labels`: uint8 [D, H, W], 0 outside of it."""
+    return resample_labels(label_map.array, label_map.affine, grid, size).astype(np.uint8)
 
 
 def same_grid(one: Volume, other: Volume) -> bool:
@@ -158,8 +178,9 @@ def same_grid(one: Volume, other: Volume) -> bool:
 
 
 def check_overlap(volume: Volume, first: Volume) -> None:
-    """Raise InputError unless a volume overlaps with that onto whose grid it is resampled."""
-    if not overlap(volume.array.shape, volume.affine, first.affine, first.array.shape):
+    """Raise InputError unless a volume, however small, overlaps with that onto whose grid it is resampled."""
+    one, other = (volume.array.shape, volume.affine), (first.array.shape, first.affine)
+    if not (overlap(*one, *reversed(other)) or overlap(*other, *reversed(one))):
         raise InputError(
             f"{volume.name}: its grid does not overlap with that of {first.name}; register them first, or repair the "
             "header of one"

@@ -32,6 +32,8 @@ class Channel:
     """Unit of the intensities; empty: arbitrary."""
     percentiles: tuple[float, float] = (0.5, 99.5)
     """Lower and upper percentile, for `intensity: percentiles`."""
+    masked: bool = False
+    """Whether the statistics of `intensity: z-score` were those inside masks, which new files do not have."""
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -57,6 +57,8 @@ def _is_same_rule(own: DataDescription, model: DataDescription) -> bool:
 def _intensity_differences(own: Channel, model: Channel) -> Iterator[str]:
     if own.intensity != model.intensity:
         yield f"--intensity {own.intensity} of {own.name}, the model's is {model.intensity}"
+    elif own.masked != model.masked:
+        yield f"{own.name} {'with' if own.masked else 'without'} --masks, the model's is not"
     elif own.intensity == "percentiles" and own.percentiles != model.percentiles:
         yield f"percentiles {_shown(own.percentiles)} of {own.name}, the model's are {_shown(model.percentiles)}"
     elif own.intensity in ("window", "labels") and not _is_close(own.interval, model.interval):

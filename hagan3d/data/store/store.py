@@ -248,7 +248,7 @@ class Store:
             orientation=settings["orientation"],
             axis=settings["axis"],
             affine=_typical(self.affines[targets], self.size),
-            channels=_channels(settings["channels"], self.intervals[targets]),
+            channels=_channels(settings["channels"], self.intervals[targets], settings.get("masks", False)),
             label_names=self.label_names,
             spacing=None if settings["spacing"] is None else tuple(settings["spacing"]),
             fit=settings["fit"],
@@ -352,11 +352,19 @@ def _typical(affines: np.ndarray, size: Size) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(value) for value in row) for row in typical_affine(affines, size))
 
 
-def _channels(rules: Sequence[dict[str, Any]], intervals: np.ndarray) -> tuple[Channel, ...]:
-    """Return channels by their settings, with the median intervals of volumes [N, C, 2]."""
+def _channels(rules: Sequence[dict[str, Any]], intervals: np.ndarray, masked: bool = False) -> tuple[Channel, ...]:
+    """Return channels by their settings, with the median intervals of volumes [N, C, 2]; z-scores perhaps in masks."""
     medians = np.median(intervals, axis=0)
     return tuple(
-        Channel(rule["name"], rule["intensity"], float(lo), float(hi), rule["units"], tuple(rule["percentiles"]))
+        Channel(
+            rule["name"],
+            rule["intensity"],
+            float(lo),
+            float(hi),
+            rule["units"],
+            tuple(rule["percentiles"]),
+            masked and rule["intensity"] == "z-score",
+        )
         for rule, (lo, hi) in zip(rules, medians, strict=True)
     )
 
