@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 
 from hagan3d import checkpoint, cli, config, run_settings
+from hagan3d.config.serialization import section_from_dict
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.data.store import store as stores
@@ -31,6 +32,8 @@ from hagan3d.inference.translate_files import make_translator, sources_of, write
 from hagan3d.inference.volume_series import VolumeSeries
 from hagan3d.methods.registry import make_method
 
+Settings = TypeVar("Settings")
+
 OVERLAP = 32  # slices that windows of a translation share, as in `hagan3d translate`
 
 
@@ -50,7 +53,9 @@ class Store(stores.Store):
             InputError: If files cannot be used; the message has a line for each.
         """
         paths = [inputs] if isinstance(inputs, str | Path) else list(inputs)
-        prepare([Path(path) for path in paths], Path(out), PrepareConfig(**settings), sources_as=DomainConfig())
+        prepare(
+            [Path(path) for path in paths], Path(out), _settings(PrepareConfig, settings), sources_as=DomainConfig()
+        )
         return cls(out)
 
 
@@ -74,7 +79,8 @@ class Config(config.Config):
     def plan(self, vram: str = "16GB") -> str:
         """Return what a step needs of a card: peak memory, whether it fits, the largest batch, advice."""
         store = Store(self.data.store) if self.data.store else None
-        plan = Plan(self, make_method(self).num_classes(store))
+        kind = "cpu" if self.train.device == "cpu" else "cuda"
+        plan = Plan(self, make_method(self).num_classes(store), kind)
         return "\n".join(memory_lines(plan, cli.parse_bytes("vram", vram)))
 
 
@@ -117,7 +123,15 @@ class Model:
     def generate(
         self, num: int = 1, seed: int = 0, class_name: str | None = None, truncation: float = 1.0
     ) -> VolumeSeries:
-        """Generate volumes from the seeds ``seed``, ``seed + 1``, ...; of a class, or each of its seed's."""
+        """Generate volumes from the seeds ``seed``, ``seed + 1``, ...; of a class, or each of its seed's.
+
+        Raises:
+            InputError: If the model translates, ``num`` is below 1, ``seed`` below 0, ``truncation`` not above 0 and at
+                most 10, or there is no such class.
+        """
+        if num < 1 or seed < 0 or not 0 < truncation <= 10:
+            text = f"got {num}, {seed}, {truncation}"
+            raise InputError(f"num, seed, truncation: must be at least 1, at least 0, above 0 and at most 10, {text}")
         label = None if class_name is None else class_index(self._generative(), class_name)
         made = samples(self._generative(), range(seed, seed + num), label, truncation)
         return self._series([sample.volume for sample in made])
@@ -132,8 +146,16 @@ class Model:
 
     @torch.no_grad()
     def decode(self, z: np.ndarray, class_name: str | None = None) -> VolumeSeries:
-        """Generate volumes from latents ``[N, latent_dim]``; a conditional model needs a class."""
+        """Generate volumes from latents ``[N, latent_dim]``; a conditional model needs a class.
+
+        Raises:
+            InputError: If the model translates, or the latents have another shape or are not finite.
+        """
         model = self._generative()
+        if np.ndim(z) != 2 or np.shape(z)[1] != model.networks.latent_dim or not np.isfinite(z).all():
+            raise InputError(
+                f"latents: must be finite numbers [N, {model.networks.latent_dim}], got {list(np.shape(z))}"
+            )
         label = None if class_name is None else torch.tensor([class_index(model, class_name)], device=model.device)
         rows = (torch.from_numpy(row)[None].to(model.device) for row in np.asarray(z, np.float32))
         return self._series([np.concatenate(list(volume_slabs(model, row, label)), axis=1) for row in rows])
@@ -153,6 +175,8 @@ class Model:
             split: Part of a store.
             direction: Of a model of two domains also ``b2a``, ``cycle`` or ``reconstruct``.
         """
+        if not self.loaded.config.translates:
+            raise InputError(f"{self.run}: a generating model ({self.loaded.config.name}); use generate")
         folder, model = Path(out) if out else self.loaded.run_folder / "translations", directed(self.loaded, direction)
         check_translations_out(_path(inputs), folder)
         _, sources = sources_of(_path(inputs), model, split, simulate=False)
@@ -171,7 +195,7 @@ class Model:
                 store is trained first unless it was before (minutes).
         """
         folder = Path(out) if out else self.loaded.run_folder / "evaluation"
-        config = EvaluateConfig(**settings)
+        config = _settings(EvaluateConfig, settings)
         if not self.loaded.config.translates and config.features is None:
             check_sets(self.run, _path(store), config)
             train_missing_features(stores.Store(_path(store)), self.device, config.channel)
@@ -203,6 +227,12 @@ class Model:
         if self.loaded.config.translates:
             raise InputError(f"{self.run}: a translation model ({self.loaded.config.name}); use translate")
         return self.loaded
+
+
+def _settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    """Return settings by name, paths as text; InputError if a name is unknown or a value is invalid."""
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return section_from_dict(plain, kind)
 
 
 def _path(store: "str | Path | stores.Store") -> Path:

@@ -196,8 +196,11 @@ class Parser(jsonargparse.ArgumentParser):
 def check_config_file(path: Path) -> None:
     """Raise InputError unless a file holds settings in YAML, each once."""
     if not path.is_file():
-        shipped = importlib.resources.files("hagan3d.configs") / "hagan_64.yaml"
-        raise InputError(f"{path}: no such config; those that come with hagan3d are next to {shipped}")
+        shipped = importlib.resources.files("hagan3d.configs")
+        names = [Path(str(file)).stem for file in shipped.iterdir() if file.name.endswith(".yaml")]
+        near = difflib.get_close_matches(path.stem, names, 1)
+        meant = f"did you mean {near[0]}? Those" if near else "those"
+        raise InputError(f"{path}: no such config; {meant} that come with hagan3d: {', '.join(sorted(names))}")
     try:
         text = path.read_text(encoding="utf-8")
         settings = yaml.safe_load(text)
@@ -318,7 +321,8 @@ def explain(error: BaseException) -> str | None:
     text = str(error)
     if is_out_of_memory(error):
         first = text.splitlines()[0] if text else "the machine has too little memory"
-        return f"out of memory ({first}): use a smaller train.batch_size, more train.accumulate, or train.checkpointing"
+        lower = "use more train.accumulate or train.checkpointing; for a new run also a smaller train.batch_size"
+        return f"out of memory ({first}): {lower}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full{_where(error)}: free some space and run the same command again"
     if isinstance(error, OSError) and error.errno is not None:

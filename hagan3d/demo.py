@@ -26,6 +26,8 @@ def main(argv: list[str]) -> None:
     for name, command, line in commands(out, a.steps, a.num):
         print(f"\n$ hagan3d {name} {line}", flush=True)
         command(shlex.split(line))
+        if name == "train" and not _is_trained(out, a.steps):
+            raise SystemExit(1)  # stopped by a signal, and saved: the same command goes on
     write_samples(out)
     print(f"\nthe demo took {(time.monotonic() - started) / 60:.1f} minutes and left in {out}:")
     print("  samples.png             real and generated phantoms, three planes of each")
@@ -35,6 +37,14 @@ def main(argv: list[str]) -> None:
     print("\nnext, with your own scans:")
     print("  .venv/bin/hagan3d prepare --input SCANS/ --output scans.h5 --size 64 64 64")
     print("  .venv/bin/hagan3d train --config hagan_64 --data.store scans.h5 --out runs/scans")
+
+
+def _is_trained(out: Path, steps: int) -> bool:
+    """Return whether the run has a checkpoint of its last step."""
+    from hagan3d.checkpoint.files import newest
+
+    path = newest(out)
+    return path is not None and int(path.stem.removeprefix("step-")) >= steps
 
 
 def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[str]], None], str]]:

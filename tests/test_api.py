@@ -127,3 +127,66 @@ def test_evaluation_and_exploration_use_the_weights_and_the_device_of_the_model(
     with pytest.raises(InputError, match="enough"):
         model.evaluate(small_store, features="random")
     assert seen == [{"weights": "raw", "device": "cpu"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"intensity": "windows"}, "intensity 'windows': must be"),
+        ({"trim": "no"}, "trim 'no': must be"),
+        ({"sizes": (32, 32, 32)}, "unknown setting 'sizes' in PrepareConfig"),
+    ],
+)
+def test_settings_of_a_store_are_checked_before_anything_is_written(settings, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        h3.Store.prepare(tmp_path, tmp_path / "s.h5", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "value"), [("weights", "best"), ("weights", "EMA"), ("device", "gpu")])
+def test_other_weights_or_devices_are_refused(trained, name, value):
+    with pytest.raises(InputError, match=f"{value}: must be"):
+        h3.Model.load(trained, **{name: value})
+
+
+def test_arguments_that_a_model_cannot_use_are_one_line(trained, small_store, tmp_path):
+    model = h3.Model.load(trained)
+    size = model.loaded.networks.latent_dim
+    for call, message in (
+        (lambda: model.generate(0), "num, seed, truncation: must be at least 1"),
+        (lambda: model.generate(1, seed=-1), "num, seed, truncation"),
+        (lambda: model.generate(1, truncation=0), "num, seed, truncation"),
+        (lambda: model.decode(np.zeros(size)), rf"latents: must be finite numbers \[N, {size}\], got \[{size}\]"),
+        (lambda: model.decode(np.full((1, size), np.nan)), "latents: must be finite"),
+        (lambda: model.translate(small_store, tmp_path), "a generating model .hagan.; use generate"),
+        (lambda: model.evaluate(small_store, foo=1), "unknown setting 'foo' in EvaluateConfig"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_a_plan_is_for_the_device_of_the_run(monkeypatch):
+    from hagan3d import api
+
+    kinds = []
+    monkeypatch.setattr(api, "Plan", lambda config, classes, kind: kinds.append(kind))
+    monkeypatch.setattr(api, "memory_lines", lambda plan, vram: [])
+    for device in ("cpu", "auto"):
+        h3.Config.load("hagan_32", train={"device": device}).plan()
+    assert kinds == ["cpu", "cuda"]
+
+
+def test_a_run_that_began_with_vram_goes_on_with_it(small_store, tmp_path, monkeypatch):
+    from hagan3d.engine import training
+
+    seen = []
+
+    def fitted(plan, vram, resumes):
+        seen.append((resumes, plan.config.train.optimizer_state))
+        return ("", plan) if resumes else ("train.optimizer_state lean", plan.changed(optimizer_state="lean"))
+
+    monkeypatch.setattr(training, "fitted", fitted)
+    for steps in (1, 2):
+        settings = {"hagan": TINY, "data": {"store": str(small_store)}, "train": TRAIN | {"steps": steps}}
+        assert training.train(h3.Config.load("hagan_32", **settings), tmp_path / "run", vram=10**9)
+    assert seen == [(False, "fp32"), (True, "lean")]

@@ -241,6 +241,8 @@ def translates(run: Path) -> bool:
 
 
 def _load(run: Path, weights: str, device: torch.device | str, parts: _Parts | None) -> Loaded[NetworkSet]:
+    if weights not in ("ema", "raw"):
+        raise InputError(f"weights {weights}: must be ema or raw")
     path = run if run.is_file() else newest(run)
     if path is None:
         what = "no such run" if not run.exists() else f"no checkpoint in {run / FOLDER}"

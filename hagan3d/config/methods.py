@@ -56,4 +56,4 @@ def config_class(name: str) -> type[MethodConfig]:
 
 def summary(name: str) -> str:
     """Return the one-line description of a method."""
-    return (importlib.import_module(f"hagan3d.methods.{name}").__doc__ or "").strip().splitlines()[0]
+    return next(iter((importlib.import_module(f"hagan3d.methods.{name}").__doc__ or "").strip().splitlines()), "")

@@ -132,10 +132,14 @@ def with_margin(peak: float) -> int:
     return math.ceil(peak * (1 + margins.fragmentation)) + margins.workspace + margins.context
 
 
-def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
+RESUMABLE = ("recompute_norms", "accumulate", "checkpointing")  # settings that may change in the middle of a run
+
+
+def remedies(plan: Plan, resumes: bool = False) -> Iterator[tuple[str, Plan]]:
     """Yield changes that lower the memory of a run, the cheapest first, each together with those before it.
 
-    Changes that do not alter the result come first; those that lower no phase of this method are left out.
+    Changes that do not alter the result come first; those that lower no phase of this method are left out, and with
+    ``resumes`` those that a run cannot go on with.
     """
     train, group = plan.config.train, plan.config.group
     counts = [n for n in range(train.accumulate + 1, train.batch_size + 1) if train.batch_size % (n * group) == 0]
@@ -151,11 +155,14 @@ def remedies(plan: Plan) -> Iterator[tuple[str, Plan]]:
         *([("optimizer_state", "offload")] if has_choice else []),
         *([("precision", narrow)] if is_wide else []),
     ]:
+        if resumes and name not in RESUMABLE:
+            continue
         changed = plan.changed(**{**taken, name: value})
         if changed.config != best.config and any(changed.peaks[phase] < peak for phase, peak in best.peaks.items()):
             taken[name], best = value, changed
             yield _describe(taken), best
-    yield from _thinner(best, _describe(taken))
+    if not resumes:
+        yield from _thinner(best, _describe(taken))
 
 
 def _thinner(plan: Plan, before: str) -> Iterator[tuple[str, Plan]]:
@@ -177,14 +184,14 @@ def _describe(settings: Mapping[str, object]) -> str:
     return " ".join(f"train.{name} {str(value).lower()}" for name, value in settings.items())
 
 
-def cheapest(plan: Plan, vram: int) -> tuple[str, Plan] | None:
+def cheapest(plan: Plan, vram: int, resumes: bool = False) -> tuple[str, Plan] | None:
     """Return the first of the remedies that fits a card of ``vram`` bytes, with its description, or None."""
     if with_margin(0) > vram:  # not even without tensors
         return None
-    return next((remedy for remedy in remedies(plan) if remedy[1].fits(vram)), None)
+    return next((remedy for remedy in remedies(plan, resumes) if remedy[1].fits(vram)), None)
 
 
-def fitted(plan: Plan, vram: int) -> tuple[str, Plan]:
+def fitted(plan: Plan, vram: int, resumes: bool = False) -> tuple[str, Plan]:
     """Return the plan as it fits a card of ``vram`` bytes, and what was changed ('' if it fits as it is).
 
     Raises:
@@ -192,16 +199,18 @@ def fitted(plan: Plan, vram: int) -> tuple[str, Plan]:
     """
     if plan.fits(vram):
         return "", plan
-    remedy = cheapest(plan, vram)
+    remedy = cheapest(plan, vram, resumes)
     if remedy is None:
-        raise InputError(f"the run {advice(plan, vram)}")
+        raise InputError(f"the run {advice(plan, vram, resumes)}")
     return remedy
 
 
-def advice(plan: Plan, vram: int) -> str:
-    """Return in one line what makes a run fit that does not."""
-    remedy = cheapest(plan, vram)
+def advice(plan: Plan, vram: int, resumes: bool = False) -> str:
+    """Return in one line what makes a run fit that does not; ``resumes``: what it can go on with."""
+    remedy = cheapest(plan, vram, resumes)
     needs = f"needs about {plan.needed / 1e9:.1f} GB of a card, and there are {vram / 1e9:.1f} GB"
+    if remedy is None and resumes and cheapest(plan, vram) is not None:
+        return f"{needs}; no setting that a run can go on with makes it fit: use a new --out with the same --vram"
     if remedy is None:
         config = plan.config
         windows = ", or data.window patch" if getattr(config.data, "window", "") == "whole" and _can_cut(config) else ""

@@ -60,7 +60,10 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     num_classes = make_method(config).num_classes(store)
     plan = Plan(with_train(config, batch_size=per_rank), num_classes, device.type)
     if vram is not None:
-        config, plan = fit(config, plan, vram, device, distributed.is_first)
+        checkpoint = files.newest(out)
+        if checkpoint is not None:
+            plan = replace(plan, config=_with_memory_of(plan.config, files.load(checkpoint, mapped=True).config))
+        config, plan = fit(config, plan, vram, device, distributed.is_first, checkpoint is not None)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
     method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
@@ -76,9 +79,10 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
         if not is_on_gpu(device) or not is_out_of_memory(error):
             raise
         free, total = torch.cuda.mem_get_info(device)
+        way_out = advice(plan, min(vram or total, total), files.newest(out) is not None)
         raise InputError(
             f"the card is full ({(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use): the run "
-            f"{advice(plan, min(vram or total, total))}; the last checkpoint in {out} is intact"
+            f"{way_out}; the last checkpoint in {out} is intact"
         ) from error
 
 
@@ -109,13 +113,27 @@ def with_train(config: Config, **changes: Any) -> Config:
     return replace(config, train=replace(config.train, **changes))
 
 
-def fit(config: Config, plan: Plan, vram: int, device: torch.device, prints: bool) -> tuple[Config, Plan]:
+def _with_memory_of(config: Config, before: Config) -> Config:
+    """Return a config with what `--vram` may have changed when its run began, and what it cannot change any more."""
+    if config.name != before.name:  # refused later, by name
+        return config
+    state, precision = before.train.optimizer_state, before.train.precision
+    config = with_train(config, optimizer_state=state, precision=precision)
+    depth = getattr(before.data, "subvolume_depth", None)
+    return config if depth is None else replace(config, data=replace(config.data, subvolume_depth=depth))
+
+
+def fit(
+    config: Config, plan: Plan, vram: int, device: torch.device, prints: bool, resumes: bool = False
+) -> tuple[Config, Plan]:
     """Change a config so that one rank fits ``vram`` bytes of a card, and limit a GPU to them.
+
+    ``resumes``: by settings that a run can go on with.
 
     Raises:
         InputError: If no setting makes it fit.
     """
-    changes, plan = fitted(plan, vram)
+    changes, plan = fitted(plan, vram, resumes)
     if prints:
         result = f"set {changes}" if changes else "fits as it is"
         print(f"--vram {vram / 1e9:.1f} GB: {result} (about {plan.needed / 1e9:.1f} GB needed)", file=sys.stderr)

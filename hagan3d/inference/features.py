@@ -51,8 +51,7 @@ def encode(
     shown: dict[str, list[MiddlePlanes]] = {}
     taken: set[Path] = set()
     folder = out / RECONSTRUCTIONS
-    if reconstruct:
-        write_text(folder / UNFINISHED, "")
+    write_text((folder if reconstruct else out) / UNFINISHED, "")
     for encoded in latents(model, inputs, reconstruct, depth):
         zs.append(encoded.z)
         errors: list[str] = []
@@ -68,7 +67,7 @@ def encode(
     if reconstruct:
         write_label_names(folder, model.description)
         comparison_sheet(shown, model.description.affine_array, out / f"{RECONSTRUCTIONS}.png")
-        (folder / UNFINISHED).unlink()
+    ((folder if reconstruct else out) / UNFINISHED).unlink()
     return len(rows)
 
 

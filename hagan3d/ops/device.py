@@ -44,8 +44,10 @@ def find_device(option: str, name: str) -> torch.device:
         name: ``auto`` is the current GPU, or the CPU if torch sees none.
 
     Raises:
-        InputError: If there is no GPU.
+        InputError: If there is no GPU, or the name is another.
     """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"{option} {name}: must be auto, cpu or cuda; CUDA_VISIBLE_DEVICES chooses among several GPUs")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(f"{option} cuda: torch sees no GPU here; use {option} cpu, or see `hagan3d doctor`")
     if name == "cpu" or not torch.cuda.is_available():

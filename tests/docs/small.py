@@ -1,11 +1,13 @@
 """What makes the commands of the documentation short enough for a test: options that are added, and input files."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import yaml
 
+from hagan3d.data.preprocess.pipeline import Prepared, prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.run_settings import config_path
 from tests.data.conftest import write_series
@@ -67,9 +69,9 @@ def method_of(config: str) -> str:
     return str(yaml.safe_load(config_path(config).read_text(encoding="utf-8"))["method"])
 
 
-def small_prepare(**settings: Any) -> PrepareConfig:
-    """Return the settings of a Python call that prepares a store, changed as `shortened` changes a line."""
-    return PrepareConfig(**{**settings, "size": (32, 32, 32), "workers": 1, "validation": 0.4})
+def small_prepare(inputs: Any, output: Path, config: PrepareConfig, **more: Any) -> Prepared:
+    """Prepare a store as a Python call does, with its settings changed as `shortened` changes a line."""
+    return prepare(inputs, output, replace(config, size=(32, 32, 32), workers=1, validation=0.4), **more)
 
 
 def write_dicom(folder: Path, volumes: Path) -> None:

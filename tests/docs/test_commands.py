@@ -131,7 +131,7 @@ def test_marked_blocks_run(page, made_phantoms, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     real = run_settings.load_config
     monkeypatch.setattr(run_settings, "load_config", lambda name, **given: real(name, **small_sections(name, given)))
-    monkeypatch.setattr(api, "PrepareConfig", small_prepare)
+    monkeypatch.setattr(api, "prepare", small_prepare)
     if "DICOM/" in page.read_text(encoding="utf-8"):
         write_dicom(tmp_path / "DICOM", made_phantoms / "thorax" / "volumes")
     names = {"__name__": "documentation"}

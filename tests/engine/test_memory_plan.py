@@ -10,6 +10,7 @@ from hagan3d.engine import optimizers
 from hagan3d.engine.margins import Margins
 from hagan3d.engine.memory_plan import Plan, advice, cheapest, fitted
 from hagan3d.engine.step_memory import count_step
+from hagan3d.engine.trainer import MAY_CHANGE
 from hagan3d.errors import InputError
 from hagan3d.methods.registry import make_method
 from hagan3d.run_settings import load_config
@@ -206,3 +207,15 @@ def test_operations_of_shipped_configs_are_counted(name):
 def test_bytes_read_are_those_of_the_store(settings, voxels):
     config = make_config("hagan", **SMALL | {"batch_size": 1} | settings)
     assert make_method(config).bytes_per_step() == 2 * voxels
+
+
+def test_a_run_that_goes_on_is_given_what_it_can_go_on_with(line):
+    plan = make_plan()
+    vram = plan.changed(accumulate=2, optimizer_state="lean").needed
+    assert "optimizer_state" in advice(plan, vram)
+    found = cheapest(plan, vram, resumes=True)
+    assert found is None or not {"optimizer_state", "precision"} & set(found[0].replace("train.", " ").split())
+    names = {name for changes, _ in planning.remedies(plan, resumes=True) for name in changes.split()[::2]}
+    assert names and all(name.startswith(MAY_CHANGE) for name in names)
+    offloaded = plan.changed(accumulate=4, checkpointing=True, optimizer_state="offload")
+    assert "use a new --out with the same --vram" in advice(plan, offloaded.needed, resumes=True)
