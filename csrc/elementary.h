@@ -32,8 +32,8 @@ HOST_DEVICE float exp(float x) {
 #endif
 }
 
-// log of a normal positive number, to 2 ulp, of infinity and of NaN. Cephes: polynomial of degree 9 on [sqrt(1/2), sqrt(2)]. On a GPU the
-// intrinsic: to 3 ulp, and to 4e-7 between 1/2 and 2.
+// log of a normal positive number, to 2 ulp, of infinity and of NaN. Cephes: polynomial of degree 9 on [sqrt(1/2),
+// sqrt(2)]. On a GPU the intrinsic: to 3 ulp, and to 4e-7 between 1/2 and 2.
 HOST_DEVICE float log(float x) {
 #if defined(__CUDA_ARCH__)
   return ::__logf(x);

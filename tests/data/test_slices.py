@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DegradeConfig
 from hagan3d.data.batches.slices import SliceBatchSource, SlicePairSource, Slices, is_blank, neighbours
-from hagan3d.data.io.geometry import slice_affine, slice_axis
+from hagan3d.data.io.geometry import slice_affine, slice_axis, to_grid
 from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.format import SCALE
 from hagan3d.data.store.store import Store
 from hagan3d.data.store.write import Record, Voxels, write_store
+from hagan3d.errors import InputError
 
 SIZE = (32, 64, 96)
 AXES = [("axial", 0), ("coronal", 1), ("sagittal", 2)]
@@ -269,3 +270,23 @@ def test_the_middle_slice_keeps_its_place_in_space(axis):
     for rows, columns in ((0, 0), (3, 7)):
         index = np.insert(np.array([rows, columns]), axis, SIZE[axis] // 2)
         np.testing.assert_allclose(moved @ [0, rows, columns, 1], affine @ [*index, 1])
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_a_model_of_slices_reads_files_as_its_slices_lie(axis, plane, tmp_path):
+    values = np.random.default_rng(0).normal(size=(32, 32, 32)).astype(np.float32)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "scan.nii.gz")
+    settings = {"axis": axis, "intensity": "window", "window": (-4.0, 4.0), "validation": 0.0, "workers": 1}
+    store = Store(prepare([tmp_path], tmp_path / "s.h5", PrepareConfig(size=(32, 32, 32), **settings)).path)
+    description = store.description()
+    if (axis, plane) in {("sagittal", "axial"), ("sagittal", "coronal"), ("coronal", "sagittal")}:
+        with pytest.raises(InputError, match=f"prepare them with --axis {plane}"):
+            description.of_slices(plane)
+        return
+    across = store.slice_axis(plane)
+    expected = store.volume(0).numpy()[0].take(16, axis=across)
+    read, _ = to_grid(values, affine, replace(description, axis=plane).grid_rule)
+    np.testing.assert_allclose(read[16] / 4, expected, atol=1e-3)
+    assert description.of_slices(plane).size == (1, 32, 32)

@@ -10,7 +10,16 @@ import numpy as np
 
 from hagan3d.config import Size, check_size
 from hagan3d.config.serialization import has_type
-from hagan3d.data.io.geometry import Axis, Fit, GridRule, check_orientation, slice_affine, slice_axis, spacing_of
+from hagan3d.data.io.geometry import (
+    Axis,
+    Fit,
+    GridRule,
+    check_orientation,
+    slice_affine,
+    slice_axis,
+    spacing_of,
+    stored_code,
+)
 from hagan3d.data.preprocess.intensity import IntensityRule, Kind
 from hagan3d.errors import InputError
 
@@ -116,8 +125,18 @@ class DataDescription:
         return replace(self, **changed, source_grid=None)
 
     def of_slices(self, plane: Axis) -> "DataDescription":
-        """Return the description of single slices ``[1, rows, columns]``, at the place of the middle slice."""
+        """Return the description of single slices ``[1, rows, columns]``, at the place of the middle slice.
+
+        Raises:
+            InputError: If the rows of these slices are the columns of slices that are read from files.
+        """
         axis = slice_axis(plane, self.orientation, self.axis)
+        stored = stored_code(self.orientation, self.axis)
+        if stored[axis] + stored[:axis] + stored[axis + 1 :] != stored_code(self.orientation, plane):
+            raise InputError(
+                f"data.slices {plane}: of volumes prepared with --axis {self.axis} rows and columns would be swapped "
+                f"against those of files; prepare them with --axis {plane}"
+            )
         rows, columns = (side for other, side in enumerate(self.size) if other != axis)
         affine = slice_affine(self.affine_array, self.size, axis)
         spacing = None if self.spacing is None else (self.spacing[axis], *np.delete(self.spacing, axis).tolist())
