@@ -1,10 +1,16 @@
 """Intensities: a straight line there and back, found by window, percentiles or z-score."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.preprocess.intensity import IntensityRule, denormalize, normalize
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 VALUES = np.random.default_rng(0).normal(300, 50, (8, 9, 10))
@@ -54,3 +60,22 @@ def test_an_empty_interval_is_refused_with_a_remedy(kind: str):
     values[0, 0, 0] = 1.0
     with pytest.raises(InputError, match="use .*window"):
         IntensityRule(kind, (0, 1), (0.5, 99.5)).interval(values)  # type: ignore[arg-type]
+
+
+def test_further_channels_are_scaled_inside_the_mask_too(tmp_path: Path):
+    random, inside = np.random.default_rng(0), np.zeros((16, 16, 16), bool)
+    inside[4:12, 4:12, 4:12] = True
+    affines = {"t1": np.eye(4), "t2": np.diag([2.0, 2.0, 2.0, 1.0])}
+    affines["t2"][:3, 3] = 0.5
+    for name in ("a", "b"):
+        for channel, affine in affines.items():
+            where = inside if channel == "t1" else inside[::2, ::2, ::2]
+            values = np.where(where, random.normal(100, 5, where.shape), random.normal(500, 50, where.shape))
+            write_nifti(tmp_path / f"{name}_{channel}.nii.gz", values, affine)
+        write_nifti(tmp_path / "masks" / f"{name}.nii.gz", inside, np.eye(4))
+    (tmp_path / "cases.csv").write_text("id,t1,t2\na,a_t1.nii.gz,a_t2.nii.gz\nb,b_t1.nii.gz,b_t2.nii.gz\n")
+    config = PrepareConfig(size=(32, 32, 32), intensity="z-score", masks=str(tmp_path / "masks"), workers=1)
+    store = Store(prepare(tmp_path / "cases.csv", tmp_path / "s.h5", config, progress=False).path)
+    middle, half = store.intervals.mean(2), np.ptp(store.intervals, axis=2) / 6
+    assert np.abs(middle - 100).max() < 3 and np.abs(half - 5).max() < 1.5
+    assert all(channel.masked for channel in store.description().channels)

@@ -378,24 +378,6 @@ def test_a_broken_link_is_left_out_with_skip_bad(scans: Path, tmp_path: Path):
     assert list(run(scans, tmp_path / "s.h5", skip_bad=True).left_out) == ["gone"]
 
 
-def test_further_channels_are_scaled_inside_the_mask_too(tmp_path: Path):
-    random, inside = np.random.default_rng(0), np.zeros((16, 16, 16), bool)
-    inside[4:12, 4:12, 4:12] = True
-    affines = {"t1": np.eye(4), "t2": np.diag([2.0, 2.0, 2.0, 1.0])}
-    affines["t2"][:3, 3] = 0.5
-    for name in ("a", "b"):
-        for channel, affine in affines.items():
-            where = inside if channel == "t1" else inside[::2, ::2, ::2]
-            values = np.where(where, random.normal(100, 5, where.shape), random.normal(500, 50, where.shape))
-            write_nifti(tmp_path / f"{name}_{channel}.nii.gz", values, affine)
-        write_nifti(tmp_path / "masks" / f"{name}.nii.gz", inside, np.eye(4))
-    (tmp_path / "cases.csv").write_text("id,t1,t2\na,a_t1.nii.gz,a_t2.nii.gz\nb,b_t1.nii.gz,b_t2.nii.gz\n")
-    store = run(tmp_path / "cases.csv", tmp_path / "s.h5", intensity="z-score", masks=str(tmp_path / "masks"))
-    middle, half = store.intervals.mean(2), np.ptp(store.intervals, axis=2) / 6
-    assert np.abs(middle - 100).max() < 3 and np.abs(half - 5).max() < 1.5
-    assert all(channel.masked for channel in store.description().channels)
-
-
 def test_a_second_process_that_makes_a_store_is_refused(scans: Path, tmp_path: Path):
     folder = tmp_path / ".a.h5.cache"
     folder.mkdir()

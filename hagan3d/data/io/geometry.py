@@ -177,6 +177,7 @@ def resample_labels(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, siz
     steps = np.linalg.norm(transform[:3, :3], axis=1)
     if steps.max() < 1 + STEP_TOLERANCE:
         return resample_onto(array, affine, grid, size, nearest=True)
+    to_part = np.linalg.inv(transform)
     margin = np.ceil(2 * steps).astype(int) + 1  # beyond, no voxel of the label has a weight
     largest, total, labels = (np.zeros(size, np.float32) for _ in range(3))
     for value, box in enumerate(find_objects(array.astype(np.int32)), 1):
@@ -184,7 +185,7 @@ def resample_labels(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, siz
             continue
         low = np.maximum([side.start for side in box] - margin, 0)
         high = np.minimum([side.stop for side in box] + margin, array.shape)
-        part = _region(np.linalg.inv(transform), low, high, size)
+        part = _region(to_part, low, high, size)
         crop = (array[tuple(slice(b, e) for b, e in zip(low, high, strict=True))] == value).astype(np.float32)
         at = [side.start for side in part]
         sides = tuple(side.stop - side.start for side in part)

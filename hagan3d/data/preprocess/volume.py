@@ -129,7 +129,7 @@ def mask_on(mask: Volume | None, volume: Volume) -> np.ndarray | None:
     """Return the voxels of a volume inside a mask of 0 and 1 on another grid, of its shape; None without a mask.
 
     Raises:
-        InputError: If there is none.
+        InputError: If no voxel of the volume lies inside the mask.
     """
     if mask is None or same_grid(mask, volume):
         return None if mask is None else mask.array > 0

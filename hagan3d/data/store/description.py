@@ -44,6 +44,13 @@ class Channel:
     masked: bool = False
     """Whether the statistics of `intensity: z-score` were those inside masks, which new files do not have."""
 
+    @classmethod
+    def of(cls, rule: dict[str, Any], interval: Sequence[float], masked: bool = False) -> "Channel":
+        """Return a channel by its settings in a store; ``masked``: z-scores there are those inside masks."""
+        lo, hi = map(float, interval)
+        is_masked = masked and rule["intensity"] == "z-score"
+        return cls(rule["name"], rule["intensity"], lo, hi, rule["units"], tuple(rule["percentiles"]), is_masked)
+
     @property
     def interval(self) -> tuple[float, float]:
         """Values of x = -1 and x = 1 in file units."""

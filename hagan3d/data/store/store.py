@@ -355,18 +355,7 @@ def _typical(affines: np.ndarray, size: Size) -> tuple[tuple[float, ...], ...]:
 def _channels(rules: Sequence[dict[str, Any]], intervals: np.ndarray, masked: bool = False) -> tuple[Channel, ...]:
     """Return channels by their settings, with the median intervals of volumes [N, C, 2]; z-scores perhaps in masks."""
     medians = np.median(intervals, axis=0)
-    return tuple(
-        Channel(
-            rule["name"],
-            rule["intensity"],
-            float(lo),
-            float(hi),
-            rule["units"],
-            tuple(rule["percentiles"]),
-            masked and rule["intensity"] == "z-score",
-        )
-        for rule, (lo, hi) in zip(rules, medians, strict=True)
-    )
+    return tuple(Channel.of(rule, median, masked) for rule, median in zip(rules, medians, strict=True))
 
 
 def _store_files(path: Path) -> list[Path]:

@@ -96,10 +96,9 @@ def explore_attribute(
         _need_encoders(model)
     used = select_volumes(model, store, config.limit)
     measurement = measurement_for(store, used.train, used.held_out, name, config, progress)
-    fitted_on = _population(model, store, measurement, config, progress)
-    z, y, scale = fitted_on.z, fitted_on.y, fitted_on.scale
-    covariance = _latent_covariance(model, config)
-    direction = attribute_direction(z, scale.score(y), fitted_on.subjects, covariance=covariance)
+    fitted_on, covariance = _population(model, store, measurement, config, progress), _latent_covariance(model, config)
+    scale, y = fitted_on.scale, fitted_on.y
+    direction = attribute_direction(fitted_on.z, scale.score(y), fitted_on.subjects, covariance=covariance)
     starts = _starts(model, store, used, config)
     frames = walk(
         model,
@@ -115,9 +114,9 @@ def explore_attribute(
         _origin(model, store, config),
         measurement,
         direction,
-        volumes=len(fitted_on.y),
+        volumes=len(y),
         held_out=fitted_on.held_out,
-        length=length_of(model, z),
+        length=length_of(model, fitted_on.z),
         walked=_ends(y, config.span),
         real=_ends(measurement.attribute.values, config.span),
         scores=_walk_scores(frames, starts),
