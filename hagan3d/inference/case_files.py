@@ -33,13 +33,19 @@ class Case:
     """What was noticed about the files."""
 
 
-def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel]) -> Case:
+def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel], fill: float | None = None) -> Case:
     """Read the channels of a volume onto the grid of a model, which follows from the first.
+
+    Args:
+        file: The volume.
+        grid: Of the model.
+        channels: Of the model, in the order of those of the file.
+        fill: Replaces NaN and infinite voxels, as in the training data; None: they are an error.
 
     Raises:
         InputError: If a file cannot be used, or is in other units than the model was trained on.
     """
-    first, *others = volumes = list(read_channels(file))
+    first, *others = volumes = list(read_channels(file, fill))
     check_patient(file.id, file.files)
     remarks = odd_shape(first, grid.size)
     for volume, channel in zip(volumes, channels, strict=True):

@@ -124,7 +124,7 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
     names = description.label_names
 
     def read(source: VolumeFile) -> Input:
-        case = read_case(source, description.grid_rule, description.channels)
+        case = read_case(source, description.grid_rule, description.channels, description.fill)
         x = case.x
         if source.label_map is not None:
             label_map = read_label_map(source.label_map, names)

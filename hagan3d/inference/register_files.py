@@ -38,7 +38,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
     stays, moves = description.channels[0], (description.source_channels or description.channels)[0]
 
     def read(source: VolumeFile) -> SourceVolume:
-        fixed, moving = read_volume(source.path), read_volume(source.sources[0])
+        fixed, moving = (read_volume(path, description.fill) for path in (source.path, source.sources[0]))
         check_patient(source.id, source.files)
         remarks = [*fixed.remarks, *moving.remarks, *odd_shape(fixed, description.size)]
         for volume, channel in ((fixed, stays), (moving, moves)):

@@ -153,7 +153,7 @@ def read_source(description: DataDescription, file: "VolumeFile") -> SourceVolum
     """
     from hagan3d.inference.case_files import read_case
 
-    case = read_case(file, description.grid_rule, description.source_channels or description.channels)
+    case = read_case(file, description.grid_rule, description.source_channels or description.channels, description.fill)
     home = case.first.array.shape, case.first.affine
     intervals = target_intervals(description, case.intervals)
     return SourceVolume(file.id, torch.from_numpy(case.x), case.affine, intervals, home, case.remarks)

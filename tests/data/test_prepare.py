@@ -89,6 +89,12 @@ def test_all_bad_files_are_listed_and_nothing_is_left_behind(scans: Path, tmp_pa
     assert made.volumes == 4 and list(made.left_out) == lines
     again = prepare(scans, tmp_path / "a.h5", replace(CONFIG, skip_bad=True), progress=False)
     assert again.done_before and set(again.left_out) == {"flat", "s1_2", "s2_5"}
+    for path in scans.iterdir():
+        path.touch()  # as after a copy of the folder
+    assert prepare(scans, tmp_path / "a.h5", replace(CONFIG, skip_bad=True), progress=False).done_before
+    write_nifti(scans / "flat.nii", np.random.default_rng(9).normal(size=(8, 8, 8)), np.eye(4))
+    with pytest.raises(InputError, match=r"a.h5: was made without .*flat.nii, which can be read now; use another"):
+        prepare(scans, tmp_path / "a.h5", replace(CONFIG, skip_bad=True), progress=False)
 
 
 def test_labels_without_a_line_or_a_volume_are_refused_unless_partial(scans: Path, tmp_path: Path):

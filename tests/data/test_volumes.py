@@ -153,6 +153,9 @@ def test_fill_replaces_what_is_not_a_number(nifti: Callable[..., Path]):
     array[1, 2, 3] = np.nan
     volume = read_volume(nifti("a.nii", array), fill=-1000.0)
     assert volume.array[1, 2, 3] == -1000 and np.isfinite(volume.array).all()
+    assert [remark.partition("a.nii: ")[2] for remark in volume.remarks] == [
+        "1 of 120 voxels are NaN or infinite and become -1000"
+    ]
 
 
 def test_volumes_are_found_in_folders_lists_and_series(

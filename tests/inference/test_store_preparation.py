@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 
 from hagan3d.data.io.volumes import VolumeFile
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.description import DataDescription
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.case_files import read_case
-from hagan3d.inference.encoding import check_store
+from hagan3d.inference.encoding import check_store, inputs_of_files
 from hagan3d.inference.source_volume import check_sources
+from hagan3d.inference.translate_files import read_source
 
 
 def with_channel(description, **changes):
@@ -61,3 +65,21 @@ def test_a_model_of_masked_z_scores_takes_stores_with_masks_and_no_files(small_s
     channel = replace(own.channels[0], masked=True)
     with pytest.raises(InputError, match="scan.nii.gz: the model was trained on z-scores inside masks"):
         read_case(VolumeFile(path, "scan"), own.grid_rule, [channel])
+
+
+def test_files_are_filled_as_the_training_data_were(tmp_path):
+    array = np.random.default_rng(0).normal(-300, 200, (32, 32, 32)).astype(np.float32)
+    array[:, :9] = np.nan
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / "a.nii.gz")
+    config = PrepareConfig(size=(32, 32, 32), intensity="window", fill=-1024.0)
+    store = Store(prepare([folder], tmp_path / "s.h5", config, progress=False).path)
+    own = DataDescription.from_dict(store.description().to_dict())
+    encoded = next(inputs_of_files(folder, own)[1])
+    source = read_source(own, VolumeFile(folder / "a.nii.gz", "a"))
+    np.testing.assert_allclose(encoded.read(0, 32), store.volume(0), atol=1e-4)
+    np.testing.assert_allclose(source.x, store.volume(0), atol=1e-4)
+    assert "9216 of 32768 voxels are NaN or infinite and become -1024" in source.remarks[0]
+    with pytest.raises(InputError, match="NaN or infinite; replace them with --fill VALUE"):
+        read_source(replace(own, fill=None), VolumeFile(folder / "a.nii.gz", "a"))

@@ -94,8 +94,8 @@ def check_affine(affine: np.ndarray) -> None:
         )
 
 
-def check_voxels(array: np.ndarray, fill: float | None, is_image: bool = False) -> np.ndarray:
-    """Return the voxels, non-finite ones replaced by ``fill``; an image may have one slice.
+def check_voxels(array: np.ndarray, fill: float | None, is_image: bool = False) -> tuple[np.ndarray, list[str]]:
+    """Return the voxels, non-finite ones replaced by ``fill``, with a remark on these; an image may have one slice.
 
     Raises:
         InputError: For a single slice, a constant volume, or NaN and infinite voxels without ``fill``.
@@ -108,11 +108,12 @@ def check_voxels(array: np.ndarray, fill: float | None, is_image: bool = False) 
         raise InputError(
             f"{count} of {array.size} voxels are NaN or infinite; replace them with --fill VALUE of `hagan3d prepare`"
         )
+    remarks = [f"{count} of {array.size} voxels are NaN or infinite and become {fill:g}"] if count else []
     if count:
         array = np.where(invalid, np.float32(fill), array)
     if array.min() == array.max():
         raise InputError(f"every voxel is {array.flat[0]:g}; leave the file out (`hagan3d prepare`: --skip_bad true)")
-    return array
+    return array, remarks
 
 
 def _times(sides: tuple[int, ...] | list[int]) -> str:

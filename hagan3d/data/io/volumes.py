@@ -103,8 +103,8 @@ def _checked(path: Path, raw: RawVolume, fill: float | None) -> Volume:
     """Return one channel of a file, if it is usable."""
     with naming(path):
         check_affine(raw.affine)
-        remarks = tuple(f"{path}: {remark}" for remark in raw.remarks)
-        array = check_voxels(raw.array, fill, find_reader(path).is_image)
+        array, replaced = check_voxels(raw.array, fill, find_reader(path).is_image)
+        remarks = tuple(f"{path}: {remark}" for remark in (*raw.remarks, *replaced))
         return Volume(array, np.asarray(raw.affine, dtype=np.float64), str(path), remarks)
 
 

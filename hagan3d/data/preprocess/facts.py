@@ -122,13 +122,24 @@ def write_report(
     cases: Iterable[CaseFacts],
     remarks: Iterable[str],
     left_out: Iterable[str],
+    states: Mapping[str, str],
 ) -> None:
-    """Write the report of a store next to it, atomically."""
+    """Write the report of a store next to it, atomically.
+
+    Args:
+        store: Its path.
+        settings: Of its preparation.
+        cases: Facts of its volumes.
+        remarks: What its user may not expect.
+        left_out: Why files were left out, one line each.
+        states: Of the files of each volume that was left out, by id.
+    """
     report = {
         "store": store.name,
         "settings": dict(settings),
         "remarks": list(remarks),
         "left_out": list(left_out),
+        "left_out_states": dict(states),
         "volumes": [asdict(case) for case in cases],
     }
     write_text(report_path(store), json.dumps(report, indent=1) + "\n")
@@ -150,12 +161,13 @@ def check_neighbours(store: Path) -> None:
 
 
 def read_report(store: Path) -> dict[str, Any]:
-    """Return the report of a store: remarks, and the state of the files of each volume; empty without one."""
+    """Return the report of a store: remarks, and states of the files of volumes and left-out ones; empty if none."""
     try:
         report = json.loads(report_path(store).read_text(encoding="utf-8"))
         states = {str(case["id"]): str(case["state"]) for case in report["volumes"]}
+        states |= {str(name): str(state) for name, state in report.get("left_out_states", {}).items()}
         return {"remarks": [str(remark) for remark in report["remarks"]], "states": states}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {"remarks": [], "states": {}}
 
 

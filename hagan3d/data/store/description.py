@@ -104,6 +104,8 @@ class DataDescription:
     """Image channels of sources in pairs or two domains; empty: those of the volumes."""
     source_grid: Grid | None = None
     """Grid of the source domain; None: that of the volumes."""
+    fill: float | None = None
+    """Replaced NaN and infinite voxels; None: they were an error."""
 
     @property
     def affine_array(self) -> np.ndarray:

@@ -258,6 +258,7 @@ class Store:
             volumes=len(self),
             source_channels=self._source_channels(chosen),
             source_grid=self._source_grid(chosen),
+            fill=settings.get("fill"),
         )
 
     def _source_grid(self, chosen: np.ndarray) -> Grid | None:

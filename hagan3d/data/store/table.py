@@ -100,6 +100,8 @@ def _are_valid(settings: Any) -> bool:
     settings = {key: _tuples(value) for key, value in settings.items()}
     if not all(key in settings and has_type(settings[key], kind) for key, kind in SETTINGS.items()):
         return False
+    if not has_type(settings.get("fill"), float | None):
+        return False
     check_size(settings["size"])
     check_orientation(settings["orientation"])
     if "source_grid" in settings and not ("domains" in settings and _is_grid(settings["source_grid"])):
