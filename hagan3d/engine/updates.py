@@ -55,6 +55,9 @@ class Updates:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.scalers: dict[str, torch.amp.GradScaler] = {}
         self.averages = {name: EMA(networks[name], train.ema) for name in networks.averaged} if train.ema else {}
+        self.first_updates = {
+            name: min((phase.first for phase in phases if name in phase.updates), default=0) for name in self.averages
+        }
         self.prepare(0)
 
     def prepare(self, step: int) -> None:
@@ -111,7 +114,9 @@ class Updates:
                 for terms in (terms for part in batch.micro_batches(count) for terms in self._groups(phase, part)):
                     weighted = {name: weights.get(name, 1.0) * term.float() for name, term in terms.items()}
                     losses = [term for name, term in weighted.items() if name not in phase.measures]
-                    scaler.scale(torch.stack(losses).sum() / count).backward()
+                    total = torch.stack(losses).sum() / count
+                    if total.requires_grad:  # not if the networks of this group are frozen
+                        scaler.scale(total).backward()
                     for name, term in weighted.items():
                         means[name] = means.get(name, 0) + term.detach() / count
             gradients = [p.grad for p in self._parameters(phase) if p.grad is not None]
@@ -123,7 +128,7 @@ class Updates:
         self.networks.after_update(phase.updates)
         for name in phase.updates:
             if name in self.averages:
-                self.averages[name].update(batch.step - phase.first)
+                self.averages[name].update(batch.step - self.first_updates[name])
         return means
 
     def gradient_norms(self, phase: Phase, batch: StepBatch) -> dict[str, float]:

@@ -91,7 +91,12 @@ class GroupNormReLU(nn.GroupNorm):
         super().__init__(groups, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[B, C, D, H, W]`` over space and the channels of a group."""
+        """Normalise ``[B, C, D, H, W]`` over space and the channels of a group; a group of one value is left as it is.
+
+        Its mean is the value itself, so that nothing would be left of it.
+        """
+        if x[0].numel() == self.num_groups:
+            return torch.relu(x)
         return ops.group_norm_relu(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
@@ -167,9 +172,9 @@ class StridedBlock(nn.Sequential):
 def label_channels(logits: Tensor) -> Tensor:
     """Return the channels 2 p - 1 of labels by their logits ``[B, K, D, H, W]``, p the probability of the label.
 
-    Real label maps are one-hot, -1 or 1 (`Store.window`).
+    Real label maps are one-hot, -1 or 1 (`Store.window`). At least float32: in bfloat16 every p below 0.001 would be 0.
     """
-    return 2 * logits.softmax(1) - 1
+    return 2 * logits.softmax(1, torch.promote_types(logits.dtype, torch.float32)) - 1
 
 
 class VolumeOutput(nn.Module):

@@ -58,6 +58,18 @@ def test_a_run_takes_them_once_and_resumes(run, small_store, tmp_path, capsys):
     assert "weights of" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("method", "whole"), [("hagan", "g"), ("cyclegan", "d_source"), ("unit", "g_target")])
+def test_a_whole_network_can_be_frozen(method, whole, small_store):
+    config = small_config(method, freeze=(whole,))
+    updates, batch = make_updates(config), small_batch(config, small_store)
+    learning = {name for phase in updates.phases for name in phase.updates} - {whole}
+    before = weights(updates.networks)
+    run_steps(updates, batch, 2)
+    assert learning <= changed_networks(before, weights(updates.networks))
+    for name, parameter in updates.networks[whole].named_parameters():  # its buffers are not frozen
+        assert torch.equal(parameter, before[f"{whole}.{name}"])
+
+
 @pytest.mark.parametrize(
     ("method", "part"), [("pix2pix", "g.downs"), ("hagan", "g.common"), ("upgan", "g_1.unet.stem")]
 )

@@ -38,6 +38,15 @@ def test_a_term_that_no_weight_can_raise_is_named():
     assert rows[1] == LossShare("g", "style", 0.0, 0.0)
 
 
+def test_a_loss_without_a_gradient_is_named():
+    with pytest.raises(
+        InputError, match=r"the loss of phase g has no gradient in what it trains \(g\): are the weights"
+    ):
+        loss_shares(phase({}), {"l1": 0.0}, {"l1": 3.0})
+    with pytest.raises(InputError, match=r"of all its terms \(gan, l1\) 0"):
+        loss_shares(phase({}), {"l1": 1.0}, {"gan": 0.0, "l1": 0.0})
+
+
 def test_rows_of_a_phase_replace_those_of_before(tmp_path):
     path = tmp_path / "loss_shares.csv"
     write_shares(path, [LossShare("g_1", "l1", 1.0, 0.5), LossShare("d_1", "gan", 1.0, 1.0)])

@@ -47,6 +47,19 @@ def test_the_average_of_a_later_stage_warms_up_from_its_own_first_step():
     torch.testing.assert_close(average, 0.1 * before + 0.9 * after)  # (1 + 0) / (10 + 0)
 
 
+def test_an_average_goes_on_where_another_phase_updates_its_network():
+    updates = make_updates(small_config("upgan", ema=0.9, stages=2, stage_steps=3))
+    joint = next(phase for phase in updates.phases if phase.name == "g")
+    run_phase(updates, "g", pair_batch(2, 16))
+    assert joint.first == 6 and updates.first_updates == {"g_1": 0, "g_2": 3}
+    for name, step in (("g_1", 6), ("g_2", 3)):
+        decay, found = (1 + step) / (10 + step), updates.averages[name].state["unet.stem.conv.weight"]
+        after = updates.networks[name].unet.stem.conv.weight.detach()
+        torch.manual_seed(0)
+        before = make_networks(small_config("upgan", ema=0.9, stages=2, stage_steps=3))[name].unet.stem.conv.weight
+        torch.testing.assert_close(found, decay * before.detach() + (1 - decay) * after)
+
+
 def test_an_update_runs_one_power_iteration_before_it(small_store, tmp_path):
     trainer = trainer_of(small_store, tmp_path, accumulate=2)
     conv, matrix = trainer.networks.d_h.convs[0], trainer.networks.d_h.convs[0].weight.detach().flatten(1).clone()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hagan3d.losses.segmentation import LEAST, dice_cross_entropy, dice_loss
+from hagan3d.networks.layers import label_channels
 
 
 def one_hot(label, number=2):
@@ -18,6 +19,17 @@ def test_the_cross_entropy_is_that_of_pytorch():
     p, target = logits.softmax(1), one_hot(label, 3)
     found = dice_cross_entropy(p, target) - dice_loss(p, target)
     torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits, label))
+
+
+def test_gradients_in_bfloat16_are_those_in_float32():
+    logits = torch.zeros(1, 3, 1, 1, 1)
+    logits[0, 0], target = 8.0, one_hot(torch.ones(1, 1, 1, 1, dtype=torch.int64), 3)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        x = logits.to(dtype, copy=True).requires_grad_()
+        dice_cross_entropy((label_channels(x) + 1) / 2, target).backward()
+        found.append(x.grad.float())
+    torch.testing.assert_close(found[1], found[0], atol=0.01, rtol=0.01)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1e-8, 1e-7])

@@ -89,6 +89,15 @@ def test_augmented_labels_move_with_their_images(folder: Path):
             assert abs(float(image[tumours].mean()) - float(plain_image[plain_tumours].mean())) < 0.15
 
 
+def test_a_copy_is_of_the_images_alone(folder: Path):
+    words = ["--nnunet", str(folder / "heads"), "--output", str(folder / "volumes.h5"), "--size", "32", "32", "32"]
+    assert cli.run(prepare.main, [*words, "--workers", "1", "--validation", "0.4"]) == 0
+    change = AugmentConfig(rotate_deg=20, noise=0.1)
+    pair = Pairs(Store(folder / "volumes.h5"), DegradeConfig(kind="copy")).pair(0, augmentation=change)
+    assert pair.source.shape == (4, 32, 32, 32) and torch.equal(pair.source, pair.target[:4])
+    assert set(pair.target[4:].unique().tolist()) == {-1.0, 1.0} and (pair.target[4:].sum(0) == 2 - K).all()
+
+
 @pytest.mark.parametrize("method", LABELLED)
 def test_labels_are_probabilities_and_have_a_loss_of_their_own(method: str, folder: Path):
     config = config_of(method, label_weight=3.0)

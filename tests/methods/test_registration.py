@@ -104,7 +104,8 @@ def test_from_a_store_to_files_on_the_fixed_grid_and_errors_before_and_after(sto
     ("words", "message"),
     [
         (["--data.degrade.kind", "noise"], "method registration trains on misalign"),
-        (["--registration.source_channels", "1"], "registration.source_channels: must be 2"),
+        (["--registration.source_channels", "1"], "registration.target_channels: must be 2"),
+        (["--registration.target_channels", "3"], "registration.target_channels: must be 2"),
         ([], "registration.spacing is"),
         (["--data.degrade.misalign_deg", "200"], "data.degrade.misalign_deg"),
     ],

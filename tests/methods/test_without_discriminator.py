@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from hagan3d.errors import InputError
 from hagan3d.methods.registry import make_method
+from hagan3d.methods.restore.config import RestoreConfig
 from tests.helpers import changed_networks, weights
 from tests.methods.small import TRANSLATION, make_updates, run_steps, small_batch, small_config
 
@@ -26,6 +28,18 @@ def test_a_discriminator_that_no_term_needs_does_not_learn(method, small_store):
     run_steps(updates, small_batch(config, small_store), config.train.steps)
     changed = changed_networks(before, weights(updates.networks))
     assert changed and not {name for name in changed if name[0] in "df"} and not asked
+
+
+def test_restoration_without_a_discriminator_updates_g_in_every_step():
+    settings = {"adversarial_weight": 0.0, "perceptual_share": 0.0, "critic_steps": 5}
+    (phase,) = make_method(small_config("restore", **settings)).phases()
+    assert phase.every == 1
+    assert [phase.every for phase in make_method(small_config("restore", critic_steps=5)).phases()] == [5, 1]
+
+
+def test_restoration_without_any_term_is_refused():
+    with pytest.raises(InputError, match="restore: perceptual_share, adversarial_weight, .* are all 0; set one of"):
+        RestoreConfig(l2_weight=0.0, adversarial_weight=0.0)
 
 
 @pytest.mark.parametrize("method", ["medgan", "restore"])

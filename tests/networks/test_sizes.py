@@ -10,6 +10,7 @@ from hagan3d.methods.hagan.config import HAGANConfig
 from hagan3d.methods.hagan.discriminator import HighDiscriminator
 from hagan3d.methods.hagan.encoder import encode
 from hagan3d.methods.hagan.networks import HAGANNetworks
+from tests.helpers import make_config
 
 COUNTS = {  # side: G, D^H, D^L, E^H, E^G
     32: (52_518_210, 4_207_809, 33_025, 161_152, 17_827_584),
@@ -95,3 +96,12 @@ def test_logits_have_the_precision_of_float32_under_autocast():
         low, _ = nets.d_l(torch.randn(4, 1, 8, 8, 8))
     for logits in (high, low):
         assert logits.dtype == torch.float32 and not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_a_volume_whose_sides_differ_too_much_is_refused_in_one_line():
+    words = {"latent_dim": 8, "channels": 64, "d_channels": 64}
+    make_config("hagan", size=(2048, 32, 32), **words)
+    with pytest.raises(
+        InputError, match="the low-resolution volume would have a side of 65 voxels, and 64 is the most"
+    ):
+        make_config("hagan", size=(2080, 32, 32), **words)

@@ -105,6 +105,14 @@ def test_a_residual_unet(norm, normalised):
         assert_close(found, conv(y, state, name))
 
 
+def test_the_innermost_level_of_one_voxel_depends_on_the_input():
+    network, _ = randomised(ResidualUNet(1, [1], width=4, levels=3, norm="instance"))
+    inner = []
+    network.downs[-1].register_forward_hook(lambda module, inputs, y: inner.append(y))
+    network(normal(3, 1, 8, 8, 8))
+    assert inner[0].shape == (3, 32, 1, 1, 1) and inner[0].std(0).mean() > 0.05
+
+
 @pytest.mark.parametrize("seeds", [None, (3, 4)])
 @pytest.mark.parametrize(("norm", "normalised"), [("instance", instance), ("rms", rms)])
 def test_a_strided_unet(norm, normalised, seeds):

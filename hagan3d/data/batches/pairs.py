@@ -143,21 +143,20 @@ class Pairs:
         """
         store, augmentation = self.store, augmentation or AugmentConfig()
         target, mask = store.volume(i), store.mask(i) if store.has_masks else None
-        if self.degrade.active:
+        if self.degrade.changes:
             # augmented first, then degraded: the acquisition sees an augmented patient
             # of pairs that are misaligned for registration, the source moves
             origin = store.source(i) if store.has_sources else target
             (target, origin), mask = _augmented([target, origin], mask, augmentation, augmentation_seed)
-            if self.degrade.kind == "copy":
-                return Pair(target, target, mask)
             source = degrade(origin[0], self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))[None]
             source = torch.cat([source, target]) if self.degrade.kind == "misalign" else source
             return Pair(source, target, mask)
         images, labels = target.tensor_split([0 if store.has_label_maps else len(store.channels)])
-        (images, source), mask = _augmented([images, store.source(i)], mask, augmentation, augmentation_seed)
+        sources = [store.source(i)] if store.has_sources else []
+        (images, *sources), mask = _augmented([images, *sources], mask, augmentation, augmentation_seed)
         if len(labels):  # label maps move with their volumes but are never interpolated
             labels = augment(labels, augmentation, augmentation_seed, labels=True)
-        return Pair(source, torch.cat([images, labels]), mask)
+        return Pair(sources[0] if sources else images, torch.cat([images, labels]), mask)  # without sources: copies
 
     def misalignment(self, i: int, degrade_seed: int | None = None) -> Tensor | None:
         """Return the affine parameters ``[12]`` that register the source of `pair`; None without misalignment."""
@@ -364,6 +363,8 @@ def check_sources(store: Store, degrade: DegradeConfig) -> None:
             f"{path}: holds no pairs; make some with `hagan3d prepare --pairs` (--domains: unpaired), "
             "or simulate sources with --data.degrade.kind"
         )
+    if degrade.kind == "copy" and store.has_label_maps:
+        raise InputError(f"{path}: holds label maps, and --data.degrade.kind copy makes sources of images")
     names = max(store.channels + store.label_names, store.source_channels, key=len)
     if degrade.changes and len(names) > 1:
         # noise would have to be independent in each channel, motion and k-space masks common to all

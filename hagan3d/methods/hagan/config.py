@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from hagan3d.config.bounds import bounded
-from hagan3d.config.data import SubvolumeDataConfig
+from hagan3d.config.data import LOW_SIDE, SubvolumeDataConfig, low_factor
 from hagan3d.config.diffaug import DiffAugConfig
 from hagan3d.config.method import GenerationConfig
 from hagan3d.config.train import TrainConfig
@@ -137,7 +137,13 @@ class HAGANConfig(GenerationConfig):
             )
 
     def check(self, data: Any, train: TrainConfig) -> None:
-        """Raise InputError if pairs of latents cannot be compared."""
+        """Raise InputError if pairs of latents cannot be compared, or A cannot have its size."""
+        longest = max(data.size) // low_factor(data.size)
+        if longest > LOW_SIDE:
+            raise InputError(
+                f"data.size {list(data.size)}: the low-resolution volume would have a side of {longest} voxels, and "
+                f"{LOW_SIDE} is the most; use sides that are nearer to each other"
+            )
         if self.autoencode and train.batch_size % 2:
             raise InputError(
                 f"train.batch_size {train.batch_size}: hagan.autoencode compares pairs of latents; use an even "

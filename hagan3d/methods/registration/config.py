@@ -31,7 +31,10 @@ class RegistrationConfig(PatchDiscriminatorConfig):
     def check(self, data: Any, train: TrainConfig) -> None:
         """Raise InputError if the source is not a moving and a fixed image."""
         super().check(data, train)
-        if self.source_channels != 2:
-            raise InputError("registration.source_channels: must be 2, the moving and the fixed image")
+        if (self.source_channels, self.target_channels) != (2, 1):
+            raise InputError(
+                "registration.source_channels, registration.target_channels: must be 2, the moving and the fixed "
+                "image, and 1"
+            )
         if self.masked_losses:
             raise InputError("registration.masked_losses: its losses compare parameters, not voxels; leave it out")

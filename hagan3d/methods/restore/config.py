@@ -60,6 +60,9 @@ class RestoreConfig(UNetMethodConfig, FeatureLossConfig):
         super().__post_init__()
         if self.generator == "skips" and self.depth % 2:
             raise InputError(f"restore.depth: must be even for restore.generator skips, got {self.depth}")
+        names = [name for name in self.__dataclass_fields__ if name.endswith("_weight") and name != "gp_weight"]
+        if not (self.perceptual_share or any(getattr(self, name) for name in names)):
+            raise InputError(f"restore: perceptual_share, {', '.join(names)} are all 0; set one of them")
 
     def check(self, data: PairDataConfig, train: TrainConfig) -> None:
         """Raise InputError if the method cannot work with these settings of data and training."""

@@ -29,10 +29,12 @@ class Restore(FeatureLossMethod):
     def phases(self) -> list[Phase]:
         """Return the updates of one step."""
         penalised = ("d",) if self.settings.objective == "wgan-gp" else ()
-        every, shares = self.settings.critic_steps, {"perceptual": self.settings.perceptual_share}
+        shares = {"perceptual": self.settings.perceptual_share}
+        d_learns = self.is_adversarial or self.uses_extractor("discriminator")
+        every = self.settings.critic_steps if d_learns else 1
         g = Phase("g", ("g",), self.g_loss, self.train.lr_g, self._g_weights(), shares, every=every)
         d = Phase("d", ("d",), self.d_loss, self.train.lr_d, {"gp": self.settings.gp_weight}, penalised=penalised)
-        return [g, d] if self.is_adversarial or self.uses_extractor("discriminator") else [g]
+        return [g, d] if d_learns else [g]
 
     @property
     def compares_features(self) -> bool:
