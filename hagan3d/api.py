@@ -149,13 +149,16 @@ class Model:
         """Generate volumes from latents ``[N, latent_dim]``; a conditional model needs a class.
 
         Raises:
-            InputError: If the model translates, or the latents have another shape or are not finite.
+            InputError: If the model translates, the latents have another shape or are not finite, or no class is given.
         """
         model = self._generative()
-        if np.ndim(z) != 2 or np.shape(z)[1] != model.networks.latent_dim or not np.isfinite(z).all():
+        is_shape = np.ndim(z) == 2 and len(z) and np.shape(z)[1] == model.networks.latent_dim
+        if not is_shape or not np.isfinite(z).all():
             raise InputError(
                 f"latents: must be finite numbers [N, {model.networks.latent_dim}], got {list(np.shape(z))}"
             )
+        if model.num_classes and class_name is None:
+            raise InputError(f"class_name: this model needs one of {', '.join(model.description.class_names)}")
         label = None if class_name is None else torch.tensor([class_index(model, class_name)], device=model.device)
         rows = (torch.from_numpy(row)[None].to(model.device) for row in np.asarray(z, np.float32))
         return self._series([np.concatenate(list(volume_slabs(model, row, label)), axis=1) for row in rows])
@@ -204,7 +207,12 @@ class Model:
         return EvaluationResult(folder, json.loads((folder / METRICS).read_text(encoding="utf-8")), lines)
 
     def explore(
-        self, store: "str | Path | stores.Store", attribute: str, out: str | Path | None = None, **settings: Any
+        self,
+        store: "str | Path | stores.Store",
+        attribute: str,
+        out: str | Path | None = None,
+        force: bool = False,
+        **settings: Any,
     ) -> list[str]:
         """Walk along the latent direction of an attribute, as `hagan3d explore`; return lines on what was found.
 
@@ -212,12 +220,14 @@ class Model:
             store: Store of real volumes.
             attribute: A numeric column of the store, or what can be measured on volumes.
             out: Folder of pictures and tables. Default: ``explore-ATTRIBUTE`` in the folder of the run.
+            force: Whether to replace another exploration there.
             settings: Those of `hagan3d explore --help`, such as ``source="generated"``.
         """
         folder = Path(out) if out else self.loaded.run_folder / f"explore-{attribute}"
         modes = {name: attribute if name == "attribute" else None for name in MODES}
+        config = _settings(ExploreConfig, settings)
         return run_exploration(
-            self.run, _path(store), folder, modes, ExploreConfig(**settings), weights=self.weights, device=self.device
+            self.run, _path(store), folder, modes, config, weights=self.weights, device=self.device, force=force
         )
 
     def _series(self, arrays: list[np.ndarray]) -> VolumeSeries:

@@ -70,11 +70,14 @@ def main(argv: list[str]) -> None:
 
 def _check_out(out: Path, command: str | None = None) -> None:
     """Raise InputError if a folder holds volumes that are not those of a killed command: of ``command``, if given."""
-    if not any(file for ending in ("nii*", "h5") for file in out.glob(f"volume-*.{ending}")):
+    volumes = any(file for ending in ("nii*", "h5") for file in out.glob(f"volume-*.{ending}"))
+    if not volumes and not any((out / name).exists() for name in ("samples.csv", "samples.png", "labels.json")):
         return
     marker = out / UNFINISHED
     if not marker.is_file() or (command is not None and marker.read_text(encoding="utf-8") != command):
-        raise InputError(f"{out}: holds generated volumes already; use another --out, or --force to replace them")
+        raise InputError(
+            f"{out}: holds generated volumes or their table; use another --out, or --force to replace them"
+        )
 
 
 if __name__ == "__main__":

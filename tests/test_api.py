@@ -126,7 +126,7 @@ def test_evaluation_and_exploration_use_the_weights_and_the_device_of_the_model(
     model.explore(small_store, "age")
     with pytest.raises(InputError, match="enough"):
         model.evaluate(small_store, features="random")
-    assert seen == [{"weights": "raw", "device": "cpu"}] * 2
+    assert seen == [{"force": False, "weights": "raw", "device": "cpu"}, {"weights": "raw", "device": "cpu"}]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,9 @@ def test_arguments_that_a_model_cannot_use_are_one_line(trained, small_store, tm
         (lambda: model.generate(1, truncation=0), "num, seed, truncation"),
         (lambda: model.decode(np.zeros(size)), rf"latents: must be finite numbers \[N, {size}\], got \[{size}\]"),
         (lambda: model.decode(np.full((1, size), np.nan)), "latents: must be finite"),
+        (lambda: model.decode(np.zeros((0, size))), "latents: must be finite numbers"),
+        (lambda: model.explore(small_store, "age", foo=1), "unknown setting 'foo' in ExploreConfig"),
+        (lambda: model.explore(small_store, "age", steps="3"), "steps '3': must be"),
         (lambda: model.translate(small_store, tmp_path), "a generating model .hagan.; use generate"),
         (lambda: model.evaluate(small_store, foo=1), "unknown setting 'foo' in EvaluateConfig"),
     ):

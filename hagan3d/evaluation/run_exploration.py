@@ -9,10 +9,12 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration import exploration
 from hagan3d.evaluation.exploration.results import Exploration
+from hagan3d.evaluation.exploration.walks import VOLUMES, WALK_TABLE, remove_walks
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.settings import ExploreConfig
 from hagan3d.inference.devices import inference_device
 
+WRITTEN = ("explore.json", "direction.npz", WALK_TABLE, "strip.png", "walk.gif", VOLUMES, "component-*")
 MODES: dict[str, Callable[..., Exploration]] = {
     "attribute": exploration.explore_attribute,
     "pca": exploration.explore_components,
@@ -56,10 +58,13 @@ def run_exploration(
     if len(given) != 1:
         got = " and ".join(f"--{name}" for name in given) or "none"
         raise InputError(f"expected one of {', '.join(f'--{name}' for name in MODES)}, got {got}")
-    if not force and (out / "explore.json").exists():
-        raise InputError(f"{out / 'explore.json'}: exists already; use another --out, or --force to replace it")
+    if not force:
+        for path in (path for pattern in WRITTEN for path in out.glob(pattern)):
+            raise InputError(f"{path}: exists already; use another --out, or --force to replace it")
     mode = given[0]
     model = load_model(run, weights, inference_device(device), generate=True, encode=True)
+    if force:
+        remove_walks(out)
     results = MODES[mode](model, Store(store), modes[mode], out, config, progress)
     files = "component-1/ ..., explore.json" if mode == "pca" else "strip.png, walk.gif, walk.csv, explore.json"
     return [*results.describe(), f"step {model.step} of {run} explored: {out} ({files})"]

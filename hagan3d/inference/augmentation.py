@@ -13,6 +13,7 @@ from hagan3d.checkpoint.generator_hash import generator_hash
 from hagan3d.config.bounds import MAX_SEED
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store.derived import write_with_generated
+from hagan3d.data.store.preparation import check_preparation
 from hagan3d.data.store.store import Store
 from hagan3d.data.store.write import Record
 from hagan3d.errors import InputError
@@ -88,15 +89,12 @@ def check_match(model: Model, store: Store) -> None:
     data = store.description()
     if model.num_classes or not data.label_names:
         _check_classes(model, store)
-    for name in ("size", "axis", "orientation", "label_names"):
-        if getattr(model.description, name) != getattr(data, name):
-            raise _mismatch(model, store, name, getattr(model.description, name), getattr(data, name))
-    channels = [[(one.name, one.intensity) for one in made.channels] for made in (model.description, data)]
+    if model.description.label_names != data.label_names:
+        raise _mismatch(model, store, "label_names", model.description.label_names, data.label_names)
+    channels = [[one.name for one in made.channels] for made in (model.description, data)]
     if channels[0] != channels[1]:
         raise _mismatch(model, store, "channels", *channels)
-    for own, other in zip(model.description.channels, data.channels, strict=True):
-        if other.intensity == "window" and own.interval != other.interval:
-            raise _mismatch(model, store, "window", own.interval, other.interval)
+    check_preparation(store, model.description, zip(data.channels, model.description.channels, strict=True))
 
 
 def _check_classes(model: Model, store: Store) -> None:
@@ -198,7 +196,8 @@ def _draw(store: Store, path: Path) -> None:
         mine = [i for i in found if store.splits[i] == "train"][-SHEET_VOLUMES:]
         return [store.channel(int(i)).numpy() for i in mine]
 
-    classes = enumerate(store.class_names) if (store.labels >= 0).any() else [(-1, "volumes")]
+    without = [(-1, "volumes")] if (store.labels < 0).any() else []
+    classes = [*enumerate(store.class_names), *without]
     groups = {
         f"{name}, {'generated' if generated else 'real'}": some(label, generated)
         for label, name in classes

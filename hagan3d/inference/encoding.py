@@ -202,7 +202,9 @@ def latents(
         spans = ((start, min(step, item.depth - start)) for start in range(0, item.depth, step))
         slabs = (torch.from_numpy(item.read(*span))[None].to(model.device) for span in spans)
         z = nets.encode(slabs)
-        again = volume_slabs(model, z, _class_of(model, item), depth) if reconstruct else None
+        label = class_of(model, item) if reconstruct else None
+        index = None if label is None else torch.tensor([label], device=model.device)
+        again = volume_slabs(model, z, index, depth) if reconstruct else None
         yield Encoded(item, z[0].float().cpu().numpy(), again)
 
 
@@ -219,11 +221,14 @@ def has_encoder(model: Model) -> bool:
     return model.config.method.encodes and set(model.networks.encoders) <= set(model.loaded)
 
 
-def _class_of(model: Model, item: Input) -> torch.Tensor | None:
+def class_of(model: Model, item: Input) -> int | None:
+    """Return the class index of a volume that is to be generated from its latent; None for a model without classes.
+
+    Raises:
+        InputError: If the volume has no class of a conditional model.
+    """
     if not model.num_classes:
         return None
     if item.label < 0:
-        raise InputError(
-            f"{item.id}: has no class, but the model needs one to reconstruct it; encode a store with classes"
-        )
-    return torch.tensor([item.label], device=model.device)
+        raise InputError(f"{item.id}: has no class, but the model needs one to generate it; give a store with classes")
+    return item.label

@@ -1,5 +1,6 @@
 """A data set for nnU-Net of the real volumes of a store and of generated ones."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hagan3d.checkpoint import Model
-from hagan3d.data.io.nnunet import image_path, label_path, write_dataset_json
+from hagan3d.data.io.nnunet import DATASET, image_path, label_path, write_dataset_json
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.augmentation import GeneratedSet, SampleProgress, check_match, generated_records, samples_of
@@ -15,7 +16,9 @@ from hagan3d.inference.generation import write_csv
 from hagan3d.inference.volume_files import write_channels
 
 CASES = "cases.csv"
+ORIGIN = "hagan3d"  # key of dataset.json
 TEST_FOLDERS = {"imagesTr": "imagesTs", "labelsTr": "labelsTs"}
+WRITTEN = {CASES, DATASET, *TEST_FOLDERS, *TEST_FOLDERS.values()}
 
 
 def write_nnunet(
@@ -49,7 +52,7 @@ def write_nnunet(
     rows = [*_write_real(store, temporary), *_write_generated(model, store, temporary, generated, progress)]
     write_csv(temporary / CASES, ["case", "origin", "subject", "split", "file"], rows)
     trained = sum(row[3] == "train" for row in rows)
-    names = {"hagan3d": f"cases with origin generated are from {model.run_folder.name}, step {model.step}"}
+    names = {ORIGIN: f"cases with origin generated are from {model.run_folder.name}, step {model.step}"}
     write_dataset_json(temporary, store.channels, store.label_names, trained, **names)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
@@ -58,10 +61,19 @@ def write_nnunet(
 
 def check_folder(folder: Path, force: bool) -> None:
     """Raise InputError if a data set may not be written there."""
-    if folder.exists() and not (force and (folder / CASES).exists()):
+    if folder.exists() and not (force and _is_own(folder)):
         raise InputError(
             f"{folder}: is there already; use another --nnunet, or --force to replace a data set made here"
         )
+
+
+def _is_own(folder: Path) -> bool:
+    """Return whether a folder holds a data set of `write_nnunet` and nothing else."""
+    try:
+        description = json.loads((folder / DATASET).read_text(encoding="utf-8"))
+        return ORIGIN in description and {path.name for path in folder.iterdir()} <= WRITTEN
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _write_real(store: Store, folder: Path) -> Iterator[list[str]]:

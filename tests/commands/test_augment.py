@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import nibabel as nib
@@ -20,6 +21,7 @@ from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.derived import write_subset
 from hagan3d.data.store.store import Store
+from hagan3d.inference import augmentation
 from hagan3d.inference.generation import samples
 
 TINY = (
@@ -30,7 +32,7 @@ NO_ENCODER = "--hagan.encoder false --hagan.autoencode 0 --hagan.prior normal".s
 FAST = "--num 5 --bootstrap 2 --kid-subsets 1 --pairs 0 --shown 1 --reconstructions 0 --features random".split()
 
 
-def make_store(folder, size=(32, 32, 32), classes=("mild", "severe"), window=(-1024.0, 600.0), count=16):
+def make_store(folder, size=(32, 32, 32), classes=("mild", "severe"), window=(-1024.0, 600.0), count=16, spacing=None):
     folder.mkdir()
     random = np.random.default_rng(0)
     rows = ["id,class,age"]
@@ -40,7 +42,13 @@ def make_store(folder, size=(32, 32, 32), classes=("mild", "severe"), window=(-1
         rows.append(f"s{number:02d},{classes[number % len(classes)]},{50 + number}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     settings = PrepareConfig(
-        size=size, intensity="window", window=window, validation=0.4, workers=1, labels=str(folder / "labels.csv")
+        size=size,
+        intensity="window",
+        window=window,
+        validation=0.4,
+        workers=1,
+        labels=str(folder / "labels.csv"),
+        spacing=spacing,
     )
     prepare([folder], folder / "s.h5", settings, progress=False)
     return folder / "s.h5"
@@ -157,14 +165,16 @@ def test_bad_input_is_one_line_and_status_2(run, store, tmp_path, capsys):
         "one": make_store(tmp_path / "one", classes=("mild",), count=6),
         "wide": make_store(tmp_path / "wide", size=(32, 32, 64), count=6),
         "bright": make_store(tmp_path / "bright", window=(-500.0, 600.0), count=6),
+        "fine": make_store(tmp_path / "fine", spacing=(1.5, 1.5, 1.5), count=6),
     }
     out = tmp_path / "out.h5"
     for a_run, a_store, words, message in [
         (plain, store, [], "without classes"),
         (run, stores["one"], [], "fewer than 2 classes"),
         (run, stores["others"], [], "has the classes mild, moderate, severe, the run those of s.h5: mild, severe"),
-        (run, stores["wide"], [], "size [32, 32, 64], but [32, 32, 32]"),
-        (run, stores["bright"], [], "window [-500.0, 600.0], but [-1024.0, 600.0]"),
+        (run, stores["wide"], [], "volumes of [32, 32, 64] voxels, but the model's are [32, 32, 32]"),
+        (run, stores["bright"], [], "window -500 to 600 of image, the model's is -1024 to 600"),
+        (run, stores["fine"], [], "voxels of 1.5 x 1.5 x 1.5 mm, the model's are 2 x 2 x 2 (--spacing, --fit)"),
         (run, tmp_path / "nothing.h5", [], "does not exist"),
         (tmp_path / "nothing", store, [], "no such run"),
         (run, store, ["--first-seed", "-1"], "--first-seed from 0 up"),
@@ -180,3 +190,23 @@ def test_bad_input_is_one_line_and_status_2(run, store, tmp_path, capsys):
 
 def test_the_command_is_listed():
     assert "augment" in __main__.usage()
+
+
+def test_the_picture_shows_volumes_without_a_class_too(monkeypatch, tmp_path):
+    shown = {}
+    monkeypatch.setattr(augmentation, "comparison_sheet", lambda volumes, *_, **__: shown.update(volumes))
+    labels, generated = np.array([0, 1, 0, -1]), np.array([False, False, False, True])
+    store = SimpleNamespace(
+        labels=labels,
+        generated=generated,
+        splits=["train"] * 4,
+        class_names=("mild", "severe"),
+        channel=lambda i: torch.full((2, 2, 2), float(i)),
+        description=lambda: SimpleNamespace(affine_array=np.eye(4)),
+    )
+    augmentation._draw(store, tmp_path / "a.png")
+    assert {title: len(volumes) for title, volumes in shown.items()} == {
+        "mild, real": 2,
+        "severe, real": 1,
+        "volumes, generated": 1,
+    }

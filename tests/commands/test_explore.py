@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -15,6 +16,12 @@ from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration import attributes, exploration, measures, walks
+from hagan3d.evaluation.exploration.measurement import measurement_for
+from hagan3d.evaluation.progress import no_progress
+from hagan3d.evaluation.settings import ExploreConfig
+from hagan3d.inference.encoding import Input
+
+CT = PrepareConfig(size=(32, 32, 32), intensity="window", validation=0.25)
 
 
 def command(*words):
@@ -197,3 +204,38 @@ def test_nothing_is_overwritten_unasked(phantom_run, phantom_store, tmp_path, ca
     assert command(*words) == 2 and "--force" in capsys.readouterr().err
     assert (tmp_path / "explore.json").read_text() == "mine"
     assert command(*words, "--force") == 0
+    (tmp_path / "explore.json").unlink()  # as of an exploration that was killed
+    assert command(*words) == 2 and "exists already" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "volumes").iterdir()} == {"seed-0_0.nii.gz"}
+    (tmp_path / "volumes" / "mine.nii.gz").write_bytes(b"")
+    ids = Store(phantom_store).ids
+    others = ("--between", ids[0], ids[1], "--steps", 2, "--out", tmp_path, "--force")
+    assert command(phantom_run, "--store", phantom_store, *others) == 0
+    left = {path.name for path in (tmp_path / "volumes").iterdir()}
+    assert left == {"mine.nii.gz", *(f"{ids[0]}_to_{ids[1]}_{step}.nii.gz" for step in range(2))}
+
+
+def test_a_quantity_is_not_calibrated_against_itself(phantom_store, tmp_path):
+    store = Store(prepare([phantom_store.parent / "volumes"], tmp_path / "s.h5", CT, progress=False).path)
+    train, held_out = store.indices("train"), store.indices("validation")
+    found = measurement_for(store, train, held_out, "lung_volume_ml", ExploreConfig(), no_progress)
+    assert found.attribute.origin == "thresholds in the volumes" and "on_real_held_out" not in found.summary()
+    x, i = store.volume(0).numpy(), list(found.attribute.indices).index(0)
+    value, _ = found.reader.read(x, [tuple(store.intervals[0, 0])], store.affines[0])
+    assert value == pytest.approx(found.attribute.values[i])
+
+
+@pytest.mark.parametrize("labels", [(-1, 0), (0, 1)])
+def test_walks_of_a_conditional_model_stay_in_a_class(monkeypatch, phantom_store, tmp_path, labels):
+    store, names = Store(phantom_store), Store(phantom_store).ids[:2]
+    model = SimpleNamespace(num_classes=2)
+    items = {
+        name: (Input(name, None, 32, np.eye(4), [], label=label), np.ones(4))
+        for name, label in zip(names, labels, strict=True)
+    }
+    monkeypatch.setattr(exploration, "_need_encoders", lambda model: None)
+    monkeypatch.setattr(exploration, "select_volumes", lambda *a: None)
+    monkeypatch.setattr(exploration, "encode_volumes", lambda *a: items)
+    message = "has no class, but the model needs one" if min(labels) < 0 else "of two classes, and a walk has one"
+    with pytest.raises(InputError, match=message):
+        exploration.explore_between(model, store, names, tmp_path, ExploreConfig())

@@ -14,8 +14,12 @@ def test_only_volumes_of_the_same_command_are_replaced(tmp_path: Path):
     for command in (None, "a"):  # of a command that ended
         with pytest.raises(InputError, match="use another --out, or --force"):
             _check_out(tmp_path, command)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "samples.csv").write_text("of others")
+    with pytest.raises(InputError, match="use another --out, or --force"):
+        _check_out(tmp_path / "mine")
     (tmp_path / UNFINISHED).write_text("a")
     _check_out(tmp_path)
     _check_out(tmp_path, "a")  # of the same one, which was killed
-    with pytest.raises(InputError, match="holds generated volumes already"):
+    with pytest.raises(InputError, match="holds generated volumes or their table"):
         _check_out(tmp_path, "b")

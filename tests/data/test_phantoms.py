@@ -176,3 +176,8 @@ def test_tables_of_others_are_not_replaced_by_phantoms(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
     for _ in range(2):
         write_phantoms(tmp_path / "own", 1, (32, 32, 32))
+    for number, seed in ((2, 0), (1, 3)):  # files of the first would stay among those of the second
+        with pytest.raises(InputError, match="own: holds phantoms of another kind, number, size or seed; use another"):
+            write_phantoms(tmp_path / "own", number, (32, 32, 32), seed)
+    with pytest.raises(InputError, match="holds phantoms of another kind"):
+        head.write_heads(tmp_path / "own", 1, (32, 32, 32))

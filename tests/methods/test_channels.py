@@ -1,6 +1,7 @@
 """Methods that generate volumes of several channels with label maps: every method with every part of a run."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.encoding import inputs_of_files
 from hagan3d.inference.generation import generate, samples, volume_slabs
+from hagan3d.inference.nnunet import check_folder
 from hagan3d.inference.reconstruction import error_names
 from hagan3d.losses.diffaug import NUM_RANDOMS, diffaug
 from hagan3d.losses.intensities import sorted_l1
@@ -260,6 +262,20 @@ def test_an_nnunet_data_set_comes_back_as_it_went_in(dataset: Path, heads: Path,
     np.testing.assert_array_equal(again.label_map(i), store.label_map(store.ids.index(train[0])))
     np.testing.assert_allclose(again.affines[i], store.affines[store.ids.index(train[0])], atol=1e-4)
     assert cli.run(augment.main, ["run", "--store", "s", "--nnunet", str(dataset)]) == 2  # is there already
+
+
+def test_only_data_sets_made_here_are_replaced(dataset: Path, heads: Path, tmp_path: Path):
+    check_folder(tmp_path / "new", force=False)
+    check_folder(dataset, force=True)
+    shutil.copytree(heads, tmp_path / "heads")
+    (tmp_path / "heads" / "cases.csv").write_text("id,t1,seg\n")  # as of phantoms, or of a user
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "cases.csv").write_text("id,ct\n")
+    mixed = shutil.copytree(dataset, tmp_path / "mixed")
+    (mixed / "notes.txt").write_text("mine")
+    for folder, force in ((dataset, False), (tmp_path / "heads", True), (tmp_path / "scans", True), (mixed, True)):
+        with pytest.raises(InputError, match="use another --nnunet, or --force to replace a data set made here"):
+            check_folder(folder, force)
 
 
 def test_a_store_with_generated_volumes_keeps_their_labels(run: Path, heads: Path, tmp_path: Path):

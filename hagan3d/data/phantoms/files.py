@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
 
 TABLES = ("attributes.csv", "cases.csv", "pairs.csv", "labelled_pairs.csv", "dataset.json")
-MARK = ".phantoms"  # in a folder of phantoms
+MARK = ".phantoms"  # in a folder of phantoms: what they are
 Row = dict[str, float | str]
 Task = tuple[Path, int, Size, int]
 """Folder, seed, voxels D, H, W, and number of a phantom."""
@@ -46,19 +47,22 @@ def write_all(
     """
     if num < 1 or not 0 <= seed <= MAX_SEED:
         raise InputError(f"--num, --seed: must be at least 1, and 0 to {MAX_SEED}, got {num} and {seed}")
-    _check_out(out)
-    write_text(out / MARK, "")
+    made = json.dumps({"kind": title, "num": num, "size": size, "seed": seed})
+    _check_out(out, made)
+    write_text(out / MARK, made)
     tasks = [(out, seed + index, size, index) for index in range(num)]
     rows = list(map_files(write_one, tasks, workers, title, progress))
     write_attributes(out / "attributes.csv", rows)
     return rows
 
 
-def _check_out(out: Path) -> None:
-    """Raise InputError if a folder has tables or a data set of others, which those of phantoms would replace."""
-    others = [name for name in TABLES if (out / name).exists()]
-    if others and not (out / MARK).exists():
+def _check_out(out: Path, made: str) -> None:
+    """Raise InputError if a folder has tables or a data set of others, or phantoms of other settings than ``made``."""
+    others, mark = [name for name in TABLES if (out / name).exists()], out / MARK
+    if others and not mark.exists():
         raise InputError(f"{out}: holds {others[0]}, which is not of phantoms; use another --out")
+    if mark.exists() and mark.read_text(encoding="utf-8") != made:
+        raise InputError(f"{out}: holds phantoms of another kind, number, size or seed; use another --out")
 
 
 def write_attributes(path: Path, rows: Sequence[Mapping[str, float | str]]) -> None:

@@ -113,7 +113,8 @@ class PrepareConfig(Section):
     seed: int = bounded(0, at_least=0, at_most=MAX_SEED)
     """Random seed of the split."""
     fill: float | None = None
-    """Replacement for NaN and infinite voxels. Default: they are an error."""
+    """Replacement for NaN and infinite voxels, also in files that a model of this store is given later. Default: they
+    are an error."""
     skip_bad: bool = False
     """Whether to leave out unusable files and report them, instead of stopping."""
     workers: int = bounded(2, at_least=1)

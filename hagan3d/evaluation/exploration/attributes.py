@@ -24,6 +24,7 @@ from hagan3d.evaluation.exploration.measures import (
 from hagan3d.evaluation.exploration.segmentation import LabelMaps
 
 LEAST = 20  # minimum number of volumes with a value
+THRESHOLDS = "thresholds in the volumes"  # origin of an attribute
 UNITS = {"_ml": "ml", "_percent": "%", "_mm": "mm"}
 
 
@@ -80,7 +81,7 @@ def find_attribute(
     elif measure is not None and own_label_measure(name, store) is not None:
         values, origin = measure_label_maps(store, indices, measure), "label maps of the store"
     elif measure is not None and measured is not None:
-        values, origin = measured(measure), "thresholds in the volumes"
+        values, origin = measured(measure), THRESHOLDS
     else:
         raise InputError(f"--attribute {name}: unknown attribute; {_offered(columns, store, maps, origin)}")
     return _checked(Attribute(name, values, indices, origin), store, skip_missing)

@@ -43,7 +43,7 @@ from hagan3d.evaluation.exploration.walks import (
 )
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.settings import WALKS, ExploreConfig
-from hagan3d.inference.encoding import Input, check_store, has_encoder, inputs_of_store, latents
+from hagan3d.inference.encoding import Input, check_store, class_of, has_encoder, inputs_of_store, latents
 from hagan3d.inference.generation import latent
 
 ExplorationT = TypeVar("ExplorationT", bound=Exploration)
@@ -199,8 +199,7 @@ def _starts(model: Model, store: Store, used: RealIndices, config: ExploreConfig
 
 
 def _start_of(model: Model, item: Input, z: np.ndarray) -> WalkStart:
-    label = max(item.label, 0) if model.num_classes else None
-    return WalkStart(item.id, z, label, item.affine, item.intervals)
+    return WalkStart(item.id, z, class_of(model, item), item.affine, item.intervals)
 
 
 def seed_starts(model: Model, count: int, truncation: float = 1.0, first: int = 0) -> list[WalkStart]:
@@ -274,7 +273,9 @@ def explore_between(
             f"--between: {store.path} has no volume {', '.join(missing)}; use ids such as {abbreviate(store.ids)}"
         )
     encoded = encode_volumes(model, store, np.array([store.ids.index(name) for name in ids]))
-    (first, a), (_, b) = (encoded[name] for name in ids)
+    (first, a), (last, b) = (encoded[name] for name in ids)
+    if class_of(model, first) != class_of(model, last):
+        raise InputError(f"--between {' '.join(ids)}: of two classes, and a walk has one; use two of one class")
     start = dataclasses.replace(_start_of(model, first, a), name=f"{ids[0]}_to_{ids[1]}")
     middle = latent(model, 0, start.label, truncation=0.0)
     shares = np.linspace(0, 1, config.steps)

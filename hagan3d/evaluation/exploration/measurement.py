@@ -12,6 +12,7 @@ from hagan3d.checkpoint import Model
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.attributes import (
+    THRESHOLDS,
     Attribute,
     ct_measures,
     find_attribute,
@@ -77,6 +78,8 @@ def measurement_for(
             calibration = calibrate(values, attribute.values, np.isin(attribute.indices, held_out))
         return Measurement(attribute, LabelMapReader(len(store.channels), measure, calibration))
     segmenter: Segmenter = ChestCT()
+    if attribute.origin == THRESHOLDS and measure.name == attribute.name:  # no truth to compare with
+        return Measurement(attribute, SegmenterReader(segmenter, measure))
     if maps is not None:
         segmenter = train_unet(store, maps, train, held_out, progress=progress)
     values = measure_volumes(store, attribute.indices, segmenter, measure, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from hagan3d.checkpoint import Model
 from hagan3d.data.label_maps import label_map_of
+from hagan3d.data.preprocess.metadata import read_table
 from hagan3d.evaluation.exploration.measures import LinearCalibration, Measure, Segmenter
 from hagan3d.evaluation.exploration.regression import correlation, resampled
 from hagan3d.evaluation.exploration.strips import Tile, planes_of, regions_of, write_gif, write_strip
@@ -20,6 +22,7 @@ from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.inference.generation import volume_slabs, write_csv
 from hagan3d.inference.volume_files import write_slabs
 
+VOLUMES, WALK_TABLE = "volumes", "walk.csv"
 Intervals = Sequence[tuple[float, float]]
 """Intensities of -1 and 1 of each image channel, in file units."""
 
@@ -113,11 +116,12 @@ class LabelMapReader:
 
 @dataclass(frozen=True)
 class SegmenterReader:
-    """Measures by segmentation, calibrated on real volumes."""
+    """Measures by segmentation, calibrated on real volumes if their attribute is known otherwise."""
 
     segmenter: Segmenter
     measure: Measure
-    calibration: LinearCalibration
+    calibration: LinearCalibration | None = None
+    """None: the measure is the attribute."""
 
     @property
     def name(self) -> str:
@@ -127,7 +131,8 @@ class SegmenterReader:
     def read(self, x: np.ndarray, intervals: Intervals, affine: np.ndarray) -> tuple[float, np.ndarray | None]:
         """Segment the first channel, measure, calibrate."""
         labels = self.segmenter(x[0], intervals[0], affine)
-        return self.calibration(self.measure(labels, affine)), np.isin(labels, self.measure.labels)
+        value = self.measure(labels, affine)
+        return self.calibration(value) if self.calibration else value, np.isin(labels, self.measure.labels)
 
 
 def volume_at(model: Model, z: np.ndarray, label: int | None = None) -> np.ndarray:
@@ -169,16 +174,33 @@ def walk(
     for start, step, stop in track(todo, task, len(todo), progress):
         x = volume_at(model, stop.z, start.label)
         value, mask = reader.read(x, start.intervals, start.affine) if reader else (None, None)
-        path = out / "volumes" / f"{start.name.replace('/', '_')}_{step}.nii.gz"
+        path = out / VOLUMES / f"{_stem(start.name, step)}.nii.gz"
         files, _ = write_slabs([x], model.description, path, affine=start.affine, intervals=start.intervals)
         frames.append(WalkFrame(start.name, step, stop.position, stop.intended, value, files[0].name))
         label_map = label_map_of(x, len(start.intervals)) if model.description.label_names else None
         picture = planes_of(x[0], start.affine, regions_of(mask, label_map))
         rows[start.name].append(Tile(picture, tuple(caption(stop, value))))
-    _write_table(frames, out / "walk.csv")
+    _write_table(frames, out / WALK_TABLE)
     write_strip(list(rows.items()), title, out / "strip.png")
     write_gif(list(rows.items()), title, out / "walk.gif")
     return frames
+
+
+def remove_walks(out: Path) -> None:
+    """Remove the volumes of earlier walks in a folder, those that their tables name, and the tables."""
+    for table in (out / WALK_TABLE, *out.glob(f"component-*/{WALK_TABLE}")):
+        if table.exists():
+            for line in read_table(table)[1]:
+                if {"start", "step"} <= line.keys():
+                    stem = glob.escape(_stem(line["start"], line["step"]))
+                    for path in (table.parent / VOLUMES).glob(f"{stem}[._]*nii.gz"):
+                        path.unlink()
+            table.unlink()
+
+
+def _stem(start: str, step: int | str) -> str:
+    """Return what the names of the files of a volume begin with."""
+    return f"{start.replace('/', '_')}_{step}"
 
 
 def _write_table(frames: Sequence[WalkFrame], path: Path) -> None:

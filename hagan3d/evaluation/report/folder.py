@@ -8,6 +8,7 @@ from hagan3d.data.io.files import write_text
 from hagan3d.errors import InputError
 
 REPORT, METRICS, FEATURE_FOLDER = "report.html", "metrics.json", "features"
+CACHE_FILES = f"*-{6 * '[0-9]'}.npz"  # of features of some volumes, not those that `encode` writes
 
 
 def write_results(out: Path, page: str, values: dict[str, Any]) -> None:
@@ -31,7 +32,7 @@ def is_done(out: Path, key: str, audited: bool, force: bool) -> bool:
     """
     path = out / METRICS
     if force:
-        for old in [path, out / REPORT, *(out / FEATURE_FOLDER).glob("*.npz")]:
+        for old in [path, out / REPORT, *(out / FEATURE_FOLDER).glob(CACHE_FILES)]:
             old.unlink(missing_ok=True)
         return False
     if not path.exists():
