@@ -68,10 +68,10 @@ def test_a_shift_moves_whole_volumes_by_the_fraction_asked_for_at_most():
         assert_fills(fractions, -0.25, 0.25)
 
 
-def ramp_after(config: AugmentConfig, seed: int, dim: int = 2) -> torch.Tensor:
+def ramp_after(config: AugmentConfig, seed: int, dim: int = 2, spacing=(1.0, 1.0, 1.0)) -> torch.Tensor:
     """Return the gradient in the middle of a ramp along an axis that was augmented, in units of the ramp before."""
     ramp = torch.linspace(-0.5, 0.5, 32).expand(32, 32, 32).movedim(2, dim).contiguous()
-    made = augment(ramp, config, seed)[8:24, 8:24, 8:24]
+    made = augment(ramp, config, seed, spacing)[12:20, 12:20, 12:20]
     return torch.stack([made.diff(dim=dim).mean() for dim in range(3)]) * 31
 
 
@@ -81,6 +81,15 @@ def test_a_rotation_is_of_the_degrees_asked_for_about_each_axis_at_most():
     torch.testing.assert_close(found.norm(dim=1), torch.ones(20), atol=0.01, rtol=0)
     assert 5 < degrees.max() < 10 * 2**0.5 + 0.1  # the direction of W turns about two axes
     assert all(found[:, other].abs().max() > 0.1 for other in (0, 1))
+
+
+@pytest.mark.parametrize("spacing", [(3.0, 1.0, 1.0), (1.0, 0.5, 2.0)])
+def test_a_rotation_is_rigid_in_millimetres(spacing):
+    steps = torch.tensor(spacing)
+    found = torch.stack([ramp_after(AugmentConfig(rotate_deg=10), seed, spacing=spacing) / steps for seed in range(20)])
+    lengths, degrees = found.norm(dim=1), torch.rad2deg(torch.acos((found[:, 2] / found.norm(dim=1)).clamp(max=1)))
+    torch.testing.assert_close(lengths, (1 / steps[2]).expand(20), atol=0.01, rtol=0)  # of a ramp along W
+    assert 5 < degrees.max() < 10 * 2**0.5 + 0.1
 
 
 @pytest.mark.parametrize("dim", range(3))

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -141,21 +141,21 @@ class Pairs:
             augmentation: Joint augmentation of source, target and mask.
             augmentation_seed: Its seed.
         """
-        store, augmentation = self.store, augmentation or AugmentConfig()
+        store, augmentation, spacing = self.store, augmentation or AugmentConfig(), self._spacing(i)
         target, mask = store.volume(i), store.mask(i) if store.has_masks else None
         if self.degrade.changes:
             # augmented first, then degraded: the acquisition sees an augmented patient
             # of pairs that are misaligned for registration, the source moves
             origin = store.source(i) if store.has_sources else target
-            (target, origin), mask = _augmented([target, origin], mask, augmentation, augmentation_seed)
+            (target, origin), mask = _augmented([target, origin], mask, augmentation, augmentation_seed, spacing)
             source = degrade(origin[0], self.degrade, self._degrade_seed(i, degrade_seed), self._physics(i))[None]
             source = torch.cat([source, target]) if self.degrade.kind == "misalign" else source
             return Pair(source, target, mask)
         images, labels = target.tensor_split([0 if store.has_label_maps else len(store.channels)])
         sources = [store.source(i)] if store.has_sources else []
-        (images, *sources), mask = _augmented([images, *sources], mask, augmentation, augmentation_seed)
+        (images, *sources), mask = _augmented([images, *sources], mask, augmentation, augmentation_seed, spacing)
         if len(labels):  # label maps move with their volumes but are never interpolated
-            labels = augment(labels, augmentation, augmentation_seed, labels=True)
+            labels = augment(labels, augmentation, augmentation_seed, spacing, labels=True)
         return Pair(sources[0] if sources else images, torch.cat([images, labels]), mask)  # without sources: copies
 
     def misalignment(self, i: int, degrade_seed: int | None = None) -> Tensor | None:
@@ -181,12 +181,16 @@ class Pairs:
 
     def volume(self, i: int, augmentation: AugmentConfig, seed: int) -> Tensor:
         """Read a volume of either domain ``[C, D, H, W]``, augmented."""
-        return augment(self.store.volume(i), augmentation, seed)
+        return augment(self.store.volume(i), augmentation, seed, self._spacing(i))
+
+    def _spacing(self, i: int) -> tuple[float, float, float]:
+        """Return millimetres per voxel along D, H, W."""
+        d, h, w = (float(side) for side in spacing_of(self.store.affines[i]))
+        return d, h, w
 
     def _physics(self, i: int) -> Physics:
-        d, h, w = (float(side) for side in spacing_of(self.store.affines[i]))
         lo, hi = self.store.intervals[i, 0]
-        return Physics(float(lo), float(hi), (d, h, w))
+        return Physics(float(lo), float(hi), self._spacing(i))
 
 
 @dataclass(frozen=True)
@@ -375,11 +379,11 @@ def check_sources(store: Store, degrade: DegradeConfig) -> None:
 
 
 def _augmented(
-    volumes: list[Tensor], mask: Tensor | None, config: AugmentConfig, seed: int
+    volumes: list[Tensor], mask: Tensor | None, config: AugmentConfig, seed: int, spacing: Sequence[float]
 ) -> tuple[list[Tensor], Tensor | None]:
     """Augment volumes ``[C, D, H, W]`` and a mask ``[D, H, W]`` of 0 and 1 jointly; the mask becomes ``[1, ...]``."""
     signs = [] if mask is None else [mask[None] * 2 - 1]
-    stacked = augment(torch.cat([*volumes, *signs]), config, seed)
+    stacked = augment(torch.cat([*volumes, *signs]), config, seed, spacing)
     *augmented, rest = stacked.split([*map(len, volumes), len(signs)])
     return augmented, None if mask is None else (rest > 0).float()
 

@@ -164,7 +164,7 @@ class SliceBatchSource(BatchSource):
         store, axis = self.store, self.slices.axis
         read: Read = partial(store.window, index, axis=axis)
         if self.augment.active:
-            read = partial(self._augmented(store.volume(index), self._augment_seed(step, sample)).narrow, 1 + axis)
+            read = partial(self._augmented(index, self._augment_seed(step, sample)).narrow, 1 + axis)
         length = store.size[axis]
         cut = partial(self.slices.cut, read, length)
         return self.slices.sample(length, [self.seed, step, sample], cut, lambda x: x[: len(store.channels)])

@@ -15,6 +15,7 @@ from hagan3d.config import AugmentConfig, DataConfig, SubvolumeDataConfig
 from hagan3d.data.batches.steps import StepBatch, StepSource, sample_index
 from hagan3d.data.batches.transforms import augment
 from hagan3d.data.batches.whole_volumes import SlabReader, Volumes, VolumesInMemory, VolumesInStore
+from hagan3d.data.io.geometry import spacing_of
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.ops.device import to_device
@@ -192,20 +193,21 @@ class BatchSource(StepSource[Batch]):
         """Read the sub-volume, the low-resolution volume and, if augmented, the whole volume of one sample."""
         if not self.augment.active:
             return self.store.window(index, start, self.depth), self.store.low(index), None
-        volume = self._augmented(self.store.volume(index), self._augment_seed(step, sample))
+        volume = self._augmented(index, self._augment_seed(step, sample))
         return volume[:, start : start + self.depth], F.avg_pool3d(volume, self.store.factors), volume
 
     def _augment_seed(self, step: int, sample: int) -> int:
         words = [self.seed, step, sample, zlib.crc32(b"augment")]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
-    def _augmented(self, volume: Tensor, key: int) -> Tensor:
-        """Augment the channels of a volume ``[C, D, H, W]`` jointly; labels move but are never interpolated."""
-        images = len(self.store.channels)
-        augmented = augment(volume[:images], self.augment, key)
-        if not self.store.label_names:
+    def _augmented(self, index: int, key: int) -> Tensor:
+        """Read a volume and augment its channels ``[C, D, H, W]`` jointly; labels move but are never interpolated."""
+        store, images = self.store, len(self.store.channels)
+        volume, spacing = store.volume(index), spacing_of(store.affines[index]).tolist()
+        augmented = augment(volume[:images], self.augment, key, spacing)
+        if not store.label_names:
             return augmented
-        return torch.cat([augmented, augment(volume[images:], self.augment, key, labels=True)])
+        return torch.cat([augmented, augment(volume[images:], self.augment, key, spacing, labels=True)])
 
 
 def uniform_of(seed: int, step: int, sample: int) -> np.ndarray:

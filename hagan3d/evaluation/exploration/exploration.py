@@ -248,8 +248,7 @@ def explore_components(
             task=f"component {number}",
             progress=progress,
         )
-    explained = [float(share) for share in shares]
-    return _write(ComponentExploration(_origin(model, store, config), explained, len(z)), out)
+    return _write(ComponentExploration(_origin(model, store, config), shares.tolist(), len(z)), out)
 
 
 def explore_between(
