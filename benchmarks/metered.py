@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+STOPPED = 1  # status of a training that a signal ended after it had saved
+
 
 def start(command: Sequence[object], threads: int) -> "subprocess.Popen[bytes]":
     """Start ``hagan3d COMMAND ...`` with so many threads."""
@@ -42,7 +44,7 @@ def run(command: Sequence[object], threads: int, before: float, limit: float, sp
         if process.poll() is None and not told:
             process.send_signal(signal.SIGTERM)
         process.wait()
-    return 0 if told and process.returncode == -signal.SIGTERM else process.returncode
+    return 0 if told and process.returncode in (STOPPED, -signal.SIGTERM) else process.returncode
 
 
 def _processor_seconds(process: int) -> float:

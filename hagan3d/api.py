@@ -79,6 +79,8 @@ class Config(config.Config):
     def plan(self, vram: str = "16GB") -> str:
         """Return what a step needs of a card: peak memory, whether it fits, the largest batch, advice."""
         store = Store(self.data.store) if self.data.store else None
+        if store is not None:
+            make_method(self).check_store(store)
         kind = "cpu" if self.train.device == "cpu" else "cuda"
         plan = Plan(self, make_method(self).num_classes(store), kind)
         return "\n".join(memory_lines(plan, cli.parse_bytes("vram", vram)))

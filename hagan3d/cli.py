@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -34,6 +34,10 @@ _KINDS = {
 }
 _HANDLES = "raise the limit on open files (`ulimit -n 4096`) and run the same command again"
 _ACCESS = "give access to it, or choose another place"
+LESS_MEMORY = (
+    "use --memory (generate, encode, translate), a smaller --batch_size (evaluate), fewer --workers (prepare), or "
+    "--device cpu"
+)
 _LOST = "the disk or the way to it failed; see that it is back, and run the same command again"
 REMEDIES = {
     errno.EDQUOT: "free some of your share of the disk and run the same command again",
@@ -134,7 +138,8 @@ class Parser(jsonargparse.ArgumentParser):
         if config is not None:
             check_config_file(Path(config))
         try:
-            return super().parse_args(join_numbers(self._with_lists(self._with_flags_set(words))), *others, **keywords)
+            words = join_numbers(self._with_lists(self._with_flags_set(words)), self._of_several_words())
+            return super().parse_args(words, *others, **keywords)
         except jsonargparse.ArgumentError as error:
             key = unknown_setting(str(error))
             explanation = self.explain_unknown(key) if key and self.explain_unknown else None
@@ -163,6 +168,11 @@ class Parser(jsonargparse.ArgumentParser):
             done.append(word)
         return done[:-1]
 
+    def _of_several_words(self) -> set[str]:
+        """Return the options that take several texts, such as folders, whose names may be numbers."""
+        texts = [action for action in self._actions if action.nargs not in (None, 0) and action.type in (None, str)]
+        return {option for action in texts for option in action.option_strings}
+
     def _missing(self, text: str) -> str | None:
         """Name the missing arguments of a parser's message as one writes them, or return None."""
         found = re.search(r"the following arguments are required: ([\w, ]+)$", text)
@@ -188,7 +198,7 @@ class Parser(jsonargparse.ArgumentParser):
         for word, following in zip(words, [*words, "--"][1:], strict=True):
             done.append(word)
             is_setting = word.startswith("--") and isinstance(defaults.get(word[2:]), bool) and word[2:] not in FLAGS
-            if is_setting and following not in ("true", "false"):
+            if is_setting and following.lower() not in ("true", "false"):
                 done.append("true")
         return done
 
@@ -241,6 +251,11 @@ def option_value(option: str, words: Sequence[str]) -> str | None:
     return None
 
 
+def option_name(word: str) -> str:
+    """Return the name of an option as `option_value` knows it, without a value after an equals sign."""
+    return _with_underscores(word).partition("=")[0]
+
+
 def _with_underscores(word: str) -> str:
     """Write the hyphens in the name of an option as underscores."""
     if not word.startswith("--"):
@@ -279,14 +294,18 @@ def run(command: Callable[[list[str]], None], argv: Sequence[str] | None = None)
             traceback.print_exc()
         sys.stderr.write(f"error: {message}\n")  # one write: several ranks may print at once
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(stopped if isinstance(stopped, Stopped) else "stopped", file=sys.stderr)
         return 1
     return 0
 
 
-def join_numbers(arguments: list[str]) -> list[str]:
-    """Turn `--size 64 64 64` into `--size [64,64,64]`: several numbers after an option are a list."""
+class Stopped(KeyboardInterrupt):
+    """A command was stopped by a signal, and has saved what it did; with a line that says so."""
+
+
+def join_numbers(arguments: list[str], texts: Collection[str] = ()) -> list[str]:
+    """Turn `--size 64 64 64` into `--size [64,64,64]`: several numbers after an option that is not of ``texts``."""
     joined: list[str] = []
     numbers: list[str] = []
     for word in [*arguments, "--"]:
@@ -294,7 +313,7 @@ def join_numbers(arguments: list[str]) -> list[str]:
             numbers.append(word)
             continue
         option = joined[-1] if joined else ""
-        is_list = len(numbers) > 1 and option.startswith("--") and "=" not in option
+        is_list = len(numbers) > 1 and option.startswith("--") and "=" not in option and option not in texts
         joined += [f"[{','.join(numbers)}]"] if is_list else numbers
         numbers = []
         joined.append(word)
@@ -321,8 +340,7 @@ def explain(error: BaseException) -> str | None:
     text = str(error)
     if is_out_of_memory(error):
         first = text.splitlines()[0] if text else "the machine has too little memory"
-        lower = "use more train.accumulate or train.checkpointing; for a new run also a smaller train.batch_size"
-        return f"out of memory ({first}): {lower}"
+        return f"out of memory ({first}): {LESS_MEMORY}"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full{_where(error)}: free some space and run the same command again"
     if isinstance(error, OSError) and error.errno is not None:

@@ -26,8 +26,6 @@ def main(argv: list[str]) -> None:
     for name, command, line in commands(out, a.steps, a.num):
         print(f"\n$ hagan3d {name} {line}", flush=True)
         command(shlex.split(line))
-        if name == "train" and not _is_trained(out, a.steps):
-            raise SystemExit(1)  # stopped by a signal, and saved: the same command goes on
     write_samples(out)
     print(f"\nthe demo took {(time.monotonic() - started) / 60:.1f} minutes and left in {out}:")
     print("  samples.png             real and generated phantoms, three planes of each")
@@ -39,34 +37,27 @@ def main(argv: list[str]) -> None:
     print("  .venv/bin/hagan3d train --config hagan_64 --data.store scans.h5 --out runs/scans")
 
 
-def _is_trained(out: Path, steps: int) -> bool:
-    """Return whether the run has a checkpoint of its last step."""
-    from hagan3d.checkpoint.files import newest
-
-    path = newest(out)
-    return path is not None and int(path.stem.removeprefix("step-")) >= steps
-
-
 def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[str]], None], str]]:
     """Return the commands of the demo: name, function, arguments."""
     from hagan3d import encode, generate, phantoms, prepare, train
 
-    store = f"{out}/phantoms.h5"
+    store, phantoms_in, run = (cli.path_word(path) for path in (out / "phantoms.h5", out / "phantoms", out))
+    made, features = cli.path_word(out / "samples"), cli.path_word(out / "features")
     return [
-        ("phantoms", phantoms.main, f"--num {num} --size 32 32 32 --out {out}/phantoms"),
+        ("phantoms", phantoms.main, f"--num {num} --size 32 32 32 --out {phantoms_in}"),
         (
             "prepare",
             prepare.main,
-            f"--input {out}/phantoms/volumes --output {store} --size 32 32 32 --intensity window "
-            f"--window -1024 600 --labels {out}/phantoms/attributes.csv",
+            f"--input {phantoms_in}/volumes --output {store} --size 32 32 32 --intensity window "
+            f"--window -1024 600 --labels {phantoms_in}/attributes.csv",
         ),
         (
             "train",
             train.main,
-            f"--config {CONFIG} --data.store {store} --out {out} --train.steps {steps}",
+            f"--config {CONFIG} --data.store {store} --out {run} --train.steps {steps}",
         ),
-        ("generate", generate.main, f"{out} --num 12 --out {out}/samples --force"),
-        ("encode", encode.main, f"{out} --input {store} --out {out}/features --reconstruct --force"),
+        ("generate", generate.main, f"{run} --num 12 --out {made} --force"),
+        ("encode", encode.main, f"{run} --input {store} --out {features} --reconstruct --force"),
     ]
 
 

@@ -26,6 +26,8 @@ def main(argv: list[str]) -> None:
     from hagan3d.methods.registry import make_method
 
     store = Store(config.data.store) if config.data.store else None
+    if store is not None:
+        make_method(config).check_store(store)
     kind = "cpu" if config.train.device == "cpu" else "cuda"
     plan = Plan(config, make_method(config).num_classes(store), kind)
     with Console(stderr=True).status("counting peak memory on fake tensors") as status:

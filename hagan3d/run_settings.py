@@ -13,7 +13,7 @@ from hagan3d import cli
 from hagan3d.config import Config, LogConfig, TrainConfig
 from hagan3d.config.bounds import bounds_of
 from hagan3d.config.methods import config_class, method_names, summary
-from hagan3d.config.serialization import SECTIONS, from_dict
+from hagan3d.config.serialization import SECTIONS, from_dict, to_dict
 from hagan3d.errors import InputError
 
 DEFAULT_CONFIG = "hagan_32"  # of a run that names neither a config nor a method
@@ -55,9 +55,14 @@ def parse_run(
     if method is not None:
         _add_sections(parser, method)
     parser.explain_unknown = lambda key: _readers(method, key)
-    options = parser.instantiate(parser.parse_args(argv))
+    prints = [word for word in argv if cli.option_name(word) == "--print_config"]
+    options = parser.instantiate(parser.parse_args([word for word in argv if word not in prints]))
     assert method is not None  # --help has ended the program
-    return Config(options[method], *(options[name] for name in SECTIONS)), options
+    config = Config(options[method], *(options[name] for name in SECTIONS))
+    if prints:
+        print(yaml.safe_dump(to_dict(config), sort_keys=False), end="")
+        raise SystemExit(0)
+    return config, options
 
 
 def method_of(argv: Sequence[str]) -> str | None:

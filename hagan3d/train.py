@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from hagan3d import cli
+from hagan3d.errors import InputError, is_out_of_memory
 from hagan3d.run_settings import parse_run
 
 DESCRIPTION = """Train a method on the volumes of a store, or, if it translates, on its pairs. The same line again
@@ -17,6 +18,7 @@ EXAMPLES = (
     "hagan3d train --config hagan_256 --data.store heads.h5 --vram 12GB    # settings are changed until it fits",
     "hagan3d train --config hagan_64 --print_config > mine.yaml    # every setting with its value",
 )
+LESS_MEMORY = "use more train.accumulate or train.checkpointing; for a new run also a smaller train.batch_size"
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +30,12 @@ def main(argv: list[str]) -> None:
 
     out = Path(options.out) if options.out else default_folder(config)
     with init_distributed() as distributed:
-        is_done = train(config, out, distributed, vram)
+        try:
+            is_done = train(config, out, distributed, vram)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(f"out of memory: {LESS_MEMORY}") from error
     if not distributed.is_first:
         return
     if is_done:
@@ -36,7 +43,7 @@ def main(argv: list[str]) -> None:
         command = "translate {out} --input X --out Y" if config.translates else "generate {out} --num 8 --out {samples}"
         print(f"next: hagan3d {command.format(out=cli.path_word(out), samples=cli.path_word(out / 'samples'))}")
     else:
-        print(f"stopped and saved: {out}; the same command again resumes")
+        raise cli.Stopped(f"stopped and saved: {out}; the same command again resumes")
 
 
 def add_options(parser: cli.Parser) -> None:

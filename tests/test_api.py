@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 import hagan3d as h3
-from hagan3d import cli, generate
+from hagan3d import cli, generate, plan
+from hagan3d.config import DegradeConfig
+from hagan3d.data.batches.pairs import PairSource
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 TINY = {"latent_dim": 8, "channels": 64, "d_channels": 64, "minibatch_std": 2}
@@ -193,3 +196,40 @@ def test_a_run_that_began_with_vram_goes_on_with_it(small_store, tmp_path, monke
         settings = {"hagan": TINY, "data": {"store": str(small_store)}, "train": TRAIN | {"steps": steps}}
         assert training.train(h3.Config.load("hagan_32", **settings), tmp_path / "run", vram=10**9)
     assert seen == [(False, "fp32"), (True, "lean")]
+
+
+def test_with_vram_settings_that_it_did_not_choose_are_refused_as_without(small_store, tmp_path, monkeypatch):
+    from hagan3d.engine import training
+
+    monkeypatch.setattr(training, "fitted", lambda plan, vram, resumes: ("", plan))
+    settings = {"hagan": TINY, "data": {"store": str(small_store)}, "train": TRAIN | {"steps": 1}}
+    assert training.train(h3.Config.load("hagan_32", **settings), tmp_path / "run", vram=10**9)
+    for name, value in (("precision", "bf16"), ("optimizer_state", "lean")):
+        other = settings | {"train": TRAIN | {"steps": 2, name: value}}
+        with pytest.raises(InputError, match=f"this run was started with train.{name} = fp32, now it is {value}"):
+            training.train(h3.Config.load("hagan_32", **other), tmp_path / "run", vram=10**9)
+
+
+def test_precision_auto_goes_on_with_the_precision_of_the_run(small_store, tmp_path, monkeypatch):
+    from hagan3d.engine import optimizers, training
+
+    for steps, has_bf16 in ((1, False), (2, True)):  # two nodes of a cluster
+        monkeypatch.setattr(optimizers, "has_bf16", lambda kind, has=has_bf16: has)
+        train = TRAIN | {"steps": steps, "precision": "auto"}
+        config = h3.Config.load("hagan_32", hagan=TINY, data={"store": str(small_store)}, train=train)
+        assert training.train(config, tmp_path / "run")
+    assert "precision: fp32" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_a_plan_is_of_the_volumes_that_a_run_sees(small_store, capsys):
+    words = (
+        f"--config pix2pix_32 --data.store {small_store} --data.degrade.kind noise --train.steps 100 --pix2pix.width 4"
+    )
+    assert cli.run(plan.main, [*words.split(), "--data.fraction", "0.5", "--train.batch_size", "2"]) == 0
+    count = PairSource(Store(small_store), "train", 2, 0, DegradeConfig(kind="noise"), fraction=0.5).num_volumes
+    assert (
+        f"epochs                 {200 / count:.0f} (200 samples, of {count} volumes to train on)"
+        in capsys.readouterr().out
+    )
+    assert cli.run(plan.main, ["--config", "hagan_64", "--data.store", str(small_store)]) == 2
+    assert "but data.size is [64, 64, 64]" in capsys.readouterr().err

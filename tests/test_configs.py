@@ -77,9 +77,12 @@ def test_the_low_resolution_factor_grows_with_the_side():
     assert factors["hagan_256"] == 4 and factors["hagan_512"] == 8
 
 
-def test_all_settings_are_printed(capsys):
+def test_all_settings_are_printed(capsys, tmp_path):
     with pytest.raises(SystemExit) as done:
         parsed("--config", "hagan_32", "--print_config")
     assert done.value.code == 0
     shown = capsys.readouterr().out
     assert "subvolume_depth" in shown and "checkpoint_minutes" in shown
+    (tmp_path / "mine.yaml").write_text(shown)
+    expected = parsed("--config", "hagan_32")
+    assert load_config(tmp_path / "mine.yaml") == expected == parsed("--config", str(tmp_path / "mine.yaml"))

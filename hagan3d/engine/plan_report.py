@@ -38,7 +38,7 @@ def cost_lines(plan: Plan, store: Store | None) -> list[str]:
         f"reads {read * train.steps / 1e12:.2f} TB of voxels",
     ]
     if store:
-        volumes = len(store.indices(plan.config.data.split))
-        seen = train.steps * train.batch_size
-        lines.append(f"epochs                 {seen / volumes:.0f} ({seen} volumes seen, {volumes} in the store)")
+        source, seen = plan.method.batches(store, train.batch_size), train.steps * train.batch_size
+        epochs = f"{seen / source.epoch:.0f} ({seen} samples, of {source.num_volumes} volumes to train on)"
+        lines.append(f"epochs                 {epochs}")
     return lines

@@ -5,6 +5,7 @@ It knows no method: phases and losses come from the `Method`, volumes from the s
 
 import contextlib
 import math
+import shlex
 import signal
 import sys
 import time
@@ -37,6 +38,7 @@ from hagan3d.networks.state_hash import state_hash
 from hagan3d.ops import backend
 
 FIRST_CHECKPOINT_SECONDS = 30.0
+SECOND_SIGNAL_SECONDS = 2.0  # within which a signal is the same one again
 MAY_CHANGE = (
     "train.steps",
     "train.lr_decay",
@@ -148,9 +150,11 @@ class Trainer:
         terms, self.all_stop = self.distributed.mean(own, bool(signals))
         for name, mean in terms.items():
             if not math.isfinite(mean):
+                weights = f"--train.weights {shlex.quote(str(self.out))} --out NEW"
                 raise InputError(
                     f"step {self.steps_done + 1}: {name} is {mean}; training stopped, the last checkpoint in "
-                    f"{self.out} is intact (lower the learning rate, or use train.precision bf16 or fp32)"
+                    f"{self.out} is intact: begin a new run from its weights ({weights}) with lower learning rates, or "
+                    "train.precision bf16 or fp32"
                 )
         self.steps_done += 1
         self.state = self.method.adapted_state(self.state, terms, len(batch) * self.distributed.world_size)
@@ -295,13 +299,19 @@ def _sole_user(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C, so that the current step is completed; a second signal ends the process at once."""
+    """Collect SIGTERM and Ctrl-C, so that the current step is completed; a later Ctrl-C ends the process at once.
+
+    Both may come twice within moments: SLURM and a terminal signal every process, and torchrun passes its own on.
+    """
     received: list[int] = []
+    first = math.inf
 
     def note(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if number == signal.SIGINT and time.monotonic() - first > SECOND_SIGNAL_SECONDS:
+            signal.default_int_handler(number, frame)
+        first = min(first, time.monotonic())
         received.append(number)
-        for kind in kinds:
-            signal.signal(kind, before[kind])
 
     kinds = (signal.SIGTERM, signal.SIGINT)
     before: dict[signal.Signals, Any] = {}

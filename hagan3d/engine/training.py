@@ -49,6 +49,10 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     """
     distributed.check_same_on_all_ranks({"hagan3d": __version__, "--out": str(out), **_shared_settings(config)})
     per_rank = distributed.per_rank_batch(config.train.batch_size, config.train.accumulate, config.group)
+    checkpoint = files.newest(out)
+    before = None if checkpoint is None else files.load(checkpoint, mapped=True).config
+    if before is not None and config.train.precision == "auto":  # the node may be of another kind than the first
+        config = with_train(config, precision=before.train.precision)
     device = choose_device(config.train.device, config.train.precision, distributed.local_rank)
     config = with_train(config, precision=precision_on(device.type, config.train.precision))  # as the run records it
     set_tf32(config.train.tf32)
@@ -60,10 +64,9 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     num_classes = make_method(config).num_classes(store)
     plan = Plan(with_train(config, batch_size=per_rank), num_classes, device.type)
     if vram is not None:
-        checkpoint = files.newest(out)
-        if checkpoint is not None:
-            plan = replace(plan, config=_with_memory_of(plan.config, files.load(checkpoint, mapped=True).config))
-        config, plan = fit(config, plan, vram, device, distributed.is_first, checkpoint is not None)
+        if before is not None:
+            plan = replace(plan, config=_with_memory_of(plan.config, before))
+        config, plan = fit(config, plan, vram, device, distributed.is_first, before is not None)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
     method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
@@ -114,13 +117,17 @@ def with_train(config: Config, **changes: Any) -> Config:
 
 
 def _with_memory_of(config: Config, before: Config) -> Config:
-    """Return a config with what `--vram` may have changed when its run began, and what it cannot change any more."""
-    if config.name != before.name:  # refused later, by name
+    """Return a config with what `--vram` changed when its run began; other differences are refused later."""
+    if config.name != before.name:
         return config
-    state, precision = before.train.optimizer_state, before.train.precision
-    config = with_train(config, optimizer_state=state, precision=precision)
+    if before.train.optimizer_state in ("lean", "offload"):
+        config = with_train(config, optimizer_state=before.train.optimizer_state)
+    if before.train.precision in ("bf16", "fp16"):
+        config = with_train(config, precision=before.train.precision)
     depth = getattr(before.data, "subvolume_depth", None)
-    return config if depth is None else replace(config, data=replace(config.data, subvolume_depth=depth))
+    if depth is None or depth >= config.data.depth:  # type: ignore[attr-defined]
+        return config
+    return replace(config, data=replace(config.data, subvolume_depth=depth))
 
 
 def fit(
@@ -144,7 +151,7 @@ def fit(
 
 def _describe(trainer: Trainer, store: Store) -> None:
     """Print the training data, and the step from which the run resumes."""
-    count = len(store.indices(trainer.config.data.split))
+    count = trainer.source.num_volumes
     volumes = "1 volume" if count == 1 else f"{count} volumes"
     ranks = "" if trainer.distributed.is_single else f"; {trainer.distributed.world_size} processes"
     tf32 = f"; TF32 {'on' if has_tf32() else 'off'}" if trainer.device.type == "cuda" else ""

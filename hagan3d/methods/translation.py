@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from hagan3d.config import Config, LabelledTargetConfig, Size, UnpairedDataConfig
 from hagan3d.config.methods import config_class, method_names
-from hagan3d.data.batches.pairs import PairBatch, PairSource, check_sources
+from hagan3d.data.batches.pairs import PairBatch, PairSource
+from hagan3d.data.batches.simulated_sources import check_sources
 from hagan3d.data.batches.slices import SlicePairSource
 from hagan3d.data.io.geometry import slice_affine
 from hagan3d.data.label_maps import label_map_of

@@ -12,7 +12,7 @@ import torch
 
 import hagan3d
 from hagan3d import __main__ as package
-from hagan3d import cli, ops, phantoms, train
+from hagan3d import cli, ops, phantoms, prepare, train
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.config.serialization import differences, from_dict, to_dict
 from hagan3d.errors import InputError
@@ -28,11 +28,22 @@ from tests.methods.small import small_config
         (["run", "--window", "-1024", "600"], ["run", "--window", "[-1024,600]"]),
         (["--lr", "1e-4"], ["--lr", "1e-4"]),
         (["--size=[1,2]", "7"], ["--size=[1,2]", "7"]),
+        (["--input", "001", "002", "--size", "1", "2"], ["--input", "001", "002", "--size", "[1,2]"]),
         ([], []),
     ],
 )
 def test_several_numbers_after_an_option_are_a_list(written, read):
-    assert cli.join_numbers(written) == read
+    assert cli.join_numbers(written, {"--input"}) == read
+
+
+def test_folders_may_be_named_by_numbers(capsys):
+    assert cli.run(prepare.main, ["--input", "001", "002", "--output", "x.h5", "--dry-run"]) == 2
+    assert "error: 001: does not exist" in capsys.readouterr().err
+    parser = cli.parser("test", "Test.")
+    parser.add_argument("--domains", nargs=2)
+    parser.add_argument("--on", type=bool, default=False)
+    options = parser.parse_args(["--domains", "1", "2", "--on", "True"])
+    assert options.domains == ["1", "2"] and options.on is True
 
 
 def parsed(*words):

@@ -8,8 +8,9 @@ import torch
 
 from hagan3d.data.io.writer import write_nifti
 from hagan3d.data.preprocess.intensity import IntensityRule, denormalize, normalize
-from hagan3d.data.preprocess.pipeline import prepare
-from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.preprocess.checking import _channel
+from hagan3d.data.preprocess.pipeline import inspect, prepare
+from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
@@ -79,3 +80,38 @@ def test_further_channels_are_scaled_inside_the_mask_too(tmp_path: Path):
     middle, half = store.intervals.mean(2), np.ptp(store.intervals, axis=2) / 6
     assert np.abs(middle - 100).max() < 3 and np.abs(half - 5).max() < 1.5
     assert all(channel.masked for channel in store.description().channels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": (-1000.0, 400.0)}, "window: has no effect with intensity percentiles; use intensity window"),
+        ({"intensity": "window", "percentiles": (1.0, 99.0)}, "percentiles: have no effect with intensity window"),
+        ({"intensity": "z-score", "window": (0.0, 1.0)}, "window: has no effect with intensity z-score"),
+        ({"class_column": "Sex"}, "class_column, partial_labels: are about the table of --labels"),
+        ({"partial_labels": True}, "class_column, partial_labels: are about the table of --labels"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        PrepareConfig(**settings)
+    if "window" in settings or "percentiles" in settings:
+        with pytest.raises(InputError, match=f"source.{message.partition(':')[0]}"):
+            DomainConfig(**settings)
+
+
+def test_a_channel_has_the_settings_of_all_where_it_has_none_of_its_own():
+    pet, ct = ChannelConfig(units="SUV"), ChannelConfig(window=(-160.0, 240.0))
+    of_all = PrepareConfig(intensity="window", window=(-1000.0, 400.0), intensities={"pet": pet, "ct": ct})
+    found = [_channel(name, of_all.intensities.get(name), of_all) for name in ("pet", "ct", "other")]
+    assert [channel["window"] for channel in found] == [(-1000.0, 400.0), (-160.0, 240.0), (-1000.0, 400.0)]
+    assert {channel["intensity"] for channel in found} == {"window"}
+    assert [channel["units"] for channel in found] == ["SUV", "", "HU"]
+    with pytest.raises(InputError, match="window of ct has no effect with its intensity, percentiles"):
+        _channel("ct", ct, PrepareConfig())
+
+
+def test_settings_of_sources_without_sources_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(9, 9, 9)))
+    with pytest.raises(InputError, match="source.intensity and the like: are about sources of --pairs or --domains"):
+        inspect([tmp_path], PrepareConfig(), progress=False, sources_as=DomainConfig(intensity="z-score"))

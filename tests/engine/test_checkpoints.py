@@ -91,10 +91,16 @@ def test_previews_show_the_networks_of_their_stage(small_store, tmp_path, monkey
     assert steps == [3, 6, 9] and written == [f"step-{step:08d}.png" for step in steps]
 
 
-def test_a_second_signal_ends_the_process():
+def test_a_signal_that_comes_again_at_once_is_the_same_one(monkeypatch):
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
     with engine._stop_signals() as received:
         assert all(signal.getsignal(kind) != handler for kind, handler in before.items())
+        for kind in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):  # from SLURM, and passed on by torchrun
+            signal.raise_signal(kind)
+        assert received == [signal.SIGTERM, signal.SIGTERM, signal.SIGINT]
+        later = time.monotonic() + engine.SECOND_SIGNAL_SECONDS + 1
+        monkeypatch.setattr(engine.time, "monotonic", lambda: later)
         signal.raise_signal(signal.SIGTERM)
-        assert received == [signal.SIGTERM]
-        assert {kind: signal.getsignal(kind) for kind in before} == before
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert {kind: signal.getsignal(kind) for kind in before} == before

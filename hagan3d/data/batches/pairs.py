@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DegradeConfig, PairDataConfig, Size, low_factor
 from hagan3d.data.batches.degrade import Physics, degrade, misalignment
+from hagan3d.data.batches.simulated_sources import check_sources
 from hagan3d.data.batches.steps import StepBatch, StepSource, sample_index
 from hagan3d.data.batches.subvolumes import choose_start, uniform_of
 from hagan3d.data.batches.transforms import augment
@@ -271,6 +272,16 @@ class PairSource(StepSource[PairBatch]):
     def _targets(self) -> np.ndarray:
         return self.pairs.indices(self.split, "target", self.fraction, self.seed)
 
+    @property
+    def num_volumes(self) -> int:
+        """Number of volumes, or pairs, that a run sees; of two domains, those of both."""
+        return len({*self._sources, *self._targets})
+
+    @property
+    def epoch(self) -> int:
+        """Number of pairs after which each source has been seen once."""
+        return len(self._sources)
+
     def batch(self, step: int) -> PairBatch:
         """Read the batch of one step, on the CPU."""
         first = self.rank * self.batch_size
@@ -353,29 +364,6 @@ class PairSource(StepSource[PairBatch]):
         """Return the seed of one random operation on one sample."""
         words = [self.seed, step, sample, zlib.crc32(name.encode())]
         return int(np.random.SeedSequence(words).generate_state(1)[0])
-
-
-def check_sources(store: Store, degrade: DegradeConfig) -> None:
-    """Raise InputError unless a store has the pairs, domains or volumes that `degrade` needs."""
-    path, registers = store.path, degrade.kind == "misalign"
-    if degrade.active and ((store.has_sources and not registers) or store.has_domains):
-        raise InputError(
-            f"{path}: holds sources of its own; use --data.degrade.kind none, or a store of single volumes"
-        )
-    if not degrade.active and not store.has_sources and not store.has_domains:
-        raise InputError(
-            f"{path}: holds no pairs; make some with `hagan3d prepare --pairs` (--domains: unpaired), "
-            "or simulate sources with --data.degrade.kind"
-        )
-    if degrade.kind == "copy" and store.has_label_maps:
-        raise InputError(f"{path}: holds label maps, and --data.degrade.kind copy makes sources of images")
-    names = max(store.channels + store.label_names, store.source_channels, key=len)
-    if degrade.changes and len(names) > 1:
-        # noise would have to be independent in each channel, motion and k-space masks common to all
-        raise InputError(
-            f"{path}: a simulated source has one channel, but its volumes have {len(names)} ({', '.join(names)}); "
-            "prepare a store of one of them"
-        )
 
 
 def _augmented(

@@ -80,6 +80,16 @@ BatchT = TypeVar("BatchT", bound=StepBatch)
 class StepSource(ABC, Generic[BatchT]):
     """A source of one batch per step, read ahead by one."""
 
+    @property
+    @abstractmethod
+    def num_volumes(self) -> int:
+        """Number of volumes that a run sees."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of samples after which each volume has been seen once: volumes, or pairs."""
+        return self.num_volumes
+
     @abstractmethod
     def batch(self, step: int) -> BatchT:
         """Read the batch of one step, on the CPU."""

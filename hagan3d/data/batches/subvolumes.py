@@ -154,6 +154,11 @@ class BatchSource(StepSource[Batch]):
                 "prepare a store of one domain with --input"
             )
 
+    @property
+    def num_volumes(self) -> int:
+        """Number of volumes that a run sees."""
+        return len(self.store.indices(self.split))
+
     def batch(self, step: int) -> Batch:
         """Read the batch of one step, on the CPU."""
         first = self.rank * self.batch_size

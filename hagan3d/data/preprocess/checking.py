@@ -19,7 +19,7 @@ from hagan3d.data.preprocess.facts import CaseFacts, from_plain, to_plain
 from hagan3d.data.preprocess.inputs import PreparationInputs
 from hagan3d.data.preprocess.intensity import IntensityRule
 from hagan3d.data.preprocess.metadata import LEAST_HELD_OUT, splits_of
-from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
+from hagan3d.data.preprocess.settings import PERCENTILES, WINDOW, ChannelConfig, DomainConfig, PrepareConfig
 from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
 
@@ -44,6 +44,8 @@ def settings_of(config: PrepareConfig, listed: PreparationInputs, sources_as: Do
         "columns": list(labels.columns),
         "shard": list(config.shard_position),
     }
+    if sources_as not in (None, DomainConfig()) and not cases.sources:
+        raise InputError("source.intensity and the like: are about sources of --pairs or --domains; leave them out")
     if cases.sources:
         default = sources_as or DomainConfig()
         sources = [_channel(name, config.intensities.get(name), default) for name in cases.sources]
@@ -76,14 +78,23 @@ def _source_grid(config: PrepareConfig, source: DomainConfig, *, is_domain: bool
 
 
 def _channel(name: str, own: ChannelConfig | None, default: PrepareConfig | DomainConfig) -> dict[str, Any]:
-    """Return the settings of one channel: its own, or those of all channels."""
-    chosen = own or default
+    """Return the settings of one channel: each its own, or that of all channels.
+
+    Raises:
+        InputError: If it has a setting of its own that its intensity does not use.
+    """
+    own = own or ChannelConfig()
+    intensity = own.intensity or default.intensity
+    for setting, value, needed in (("window", own.window, "window"), ("percentiles", own.percentiles, "percentiles")):
+        if value is not None and intensity != needed:
+            raise InputError(f"intensities: {setting} of {name} has no effect with its intensity, {intensity}")
+    of_all = default.units_used if isinstance(default, PrepareConfig) else default.units
     return {
         "name": name,
-        "intensity": chosen.intensity,
-        "window": chosen.window,
-        "percentiles": chosen.percentiles,
-        "units": chosen.units_used if isinstance(chosen, PrepareConfig) else chosen.units,
+        "intensity": intensity,
+        "window": own.window or default.window or WINDOW,
+        "percentiles": own.percentiles or default.percentiles or PERCENTILES,
+        "units": own.units or (of_all if own.intensity is None and own.window is None else ""),
     }
 
 

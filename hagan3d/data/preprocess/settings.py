@@ -1,6 +1,7 @@
 """Settings of `hagan3d prepare`, with units, bounds and defaults."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -9,39 +10,44 @@ from hagan3d.config.bounds import MAX_SEED, Section, bounded
 from hagan3d.errors import InputError
 
 MAX_LABEL = 255
+WINDOW = (-1024.0, 600.0)  # HU, of a CT
+PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
-class IntensityConfig(Section):
-    """How the interval of intensities that becomes [-1, 1] is determined."""
+class ChannelConfig(Section):
+    """Intensities of one channel; what is not set is that of the others."""
 
-    intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
+    PREFIX: ClassVar[str] = "intensities."
+
+    intensity: Literal["window", "percentiles", "z-score"] | None = None
     """Interval that becomes [-1, 1]."""
-    window: tuple[float, float] = (-1024.0, 600.0)
+    window: tuple[float, float] | None = None
     """Lower and upper limit for `intensity: window`, in the units of the files (HU for CT)."""
-    percentiles: tuple[float, float] = bounded((0.5, 99.5), at_least=0, at_most=100)
+    percentiles: tuple[float, float] | None = bounded(None, at_least=0, at_most=100)
     """Lower and upper percentile for `intensity: percentiles`."""
     units: str = ""
     """Name of the intensity units."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_order(self.PREFIX, self.window, self.percentiles)
+        _check_intensity(self.PREFIX, self.intensity, self.window, self.percentiles)
 
 
 @dataclass(frozen=True)
-class ChannelConfig(IntensityConfig):
-    """Intensities of one channel."""
-
-    PREFIX: ClassVar[str] = "intensities."
-
-
-@dataclass(frozen=True)
-class DomainConfig(IntensityConfig):
+class DomainConfig(Section):
     """Intensities of the sources of pairs, or intensities and grid of the source domain."""
 
     PREFIX: ClassVar[str] = "source."
 
+    intensity: Literal["window", "percentiles", "z-score"] = "percentiles"
+    """Interval that becomes [-1, 1]."""
+    window: tuple[float, float] | None = None
+    """Lower and upper limit for `intensity: window`, in the units of the files. Default: -1024 600."""
+    percentiles: tuple[float, float] | None = bounded(None, at_least=0, at_most=100)
+    """Lower and upper percentile for `intensity: percentiles`. Default: 0.5 99.5."""
+    units: str = ""
+    """Name of the intensity units."""
     size: Size | None = None
     """Voxels per axis D, H, W of the volumes of the source domain. Default: those of the target domain."""
     spacing: tuple[float, float, float] | None = bounded(None, above=0)
@@ -50,6 +56,7 @@ class DomainConfig(IntensityConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_intensity(self.PREFIX, self.intensity, self.window, self.percentiles)
         if self.size is not None:
             check_size(self.size)
 
@@ -74,10 +81,10 @@ class PrepareConfig(Section):
     """Interval that becomes [-1, 1]: a fixed window, two percentiles of each volume, or mean +- 3 standard deviations
     of each volume. labels: volumes (of pairs, the targets) are label maps, resampled by the largest share, and
     `window` is 0 and the largest label."""
-    window: tuple[float, float] = (-1024.0, 600.0)
-    """Lower and upper limit for `intensity: window`, in the units of the files (HU for CT)."""
-    percentiles: tuple[float, float] = bounded((0.5, 99.5), at_least=0, at_most=100)
-    """Lower and upper percentile for `intensity: percentiles`."""
+    window: tuple[float, float] | None = None
+    """Lower and upper limit for `intensity: window`, in the units of the files (HU for CT). Default: -1024 600."""
+    percentiles: tuple[float, float] | None = bounded(None, at_least=0, at_most=100)
+    """Lower and upper percentile for `intensity: percentiles`. Default: 0.5 99.5."""
     intensities: dict[str, ChannelConfig] = field(default_factory=dict)
     """Intensities of single channels, by name, where they differ from the settings above: `--intensities '{ct:
     {intensity: window, units: HU}}'`."""
@@ -125,13 +132,15 @@ class PrepareConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self.size)
-        _check_order("", self.window, self.percentiles)
+        others = {channel.intensity for channel in self.intensities.values()} - {None}
+        _check_intensity("", self.intensity, self.window, self.percentiles, others)
         if self.spacing is not None and self.fit == "resize":
             raise InputError(f"spacing: must be unset with --fit resize, got {list(self.spacing)}; use --fit crop-pad")
-        if self.intensity == "labels" and not (self.window[0] == 0 and self.window[1] in range(1, MAX_LABEL + 1)):
+        low, high = self.window or (-1.0, -1.0)
+        if self.intensity == "labels" and not (low == 0 and high in range(1, MAX_LABEL + 1)):
             raise InputError(
                 f"window: must be 0 K with --intensity labels, K (1 to {MAX_LABEL}) the largest label, "
-                f"got {list(self.window)}"
+                f"got {'none' if self.window is None else list(self.window)}"
             )
         if self.validation + self.test >= 1:
             raise InputError(
@@ -144,6 +153,8 @@ class PrepareConfig(Section):
             raise InputError(f"channel_names: must differ from each other, got {list(self.channel_names)}")
         if self.masks is not None and self.intensity != "z-score":
             raise InputError(f"masks: need --intensity z-score, got {self.intensity}")
+        if self.labels is None and (self.class_column != "class" or self.partial_labels):
+            raise InputError("class_column, partial_labels: are about the table of --labels; give it or leave them out")
 
     @property
     def fit_used(self) -> Literal["resize", "crop-pad"]:
@@ -166,9 +177,28 @@ class PrepareConfig(Section):
         return int(k), int(n)
 
 
-def _check_order(prefix: str, window: tuple[float, float], percentiles: tuple[float, float]) -> None:
-    """Raise InputError unless both intervals are finite and in ascending order."""
-    if not -math.inf < window[0] < window[1] < math.inf:
+def _check_intensity(
+    prefix: str,
+    intensity: str | None,
+    window: tuple[float, float] | None,
+    percentiles: tuple[float, float] | None,
+    others: Collection[str | None] = (),
+) -> None:
+    """Raise InputError unless intervals are finite, in ascending order, and those of the intensity.
+
+    Args:
+        prefix: Of the settings.
+        intensity: That of the section; None: that of other channels.
+        window: Its window.
+        percentiles: Its percentiles.
+        others: Intensities of single channels, for which the section has the defaults.
+    """
+    used = {intensity, *others}
+    if window is not None and not used & {"window", "labels", None}:
+        raise InputError(f"{prefix}window: has no effect with intensity {intensity}; use {prefix}intensity window")
+    if percentiles is not None and not used & {"percentiles", None}:
+        raise InputError(f"{prefix}percentiles: have no effect with intensity {intensity}; leave them out")
+    if window is not None and not -math.inf < window[0] < window[1] < math.inf:
         raise InputError(f"{prefix}window: must be two finite values in ascending order, got {list(window)}")
-    if not percentiles[0] < percentiles[1]:
+    if percentiles is not None and not percentiles[0] < percentiles[1]:
         raise InputError(f"{prefix}percentiles: must be in ascending order, got {list(percentiles)}")
