@@ -14,6 +14,7 @@ from hagan3d.config import Config, LogConfig, TrainConfig
 from hagan3d.config.bounds import bounds_of
 from hagan3d.config.methods import config_class, method_names, summary
 from hagan3d.config.serialization import SECTIONS, from_dict, to_dict
+from hagan3d.config_file import check_config_file
 from hagan3d.errors import InputError
 
 DEFAULT_CONFIG = "hagan_32"  # of a run that names neither a config nor a method
@@ -73,7 +74,7 @@ def method_of(argv: Sequence[str]) -> str | None:
     """
     given, path = cli.option_value("--method", argv), cli.option_value("--config", argv)
     if path is not None:
-        cli.check_config_file(Path(path))
+        check_config_file(Path(path))
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         if "method" not in values and given is None:
             raise InputError(f"{path}: names no method; add a line `method: NAME` ({', '.join(method_names())})")
@@ -106,7 +107,7 @@ def load_config(name: str | Path, **sections: dict[str, Any]) -> Config:
         InputError: If there is no such file, or a setting is unknown or invalid.
     """
     path = config_path(str(name))
-    cli.check_config_file(path)
+    check_config_file(path)
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     for section, changes in sections.items():
         values[section] = _merged(values.get(section) or {}, changes)

@@ -67,13 +67,13 @@ class AugmentConfig(Section):
     """Axes mirrored with probability 1/2. W is left-right for axial slices; mirror only what is symmetric in nature."""
     rotate_deg: float = bounded(0.0, at_least=0)
     """Largest rotation about each axis, degrees."""
-    scale: float = bounded(0.0, at_least=0)
+    scale: float = bounded(0.0, at_least=0, below=1)
     """Largest relative zoom: 0.1 scales by 0.9 to 1.1."""
     shift: float = bounded(0.0, at_least=0)
     """Largest translation along each axis, as a fraction of that side."""
     brightness: float = bounded(0.0, at_least=0)
     """Largest intensity shift, in units of the [-1, 1] range."""
-    contrast: float = bounded(0.0, at_least=0)
+    contrast: float = bounded(0.0, at_least=0, below=1)
     """Largest relative change of contrast: 0.1 scales by 0.9 to 1.1."""
     noise: float = bounded(0.0, at_least=0)
     """Largest standard deviation of additive Gaussian noise, in units of the [-1, 1] range."""
@@ -82,6 +82,11 @@ class AugmentConfig(Section):
     def active(self) -> bool:
         """Whether any augmentation is on."""
         return self != AugmentConfig()
+
+    @property
+    def changes_intensities(self) -> bool:
+        """Whether one that is on changes intensities."""
+        return bool(self.brightness or self.contrast or self.noise)
 
 
 @dataclass(frozen=True)

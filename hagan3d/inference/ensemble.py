@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hagan3d.checkpoint import TranslationModel
+from hagan3d.data.store.preparation import differences
 from hagan3d.errors import InputError
 from hagan3d.inference.windowed_translation import Translator, Windows
 from hagan3d.networks.translation import Translation
@@ -185,6 +186,10 @@ def ensemble(models: Sequence[TranslationModel], members: Sequence[Translator], 
             raise InputError(
                 f"{model.path}: translates other channels or sizes than {first.path}; use runs of one task"
             )
+        own, others = (m.description for m in (model, first))
+        pairs = zip((*own.source_channels, *own.channels), (*others.source_channels, *others.channels), strict=True)
+        if found := differences(own, others, pairs):
+            raise InputError(f"{model.path}: was trained on other data than {first.path}: {'; '.join(found)}")
     return EnsembleTranslator(members, options)
 
 

@@ -12,7 +12,7 @@ from hagan3d.checkpoint import Model
 from hagan3d.config import Config, Size, is_slice
 from hagan3d.data.io.writer import BLOCK_BYTES
 from hagan3d.errors import InputError
-from hagan3d.inference.windowed_translation import UNIT
+from hagan3d.inference.windowed_translation import window_unit
 from hagan3d.methods.registry import make_generative_networks, make_translation_networks
 from hagan3d.peak_memory import PeakMemory
 
@@ -174,7 +174,8 @@ def translation_depth(
         InputError: If not even the thinnest fit; it names the minimum.
     """
     size = size or config.data.size
-    depths = [*([] if only_whole else range(overlap + UNIT, size[0], UNIT)), size[0]]
+    unit = window_unit(config.method)
+    depths = [*([] if only_whole else range(overlap + unit, size[0], unit)), size[0]]
     minimum = "whole volumes need" if only_whole else f"the minimum with an overlap of {overlap} slices is"
     return _largest(config, size, depths, budget, minimum, device, size[1:])
 

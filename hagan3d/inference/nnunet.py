@@ -13,7 +13,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.augmentation import GeneratedSet, SampleProgress, check_match, generated_records, samples_of
 from hagan3d.inference.generation import write_csv
-from hagan3d.inference.volume_files import write_channels
+from hagan3d.inference.volume_files import claim, write_channels
 
 CASES = "cases.csv"
 ORIGIN = "hagan3d"  # key of dataset.json
@@ -47,6 +47,9 @@ def write_nnunet(
             f"{store.path}: has no label maps, which nnU-Net needs; prepare it with --nnunet or column seg"
         )
     check_match(model, store)
+    taken = set[Path]()
+    for id in (*store.ids, *(record.id for record in generated_records(model, store, generated))):
+        claim(label_path(folder, _case(id)), taken)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     rows = [*_write_real(store, temporary), *_write_generated(model, store, temporary, generated, progress)]

@@ -1,6 +1,6 @@
 """Moving and fixed volumes to register: from a table of files, two folders, or a store of pairs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hagan3d.data.preprocess.volume import check_overlap, check_patient, preproc
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.inference.inputs import all_readable
-from hagan3d.inference.source_volume import SourceVolume
+from hagan3d.inference.source_volume import SourceVolume, check_sources
 
 SAME_SPACING = 0.01  # relative difference of two spacings that are one
 
@@ -40,6 +40,11 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
     def read(source: VolumeFile) -> SourceVolume:
         fixed, moving = (read_volume(path, description.fill) for path in (source.path, source.sources[0]))
         check_patient(source.id, source.files)
+        if stays.masked:
+            raise InputError(
+                f"{fixed.name}: the model was trained on z-scores inside masks, which a file lacks; give a store "
+                "prepared with them"
+            )
         remarks = [*fixed.remarks, *moving.remarks, *odd_shape(fixed, description.size)]
         for volume, channel in ((fixed, stays), (moving, moves)):
             remarks += checked_units(volume, channel)
@@ -64,10 +69,10 @@ def moving_and_fixed_of_store(store: Store, model: TranslationModel, split: str)
     if not store.has_sources:
         raise InputError(f"{store.path}: holds no pairs to register; give pairs, or --simulate to misalign its volumes")
     _check_two_images(store.path, (*store.source_channels, *store.channels))
+    check_sources(store, model.description, "all", with_targets=True)
     pairs = Pairs(store, replace(model.config.data.degrade, kind="none"))
     chosen = pairs.indices(split)
-    for i in chosen:
-        check_spacing(store.affines[i], model, f"{store.path}, {store.ids[i]}")
+    check_spacings(store, model, chosen)
 
     def read() -> Iterator[SourceVolume]:
         for i in map(int, chosen):
@@ -82,6 +87,12 @@ def _check_two_images(path: Path, names: tuple[str, ...]) -> None:
     """Raise InputError unless there is one moving and one fixed image."""
     if len(names) != 2:
         raise InputError(f"{path}: registration takes one moving and one fixed image, got {', '.join(names)}")
+
+
+def check_spacings(store: Store, model: TranslationModel, indices: Iterable[int]) -> None:
+    """Raise InputError if volumes of a store do not have the spacing that a registration was trained on."""
+    for i in indices:
+        check_spacing(store.affines[i], model, f"{store.path}, {store.ids[i]}")
 
 
 def check_spacing(affine: np.ndarray, model: TranslationModel, name: str) -> None:

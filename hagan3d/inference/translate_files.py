@@ -23,11 +23,11 @@ from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
 from hagan3d.inference.inputs import TRANSLATIONS, UNFINISHED, all_readable, is_store
 from hagan3d.inference.memory import slices_at_once, translation_depth
-from hagan3d.inference.register_files import moving_and_fixed_of_files, moving_and_fixed_of_store
+from hagan3d.inference.register_files import check_spacings, moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.slice_translation import SliceTranslator
 from hagan3d.inference.source_volume import SourceVolume, check_sources
 from hagan3d.inference.volume_files import channel_paths, claim, shown_channels, write_label_names
-from hagan3d.inference.windowed_translation import Translator, seam_ratio
+from hagan3d.inference.windowed_translation import Translator, seam_ratio, window_unit
 from hagan3d.networks.translation import ROUTES, Translation
 from hagan3d.ops.ggd_interval import ggd_half_width
 
@@ -55,9 +55,10 @@ def target_intervals(description: DataDescription, own: Sequence[Interval]) -> l
 
     Otherwise, those of the source: a target of simulated sources is in the units of its source.
     """
-    if not description.source_channels and description.channels[0].intensity not in ("window", "labels"):
-        return list(own)
-    return [channel.interval for channel in description.channels]
+    if description.source_channels:
+        return [channel.interval for channel in description.channels]
+    kinds = zip(description.channels, own, strict=True)
+    return [channel.interval if channel.intensity in ("window", "labels") else found for channel, found in kinds]
 
 
 def calibrated_scales(path: Path, description: DataDescription) -> list[float]:
@@ -99,15 +100,18 @@ def make_translator(model: TranslationModel, depth: int | None, overlap: int, bu
             f"instance, whose statistics are others in a window; use --depth 0, or train with {model.config.name}.norm "
             "rms or on windows (data.window)"
         )
-    depth = depth if depth is not None else 0 if only_whole else LONGEST
+    unit, length = window_unit(model.config.method), description.size[0]
+    is_whole = only_whole or model.networks.needs_whole_volume or length % unit != 0
+    overlap = unit * math.ceil(overlap / unit)
+    depth = depth if depth is not None else 0 if is_whole else max(LONGEST, 2 * unit)
     if data.slices != "none":
         axis = slice_axis(data.slices, description.orientation, description.axis)
         if budget is not None:
             depth = slices_at_once(model.config, description.size, axis, budget, model.device)
         return SliceTranslator(model.networks, axis, data.context, depth)
     if budget is not None:
-        depth = translation_depth(model.config, overlap, budget, model.device, only_whole, description.size)
-    translator = Translator(model.networks, depth, overlap)
+        depth = translation_depth(model.config, overlap, budget, model.device, is_whole, description.size)
+    translator = Translator(model.networks, depth, overlap, unit)
     translator.windows(model.description.size[0])
     return translator
 
@@ -182,9 +186,11 @@ def sources_of_store(
         raise InputError(f"--simulate: {model.path} was trained on pairs of a store, not on simulated sources")
     if model.networks.registers and not simulate:
         return moving_and_fixed_of_store(store, model, split)
-    check_sources(store, description, begins)
+    check_sources(store, description, begins, with_targets=model.networks.registers and store.has_sources)
     pairs = Pairs(store, model.config.data.degrade) if simulate or store.has_sources or store.has_domains else None
     chosen = store.indices(split) if pairs is None else pairs.indices(split, begins)
+    if model.networks.registers:
+        check_spacings(store, model, chosen)
 
     def read() -> Iterator[SourceVolume]:
         for i in map(int, chosen):
@@ -192,7 +198,8 @@ def sources_of_store(
             whole = pairs is None or store.has_domains
             x = store.volume(i)[: len(own)] if whole or pairs is None else getattr(pairs.pair(i), begins)
             if store.has_sources:  # the volume of this subject in the units that the route ends in
-                own = store.source_intervals[i] if ends == "source" else own
+                moves = ends == "source" or model.networks.registers
+                own = store.source_intervals[i] if moves else own
                 intervals = [(float(lo), float(hi)) for lo, hi in own]
             else:
                 intervals = target_intervals(description, [(float(lo), float(hi)) for lo, hi in own])

@@ -13,12 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hagan3d.config.method import TranslationConfig
 from hagan3d.errors import InputError
 from hagan3d.networks.translation import Translation, TranslationNetworks, concat_low_resolution
 
-UNIT = 32  # slices: windows begin and end at multiples, as every network halves volumes five times at most
+UNIT = 32  # slices: windows begin and end at multiples, as networks halve volumes five times unless set otherwise
 Read = Callable[[int, int], Tensor]
 """Slices from the first number to before the second, ``[Cs, depth, H, W]`` in [-1, 1]."""
+
+
+def window_unit(method: TranslationConfig) -> int:
+    """Return the slices of whose multiples windows consist, so that a network halves them as it halves its volumes."""
+    return max(UNIT, 2 ** int(getattr(method, "levels", None) or 0))
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,20 @@ class Windows:
     length: int
     """Slices of the volume."""
     depth: int
-    """Slices of a window, those of its neighbours among them; a multiple of 32, or the whole volume."""
+    """Slices of a window, those of its neighbours among them; a multiple of the unit, or the whole volume."""
     overlap: int
-    """Slices that two neighbouring windows share, a multiple of 32. A quarter is discarded on either side."""
+    """Slices that two neighbouring windows share, a multiple of the unit. A quarter is discarded on either side."""
+    unit: int = UNIT
+    """Slices of whose multiples windows consist; see `window_unit`."""
 
     def __post_init__(self) -> None:
         """Raise InputError if depth or overlap is invalid for this length."""
         if self.depth >= self.length:
             return
-        if self.depth % UNIT or self.overlap % UNIT or not 0 <= self.overlap < self.depth or self.length % UNIT:
+        if any(n % self.unit for n in (self.depth, self.overlap, self.length)) or not 0 <= self.overlap < self.depth:
             raise InputError(
-                f"--depth {self.depth}, --overlap {self.overlap}: want multiples of {UNIT}, the overlap the smaller "
-                f"one, for {self.length} slices"
+                f"--depth {self.depth}, --overlap {self.overlap}: want multiples of {self.unit}, the overlap the "
+                f"smaller one, for {self.length} slices; --depth 0 translates all slices at once"
             )
 
     @property
@@ -98,9 +106,9 @@ def blended(windows: Windows, compute: Callable[[int, int], Tensor]) -> Iterator
 class Translator:
     """Networks that translate whole volumes window by window."""
 
-    def __init__(self, networks: TranslationNetworks, depth: int = 0, overlap: int = 64) -> None:
+    def __init__(self, networks: TranslationNetworks, depth: int = 0, overlap: int = 64, unit: int = UNIT) -> None:
         """Translate by ``networks``, ``depth`` slices at a time (0: all) of which neighbours share ``overlap``."""
-        self.networks, self.depth, self.overlap = networks, depth, overlap
+        self.networks, self.depth, self.overlap, self.unit = networks, depth, overlap, unit
         self.device = next(networks.parameters()).device
 
     @property
@@ -115,7 +123,8 @@ class Translator:
 
     def windows(self, length: int) -> Windows:
         """How a volume of so many slices is cut."""
-        return Windows(length, length if self.networks.needs_whole_volume else self.depth or length, self.overlap)
+        depth = length if self.networks.needs_whole_volume else self.depth or length
+        return Windows(length, depth, self.overlap, self.unit)
 
     @torch.no_grad()
     def slabs(self, read: Read, length: int) -> Iterator[Translation]:

@@ -15,6 +15,7 @@ from hagan3d import __main__ as package
 from hagan3d import cli, ops, phantoms, prepare, train
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.config.serialization import differences, from_dict, to_dict
+from hagan3d.config_file import check_config_file
 from hagan3d.errors import InputError
 from hagan3d.run_settings import config_path, parse_run
 from tests.helpers import make_config
@@ -127,7 +128,7 @@ def test_a_config_that_cannot_be_read_is_named_in_one_line(text, message, tmp_pa
 
 def test_a_mapping_of_yaml_may_override_what_it_merges_and_name_itself(tmp_path):
     (tmp_path / "mine.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: &c [*a, {d: *c}]\n")
-    cli.check_config_file(tmp_path / "mine.yaml")
+    check_config_file(tmp_path / "mine.yaml")
 
 
 def test_a_config_is_not_blamed_for_what_is_written_beside_it(tmp_path, capsys):

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from hagan3d.config import AugmentConfig
+from hagan3d.data.batches.pairs import _augmented
 from hagan3d.data.batches.transforms import augment
+from hagan3d.errors import InputError
 
 EVERYTHING = AugmentConfig(
     flip_axes=("W",), rotate_deg=10, scale=0.1, shift=0.1, brightness=0.1, contrast=0.1, noise=0.05
@@ -107,6 +109,19 @@ def test_what_comes_in_from_outside_continues_the_border():
 def test_noise_is_gaussian_with_at_most_the_deviation_asked_for():
     found = torch.stack([augment(torch.zeros(32, 32, 32), AugmentConfig(noise=0.1), seed).std() for seed in range(20)])
     assert 0.07 < found.max() < 0.102 and found.min() > 0  # never none
+
+
+@pytest.mark.parametrize("name", ["scale", "contrast"])
+def test_changes_that_would_mirror_or_invert_are_refused(name):
+    with pytest.raises(InputError, match=f"data.augment.{name}: must be .*below 1"):
+        AugmentConfig(**{name: 1.1})
+
+
+def test_masks_move_with_their_volumes_and_have_no_noise():
+    mask = torch.zeros(16, 16, 16)
+    mask[4:12, 4:12, 4:12] = 1
+    (image,), found = _augmented([mask[None]], mask, AugmentConfig(noise=0.9, contrast=0.9), 3, (1.0, 1.0, 1.0))
+    assert torch.equal(found[0], mask) and not torch.equal(image[0], mask)
 
 
 def test_seeds_count_in_all_their_32_bits(volume: torch.Tensor):

@@ -9,6 +9,10 @@ from scipy.ndimage import gaussian_filter, shift
 
 from hagan3d.config import DegradeConfig
 from hagan3d.data.batches.degrade import Physics, _moved, degrade, sampling_mask
+from hagan3d.data.batches.pairs import Pairs
+from hagan3d.data.preprocess.pipeline import prepare
+from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 KINDS = ("undersample", "motion", "noise", "gibbs", "low-dose", "thick-slices")
@@ -181,3 +185,26 @@ def test_motion_is_rigid_in_mm():
     at = np.indices(rod.shape).reshape(3, -1) * np.array([[5.0], [1.0], [1.0]])
     covariance = np.cov(at, aweights=(turned + 1).ravel())
     assert np.degrees(np.arctan(covariance[0, 1] / covariance[1, 1])) == pytest.approx(10, abs=1)
+
+
+def test_low_dose_noise_is_that_of_axial_slices_however_volumes_are_stored():
+    x, degradation = torch.zeros(48, 40, 32), DegradeConfig(kind="low-dose", dose=0.5, noise_hu=5.0)
+    for axis in range(3):
+        noise = degrade(x, degradation, 0, Physics(axis=axis, spacing=(1.0, 1.0, 1.0))) - x
+        for other in range(3):  # the ramp filter works within a slice, and slices are independent
+            one, next_one = noise.narrow(other, 0, x.shape[other] - 1), noise.narrow(other, 1, x.shape[other] - 1)
+            correlation = float(torch.corrcoef(torch.stack([one.flatten(), next_one.flatten()]))[0, 1])
+            assert (abs(correlation) < 0.03) == (other == axis), (axis, other, correlation)
+
+
+def test_a_chest_stored_by_coronal_slices_has_its_rays_where_the_scanner_has_them(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(32, 32, 32)))
+    config = PrepareConfig(size=(32, 32, 32), axis="coronal", validation=0)
+    store = Store(prepare([tmp_path], tmp_path / "s.h5", config, progress=False).path)
+    assert Pairs(store, DegradeConfig(kind="low-dose"))._physics(0).axis == store.slice_axis("axial") == 1
+
+
+def test_more_moves_than_planes_are_refused(small_store):
+    with pytest.raises(InputError, match="data.degrade.moves 32: must be below the 32 planes along H"):
+        Pairs(Store(small_store), DegradeConfig(kind="motion", moves=32))
+    Pairs(Store(small_store), DegradeConfig(kind="motion", moves=31)).pair(0)

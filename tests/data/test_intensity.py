@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from hagan3d.data.io.writer import write_nifti
-from hagan3d.data.preprocess.intensity import IntensityRule, denormalize, normalize
 from hagan3d.data.preprocess.checking import _channel
+from hagan3d.data.preprocess.intensity import IntensityRule, denormalize, normalize
 from hagan3d.data.preprocess.pipeline import inspect, prepare
 from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
 from hagan3d.data.store.store import Store

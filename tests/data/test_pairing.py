@@ -348,3 +348,15 @@ def test_a_small_volume_inside_a_large_one_overlaps_with_it():
     small[:3, 3] = 200
     with pytest.raises(InputError, match="small: its grid does not overlap with that of first"):
         check_overlap(Volume(np.zeros((4, 4, 4), np.float32), small, "small"), first)
+
+
+def test_z_scores_inside_the_masks_of_pairs_are_known_as_such(write, tmp_path):
+    affine = affine_of(1.0)
+    for number, name in enumerate("st"):
+        write(f"{name}.nii.gz", field(affine, (34, 34, 34), number), affine)
+    write("m.nii.gz", (field(affine, (34, 34, 34), 5) > 0).astype(np.float32), affine)
+    (tmp_path / "p.csv").write_text("id,source,target,mask\na,s.nii.gz,t.nii.gz,m.nii.gz")
+    settings = dataclasses.replace(SETTINGS, intensity="z-score")
+    made = prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", settings, progress=False)
+    own = Store(made.path).description()
+    assert own.channels[0].masked and not own.source_channels[0].masked

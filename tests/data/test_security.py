@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hagan3d import checkpoint, cli
+from hagan3d import checkpoint
+from hagan3d.config_file import check_config_file
 from hagan3d.data.io.dicom_files import read_dataset
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.volumes import read_volume
@@ -57,7 +58,7 @@ def test_a_pickle_in_an_array_does_not_run(tmp_path: Path):
 def test_a_tag_in_a_config_does_not_run(tmp_path: Path):
     (tmp_path / "a.yaml").write_text(f"method: !!python/object/apply:os.mkdir ['{tmp_path}/run']\n")
     with pytest.raises(InputError, match="not valid YAML"):
-        cli.check_config_file(tmp_path / "a.yaml")
+        check_config_file(tmp_path / "a.yaml")
     assert not (tmp_path / "run").exists()
 
 

@@ -167,7 +167,7 @@ def test_unpaired_slices_are_of_two_subjects(pairs):
         assert pairs.subjects[at["source"]] != pairs.subjects[at["volume"]]
 
 
-def sparse_store(path, foreground, source_foreground=()):
+def sparse_store(path, foreground, source_foreground=(), label_names=("background", "rest")):
     """Write a store of one volume of 32^3 whose slice d has ``foreground[d]`` of its 1024 voxels at 1, the rest -1.
 
     With ``source_foreground`` it is the target of a pair, whose source is made in the same way.
@@ -184,7 +184,7 @@ def sparse_store(path, foreground, source_foreground=()):
         "size": [32, 32, 32],
         "channels": channels,
         **({"pairs": channels} if source_foreground else {}),
-        "label_names": ["background", "rest"],
+        "label_names": list(label_names),
         "orientation": "RAS",
         "axis": "axial",
         "spacing": None,
@@ -196,7 +196,8 @@ def sparse_store(path, foreground, source_foreground=()):
     }
     interval = [(-1.0, 1.0)]
     record = Record("a", "a", "train", -1, np.eye(4), interval, "a.nii.gz", "0")
-    target, labels, source = voxels(foreground), np.zeros((32,) * 3, np.uint8), voxels(source_foreground)
+    target, source = voxels(foreground), voxels(source_foreground)
+    labels = np.zeros((32,) * 3, np.uint8) if label_names else None
     if not source_foreground:
         write_store(path, settings, [record], lambda i: Voxels(target, labels))
     else:
@@ -290,3 +291,23 @@ def test_a_model_of_slices_reads_files_as_its_slices_lie(axis, plane, tmp_path):
     read, _ = to_grid(values, affine, replace(description, axis=plane).grid_rule)
     np.testing.assert_allclose(read[16] / 4, expected, atol=1e-3)
     assert description.of_slices(plane).size == (1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"degrade": DegradeConfig(kind="noise")},
+        {"degrade": DegradeConfig(kind="low-dose")},
+        {"degrade": DegradeConfig(kind="copy"), "augment": AugmentConfig(noise=0.2, brightness=0.2, contrast=0.3)},
+    ],
+)
+def test_air_with_noise_or_of_another_brightness_is_blank(tmp_path, settings):
+    store = sparse_store(tmp_path / "s.h5", [0] * 24 + [900] * 8, label_names=())
+    source = SlicePairSource(store, "train", 1, 4, slices=Slices(0), **settings)
+    targets = torch.cat([source.batch(step).target for step in range(20)])
+    # 900 of 1024 voxels are well above the rest, whatever is added to both
+    assert ((targets[:, 0] > targets[:, 0].amin((1, 2, 3), keepdim=True) + 0.8).sum((1, 2, 3)) > 800).all()
+    if "augment" in settings:
+        alone = SliceBatchSource(store, "train", 1, 4, 0, augment=settings["augment"], slices=Slices(0))
+        images = torch.cat([alone.batch(step).window for step in range(20)])[:, 0]
+        assert ((images > images.amin((1, 2, 3), keepdim=True) + 0.8).sum((1, 2, 3)) > 800).all()

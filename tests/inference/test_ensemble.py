@@ -1,6 +1,7 @@
 """Ensembles of translations: several runs, dropout, mirrored and shifted sources; their mean and their spread."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -44,6 +45,18 @@ def test_a_change_is_undone(name):
         assert not torch.equal(change(x), x) and change(x).shape == x.shape
         assert torch.equal(undo(change(x))[inner], x[inner])
         assert torch.equal(undo(change(x[None]))[0][inner], x[inner])  # maps have one axis more
+
+
+def test_runs_of_other_data_have_no_mean(runs):
+    first, other = models(runs, "p1", "p2")
+    own = other.description
+    for changed, named in (
+        (replace(own, channels=(replace(own.channels[0], lo=-160.0, hi=240.0),)), "window -160 to 240 of image"),
+        (replace(own, orientation="LPS"), "--orientation LPS, the model's is RAS"),
+    ):
+        with pytest.raises(InputError, match="p2.*: was trained on other data than .*p1.*: ") as refused:
+            combined([first, replace(other, description=changed)])
+        assert named in str(refused.value)
 
 
 def test_means_and_spread_of_runs(runs):

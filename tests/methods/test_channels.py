@@ -21,9 +21,10 @@ from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.inference.augmentation import GeneratedSet
 from hagan3d.inference.encoding import inputs_of_files
 from hagan3d.inference.generation import generate, samples, volume_slabs
-from hagan3d.inference.nnunet import check_folder
+from hagan3d.inference.nnunet import check_folder, write_nnunet
 from hagan3d.inference.reconstruction import error_names
 from hagan3d.losses.diffaug import NUM_RANDOMS, diffaug
 from hagan3d.losses.intensities import sorted_l1
@@ -262,6 +263,14 @@ def test_an_nnunet_data_set_comes_back_as_it_went_in(dataset: Path, heads: Path,
     np.testing.assert_array_equal(again.label_map(i), store.label_map(store.ids.index(train[0])))
     np.testing.assert_allclose(again.affines[i], store.affines[store.ids.index(train[0])], atol=1e-4)
     assert cli.run(augment.main, ["run", "--store", "s", "--nnunet", str(dataset)]) == 2  # is there already
+
+
+def test_two_ids_that_would_be_one_file_are_refused(run: Path, heads: Path, tmp_path: Path):
+    model, store = load_model(run), Store(heads / "store.h5")
+    store.ids[:2] = ["p1/t1", "p1_t1"]
+    with pytest.raises(InputError, match="p1_t1.nii.gz: would be written for two volumes; change the id of one"):
+        write_nnunet(model, store, tmp_path / "set", GeneratedSet(1, 0, 1.0))
+    assert not list(tmp_path.iterdir())
 
 
 def test_only_data_sets_made_here_are_replaced(dataset: Path, heads: Path, tmp_path: Path):

@@ -10,12 +10,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from hagan3d import cli, evaluate, train, translate
+from hagan3d import prepare as prepare_command
+from hagan3d.checkpoint import load_translation
 from hagan3d.config import DegradeConfig
 from hagan3d.data.batches.pairs import Pairs, PairSource
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 from hagan3d.evaluation.translation.registration import misalignment_errors
+from hagan3d.inference.translate_files import sources_of_store
 from hagan3d.ops.warp import affine_matrix, warp
 from hagan3d.run_settings import load_config
 from tests.methods.small import make_updates, run_steps
@@ -98,6 +102,38 @@ def test_from_a_store_to_files_on_the_fixed_grid_and_errors_before_and_after(sto
     found = json.loads((tmp_path / "measured" / "metrics.json").read_text())["misalignment"]
     assert 5 < found["before"]["turn_deg"]["mean"] < 20 and found["after"]["distance_mm"]["mean"] > 0
     assert "Misalignment" in (tmp_path / "measured" / "report.html").read_text()
+
+
+def pairs_of(folder, spacing=2.0, window=(-1000.0, 1000.0)):
+    """Make a store of four pairs, a CT that moves and an MR that stays."""
+    folder.mkdir()
+    for number, name in enumerate(f"{kind}{k}" for kind in "sm" for k in range(4)):
+        array = gaussian_filter(np.random.default_rng(number).standard_normal((32, 32, 32)), 4) * 4000 + 200
+        nibabel.save(
+            nibabel.Nifti1Image(array.astype(np.float32), np.diag([spacing] * 3 + [1])), folder / f"{name}.nii"
+        )
+    rows = [f"p{k},m{k}.nii,s{k}.nii" for k in range(4)]
+    (folder / "pairs.csv").write_text("\n".join(["id,source,target", *rows]))
+    words = f"--pairs {folder}/pairs.csv --output {folder}/s.h5 --size 32 32 32 --validation 0.5 --workers 1"
+    low, high = window
+    scales = f"--intensity window --window 0 500 --source.intensity window --source.window {low} {high}"
+    assert cli.run(prepare_command.main, [*words.split(), *scales.split()]) == 0
+    return folder / "s.h5"
+
+
+def test_stores_of_pairs_are_checked_and_written_in_units_of_what_moves(tmp_path):
+    path = pairs_of(tmp_path / "a")
+    words = ["--config", "registration_32", "--data.store", str(path), "--out", str(tmp_path / "run"), *SMALL]
+    assert cli.run(train.main, words) == 0
+    model = load_translation(tmp_path / "run")
+    for simulate in (False, True):
+        _, sources = sources_of_store(path, model, "all", simulate)
+        assert {tuple(source.intervals) for source in sources} == {((-1000.0, 1000.0),)}
+    wide, coarse = pairs_of(tmp_path / "b", window=(-160.0, 240.0)), pairs_of(tmp_path / "c", spacing=4.0)
+    for other, message in ((wide, "window -160 to 240 of source"), (coarse, "4, 4, 4 mm per voxel")):
+        for simulate in (False, True):
+            with pytest.raises(InputError, match=message):
+                sources_of_store(other, model, "all", simulate)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ class Physics:
     """Value of x = 1 in file units."""
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Millimetres along D, H, W."""
+    axis: int = 0
+    """Axis from the feet to the head, which the rays of a CT are perpendicular to."""
 
 
 DEFAULT_PHYSICS = Physics()
@@ -158,26 +160,30 @@ def _low_dose(x: np.ndarray, config: DegradeConfig, random: np.random.Generator,
     """Low-dose CT noise: variance proportional to exp(attenuation) of the rays, power spectrum proportional to |f|.
 
     Photon counts are Poisson, so that the log counts of a ray of attenuation p have the variance exp(p) / dose.
-    Filtered backprojection averages over the rays (here those along H and W) and applies the ramp filter, here with a
-    Hann window.
+    Filtered backprojection averages over the rays (here those along the axes of an axial slice) and applies the ramp
+    filter, here with a Hann window.
     """
+    axis = 0 if is_slice(x.shape) else physics.axis
     half = (physics.hi - physics.lo) / 2
     per_voxel = np.clip(((x + 1) * half + physics.lo + 1000) / 1000, 0, None) * WATER_PER_MM
-    rays = [np.clip(per_voxel.sum(a, keepdims=True) * physics.spacing[a], 0, MAX_ATTENUATION) for a in (1, 2)]
+    rays = [
+        np.clip(per_voxel.sum(a, keepdims=True) * physics.spacing[a], 0, MAX_ATTENUATION) for a in {0, 1, 2} - {axis}
+    ]
     variance = np.broadcast_to((np.exp(rays[0]) + np.exp(rays[1])) / 2, x.shape)
     local = np.sqrt(variance / variance.mean())
-    noise = config.noise_hu * math.sqrt(1 / config.dose - 1) * local * _ramp_noise(x.shape, random)
+    noise = config.noise_hu * math.sqrt(1 / config.dose - 1) * local * _ramp_noise(x.shape, axis, random)
     return x + (noise / half).astype(np.float32)
 
 
-def _ramp_noise(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Sample noise of variance 1 per slice, with the power spectrum |f| times a Hann window."""
+def _ramp_noise(shape: tuple[int, ...], axis: int, random: np.random.Generator) -> np.ndarray:
+    """Sample noise of variance 1 per slice across an axis, with the power spectrum |f| times a Hann window."""
+    shape = (shape[axis], *shape[:axis], *shape[axis + 1 :])
     rows, columns = scipy.fft.fftfreq(shape[1])[:, None], scipy.fft.fftfreq(shape[2])[None]
     f = np.hypot(rows, columns)
     amplitude = np.sqrt(f) * np.cos(np.pi * np.clip(f, 0, 0.5)) ** 2
     white = scipy.fft.fft2(random.standard_normal(shape))
     noise = scipy.fft.ifft2(white * amplitude).real
-    return noise / math.sqrt((amplitude**2).mean())
+    return np.moveaxis(noise / math.sqrt((amplitude**2).mean()), 0, axis)
 
 
 def _thick_slices(x: np.ndarray, config: DegradeConfig, random: np.random.Generator, physics: Physics) -> np.ndarray:

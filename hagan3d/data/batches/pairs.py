@@ -191,7 +191,7 @@ class Pairs:
 
     def _physics(self, i: int) -> Physics:
         lo, hi = self.store.intervals[i, 0]
-        return Physics(float(lo), float(hi), self._spacing(i))
+        return Physics(float(lo), float(hi), self._spacing(i), self.store.slice_axis("axial"))
 
 
 @dataclass(frozen=True)
@@ -370,10 +370,10 @@ def _augmented(
     volumes: list[Tensor], mask: Tensor | None, config: AugmentConfig, seed: int, spacing: Sequence[float]
 ) -> tuple[list[Tensor], Tensor | None]:
     """Augment volumes ``[C, D, H, W]`` and a mask ``[D, H, W]`` of 0 and 1 jointly; the mask becomes ``[1, ...]``."""
-    signs = [] if mask is None else [mask[None] * 2 - 1]
-    stacked = augment(torch.cat([*volumes, *signs]), config, seed, spacing)
-    *augmented, rest = stacked.split([*map(len, volumes), len(signs)])
-    return augmented, None if mask is None else (rest > 0).float()
+    augmented = augment(torch.cat(volumes), config, seed, spacing).split([*map(len, volumes)])
+    if mask is None:
+        return list(augmented), None
+    return list(augmented), (augment(mask[None] * 2 - 1, config, seed, spacing, labels=True) > 0).float()
 
 
 def _stack_or_none(volumes: list[Tensor | None]) -> Tensor | None:

@@ -19,6 +19,10 @@ def check_sources(store: Store, degrade: DegradeConfig) -> None:
         )
     if degrade.kind == "copy" and store.has_label_maps:
         raise InputError(f"{path}: holds label maps, and --data.degrade.kind copy makes sources of images")
+    if degrade.kind == "motion" and degrade.moves >= store.size[1]:
+        raise InputError(
+            f"data.degrade.moves {degrade.moves}: must be below the {store.size[1]} planes along H of {path}"
+        )
     names = max(store.channels + store.label_names, store.source_channels, key=len)
     if degrade.changes and len(names) > 1:
         # noise would have to be independent in each channel, motion and k-space masks common to all

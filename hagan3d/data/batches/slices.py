@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hagan3d.config import PairDataConfig, VolumeDataConfig
+from hagan3d.config import AugmentConfig, PairDataConfig, VolumeDataConfig
 from hagan3d.data.batches.pairs import Pair, PairSource
 from hagan3d.data.batches.steps import sample_index
 from hagan3d.data.batches.subvolumes import BatchSource
+from hagan3d.data.batches.transforms import augment
+from hagan3d.data.io.geometry import spacing_of
 from hagan3d.data.store.store import Store
 
 BLANK_LEVEL = -0.95  # of the [-1, 1] range: voxels above it are foreground
@@ -35,7 +37,7 @@ class Slices:
     """Slices that a source shows, the slice itself and its neighbours."""
 
     def sample(
-        self, length: int, key: Sequence[int], read: Callable[[int], Slice], images: Callable[[Slice], Tensor]
+        self, length: int, key: Sequence[int], read: Callable[[int], Slice], images: Callable[[int, Slice], Tensor]
     ) -> Slice:
         """Sample a slice of a volume: the first that is not blank in a random order; of a blank volume, the last.
 
@@ -43,12 +45,13 @@ class Slices:
             length: Slices of the volume.
             key: Random seed: equal keys give equal slices.
             read: Reads a slice by its number.
-            images: Image channels of a slice ``[C, 1, rows, columns]`` in [-1, 1].
+            images: Image channels of a slice ``[C, 1, rows, columns]`` in [-1, 1], by its number and what was read:
+                without simulated noise and changes of intensity, by which air would not be blank.
         """
         order = np.random.default_rng([*key, zlib.crc32(b"slice")]).permutation(length)
         for number in map(int, order):
             sampled = read(number)
-            if not is_blank(images(sampled)):
+            if not is_blank(images(number, sampled)):
                 break
         return sampled
 
@@ -108,10 +111,13 @@ class SlicePairSource(PairSource):
             region = None if mask is None else (cut(mask) > 0).float()
             return Pair(cut(source, context=slices.context), cut(target), region)
 
-        def images(pair: Pair) -> Tensor:
-            sources = len(pair.source) // slices.context
+        def images(number: int, pair: Pair) -> Tensor:
+            if moved is not None:
+                return moved.narrow(1 + slices.axis, number, 1)
+            sources = 0 if self.degrade.changes else len(pair.source) // slices.context
             return torch.cat([pair.source[:sources], pair.target[: len(store.channels)]])
 
+        moved = _moved_images(store, i, self.augment, self._seed_of("augment", step, sample))
         return slices.sample(length, [self.seed, step, sample], read, images)
 
     def _readers(self, i: int, step: int, sample: int) -> tuple[Read, Read, Read | None]:
@@ -137,7 +143,8 @@ class SlicePairSource(PairSource):
             read = partial(self.pairs.volume(i, self.augment, seed).narrow, 1 + axis)
         length = store.size_of(i)[axis]
         cut = partial(self.slices.cut, read, length)
-        return self.slices.sample(length, [self.seed, step, sample, seed], cut, lambda x: x[: len(store.channels)])
+        images = _images(store, i, self.augment, seed, axis)
+        return self.slices.sample(length, [self.seed, step, sample, seed], cut, images)
 
 
 @dataclass(frozen=True)
@@ -163,8 +170,30 @@ class SliceBatchSource(BatchSource):
         """Sample a slice of a volume ``[C, 1, rows, columns]``, augmented."""
         store, axis = self.store, self.slices.axis
         read: Read = partial(store.window, index, axis=axis)
+        seed = self._augment_seed(step, sample)
         if self.augment.active:
-            read = partial(self._augmented(index, self._augment_seed(step, sample)).narrow, 1 + axis)
+            read = partial(self._augmented(index, seed).narrow, 1 + axis)
         length = store.size[axis]
         cut = partial(self.slices.cut, read, length)
-        return self.slices.sample(length, [self.seed, step, sample], cut, lambda x: x[: len(store.channels)])
+        images = _images(store, index, self.augment, seed, axis)
+        return self.slices.sample(length, [self.seed, step, sample], cut, images)
+
+
+def _images(
+    store: Store, index: int, augmentation: AugmentConfig, seed: int, axis: int
+) -> Callable[[int, Tensor], Tensor]:
+    """Return what gives the images of a slice of a volume to `Slices.sample`."""
+    moved = _moved_images(store, index, augmentation, seed)
+    if moved is None:
+        return lambda number, x: x[: len(store.channels)]
+    return lambda number, x: moved.narrow(1 + axis, number, 1)
+
+
+def _moved_images(store: Store, index: int, augmentation: AugmentConfig, seed: int) -> Tensor | None:
+    """Return the images of a volume and its source, augmented in space alone; None if intensities are not augmented."""
+    if not augmentation.changes_intensities:
+        return None
+    images = store.volume(index)[: len(store.channels)]
+    images = torch.cat([images, store.source(index)]) if store.has_sources else images
+    in_space = replace(augmentation, brightness=0.0, contrast=0.0, noise=0.0)
+    return augment(images, in_space, seed, spacing_of(store.affines[index]).tolist())

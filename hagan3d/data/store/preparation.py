@@ -28,13 +28,17 @@ def check_preparation(
     """
     store.check_size(model.size, domain)
     own = store.description()
-    own = own.on_grid_of("source") if domain == "source" else own
-    found = [*_grid_differences(own, model), *(text for pair in channels for text in _intensity_differences(*pair))]
+    found = differences(own.on_grid_of("source") if domain == "source" else own, model, channels)
     if found:
         raise InputError(
             f"{store.path}: was prepared in another way than the volumes the model was trained on: {'; '.join(found)}; "
             "prepare it with those settings, or give the files themselves"
         )
+
+
+def differences(own: DataDescription, model: DataDescription, channels: Iterable[tuple[Channel, Channel]]) -> list[str]:
+    """Return how grid and intensities of data differ from those of a model; arguments as of `check_preparation`."""
+    return [*_grid_differences(own, model), *(text for pair in channels for text in _intensity_differences(*pair))]
 
 
 def _grid_differences(own: DataDescription, model: DataDescription) -> Iterator[str]:

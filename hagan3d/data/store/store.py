@@ -242,13 +242,13 @@ class Store:
         """Return the metadata stored with a checkpoint; medians are over the training set, if there is one."""
         chosen = self.indices("train" if "train" in self.splits else "all")
         targets = chosen[[self.domains[i] != "source" for i in chosen]]
-        settings = self.settings
+        settings, masked = self.settings, bool(self.settings.get("masks", False)) or self.has_masks
         return DataDescription(
             size=self.size,
             orientation=settings["orientation"],
             axis=settings["axis"],
             affine=_typical(self.affines[targets], self.size),
-            channels=_channels(settings["channels"], self.intervals[targets], settings.get("masks", False)),
+            channels=_channels(settings["channels"], self.intervals[targets], masked),
             label_names=self.label_names,
             spacing=None if settings["spacing"] is None else tuple(settings["spacing"]),
             fit=settings["fit"],

@@ -35,6 +35,7 @@ from hagan3d.evaluation.translation.results import (
     Spread,
     VolumeErrors,
 )
+from hagan3d.inference.register_files import check_spacings
 from hagan3d.inference.source_volume import check_sources
 from hagan3d.inference.windowed_translation import Translator, seam_ratio
 from hagan3d.networks.state_hash import state_hash
@@ -122,6 +123,8 @@ def evaluate_pairs(
     if store.has_domains:
         raise InputError(f"{store.path}: holds two domains without pairs, so translations cannot be evaluated")
     folds = calibration_folds(store, pairs)
+    if model.networks.registers:
+        check_spacings(store, model, folds.held_out)
     scales = _scales(folds, pairs, translator, progress)
     evaluator = _PairEvaluator(model, store, pairs, translator)
     for i in track(folds.held_out, "evaluate", len(folds.held_out), progress):
