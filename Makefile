@@ -38,7 +38,7 @@ docs: .venv-docs/.installed
 	@echo "site/index.html"
 
 .venv-docs/.installed: pyproject.toml
-	@.venv-docs/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv-docs
+	@.venv-docs/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
 		| .venv-docs/bin/pip install -q --disable-pip-version-check -c constraints.txt -r /dev/stdin
 	@touch $@
@@ -64,7 +64,7 @@ clean:
 # PyTorch comes before the package, whose extension is compiled against it.
 $(VENV)/.requirements: constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hagan3d needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)")'
-	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@test -x $(VENV)/bin/uv || $(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@test -x $(VENV)/bin/uv || $(PY) -m pip install -q --disable-pip-version-check -c constraints.txt uv
 	$(INSTALL) setuptools ninja torch
 	@touch $@

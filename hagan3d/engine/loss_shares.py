@@ -37,7 +37,7 @@ def loss_shares(phase: Phase, weights: Weights, norms: Mapping[str, float]) -> l
         norms: Norm of the gradient of each term without its weight.
 
     Raises:
-        InputError: If a term with a target share has no gradient, or no other term has one; if no term has one.
+        InputError: If a term with a target share has no gradient, or no other term has one; if no term has a weight.
     """
     weighted = {term: weights.get(term, 1.0) * norm for term, norm in norms.items() if term not in phase.shares}
     rest, asked = sum(weighted.values()), {term: share for term, share in phase.shares.items() if term in norms}
@@ -48,15 +48,16 @@ def loss_shares(phase: Phase, weights: Weights, norms: Mapping[str, float]) -> l
                 f"{phase.name}/{term}: has no gradient in the first step, so no weight gives it {share:g} of the "
                 "whole; are sources and targets equal, or all other weights 0?"
             )
-    if not total:
+    if not asked and not any(weights.get(term, 1.0) for term in norms):
         raise InputError(
-            f"the loss of phase {phase.name} has no gradient in what it trains ({', '.join(phase.updates)}): are the "
-            f"weights of all its terms ({', '.join(norms)}) 0?"
+            f"the phase {phase.name} trains {', '.join(phase.updates)}, but the weights of all terms of its loss "
+            f"({', '.join(norms)}) are 0; set one of them"
         )
     found = {term: share * total / norms[term] if share else 0.0 for term, share in asked.items()}
     shares = weighted | {term: found[term] * norms[term] for term in asked}
     return [
-        LossShare(phase.name, term, found.get(term, weights.get(term, 1.0)), shares[term] / total) for term in norms
+        LossShare(phase.name, term, found.get(term, weights.get(term, 1.0)), shares[term] / total if total else 0.0)
+        for term in norms
     ]
 
 

@@ -9,7 +9,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration import exploration
 from hagan3d.evaluation.exploration.results import Exploration
-from hagan3d.evaluation.exploration.walks import VOLUMES, WALK_TABLE, remove_walks
+from hagan3d.evaluation.exploration.walks import VOLUMES, WALK_TABLE, files_of_walks
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.settings import ExploreConfig
 from hagan3d.inference.devices import inference_device
@@ -63,8 +63,10 @@ def run_exploration(
             raise InputError(f"{path}: exists already; use another --out, or --force to replace it")
     mode = given[0]
     model = load_model(run, weights, inference_device(device), generate=True, encode=True)
-    if force:
-        remove_walks(out)
+    before = {path: path.stat().st_mtime_ns for path in files_of_walks(out)}
     results = MODES[mode](model, Store(store), modes[mode], out, config, progress)
+    for path, written in before.items():
+        if path.stat().st_mtime_ns == written:  # of another exploration, and replaced by none
+            path.unlink()
     files = "component-1/ ..., explore.json" if mode == "pca" else "strip.png, walk.gif, walk.csv, explore.json"
     return [*results.describe(), f"step {model.step} of {run} explored: {out} ({files})"]

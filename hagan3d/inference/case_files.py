@@ -52,7 +52,7 @@ def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel], fil
         if channel.masked:
             raise InputError(
                 f"{volume.name}: the model was trained on z-scores inside masks, which a file lacks; give a store "
-                "prepared with --masks"
+                "prepared with masks"
             )
         remarks += [*volume.remarks, *checked_units(volume, channel)]
         check_overlap(volume, first)

@@ -43,7 +43,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
         if stays.masked:
             raise InputError(
                 f"{fixed.name}: the model was trained on z-scores inside masks, which a file lacks; give a store "
-                "prepared with them"
+                "prepared with masks"
             )
         remarks = [*fixed.remarks, *moving.remarks, *odd_shape(fixed, description.size)]
         for volume, channel in ((fixed, stays), (moving, moves)):

@@ -19,7 +19,7 @@ from hagan3d.data.io.volumes import Volume, read_volume
 from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.pipeline import inspect, prepare
-from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
+from hagan3d.data.preprocess.settings import ChannelConfig, DomainConfig, PrepareConfig
 from hagan3d.data.preprocess.volume import check_overlap, same_grid
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -360,3 +360,18 @@ def test_z_scores_inside_the_masks_of_pairs_are_known_as_such(write, tmp_path):
     made = prepare(find_pairs([tmp_path / "p.csv"]), tmp_path / "s.h5", settings, progress=False)
     own = Store(made.path).description()
     assert own.channels[0].masked and not own.source_channels[0].masked
+
+
+def test_a_window_of_sources_is_for_those_that_use_it(write, tmp_path):
+    affine = affine_of(1.0)
+    for number, name in enumerate("sut"):
+        write(f"{name}.nii.gz", field(affine, (34, 34, 34), number), affine)
+    (tmp_path / "p.csv").write_text("id,source_a,source_b,target\na,s.nii.gz,u.nii.gz,t.nii.gz")
+    cases, own = find_pairs([tmp_path / "p.csv"]), {"source_a": ChannelConfig(intensity="window")}
+    sources = DomainConfig(window=(-3.0, 3.0))
+    store = Store(
+        prepare(cases, tmp_path / "s.h5", dataclasses.replace(SETTINGS, intensities=own), False, sources).path
+    )
+    assert [channel["window"] for channel in store.settings["pairs"]] == [[-3.0, 3.0], [-1024.0, 600.0]]
+    with pytest.raises(InputError, match="source.window: has no effect with intensity percentiles"):
+        prepare(cases, tmp_path / "t.h5", SETTINGS, False, sources)

@@ -90,7 +90,7 @@ def test_all_bad_files_are_listed_and_nothing_is_left_behind(scans: Path, tmp_pa
     again = prepare(scans, tmp_path / "a.h5", replace(CONFIG, skip_bad=True), progress=False)
     assert again.done_before and set(again.left_out) == {"flat", "s1_2", "s2_5"}
     for path in scans.iterdir():
-        path.touch()  # as after a copy of the folder
+        path.touch()  # as after a copy of the folder: copies and junk are what they were
     assert prepare(scans, tmp_path / "a.h5", replace(CONFIG, skip_bad=True), progress=False).done_before
     write_nifti(scans / "flat.nii", np.random.default_rng(9).normal(size=(8, 8, 8)), np.eye(4))
     with pytest.raises(InputError, match=r"a.h5: was made without .*flat.nii, which can be read now; use another"):

@@ -61,7 +61,7 @@ def _check_out(out: Path, made: str) -> None:
     others, mark = [name for name in TABLES if (out / name).exists()], out / MARK
     if others and not mark.exists():
         raise InputError(f"{out}: holds {others[0]}, which is not of phantoms; use another --out")
-    if mark.exists() and mark.read_text(encoding="utf-8") != made:
+    if mark.exists() and mark.read_text(encoding="utf-8") not in ("", made):  # older versions left it empty
         raise InputError(f"{out}: holds phantoms of another kind, number, size or seed; use another --out")
 
 

@@ -19,7 +19,7 @@ from hagan3d.data.preprocess.facts import CaseFacts, from_plain, to_plain
 from hagan3d.data.preprocess.inputs import PreparationInputs
 from hagan3d.data.preprocess.intensity import IntensityRule
 from hagan3d.data.preprocess.metadata import LEAST_HELD_OUT, splits_of
-from hagan3d.data.preprocess.settings import PERCENTILES, WINDOW, ChannelConfig, DomainConfig, PrepareConfig
+from hagan3d.data.preprocess.settings import PERCENTILES, WINDOW, ChannelConfig, DomainConfig, PrepareConfig, check_used
 from hagan3d.data.preprocess.workers import map_files
 from hagan3d.errors import InputError
 
@@ -48,6 +48,8 @@ def settings_of(config: PrepareConfig, listed: PreparationInputs, sources_as: Do
         raise InputError("source.intensity and the like: are about sources of --pairs or --domains; leave them out")
     if cases.sources:
         default = sources_as or DomainConfig()
+        own = [config.intensities[name].intensity for name in cases.sources if name in config.intensities]
+        check_used("source.", default.window, default.percentiles, default.intensity, own)
         sources = [_channel(name, config.intensities.get(name), default) for name in cases.sources]
         settings["domains" if cases.files[0].domain else "pairs"] = sources
         settings |= _source_grid(config, default, is_domain=bool(cases.files[0].domain))
@@ -89,12 +91,14 @@ def _channel(name: str, own: ChannelConfig | None, default: PrepareConfig | Doma
         if value is not None and intensity != needed:
             raise InputError(f"intensities: {setting} of {name} has no effect with its intensity, {intensity}")
     of_all = default.units_used if isinstance(default, PrepareConfig) else default.units
+    window = default.window if intensity in ("window", "labels") else None
+    percentiles = default.percentiles if intensity == "percentiles" else None
     return {
         "name": name,
         "intensity": intensity,
-        "window": own.window or default.window or WINDOW,
-        "percentiles": own.percentiles or default.percentiles or PERCENTILES,
-        "units": own.units or (of_all if own.intensity is None and own.window is None else ""),
+        "window": own.window or window or WINDOW,
+        "percentiles": own.percentiles or percentiles or PERCENTILES,
+        "units": own.units or (of_all if intensity == default.intensity else ""),
     }
 
 

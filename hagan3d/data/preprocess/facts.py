@@ -132,7 +132,7 @@ def write_report(
         cases: Facts of its volumes.
         remarks: What its user may not expect.
         left_out: Why files were left out, one line each.
-        states: Of the files of each volume that was left out, by id.
+        states: Of the files of each volume that could not be read, by id.
     """
     report = {
         "store": store.name,
@@ -161,7 +161,7 @@ def check_neighbours(store: Path) -> None:
 
 
 def read_report(store: Path) -> dict[str, Any]:
-    """Return the report of a store: remarks, and states of the files of volumes and left-out ones; empty if none."""
+    """Return the report of a store: remarks, and states of the files of volumes and unreadable ones; empty if none."""
     try:
         report = json.loads(report_path(store).read_text(encoding="utf-8"))
         states = {str(case["id"]): str(case["state"]) for case in report["volumes"]}

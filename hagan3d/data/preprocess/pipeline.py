@@ -1,7 +1,7 @@
 """Files to a store: check all files, preprocess them in parallel, write one HDF5 file; resumable after a kill."""
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from hagan3d.data.io.geometry import check_orientation
 from hagan3d.data.pictures import contact_sheet
 from hagan3d.data.preprocess.cache import (
     CachedVolume,
-    CheckResult,
     PreprocessingTask,
     check_file,
     content_hash,
@@ -121,9 +120,11 @@ def prepare(
         records = [_record(task, plan, checked.usable) for task in usable]
         _write_sheet(sheet := path.with_suffix(".png"), usable, records)
         cases = [plan.facts(task, checked.results[task.file.id]) for task in usable]
-        states = {file.id: plan.listed.state(file) for file in plan.listed.files if file.id not in checked.usable}
+        left_out = [file for file in plan.listed.files if file.id not in checked.usable]
+        unreadable = [file for file in left_out if file.id in checked.results and checked.results[file.id].error]
+        states = {file.id: plan.listed.state(file) for file in unreadable}
         write_report(path, plan.settings, cases, remarks, problems, states)
-        _write(path, plan.settings, records, usable, list(states))
+        _write(path, plan.settings, records, usable, [file.id for file in left_out])
     return Prepared(path, len(records), *_counts(plan), _source_size(plan), tuple(problems), sheet, tuple(remarks))
 
 
@@ -198,17 +199,13 @@ def _check_finished(path: Path, plan: Plan, folder: Path) -> Prepared:
         file = task.file
         if file.id in hashes and content_hash(listed.paths(file)) != hashes[file.id]:
             raise InputError(f"{path}: is older than {file.path}, which has changed; {OTHER_OUTPUT}")
-        if file.id not in hashes and _is_new(check_file(task), store.hashes):
+        was_unreadable = file.id in report["states"] and file.id not in hashes
+        if was_unreadable and not check_file(task).error:
             raise InputError(f"{path}: was made without {file.path}, which can be read now; {OTHER_OUTPUT}")
     shutil.rmtree(folder, ignore_errors=True)
     sheet, remarks = path.with_suffix(".png"), tuple(report["remarks"])
     counts, left_out = (*_counts(plan), _source_size(plan)), tuple(store.left_out)
     return Prepared(path, len(store), *counts, left_out, sheet, remarks, done_before=True)
-
-
-def _is_new(result: CheckResult, hashes: Collection[str]) -> bool:
-    """Return whether a file that was left out is usable, and no copy of one in the store."""
-    return not result.error and result.hash not in hashes
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class ChannelConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_intensity(self.PREFIX, self.intensity, self.window, self.percentiles)
+        _check_order(self.PREFIX, self.window, self.percentiles)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DomainConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_intensity(self.PREFIX, self.intensity, self.window, self.percentiles)
+        _check_order(self.PREFIX, self.window, self.percentiles)
         if self.size is not None:
             check_size(self.size)
 
@@ -132,8 +132,9 @@ class PrepareConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_size(self.size)
-        others = {channel.intensity for channel in self.intensities.values()} - {None}
-        _check_intensity("", self.intensity, self.window, self.percentiles, others)
+        _check_order("", self.window, self.percentiles)
+        others = {channel.intensity for channel in self.intensities.values()}
+        check_used("", self.window, self.percentiles, self.intensity, others)
         if self.spacing is not None and self.fit == "resize":
             raise InputError(f"spacing: must be unset with --fit resize, got {list(self.spacing)}; use --fit crop-pad")
         low, high = self.window or (-1.0, -1.0)
@@ -177,27 +178,31 @@ class PrepareConfig(Section):
         return int(k), int(n)
 
 
-def _check_intensity(
+def check_used(
     prefix: str,
-    intensity: str | None,
     window: tuple[float, float] | None,
     percentiles: tuple[float, float] | None,
-    others: Collection[str | None] = (),
+    intensity: str,
+    others: Collection[str | None],
 ) -> None:
-    """Raise InputError unless intervals are finite, in ascending order, and those of the intensity.
+    """Raise InputError if a section has a window or percentiles that no channel uses.
 
     Args:
-        prefix: Of the settings.
-        intensity: That of the section; None: that of other channels.
+        prefix: Of the section.
         window: Its window.
         percentiles: Its percentiles.
-        others: Intensities of single channels, for which the section has the defaults.
+        intensity: Its intensity.
+        others: Intensities of single channels, which may take the intervals of the section.
     """
     used = {intensity, *others}
-    if window is not None and not used & {"window", "labels", None}:
+    if window is not None and not used & {"window", "labels"}:
         raise InputError(f"{prefix}window: has no effect with intensity {intensity}; use {prefix}intensity window")
-    if percentiles is not None and not used & {"percentiles", None}:
+    if percentiles is not None and "percentiles" not in used:
         raise InputError(f"{prefix}percentiles: have no effect with intensity {intensity}; leave them out")
+
+
+def _check_order(prefix: str, window: tuple[float, float] | None, percentiles: tuple[float, float] | None) -> None:
+    """Raise InputError unless intervals are finite and in ascending order."""
     if window is not None and not -math.inf < window[0] < window[1] < math.inf:
         raise InputError(f"{prefix}window: must be two finite values in ascending order, got {list(window)}")
     if percentiles is not None and not percentiles[0] < percentiles[1]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,6 +29,8 @@ def check_preparation(
     """
     store.check_size(model.size, domain)
     own = store.description()
+    if store.has_masks and not store.settings.get("masks"):  # models of older versions did not record those of pairs
+        channels = [(replace(one, masked=one.masked and other.masked), other) for one, other in channels]
     found = differences(own.on_grid_of("source") if domain == "source" else own, model, channels)
     if found:
         raise InputError(
@@ -62,7 +65,8 @@ def _intensity_differences(own: Channel, model: Channel) -> Iterator[str]:
     if own.intensity != model.intensity:
         yield f"--intensity {own.intensity} of {own.name}, the model's is {model.intensity}"
     elif own.masked != model.masked:
-        yield f"{own.name} {'with' if own.masked else 'without'} --masks, the model's is not"
+        where = "inside masks (--masks, or a column mask of pairs)"
+        yield f"z-scores of {own.name} are {'' if own.masked else 'not '}those {where}, unlike the model's"
     elif own.intensity == "percentiles" and own.percentiles != model.percentiles:
         yield f"percentiles {_shown(own.percentiles)} of {own.name}, the model's are {_shown(model.percentiles)}"
     elif own.intensity in ("window", "labels") and not _is_close(own.interval, model.interval):

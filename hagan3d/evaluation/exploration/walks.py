@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,7 @@ from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.inference.generation import volume_slabs, write_csv
 from hagan3d.inference.volume_files import write_slabs
 
-VOLUMES, WALK_TABLE = "volumes", "walk.csv"
+VOLUMES, WALK_TABLE, STRIP, GIF = "volumes", "walk.csv", "strip.png", "walk.gif"
 Intervals = Sequence[tuple[float, float]]
 """Intensities of -1 and 1 of each image channel, in file units."""
 
@@ -181,21 +181,20 @@ def walk(
         picture = planes_of(x[0], start.affine, regions_of(mask, label_map))
         rows[start.name].append(Tile(picture, tuple(caption(stop, value))))
     _write_table(frames, out / WALK_TABLE)
-    write_strip(list(rows.items()), title, out / "strip.png")
-    write_gif(list(rows.items()), title, out / "walk.gif")
+    write_strip(list(rows.items()), title, out / STRIP)
+    write_gif(list(rows.items()), title, out / GIF)
     return frames
 
 
-def remove_walks(out: Path) -> None:
-    """Remove the volumes of earlier walks in a folder, those that their tables name, and the tables."""
+def files_of_walks(out: Path) -> Iterator[Path]:
+    """Yield the tables and pictures of the walks in a folder, and the volumes that the tables name."""
     for table in (out / WALK_TABLE, *out.glob(f"component-*/{WALK_TABLE}")):
-        if table.exists():
-            for line in read_table(table)[1]:
-                if {"start", "step"} <= line.keys():
-                    stem = glob.escape(_stem(line["start"], line["step"]))
-                    for path in (table.parent / VOLUMES).glob(f"{stem}[._]*nii.gz"):
-                        path.unlink()
-            table.unlink()
+        lines = read_table(table)[1] if table.exists() else []
+        if lines and {"start", "step"} <= lines[0].keys():
+            yield from (path for name in (table.name, STRIP, GIF) if (path := table.with_name(name)).exists())
+            for line in lines:
+                stem = glob.escape(_stem(line["start"], line["step"]))
+                yield from (table.parent / VOLUMES).glob(f"{stem}[._]*nii.gz")
 
 
 def _stem(start: str, step: int | str) -> str:
