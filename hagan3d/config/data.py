@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, Self
 
 from hagan3d.config.bounds import Section, bounded
 from hagan3d.config.degrade import DegradeConfig
@@ -82,6 +82,11 @@ class AugmentConfig(Section):
     def active(self) -> bool:
         """Whether any augmentation is on."""
         return self != AugmentConfig()
+
+    @property
+    def in_space(self) -> Self:
+        """The same without changes of intensities."""
+        return replace(self, brightness=0.0, contrast=0.0, noise=0.0)
 
     @property
     def changes_intensities(self) -> bool:

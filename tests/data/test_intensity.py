@@ -112,5 +112,7 @@ def test_a_channel_has_the_settings_of_all_where_it_has_none_of_its_own():
 
 def test_settings_of_sources_without_sources_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(9, 9, 9)))
-    with pytest.raises(InputError, match="source.intensity and the like: are about sources of --pairs or --domains"):
+    with pytest.raises(
+        InputError, match="source.intensity, source.size and others: are about sources of --pairs or --domains"
+    ):
         inspect([tmp_path], PrepareConfig(), progress=False, sources_as=DomainConfig(intensity="z-score"))

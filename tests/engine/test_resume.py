@@ -108,9 +108,9 @@ def test_a_run_records_the_precision_that_auto_was(small_store, tmp_path, monkey
     assert files.load(files.newest(tmp_path)).config.train.precision == "bf16"
     assert "precision: bf16" in (tmp_path / "config.yaml").read_text()
     assert "; cpu, bf16; " in capsys.readouterr().err
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(InputError, match=r"train.precision = bf16, now it is fp32"):
-        train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2)), tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # of another node
+    assert train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=2)), tmp_path)
+    assert files.load(files.newest(tmp_path)).config.train.precision == "bf16"
 
 
 def test_learning_rate_decay_may_be_set_and_unset_on_resume(small_store, tmp_path):

@@ -373,7 +373,7 @@ def _augmented(
     augmented = augment(torch.cat(volumes), config, seed, spacing).split([*map(len, volumes)])
     if mask is None:
         return list(augmented), None
-    return list(augmented), (augment(mask[None] * 2 - 1, config, seed, spacing, labels=True) > 0).float()
+    return list(augmented), (augment(mask[None] * 2 - 1, config.in_space, seed, spacing) > 0).float()
 
 
 def _stack_or_none(volumes: list[Tensor | None]) -> Tensor | None:

@@ -195,5 +195,4 @@ def _moved_images(store: Store, index: int, augmentation: AugmentConfig, seed: i
         return None
     images = store.volume(index)[: len(store.channels)]
     images = torch.cat([images, store.source(index)]) if store.has_sources else images
-    in_space = replace(augmentation, brightness=0.0, contrast=0.0, noise=0.0)
-    return augment(images, in_space, seed, spacing_of(store.affines[index]).tolist())
+    return augment(images, augmentation.in_space, seed, spacing_of(store.affines[index]).tolist())

@@ -45,7 +45,9 @@ def settings_of(config: PrepareConfig, listed: PreparationInputs, sources_as: Do
         "shard": list(config.shard_position),
     }
     if sources_as not in (None, DomainConfig()) and not cases.sources:
-        raise InputError("source.intensity and the like: are about sources of --pairs or --domains; leave them out")
+        raise InputError(
+            "source.intensity, source.size and others: are about sources of --pairs or --domains; leave them out"
+        )
     if cases.sources:
         default = sources_as or DomainConfig()
         own = [config.intensities[name].intensity for name in cases.sources if name in config.intensities]
