@@ -9,12 +9,12 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration import exploration
 from hagan3d.evaluation.exploration.results import Exploration
-from hagan3d.evaluation.exploration.walks import VOLUMES, WALK_TABLE, files_of_walks
+from hagan3d.evaluation.exploration.walks import GIF, STRIP, VOLUMES, WALK_TABLE, files_of_walks
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.settings import ExploreConfig
 from hagan3d.inference.devices import inference_device
 
-WRITTEN = ("explore.json", "direction.npz", WALK_TABLE, "strip.png", "walk.gif", VOLUMES, "component-*")
+WRITTEN = ("explore.json", "direction.npz", WALK_TABLE, STRIP, GIF, VOLUMES, "component-*")
 MODES: dict[str, Callable[..., Exploration]] = {
     "attribute": exploration.explore_attribute,
     "pca": exploration.explore_components,
@@ -59,8 +59,7 @@ def run_exploration(
         got = " and ".join(f"--{name}" for name in given) or "none"
         raise InputError(f"expected one of {', '.join(f'--{name}' for name in MODES)}, got {got}")
     if not force:
-        for path in (path for pattern in WRITTEN for path in out.glob(pattern)):
-            raise InputError(f"{path}: exists already; use another --out, or --force to replace it")
+        _check_out(out)
     mode = given[0]
     model = load_model(run, weights, inference_device(device), generate=True, encode=True)
     before = {path: path.stat().st_mtime_ns for path in files_of_walks(out)}
@@ -70,3 +69,9 @@ def run_exploration(
             path.unlink()
     files = "component-1/ ..., explore.json" if mode == "pca" else "strip.png, walk.gif, walk.csv, explore.json"
     return [*results.describe(), f"step {model.step} of {run} explored: {out} ({files})"]
+
+
+def _check_out(out: Path) -> None:
+    """Raise InputError if a folder has files of the names that an exploration writes."""
+    for path in (path for pattern in WRITTEN for path in out.glob(pattern)):
+        raise InputError(f"{path}: exists already; use another --out, or --force to replace it")

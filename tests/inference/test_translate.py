@@ -35,7 +35,7 @@ from hagan3d.inference.translate_files import (
     target_intervals,
     write_translations,
 )
-from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio, window_unit
+from hagan3d.inference.windowed_translation import Translator, Windows, blended, seam_ratio
 from hagan3d.methods.pix2pix.config import Pix2PixConfig
 from hagan3d.methods.registry import make_translation_networks
 from hagan3d.methods.upgan.config import UPGANConfig
@@ -233,26 +233,7 @@ def test_a_folder_without_a_checkpoint_is_refused(small_store, tmp_path, run, ca
     assert target_intervals(load_translation(run).description, [(-5.0, 5.0)]) == [(-1024.0, 600.0)]  # a window's own
 
 
-def test_a_translation_has_the_units_of_targets_where_these_have_their_own():
-    affine = tuple(map(tuple, np.eye(4).tolist()))
-    mr, ct = (Channel(name, kind, lo, hi) for name, kind, lo, hi in (("mr", "z-score", 0, 9), ("ct", "window", -5, 5)))
-    own = [(100.0, 300.0)]  # of the source
-
-    def intervals(target, *sources):
-        description = DataDescription((32, 32, 32), "RAS", "axial", affine, (target,), source_channels=sources)
-        return target_intervals(description, own)
-
-    assert intervals(mr) == own  # a simulated source is a target, whose interval is that of each volume
-    two = DataDescription((32, 32, 32), "RAS", "axial", affine, (ct, mr))
-    assert target_intervals(two, [(-5.0, 5.0), (1.0, 2.0)]) == [(-5, 5), (1.0, 2.0)]  # of each channel its own kind
-    assert intervals(mr, ct) == [(0, 9)] and intervals(ct) == intervals(ct, mr) == [(-5, 5)]
-
-
-def test_windows_are_halved_as_often_as_the_volume(run):
-    assert [window_unit(Pix2PixConfig(levels=levels)) for levels in (None, 4, 6, 8)] == [32, 32, 64, 256]
-    with pytest.raises(InputError, match="want multiples of 64, .* --depth 0 translates all slices at once"):
-        Windows(192, 96, 64, 64)
-    assert Windows(192, 128, 64, 64).starts == [0, 64]
+def test_a_volume_that_has_no_such_windows_is_translated_at_once(run):
     model = load_translation(run)
     model = dataclasses.replace(model, config=dataclasses.replace(model.config, method=Pix2PixConfig(levels=7)))
     assert model.description.size[0] % 128 and make_translator(model, None, 32).depth == 0  # all slices at once
