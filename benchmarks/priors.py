@@ -39,13 +39,14 @@ def main() -> None:
     splits = np.array(store.splits)
     real = extractor.features(store.volume(int(i)).numpy()[0] for i in range(len(store)))
     train, held_out = real[splits == "train"], real[splits != "train"]
-    subjects = np.arange(COUNT), np.array(store.subjects)[splits != "train"]
+    generated, of = np.array([f"generated {i}" for i in range(COUNT)]), np.array(store.subjects)
+    subjects, of_train = (generated, of[splits != "train"]), (generated, of[splits == "train"])
     encoded = np.stack([one.z for one in latents(model, inputs_of(a.store, model, "train")[1])])
     print(f"{'prior':32}{'KID held-out':>20}{'MMD held-out':>20}{'precision':>12}{'recall train':>14}{'held-out':>10}")
     for name, sample in priors(model, encoded):
         made = extractor.features(volumes(model.networks, sample))
-        precision, recall = precision_recall(made, train)
-        _, covered = precision_recall(made, held_out)
+        precision, recall = precision_recall(made, train, subjects=of_train)
+        _, covered = precision_recall(made, held_out, subjects=subjects)
         distances = f"{kid(made, held_out, subjects)!s:>20}{rbf_mmd(made, held_out, subjects=subjects)!s:>20}"
         print(f"{name:32}{distances}{precision.value:12.2f}{recall.value:14.2f}{covered.value:10.2f}", flush=True)
 

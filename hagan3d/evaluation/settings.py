@@ -70,6 +70,9 @@ class EvaluateConfig(Section):
             raise InputError(f"batch_size: must be 2, 4, 8, 16, 32 or 64, got {self.batch_size}")
         if self.neighbours >= self.least:
             raise InputError(f"neighbours: must be below least {self.least}, got {self.neighbours}")
+        for name in ("num", "train_limit"):
+            if self.neighbours >= getattr(self, name):
+                raise InputError(f"neighbours: must be below {name} {getattr(self, name)}, got {self.neighbours}")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hagan3d.data.store.description import Channel
 from hagan3d.errors import InputError
 
 LEAST_SPREAD = 0.05  # of the range a model was trained on: with less, an input is in other units
-LEAST_INSIDE = 0.5  # of an input's range must lie within that of the model
+LEAST_INSIDE = 0.02  # of an input's range must lie within that of the model: a window may be far narrower than CT
 
 
 @dataclass(frozen=True)

@@ -253,8 +253,11 @@ def write_translations(
             maps = maps_of(made, channel, source.intervals[channel], uncertainty)
             for suffix, array in maps.items():
                 own = path.with_name(f"{path.name.removesuffix(f'.{format}')}{suffix}.{format}")
-                # Where the grid of the model ends nothing was translated: the lowest intensity, the largest sigma.
-                outside = float(array.max()) if suffix in OF_SIGMA else source.intervals[channel][0]
+                # Where the grid of the model ends nothing was translated: anything from the lowest intensity to the
+                # highest, the largest sigma.
+                lowest, highest = source.intervals[channel]
+                unknown = {"_upper": highest} | dict.fromkeys(OF_SIGMA, float(array.max()))
+                outside = unknown.get(suffix, lowest)
                 _write(claim(own, taken), array, source, model.description, dtype, channel, outside)
             row += ["" if seams is None else f"{seams:.4f}"]
             row += ["" if "_sigma" not in maps else f"{maps['_sigma'].mean():.6g}"]

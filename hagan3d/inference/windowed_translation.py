@@ -191,7 +191,9 @@ class Translator:
 
 
 def seam_ratio(volume: np.ndarray, borders: Sequence[int]) -> float | None:
-    """Mean step across the borders of windows over that between all other slices; 1: no seam; None without borders.
+    """Mean step across the borders of windows over that between all other slices; 1: no seam.
+
+    None without borders, or without steps between other slices.
 
     Args:
         volume: ``[D, H, W]``.
@@ -199,6 +201,7 @@ def seam_ratio(volume: np.ndarray, borders: Sequence[int]) -> float | None:
     """
     steps = np.abs(np.diff(volume.astype(np.float64), axis=0)).mean(axis=(1, 2))
     at = np.array([border - 1 for border in borders], dtype=int)
-    if not at.size:
+    elsewhere = np.delete(steps, at)
+    if not (at.size and elsewhere.any()):
         return None
-    return float(steps[at].mean() / np.delete(steps, at).mean())
+    return float(steps[at].mean() / elsewhere.mean())

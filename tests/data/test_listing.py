@@ -13,6 +13,7 @@ from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.data.preprocess import pipeline
 from hagan3d.data.preprocess.facts import grouped, read_report
+from hagan3d.data.preprocess.cases import find_channels, find_table
 from hagan3d.data.preprocess.inputs import find_cases
 from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.settings import PrepareConfig
@@ -27,6 +28,25 @@ def volume(path: Path, seed: int = 0, array: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(smooth((8, 9, 10), seed) if array is None else array, np.diag([2, 2, 3, 1])), path)
     return path
+
+
+def test_a_table_names_files_in_either_form_of_unicode(tmp_path: Path):
+    composed, decomposed = "M\u00fcller", "Mu\u0308ller"
+    on_disk = volume(tmp_path / decomposed / f"{decomposed}.nii.gz")
+    other = volume(tmp_path / "ct.nii.gz", 1)
+    written = f"{composed}/{composed}.nii.gz"
+    table = tmp_path / "table.csv"
+    table.write_text(f"id,source,target\na,{written},ct.nii.gz\n")
+    (pair,) = find_pairs([table]).files
+    assert set(pair.files) == {other, on_disk}
+    (case,) = find_table(table, ()).files
+    (given,) = find_channels(table, ("source", "target"))
+    assert case.files == given.files == (on_disk, other)
+    (tmp_path / "list.txt").write_text(f"{tmp_path / written}\n")
+    assert [file.path for file in find_volumes([tmp_path / "list.txt"])] == [on_disk]
+    table.write_text("id,source,target\na,M\u00fcnch/a.nii.gz,ct.nii.gz\n")
+    with pytest.raises(InputError, match="M\u00fcnch/a.nii.gz, does not exist"):
+        find_pairs([table])
 
 
 def test_ids_are_those_of_links_not_of_what_they_lead_to(tmp_path: Path):

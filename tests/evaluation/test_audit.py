@@ -115,7 +115,7 @@ def test_c_t_is_the_rank_score_in_one_cell_and_is_low_for_copies_in_several():
         assert (score.value / score.error < -3) == low
 
 
-def test_c_t_weighs_cells_by_their_generated_volumes():
+def test_c_t_weighs_cells_by_their_held_out_volumes():
     random = np.random.default_rng(0)
     train, held = random.standard_normal((60, 3)), random.standard_normal((60, 3))
     made = np.concatenate([random.standard_normal((40, 3)), np.repeat(random.standard_normal((4, 3)), 10, axis=0)])
@@ -126,7 +126,7 @@ def test_c_t_weighs_cells_by_their_generated_volumes():
         a, b, near = (x[own == one] for x, own in zip((made, held, train), cell, strict=True))
         if min(len(a), len(b), len(near)) >= 5:
             scores.append(rank_z(*(np.linalg.norm(x[:, None] - near[None], axis=2).min(axis=1) for x in (a, b))))
-            counts.append(len(a))
+            counts.append(len(b))
     d, parts = points(made, train, held), np.array(counts) / sum(counts)
     found = copying_score(d, seed=5)
     assert len(counts) > 1 and found.value == pytest.approx(float(parts @ scores))

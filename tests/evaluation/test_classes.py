@@ -26,7 +26,12 @@ def sets(offset):
     random = np.random.default_rng(0)
     labels = np.arange(60) % 3
     rows = random.normal(size=(60, 8)) + offset * np.eye(8)[labels]
-    return {"train": rows, "generated": rows[::-1] * 0.9}, {"train": labels, "generated": labels[::-1]}
+    features = {"train": rows, "held-out": rows + 0.1, "generated": rows[::-1] * 0.9}
+    return features, {"train": labels, "held-out": labels, "generated": labels[::-1]}, subjects(features)
+
+
+def subjects(features):
+    return {name: np.arange(len(each)) for name, each in features.items()}
 
 
 def test_classes_that_are_made_as_asked_are_named():
@@ -34,18 +39,27 @@ def test_classes_that_are_made_as_asked_are_named():
     assert found.num_classes == 3
     assert found.sets["generated"].accuracy.value == 1
     assert found.sets["generated"].inception_score.value > 2.2
+    assert found.sets["train"].accuracy is None  # of its own training volumes it would be 1 whatever the features
+
+
+def test_an_accuracy_of_1_is_no_certainty_and_repeats_do_not_add_to_it():
+    features, labels, own = sets(20.0)
+    each = class_scores(features, labels, own, rounds=5).sets["held-out"].accuracy
+    assert each.value == 1 and 0 < each.error < 0.03
+    of_six = class_scores(features, labels, own | {"held-out": np.arange(60) // 10}, rounds=5).sets["held-out"].accuracy
+    assert of_six.value == 1 and of_six.error > 0.1
 
 
 def test_generated_volumes_of_no_class_have_a_score_and_no_accuracy():
-    features, labels = sets(20.0)
-    found = class_scores(features, {**labels, "generated": None}, rounds=5)
+    features, labels, own = sets(20.0)
+    found = class_scores(features, {**labels, "generated": None}, own, rounds=5)
     assert found.sets["generated"].accuracy is None and found.sets["generated"].inception_score.value > 2.2
 
 
 @pytest.mark.parametrize("known", [np.full(60, -1), np.zeros(60, dtype=int), None])
 def test_without_two_classes_there_is_nothing_to_tell(known):
-    features, labels = sets(1.0)
-    assert class_scores(features, {**labels, "train": known}, rounds=5) is None
+    features, labels, own = sets(1.0)
+    assert class_scores(features, {**labels, "train": known}, own, rounds=5) is None
 
 
 def test_volumes_without_a_class_of_the_model_are_not_reconstructed(monkeypatch):

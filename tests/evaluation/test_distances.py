@@ -1,9 +1,11 @@
 """Distances of features: closed forms, other people's code, and errors that hold what they say."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist, pdist
 
 from hagan3d.evaluation.metrics import distances as d
 from hagan3d.evaluation.metrics.compare import compare_features
@@ -13,6 +15,56 @@ from hagan3d.evaluation.settings import EvaluateConfig
 
 def normal(count, dim=4, seed=0, shift=0.0, scale=1.0):
     return np.random.default_rng(seed).standard_normal((count, dim)) * scale + shift
+
+
+def of_subjects(people, each, seed, alike=0.9):
+    """Features of so many subjects with some volumes each, which are correlated."""
+    random = np.random.default_rng(seed)
+    own, other = random.standard_normal((people, 1, 16)), random.standard_normal((people, each, 16))
+    return (alike**0.5 * own + (1 - alike) ** 0.5 * other).reshape(-1, 16), np.repeat(np.arange(people), each)
+
+
+@pytest.mark.parametrize("distance", [d.kid, d.rbf_mmd])
+def test_volumes_of_one_subject_are_not_compared(distance):
+    (x, of_x), (y, of_y) = of_subjects(5, 3, 0), of_subjects(4, 2, 1)
+    of_y += 3  # two subjects are in both sets
+    kernel = d.polynomial_kernel if distance is d.kid else partial(rbf, unit=np.median(pdist(y)))
+    within_x, between, within_y = (
+        np.mean([kernel(a[i : i + 1], b[j : j + 1]) for i, j in pairs_apart(of_a, of_b)])
+        for a, of_a, b, of_b in ((x, of_x, x, of_x), (x, of_x, y, of_y), (y, of_y, y, of_y))
+    )
+    assert distance(x, y, subjects=(of_x, of_y)).value == pytest.approx(within_x - 2 * between + within_y)
+    with pytest.raises(ValueError, match="expected 3 subjects in each set, got 5 and 2"):
+        distance(x, y, subjects=(of_x, of_y // 4))
+
+
+def rbf(x, y, unit):
+    return np.mean([np.exp(-cdist(x, y, "sqeuclidean") / (2 * (unit * scale) ** 2)) for scale in d.RBF_WIDTHS], axis=0)
+
+
+def pairs_apart(of_a, of_b):
+    return [(i, j) for i in range(len(of_a)) for j in range(len(of_b)) if of_a[i] != of_b[j]]
+
+
+@pytest.mark.parametrize(("people", "each"), [(20, 1), (10, 2), (5, 4)])
+def test_a_set_of_few_subjects_is_as_near_as_one_of_many(people, each):
+    found = []
+    for seed in range(30):
+        (x, of_x), (y, of_y) = of_subjects(100, 1, 2 * seed), of_subjects(people, each, 2 * seed + 1)
+        found.append((d.kid(x, y, (-1 - of_x, of_y)), *d.precision_recall(x, y, 3, (-1 - of_x, of_y))))
+    kid, precision, recall = zip(*found, strict=True)
+    values, errors = ([getattr(one, name) for one in kid] for name in ("value", "error"))
+    assert abs(np.mean(values)) < 3 * np.std(values) / 30**0.5
+    assert 0.7 < np.mean(errors) / np.std(values) < 2.2
+    for share in (precision, recall):
+        assert 0.6 < np.mean([one.value for one in share]) < 0.9
+        assert 0.7 < np.mean([one.error for one in share]) / np.std([one.value for one in share]) < 2.5
+
+
+def test_two_sets_of_the_same_subjects_are_not_nearer_than_two_of_others():
+    both = [of_subjects(20, 2, seed) for seed in range(30)]
+    values = [d.kid(x[::2], x[1::2], (of[::2], of[1::2])).value for x, of in both]
+    assert abs(np.mean(values)) < 3 * np.std(values) / 30**0.5
 
 
 @pytest.mark.parametrize(("m", "n", "dim"), [(70, 50, 16), (24, 20, 40)])

@@ -64,15 +64,18 @@ def test_a_set_is_described_by_its_volumes():
         "components": np.array([1, 1, 4, 0]),
         "pair_dice": np.array([0.5, np.nan, 0.7]),
     }
-    found = label_set(arrays)
+    found = label_set(arrays, np.arange(4))
     assert found.mean_ml.value == 1.5 and found.deviation_ml == pytest.approx(np.std([1, 2, 3, 0], ddof=1))
     assert found.mean_ml.error == pytest.approx(np.std([1, 2, 3, 0], ddof=1) / 2)
     assert found.absent.value == 0.25 and found.components.value == 1.5
     assert found.pair_dice.value == pytest.approx(0.6) and found.pairs == 2
     assert (
         mean_of(np.array([np.nan])) is None
-        and "pair_dice" not in label_set(arrays | {"pair_dice": np.zeros(0)}).to_dict()
+        and "pair_dice" not in label_set(arrays | {"pair_dice": np.zeros(0)}, np.arange(4)).to_dict()
     )
+    twice = {name: np.tile(each, 2) for name, each in arrays.items()}  # two equal volumes of each subject
+    again = label_set(twice, np.tile(np.arange(4), 2))
+    assert again.mean_ml == found.mean_ml and again.absent == found.absent
 
 
 def test_distances_of_shifted_and_missing_values():

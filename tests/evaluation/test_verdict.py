@@ -69,7 +69,7 @@ def test_one_that_is_told_apart_outweighs_all_others():
 def test_errors_of_repeated_volumes_are_those_of_their_subjects():
     random = np.random.default_rng(0)
     x, y = random.standard_normal((30, 4)), random.standard_normal((40, 4))
-    twice, subjects = np.repeat(x, 2, axis=0), (np.repeat(np.arange(30), 2), np.arange(40))
+    twice, subjects = np.repeat(x, 2, axis=0), (np.repeat(np.arange(30), 2), 30 + np.arange(40))
 
     def gap(a, b):
         return lambda i, j: float(a[i].mean() - b[j].mean())
@@ -78,18 +78,21 @@ def test_errors_of_repeated_volumes_are_those_of_their_subjects():
     assert bootstrap_error(gap(twice, y), subjects, 400) == pytest.approx(once, rel=1e-9)
     naive = bootstrap_error(gap(twice, y), (np.arange(60), np.arange(40)), 400)
     assert naive < 0.92 * once
-    assert kid(twice, y, subjects).error == pytest.approx(kid(x, y).error, rel=0.1)
-    assert kid(x, y, (np.arange(30), np.arange(40))) == kid(x, y)
+    repeated, each = kid(twice, y, subjects), kid(x, y)
+    assert (repeated.value, repeated.error) == pytest.approx((each.value, each.error), rel=1e-9)
+    named = kid(x, y, (np.arange(30), -1 - np.arange(40)))
+    assert (named.value, named.error) == pytest.approx((each.value, each.error))
 
 
 @pytest.mark.parametrize("subjects", [np.arange(12), np.repeat(np.arange(4), 3)])
 def test_the_jackknife_leaves_out_one_subject_at_a_time(subjects):
     random = np.random.default_rng(1)
     x, y = random.standard_normal((12, 3)), random.standard_normal((9, 3))
-    left = [kid(x[subjects != one], y).value for one in np.unique(subjects)]
-    right = [kid(x, np.delete(y, i, axis=0)).value for i in range(9)]
+    of_y = -1 - np.arange(9)
+    left = [kid(x[subjects != one], y, (subjects[subjects != one], of_y)).value for one in np.unique(subjects)]
+    right = [kid(x, np.delete(y, i, axis=0), (subjects, np.delete(of_y, i))).value for i in range(9)]
     expected = math.sqrt((len(left) - 1) * np.var(left) + 8 * np.var(right))
-    assert kid(x, y, (subjects, np.arange(9))).error == pytest.approx(expected)
+    assert kid(x, y, (subjects, of_y)).error == pytest.approx(expected)
 
 
 @dataclass(frozen=True)

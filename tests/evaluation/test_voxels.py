@@ -91,11 +91,23 @@ def test_volumes_of_one_subject_do_not_make_the_error_of_variety_smaller():
     alone = v.variety(summary(x), summary(y))[0]
     together = v.variety(copies, summary(y), (subjects, np.arange(6)))[0]
     apart = v.variety(copies, summary(y))[0]
-    factor = np.sqrt((23 / 24) / (5 / 6))  # of the unbiased variance
-    assert together.error / together.ratio == pytest.approx(alone.error / alone.ratio, rel=0.01)
-    assert together.ratio * factor == pytest.approx(alone.ratio, rel=1e-4) and apart.error < 0.9 * together.error
+    assert together.ratio == pytest.approx(alone.ratio, rel=1e-6)
+    assert together.error == pytest.approx(alone.error, rel=1e-6) and apart.error < 0.9 * together.error
+    assert apart.ratio < 0.95 * together.ratio
     one, other = (v.seams(copies, summary(y), 16, who).ratio for who in ((subjects, np.arange(6)), None))
     assert one.value == pytest.approx(other.value) and one.error > other.error
+
+
+def test_the_variety_of_repeated_subjects_is_unbiased_at_every_resolution(monkeypatch):
+    monkeypatch.setattr(v, "SMALL", 16)
+    ratios = []
+    for seed in range(8):
+        people, each = volumes(5, 2 * seed)[:, None], volumes(10, 2 * seed + 1).reshape(5, 2, *SIZE)
+        alike = (0.8 * people + 0.6 * each).reshape(-1, *SIZE)
+        found = v.variety(summary(alike), summary(volumes(30, 100 + seed)), (np.arange(10) // 2, -1 - np.arange(30)))
+        ratios.append([row.ratio for row in found[:2]])
+        assert [row.voxels for row in found[:2]] == [0, 16]
+    assert np.mean(ratios, axis=0) == pytest.approx([1, 1], abs=0.01)
 
 
 def test_a_collapsed_generator_has_finite_seams():
@@ -130,6 +142,15 @@ def test_a_slice_that_is_never_covered_is_named():
     found = v.coverage(summary(lacking), summary(x))
     assert (found.worst, found.worst_share) == (5, 0)
     assert v.coverage(summary(x), summary(x)).share == 1
+    first = v.coverage(summary(x), summary(volumes(8, 1)), 3)
+    assert first == v.coverage(summary(x[:3]), summary(volumes(8, 1))) != v.coverage(summary(x), summary(volumes(8, 1)))
+
+
+def test_volumes_that_are_not_finite_are_refused():
+    x = volumes(5)
+    x[2, 3, 4, 5] = np.nan
+    with pytest.raises(InputError, match="the run diverged; use an earlier checkpoint"):
+        summary(x)
 
 
 def test_a_slice_is_covered_if_8_of_10_real_volumes_are():

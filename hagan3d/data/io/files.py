@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from hagan3d.data.names import canonical
 from hagan3d.errors import InputError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -87,6 +88,18 @@ def exists(path: Path) -> bool:
         if error.errno == errno.ENAMETOOLONG:
             return False
         raise
+
+
+def named_in(folder: Path, name: str) -> Path:
+    """Return the path that a table or list in a folder names, with accented letters as they are in the folder."""
+    path = folder / name
+    if name.isascii() or "\0" in name or exists(path):
+        return path
+    found = folder
+    for part in Path(name).parts:
+        entries = {canonical(entry.name): entry for entry in found.iterdir()} if found.is_dir() else {}
+        found = found / part if exists(found / part) else entries.get(canonical(part), found / part)
+    return found
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from hagan3d.data.io.files import exists
+from hagan3d.data.io.files import exists, named_in
 from hagan3d.data.io.registry import (
     image_suffixes,
     is_slice,
@@ -177,7 +177,7 @@ def _named_in(path: Path) -> list[Path]:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a UTF-8 text file; use one path per line") from error
-    named = [path.parent / line for line in lines if line and not line.startswith("#")]
+    named = [named_in(path.parent, line) for line in lines if line and not line.startswith("#")]
     missing = [str(item) for item in named if not exists(item)]
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hagan3d.data.io.files import exists, file_name
+from hagan3d.data.io.files import exists, file_name, named_in
 from hagan3d.data.io.listing import folders_of, unread_files
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
@@ -149,7 +149,7 @@ def _check_cells(path: Path, lines: list[dict[str, str]], columns: tuple[str, ..
         else f"{path}: the {name} of {line['id']}, {path.parent / line[name]}, does not exist"
         for line in lines
         for name in columns
-        if not line[name] or not exists(path.parent / line[name])
+        if not line[name] or not exists(named_in(path.parent, line[name]))
     ]
     if problems:
         raise InputError("\n".join(problems))
@@ -163,9 +163,10 @@ def check_label_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _case(folder: Path, line: dict[str, str], channels: tuple[str, ...]) -> VolumeFile:
-    check_different(line["id"], {name: folder / line[name] for name in channels})
-    first, *others = (folder / line[name] for name in channels)
-    label_map = folder / line[SEGMENTATION] if SEGMENTATION in line else None
+    files = {name: named_in(folder, line[name]) for name in channels}
+    check_different(line["id"], files)
+    first, *others = files.values()
+    label_map = named_in(folder, line[SEGMENTATION]) if SEGMENTATION in line else None
     subject = known(line.get("subject"))
     return VolumeFile(first, line["id"], channels=tuple(others), label_map=label_map, subject=subject)
 

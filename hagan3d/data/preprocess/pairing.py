@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from hagan3d.data.io.files import exists
+from hagan3d.data.io.files import exists, named_in
 from hagan3d.data.io.listing import find_volumes, folders_of, unread_files
 from hagan3d.data.io.registry import stem_of
 from hagan3d.data.io.volumes import VolumeFile
@@ -119,10 +119,10 @@ def _to_file(
         cell = line.get(name, "")
         if not cell and name != "mask":
             raise InputError(f"{path}: {line['id']} has no {name}; fill it in, or remove the line")
-        if cell and not exists(path.parent / cell):
-            raise InputError(f"{path}: the {name} of {line['id']}, {path.parent / cell}, does not exist")
         if cell:
-            files[name] = path.parent / cell
+            files[name] = named_in(path.parent, cell)
+            if not exists(files[name]):
+                raise InputError(f"{path}: the {name} of {line['id']}, {files[name]}, does not exist")
     check_different(line["id"], {name: files[name] for name in (*sources, *targets)})
     first, *others = (files[name] for name in targets)
     return VolumeFile(

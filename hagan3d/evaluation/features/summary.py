@@ -147,7 +147,7 @@ def summarize(
     """Summarize volumes ``[C, D, H, W]`` batch by batch, in one pass for all views.
 
     Raises:
-        InputError: If a volume has another size.
+        InputError: If a volume has another size, or holds NaN or infinite values.
     """
     parts: list[list[Summary]] = [[] for _ in views]
     while group := list(islice(volumes, batch)):
@@ -155,6 +155,8 @@ def summarize(
         if odd:
             raise InputError(f"volumes of {list(odd)} and {list(size)} voxels cannot be compared")
         x = np.stack(group)
+        if not np.isfinite(x).all():
+            raise InputError("generated volumes hold NaN or infinite values: the run diverged; use an earlier checkpoint")
         for view, own in zip(views, parts, strict=True):
             own.append(view.summarize(x, pairs))
     return [concatenate(own) for own in parts]
@@ -194,12 +196,12 @@ class VolumeSet:
     identity: Mapping[str, Any]
     """Plain values that determine the volumes."""
     subjects: np.ndarray | None = None
-    """Number of the subject of each volume ``[N]``; None: every volume is of its own."""
+    """Number of the subject of each volume ``[N]``; None: every volume is of its own, of which no other set has any."""
 
     @property
     def subject_numbers(self) -> np.ndarray:
-        """Number of the subject of each volume ``[N]``."""
-        return np.arange(self.count) if self.subjects is None else self.subjects
+        """Number of the subject of each volume ``[N]``: negative for those of their own, from 0 on for others."""
+        return -1 - np.arange(self.count) if self.subjects is None else self.subjects
 
     def volumes(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Return some volumes ``[C, D, H, W]``."""

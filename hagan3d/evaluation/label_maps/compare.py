@@ -11,7 +11,7 @@ from hagan3d.evaluation.exploration.measures import millilitres
 from hagan3d.evaluation.features.summary import Summary, VolumeSet
 from hagan3d.evaluation.label_maps.results import LabelComparison, LabelSet
 from hagan3d.evaluation.metrics.compare import compare_summaries
-from hagan3d.evaluation.metrics.estimate import Estimate, binomial_error
+from hagan3d.evaluation.metrics.estimate import Estimate, binomial_error, mean_error
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.report.reconstruction import reconstructions
 from hagan3d.evaluation.report.results import PAIRS, pair_name
@@ -46,7 +46,7 @@ def compare_labels(
         comparisons.append(
             LabelComparison(
                 name,
-                sets={key: label_set(one) for key, one in arrays.items()},
+                sets={key: label_set(one, sets[key].subject_numbers) for key, one in arrays.items()},
                 distances={
                     pair_name(a, b): compare_summaries(
                         "labels", scaled[a], scaled[b], config, (sets[a].subject_numbers, sets[b].subject_numbers)
@@ -72,16 +72,20 @@ def _arrays(summary: Summary, row: int, voxel_ml: np.ndarray) -> Summary:
     return own | {"ml": own["voxels"] * voxel_ml}
 
 
-def label_set(arrays: Summary) -> LabelSet:
-    """Describe one label in one set: `ml`, `voxels`, `components` of each volume ``[N]``, `pair_dice` of each pair."""
-    count = len(arrays["ml"])
+def label_set(arrays: Summary, subjects: np.ndarray) -> LabelSet:
+    """Describe one label in one set: `ml`, `voxels`, `components` of each volume ``[N]``, `pair_dice` of each pair.
+
+    ``subjects`` are those of the volumes, for standard errors.
+    """
     absent = float((arrays["voxels"] == 0).mean())
-    mean_ml, components = mean_of(arrays["ml"]), mean_of(arrays["components"].astype(np.float64))
-    assert mean_ml is not None and components is not None
+    mean_ml, components = (
+        Estimate(float(each.mean()), mean_error(each, subjects))
+        for each in (arrays["ml"], arrays["components"].astype(np.float64))
+    )
     return LabelSet(
         mean_ml=mean_ml,
         deviation_ml=float(arrays["ml"].std(ddof=1)),
-        absent=Estimate(absent, binomial_error(absent, count)),
+        absent=Estimate(absent, binomial_error(absent, len(np.unique(subjects)))),
         components=components,
         pair_dice=mean_of(arrays["pair_dice"]),
         pairs=int(np.isfinite(arrays["pair_dice"]).sum()),

@@ -122,7 +122,7 @@ def copying_score(d: Distances, seed: int = 0) -> Estimate:
 
     Space is divided into Voronoi cells around a few training volumes. In each cell the distances of generated and of
     held-out volumes to the nearest training volume are compared by `rank_z`; C_T is the mean over cells, weighted by
-    the number of generated volumes.
+    the number of held-out volumes.
 
     Returns:
         C_T and its standard deviation under the null hypothesis that generated and held-out volumes have the same
@@ -143,7 +143,7 @@ def copying_score(d: Distances, seed: int = 0) -> Estimate:
 
 
 def _cell_scores(d: Distances, centres: np.ndarray, fewest: int) -> tuple[list[float], list[int]]:
-    """Scores of the cells with enough volumes of each set, and the number of generated volumes in each."""
+    """Scores of the cells with enough volumes of each set, and the number of held-out volumes in each."""
     here = d.train_train[:, centres].copy()
     here[centres, np.arange(len(centres))] = 0
     cells = [rows.argmin(axis=1) for rows in (d.generated_train[:, centres], d.held_train[:, centres], here)]
@@ -153,7 +153,7 @@ def _cell_scores(d: Distances, centres: np.ndarray, fewest: int) -> tuple[list[f
         if min(generated.sum(), held.sum(), train.sum()) >= fewest:
             distances = d.generated_train[generated][:, train].min(axis=1)
             scores.append(rank_z(distances, d.held_train[held][:, train].min(axis=1)))
-            weights.append(int(generated.sum()))
+            weights.append(int(held.sum()))
     return scores, weights
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hagan3d.evaluation.metrics.estimate import Estimate
+from hagan3d.evaluation.metrics.estimate import Estimate, binomial_error, bootstrap_error
 
 LEAST = 2  # training volumes per class that the classifier needs
 
@@ -17,7 +17,8 @@ class SetClasses:
 
     inception_score: Estimate
     accuracy: Estimate | None
-    """Share of volumes that are classified as their class; None where classes are not known."""
+    """Share of volumes that are classified as their class; None where classes are not known, and for the volumes that
+    the classifier was trained on."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def inception_score(p: np.ndarray) -> float:
 
 
 def class_scores(
-    features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray | None], rounds: int
+    features: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray | None],
+    subjects: Mapping[str, np.ndarray],
+    rounds: int,
 ) -> ClassScores | None:
     """Evaluate sets of volumes by a classifier: logistic regression on features, trained on the training volumes.
 
@@ -58,6 +62,7 @@ def class_scores(
         features: Features ``[N, dim]`` by name of the set; ``train`` is one of them.
         labels: Class index of each volume ``[N]``, -1 unknown; of generated ones the requested class, None if
             unconditional.
+        subjects: Subject of each volume ``[N]``, for standard errors.
         rounds: Bootstrap resamplings per standard error.
 
     Returns:
@@ -76,18 +81,20 @@ def class_scores(
     for name, rows in features.items():
         p = classifier.predict_proba(rows)
         predicted = classifier.classes_[p.argmax(axis=1)]
-        sets[name] = SetClasses(_bootstrapped(p, rounds), _accuracy(predicted, labels[name]))
+        known = None if name == "train" else labels[name]
+        sets[name] = SetClasses(_score(p, subjects[name], rounds), _accuracy(predicted, known, subjects[name]))
     return ClassScores(len(classifier.classes_), sets)
 
 
-def _accuracy(predicted: np.ndarray, target: np.ndarray | None) -> Estimate | None:
+def _accuracy(predicted: np.ndarray, target: np.ndarray | None, subjects: np.ndarray) -> Estimate | None:
+    """Share of right classes; volumes of one subject count as one trial for the error."""
     if target is None or not (target >= 0).any():
         return None
-    correct = predicted[target >= 0] == target[target >= 0]
-    return Estimate(float(correct.mean()), float(np.sqrt(correct.mean() * (1 - correct.mean()) / len(correct))))
+    share = float((predicted == target)[target >= 0].mean())
+    return Estimate(share, binomial_error(share, len(np.unique(subjects[target >= 0]))))
 
 
-def _bootstrapped(p: np.ndarray, rounds: int) -> Estimate:
-    random = np.random.default_rng(0)
-    values = [inception_score(p[random.integers(len(p), size=len(p))]) for _ in range(rounds)]
-    return Estimate(inception_score(p), float(np.std(values)))
+def _score(p: np.ndarray, subjects: np.ndarray, rounds: int) -> Estimate:
+    """Inception score with its standard error by bootstrap over subjects."""
+    error = bootstrap_error(lambda i, _: inception_score(p[i]), (subjects, subjects), rounds)
+    return Estimate(inception_score(p), error)

@@ -64,7 +64,7 @@ def estimate(
         config: Settings that metrics take, and the number of bootstrap resamplings.
         subjects: Subjects of both sets, whose volumes depend on each other. Default: one volume per subject.
     """
-    subjects = subjects or (np.arange(len(x)), np.arange(len(y)))
+    subjects = subjects or (np.arange(len(x)), -1 - np.arange(len(y)))
     keywords = {name: getattr(config, name) for name in one.settings}
     value = one.function(x, y, **keywords, **({"subjects": subjects} if one.by_subject else {}))
     if isinstance(value, Estimate):

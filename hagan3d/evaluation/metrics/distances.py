@@ -6,7 +6,7 @@ import numpy as np
 import scipy.linalg
 from scipy.spatial.distance import cdist, pdist
 
-from hagan3d.evaluation.metrics.estimate import Estimate, Subjects, binomial_error
+from hagan3d.evaluation.metrics.estimate import Estimate, Subjects, binomial_error, mean_error
 from hagan3d.evaluation.metrics.registry import metric
 
 RBF_WIDTHS = (
@@ -16,6 +16,8 @@ RBF_WIDTHS = (
     2.0,
     4.0,
 )  # kernel bandwidths of the mixture, in units of the median distance within the reference set
+
+LEAST_SUBJECTS = 3  # of each set: fewer say nothing about differences between subjects
 
 
 def check_sets(x: np.ndarray, y: np.ndarray, least: int = 3) -> None:
@@ -27,41 +29,46 @@ def check_sets(x: np.ndarray, y: np.ndarray, least: int = 3) -> None:
 def unbiased_mmd(kxx: np.ndarray, kxy: np.ndarray, kyy: np.ndarray, subjects: Subjects | None = None) -> Estimate:
     """Unbiased squared maximum mean discrepancy from kernel matrices ``[M, M]``, ``[M, N]``, ``[N, N]``.
 
-    May be negative, since it is unbiased. The standard error is the jackknife over the subjects of both sets.
+    May be negative, since it is unbiased: all means are over pairs of volumes of different subjects, because those of
+    one subject are more alike than independent ones. The standard error is the jackknife over subjects.
 
     Args:
         kxx: Kernel within the first set.
         kxy: Kernel between both sets.
         kyy: Kernel within the second set.
-        subjects: Subject number of each volume of both sets ``[M]``, ``[N]``. Default: one volume per subject.
+        subjects: Subject of each volume of both sets ``[M]``, ``[N]``; equal ones are the same subject, in both sets
+            too. Default: one volume per subject.
+
+    Raises:
+        ValueError: If a set is of fewer than three subjects.
 
     Source: Gretton et al., A Kernel Two-Sample Test, JMLR 13, 2012, eq. 3.
     """
     m, n = kxy.shape
-    x_subjects, y_subjects = subjects or (np.arange(m), np.arange(n))
-    x_mean, x_means = _mean_and_without(kxx, x_subjects)
-    y_mean, y_means = _mean_and_without(kyy, y_subjects)
-    cross = [_means_without(kxy.mean(axis=1), x_subjects), _means_without(kxy.mean(axis=0), y_subjects)]
-    without = [x_means - 2 * cross[0], y_means - 2 * cross[1]]
-    variance = sum((len(values) - 1) * values.var() for values in without)
-    return Estimate(float(x_mean + y_mean - 2 * kxy.mean()), float(math.sqrt(variance)))
+    found = np.arange(m + n) if subjects is None else np.unique(np.concatenate(subjects), return_inverse=True)[1]
+    of_x, of_y = (np.eye(found.max() + 1)[found[part]] for part in (slice(m), slice(m, None)))
+    in_x, in_y = (one.any(axis=0) for one in (of_x, of_y))
+    if min(in_x.sum(), in_y.sum()) < LEAST_SUBJECTS:
+        raise ValueError(f"expected {LEAST_SUBJECTS} subjects in each set, got {in_x.sum()} and {in_y.sum()}")
+    parts = ((1, kxx, of_x, of_x), (-2, kxy, of_x, of_y), (1, kyy, of_y, of_y))
+    means = [(sign, *_mean_and_without(kernel, rows, columns)) for sign, kernel, rows, columns in parts]
+    value = sum(sign * mean for sign, mean, _ in means)
+    without = sum((sign * each for sign, _, each in means), np.zeros(len(in_x)))
+    groups = (in_x & in_y, in_x & ~in_y, in_y & ~in_x)
+    variance = sum((group.sum() - 1) * without[group].var() for group in groups if group.any())
+    return Estimate(float(value), math.sqrt(variance))
 
 
-def _mean_and_without(kernel: np.ndarray, subjects: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean of the entries off the diagonal of a kernel matrix, and that mean without each subject in turn."""
-    count, number = len(kernel), np.unique(subjects, return_inverse=True)[1]
-    off = kernel - np.diag(np.diagonal(kernel))
-    rows, sizes = np.bincount(number, off.sum(axis=1)), np.bincount(number)
-    same = number[:, None] == number
-    within = np.bincount(number, (off * same).sum(axis=1))
-    left = count - sizes
-    return float(off.sum() / (count * (count - 1))), (off.sum() - 2 * rows + within) / (left * (left - 1))
+def _mean_and_without(kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean of a kernel matrix over pairs of different subjects, and that mean without each subject in turn ``[S]``.
 
-
-def _means_without(values: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """Mean of values ``[N]`` without each subject in turn."""
-    number = np.unique(subjects, return_inverse=True)[1]
-    return (values.sum() - np.bincount(number, values)) / (len(values) - np.bincount(number))
+    ``rows [M, S]`` and ``columns [N, S]`` are 1 where a volume is of a subject.
+    """
+    sums, pairs = rows.T @ kernel @ columns, np.outer(rows.sum(axis=0), columns.sum(axis=0))
+    for each in (sums, pairs):
+        np.fill_diagonal(each, 0)
+    left, count = (each.sum() - each.sum(axis=0) - each.sum(axis=1) for each in (sums, pairs))
+    return float(sums.sum() / pairs.sum()), left / count
 
 
 def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -82,7 +89,7 @@ def kid(x: np.ndarray, y: np.ndarray, subjects: Subjects | None = None) -> Estim
         subjects: Subjects of both sets, see `unbiased_mmd`.
 
     Raises:
-        ValueError: If the shapes do not match.
+        ValueError: If the shapes do not match, or a set is of fewer than three subjects.
 
     Source: Binkowski et al., Demystifying MMD GANs, ICLR 2018, section 4.
     """
@@ -126,7 +133,7 @@ def rbf_mmd(x: np.ndarray, y: np.ndarray, width: float | None = None, subjects: 
         subjects: Subjects of both sets, see `unbiased_mmd`.
 
     Raises:
-        ValueError: If the shapes do not match.
+        ValueError: If the shapes do not match, or a set is of fewer than three subjects.
     """
     check_sets(x, y)
     unit = width or float(np.median(pdist(y.astype(np.float64)))) or 1.0
@@ -208,16 +215,20 @@ def _trace_of_root(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.sqrt(np.linalg.eigvalsh(root.T @ b @ root).clip(0)).sum())
 
 
-def precision_recall(fake: np.ndarray, real: np.ndarray, neighbours: int = 3) -> tuple[Estimate, Estimate]:
+def precision_recall(
+    fake: np.ndarray, real: np.ndarray, neighbours: int = 3, subjects: Subjects | None = None
+) -> tuple[Estimate, Estimate]:
     """Improved precision and recall: share of generated samples in the real manifold, and the other way round.
 
-    The manifold of a set is the union of balls around its samples, each with the distance to the k-th nearest neighbour
-    as its radius. Standard errors are binomial (see `binomial_error`).
+    The manifold of a set is the union of balls around its samples, each with the distance to the k-th nearest sample of
+    another subject as its radius. Standard errors are the jackknife over the subjects of both sets, and at least
+    binomial (see `binomial_error`).
 
     Args:
         fake: Features ``[M, dim]`` of generated volumes.
         real: Features ``[N, dim]`` of real volumes.
         neighbours: k.
+        subjects: Subject of each volume of both sets. Default: one volume per subject.
 
     Raises:
         ValueError: If a set has fewer than ``neighbours + 1`` samples.
@@ -225,25 +236,55 @@ def precision_recall(fake: np.ndarray, real: np.ndarray, neighbours: int = 3) ->
     Source: Kynkaanniemi et al., Improved precision and recall metric, NeurIPS 2019, eq. 1 and 2.
     """
     check_sets(fake, real, least=neighbours + 1)
+    of_fake, of_real = subjects or (np.arange(len(fake)), np.arange(len(real)))
     distances = cdist(fake, real)
-
-    def radii(x: np.ndarray) -> np.ndarray:
-        return np.partition(cdist(x, x), neighbours, axis=1)[:, neighbours]
-
-    def share(inside: np.ndarray) -> Estimate:
-        value = int(inside.sum()) / len(inside)
-        return Estimate(value, binomial_error(value, len(inside)))
-
-    return share((distances <= radii(real)[None]).any(axis=1)), share((distances <= radii(fake)[:, None]).any(axis=0))
+    return (
+        _share_inside(distances, _neighbours(real, of_real), neighbours, of_fake, of_real),
+        _share_inside(distances.T, _neighbours(fake, of_fake), neighbours, of_real, of_fake),
+    )
 
 
-@metric("precision", title="precision", better="higher", needs="features", settings=("neighbours",))
-def precision(fake: np.ndarray, real: np.ndarray, neighbours: int) -> Estimate:
+def _neighbours(x: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """Distances ``[N, N]`` between samples of different subjects; infinite between those of one."""
+    return np.where(subjects[:, None] == subjects, np.inf, cdist(x, x))
+
+
+def _share_inside(
+    distances: np.ndarray, within: np.ndarray, neighbours: int, of_points: np.ndarray, of_balls: np.ndarray
+) -> Estimate:
+    """Share of points that are in a ball, from distances ``[points, balls]`` and those between the balls' centres."""
+
+    def inside(kept: np.ndarray) -> np.ndarray:
+        nearest = np.sort(within[np.ix_(kept, kept)], axis=1)
+        others = np.minimum(neighbours, np.isfinite(nearest).sum(axis=1)).clip(1)
+        radii = np.take_along_axis(nearest, others[:, None] - 1, axis=1)[:, 0]
+        return np.asarray((distances[:, kept] <= radii).any(axis=1))
+
+    every = inside(np.ones(len(of_balls), dtype=bool))
+    count = len(np.unique(of_balls))
+    without = [inside(of_balls != one).mean() for one in np.unique(of_balls)]
+    value = float(every.mean())
+    error = math.hypot(math.sqrt((count - 1) * np.var(without)), mean_error(every.astype(np.float64), of_points))
+    return Estimate(value, max(error, binomial_error(value, len(np.unique(of_points)))))
+
+
+@metric(
+    "precision", title="precision", better="higher", needs="features", settings=("neighbours",), by_subject=True
+)
+def precision(fake: np.ndarray, real: np.ndarray, neighbours: int, subjects: Subjects | None = None) -> Estimate:
     """Share of generated volumes that lie in the manifold of the real ones, see `precision_recall`."""
-    return precision_recall(fake, real, neighbours)[0]
+    return precision_recall(fake, real, neighbours, subjects)[0]
 
 
-@metric("recall", title="recall", better="higher", needs="features", settings=("neighbours",), in_verdict="shown")
-def recall(fake: np.ndarray, real: np.ndarray, neighbours: int) -> Estimate:
+@metric(
+    "recall",
+    title="recall",
+    better="higher",
+    needs="features",
+    settings=("neighbours",),
+    in_verdict="shown",
+    by_subject=True,
+)
+def recall(fake: np.ndarray, real: np.ndarray, neighbours: int, subjects: Subjects | None = None) -> Estimate:
     """Share of real volumes that lie in the manifold of the generated ones, see `precision_recall`."""
-    return precision_recall(fake, real, neighbours)[1]
+    return precision_recall(fake, real, neighbours, subjects)[1]

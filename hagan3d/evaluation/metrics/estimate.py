@@ -9,7 +9,7 @@ import numpy as np
 NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 
 Subjects = tuple[np.ndarray, np.ndarray]
-"""Subject number of each volume of the evaluated set ``[M]`` and of the reference set ``[N]``."""
+"""Subject of each volume of the evaluated set ``[M]`` and of the reference set ``[N]``; equal ones are one subject."""
 
 
 @dataclass(frozen=True)

@@ -72,11 +72,14 @@ def variety(x: Summary, y: Summary, subjects: Subjects | None = None) -> list[Va
     rows: list[Variety] = []
     groups = _subjects_or_each(x, y, subjects)
     if "total" in x and x["total"].size > SMALL**3 and "total" in y:
-        rows.append(Variety(0, _full_deviation(x) / max(_full_deviation(y), 1e-12), None))
+        a, b = (_full_deviation(s, own) for s, own in zip((x, y), groups, strict=True))
+        rows.append(Variety(0, a / max(b, 1e-12), None))
     for side in (SMALL, SMALL // 2, SMALL // 4, SMALL // 8):
-        a, b = (_mean_variance(blocks(s["small"], (side,) * 3), own) for s, own in zip((x, y), groups, strict=True))
-        ratio = float(np.sqrt(a[0] / max(b[0], 1e-12)))
-        relative = [error / value if value > 0 else 0.0 for value, error in (a, b)]
+        one, other = (
+            _mean_variance(blocks(s["small"], (side,) * 3), own) for s, own in zip((x, y), groups, strict=True)
+        )
+        ratio = float(np.sqrt(one[0] / max(other[0], 1e-12)))
+        relative = [error / value if value > 0 else 0.0 for value, error in (one, other)]
         rows.append(Variety(side, ratio, ratio / 2 * math.hypot(*relative)))
     return rows
 
@@ -87,16 +90,30 @@ def _subjects_or_each(x: Summary, y: Summary, subjects: Subjects | None) -> Subj
 
 
 def _mean_variance(x: np.ndarray, subjects: np.ndarray) -> tuple[float, float]:
-    """Mean variance of the voxels over volumes ``[N, ...]`` and its standard error."""
-    flat = x.reshape(len(x), -1)
-    each = ((flat - flat.mean(axis=0)) ** 2).mean(axis=1, dtype=np.float64) * len(x) / (len(x) - 1)
-    return float(each.mean()), mean_error(each, subjects)
+    """Mean variance of the voxels over volumes ``[N, ...]`` and its standard error.
+
+    Half the mean squared difference of volumes of different subjects, since those of one subject are alike: unbiased,
+    and the usual sample variance if each volume is of its own subject.
+    """
+    centred = x.reshape(len(x), -1).astype(np.float64)
+    centred -= centred.mean(axis=0)
+    number = np.unique(subjects, return_inverse=True)[1]
+    sizes = np.bincount(number)
+    squares = (centred**2).mean(axis=1)
+    sums = (np.eye(len(sizes))[number].T @ centred) ** 2  # of each subject
+    within = (sizes * np.bincount(number, squares)).sum() - sums.mean(axis=1).sum()
+    pairs = len(x) ** 2 - (sizes**2).sum()
+    value = (len(x) * squares.sum() - within) / pairs if pairs else 0.0
+    scale = value / squares.mean() if squares.any() else 1.0
+    return float(value), mean_error(squares, subjects) * scale
 
 
-def _full_deviation(summary: Summary) -> float:
-    n = len(summary["small"])
+def _full_deviation(summary: Summary, subjects: np.ndarray) -> float:
+    """Root mean variance of the voxels at full resolution, corrected for repeated subjects as that of block means."""
+    small, n = summary["small"], len(summary["small"])
     variance = (summary["total_square"] - summary["total"] ** 2 / n) / (n - 1)
-    return float(np.sqrt(variance.clip(0).mean()))
+    plain, of_subjects = (_mean_variance(small, one)[0] for one in (np.arange(n), subjects))
+    return float(np.sqrt(variance.clip(0).mean() * (of_subjects / plain if plain else 1.0)))
 
 
 @dataclass(frozen=True)
@@ -178,9 +195,12 @@ def _inside(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return ((y >= x.min(axis=0) - LEAST_DEVIATION) & (y <= x.max(axis=0) + LEAST_DEVIATION)).mean(axis=0)
 
 
-def coverage(x: Summary, y: Summary) -> Coverage:
-    """Compare slice by slice whether the range of slice means of ``x`` covers the slice means of ``y``."""
-    a, b = x["slice_mean"], y["slice_mean"]
+def coverage(x: Summary, y: Summary, count: int | None = None) -> Coverage:
+    """Compare slice by slice whether the range of slice means of ``x`` covers the slice means of ``y``.
+
+    The more volumes, the wider their range: ``count`` is how many of ``x`` take part, the first ones. Default: all.
+    """
+    a, b = x["slice_mean"][:count], y["slice_mean"]
     inside = _inside(a, b)
     worst = int(inside.argmin())
     rows = {

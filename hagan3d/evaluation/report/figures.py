@@ -3,7 +3,8 @@
 import io
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def losses_png(path: Path) -> bytes | None:
     """Draw the loss curves of a metrics.jsonl; None without the file."""
     if not path.is_file():
         return None
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    rows = list(_complete_rows(path))
     names = sorted({name for row in rows for name, value in row.items() if "/" in name and isinstance(value, float)})
     groups = sorted({name.split("/")[0] for name in names})
     if not groups:
@@ -177,6 +178,15 @@ def losses_png(path: Path) -> bytes | None:
             axes.legend(frameon=False, fontsize=6)
 
     return figure_png(draw, 3.0 * len(groups), 2.8)
+
+
+def _complete_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a metrics.jsonl; one may be truncated, after a kill or while a training writes it."""
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict) and "step" in row:
+                yield row
 
 
 def sheet_png(groups: Mapping[str, Sequence[Any]], affine: np.ndarray) -> bytes:

@@ -28,6 +28,7 @@ from hagan3d.evaluation.features.summary import FEATURES, Summary, View, VolumeS
 from hagan3d.evaluation.metrics import voxels
 from hagan3d.evaluation.metrics.classes import ClassScores, class_scores
 from hagan3d.evaluation.metrics.compare import LARGEST_SUBSET, FeatureComparison, compare_features, compare_summaries
+from hagan3d.evaluation.metrics.distances import LEAST_SUBJECTS
 from hagan3d.evaluation.metrics.estimate import Estimate, Subjects
 from hagan3d.evaluation.metrics.fidelity import Fidelity, fidelity
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
@@ -38,8 +39,7 @@ from hagan3d.evaluation.settings import EvaluateConfig
 from hagan3d.inference.encoding import check_store, has_encoder
 from hagan3d.inference.generation import samples
 
-PROTOCOL_VERSION = 3
-LEAST_SUBJECTS = 3  # of each real set: fewer say nothing about differences between subjects
+PROTOCOL_VERSION = 4
 
 
 def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str, VolumeSet]:
@@ -96,7 +96,8 @@ def _generated_set(model: Model, store: Store, train: VolumeSet, config: Evaluat
 
 def _real_set(name: str, store: Store, indices: np.ndarray, config: EvaluateConfig) -> VolumeSet:
     """Volumes of a store in random order, so that MS-SSIM does not pair neighbours (both hemispheres of a subject)."""
-    order = np.random.default_rng(config.seed).permutation(indices)[: config.train_limit]
+    limit = config.train_limit if name == "train" else None
+    order = np.random.default_rng(config.seed).permutation(indices)[:limit]
 
     def read(first: int, last: int) -> Iterator[np.ndarray]:
         return (store.volume(int(i)).numpy() for i in order[first:last])
@@ -161,7 +162,7 @@ def evaluate_channel(
             summaries = rescaled(summaries, extractor.name, "train")
     generated, held_out, train = (summaries[name] for name in ("generated", "held-out", "train"))
 
-    # Most of these distances are biased by the size of the set, so that the floor needs as many volumes as the value.
+    # Most of these measures are biased by the size of the set, so that the floor needs as many volumes as the value.
     count = min(sets["generated"].count, sets["train"].count)
 
     def compared(needs: str) -> dict[str, dict[str, Estimate]]:
@@ -184,8 +185,8 @@ def evaluate_channel(
         variety={name: variety_of(name) for name in ("generated", "held-out")},
         diversity=Diversity(voxels.pair_similarity(generated), voxels.pair_similarity(train)),
         seams=voxels.seams(generated, train, model.networks.default_depth(), subjects_of(sets, "generated", "train")),
-        coverage=voxels.coverage(generated, held_out),
-        coverage_floor=voxels.coverage(train, held_out).share,
+        coverage=voxels.coverage(generated, held_out, count),
+        coverage_floor=voxels.coverage(train, held_out, count).share,
         reconstruction=reconstruction_errors(model, store, train, config, channel, progress),
         geometry=check_geometry(model, store, generated),
         fidelity=_fidelity(generated, held_out, extractors[0].name, config),
@@ -271,7 +272,8 @@ def _classes(
     is_conditional = model.num_classes and model.description.class_names == store.class_names
     labels["generated"] = np.array(sets["generated"].identity["labels"]) if is_conditional else None
     features = {name: summary[FEATURES + extractor] for name, summary in summaries.items()}
-    return class_scores(features, labels, rounds)
+    subjects = {name: volumes.subject_numbers for name, volumes in sets.items()}
+    return class_scores(features, labels, subjects, rounds)
 
 
 def _fidelity(generated: Summary, real: Summary, extractor: str, config: EvaluateConfig) -> Fidelity | str:

@@ -34,7 +34,7 @@ from hagan3d.inference.translate_files import make_translator
 from hagan3d.networks.state_hash import state_hash
 from hagan3d.networks.translation import ROUTES
 
-DOMAIN_PROTOCOL_VERSION = 3
+DOMAIN_PROTOCOL_VERSION = 4
 LEAST = 3  # subjects of a set in a distance
 SHOWN = 4  # volumes of each domain in the picture
 NAMES = {direction: ROUTES[direction] for direction in ("a2b", "b2a")}
