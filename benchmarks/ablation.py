@@ -138,12 +138,13 @@ def main() -> None:
     a = parser.parse_args()
     if not features_path(Store(a.store)).exists():
         raise SystemExit(f"{a.store}: no features yet: hagan3d evaluate --store {a.store} --train-features")
+    torch.set_num_threads(a.threads)
     names = list(VARIANTS) if a.all else a.variants
     if not a.table:
         for seed in range(a.seeds):
             for name in names:
                 make(name, seed, a)
-    table([row for name in names if (row := collect(name, a.out, a.seeds))], a)
+    table([row for name in names if (row := collect(name, a))], a)
 
 
 def make(name: str, seed: int, a: argparse.Namespace) -> None:
@@ -156,9 +157,12 @@ def make(name: str, seed: int, a: argparse.Namespace) -> None:
     timed.make(folder, a.config, settings, seconds, a.threads, words)
 
 
-def collect(name: str, out: Path, seeds: int) -> Row | None:
+def collect(name: str, a: argparse.Namespace) -> Row | None:
     """Read what was measured of a variant."""
-    found = [m for seed in range(seeds) if (m := timed.metrics(out / f"{_slug(name)}-{seed}"))]
+    folders = [a.out / f"{_slug(name)}-{seed}" for seed in range(a.seeds)]
+    for folder in folders:
+        timed.check_plan(folder, a.config, 60 * a.minutes, a.threads)
+    found = [m for folder in folders if (m := timed.metrics(folder))]
     if not found:
         return None
     values = [

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -26,7 +25,6 @@ import torch
 import yaml
 from contrast import contrast_store
 
-ROOT = Path(__file__).parents[1]
 TASKS: dict[str, dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "methods.yaml").read_text(encoding="utf-8"))
 VOXELS = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("2D SSIM", "ssim_slices"), ("MAE, %", "mae_percent"))
 METHOD, REGRESSION = "method", "regression"
@@ -100,12 +98,6 @@ def with_steps(settings: dict[str, Any], task: dict[str, Any], kind: str, steps:
     return settings | {"train.steps": steps, task["stages"]["setting"]: max(1, steps // parts)}
 
 
-def commit() -> str:
-    """Return the commit of this checkout."""
-    words = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
-
-
 def is_of_domains(name: str) -> bool:
     """Return whether a task has two domains without pairs."""
     return bool(TASKS[name].get("domains"))
@@ -119,7 +111,7 @@ def task_rows(name: str, out: Path) -> Iterator[list[str]]:
 def table(tasks: list[str], a: argparse.Namespace) -> None:
     """Print what there is."""
     cores = len(os.sched_getaffinity(0))
-    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit()}")
+    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {timed.commit()}")
     print(f"held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; shares at the first step")
     for header, of_domains in ((HEADER, False), (DOMAIN_HEADER, True)):
         names = [name for name in tasks if is_of_domains(name) == of_domains]
@@ -134,7 +126,8 @@ def record(tasks: list[str], a: argparse.Namespace) -> None:
         header = DOMAIN_HEADER if is_of_domains(name) else HEADER
         for cells in task_rows(name, a.out):
             row = dict(zip(header, cells, strict=True))
-            kept.setdefault(name, {})[row["trained as"]] = row | {"minutes": f"{a.minutes:g}", "commit": commit()}
+            by = timed.plan_of(a.out / f"{name}-{row['trained as']}").get("commit", timed.commit())
+            kept.setdefault(name, {})[row["trained as"]] = row | {"minutes": f"{a.minutes:g}", "commit": by}
     RECORDS.write_text(
         json.dumps({name: kept[name] for name in TASKS if name in kept}, indent=1) + "\n", encoding="utf-8"
     )
@@ -191,7 +184,7 @@ def kids(found: dict[str, Any], what: str) -> list[str]:
 
 def seconds(folder: Path) -> str:
     """Return the processor seconds of a run."""
-    return f"{json.loads((folder / 'plan.json').read_text())['seconds']:.0f}"
+    return f"{timed.plan_of(folder)['seconds']:.0f}"
 
 
 def channels_of(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Runs of equal processor time: the cost of a step is measured first, then a run is trained and evaluated."""
 
 import json
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -56,8 +57,7 @@ def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def planned_steps(folder: Path, seconds: float, step: float) -> int:
     """Return the steps of a run of so many seconds at a cost of ``step`` each; as planned, if it has begun."""
-    plan = folder / "plan.json"
-    return json.loads(plan.read_text())["steps"] if plan.exists() else max(8, round(seconds / step))
+    return int(plan_of(folder).get("steps") or max(8, round(seconds / step)))
 
 
 def make(
@@ -73,18 +73,21 @@ def make(
         threads: Of the run.
         measure: Further words of `hagan3d evaluate`.
     """
+    check_plan(folder, config, seconds, threads)
     if (folder / "evaluation" / "metrics.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "plan.json"
-    spent = json.loads(plan.read_text())["seconds"] if plan.exists() else 0.0
+    begun = json.loads(plan.read_text()) if plan.exists() else {"seconds": 0.0, "commit": commit()}
+    begun |= {"steps": settings["train.steps"], "config": config, "minutes": seconds / 60, "threads": threads}
+    spent = begun["seconds"]
     words = [
         f"--{key}={json.dumps(value) if isinstance(value, bool | list | None) else value}"
         for key, value in {**QUIET, **settings}.items()
     ]
 
     def note(used: float) -> None:
-        plan.write_text(json.dumps({"steps": settings["train.steps"], "seconds": used}))
+        plan.write_text(json.dumps(begun | {"seconds": used}))
 
     command = ["train", "--config", config, "--out", folder / "run", *words]
     if status := metered.run(command, threads, spent, MOST * seconds, note):
@@ -93,6 +96,26 @@ def make(
     words = ["evaluate", folder / "run", "--store", store, "--out", out, "--device", "cpu", *measure]
     if metered.start(words, threads).wait():
         raise SystemExit(f"{folder}: cannot be measured")
+
+
+def check_plan(folder: Path, config: str, seconds: float, threads: int) -> None:
+    """Stop if a run that has begun in ``folder`` has another config, time or number of threads."""
+    for name, value in {"config": config, "minutes": seconds / 60, "threads": threads}.items():
+        before = plan_of(folder).get(name, value)
+        if before != value:
+            raise SystemExit(f"{folder}: a run with {name} {before}; ask for that, or give another --out")
+
+
+def plan_of(folder: Path) -> dict[str, Any]:
+    """Return what is known of a run that has begun: its steps, seconds so far, commit and settings of the benchmark."""
+    path = folder / "plan.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def commit() -> str:
+    """Return the commit of this checkout."""
+    words = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent, check=True).stdout.strip()
 
 
 def metrics(folder: Path) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ import itertools
 import os
 import platform
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -118,9 +117,8 @@ def make(run: Run, a: argparse.Namespace) -> None:
 
 def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
     """Print means and deviations over seeds of what there is."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout
     cores = len(os.sched_getaffinity(0))
-    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {commit.strip()}")
+    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {timed.commit()}")
     print(f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: deviation")
     header = [
         "sources",

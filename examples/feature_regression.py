@@ -101,9 +101,9 @@ def phantom_run(out: Path) -> tuple[Path, Path]:
         labels = str(out / "phantoms" / "attributes.csv")
         settings = PrepareConfig(size=(32, 32, 32), intensity="window", labels=labels, validation=0.4, workers=1)
         prepare(out / "phantoms" / "volumes", store, settings, progress=False)
-    words = f"--data.store {store} --out {run} --train.steps 1 --train.batch_size 2 --data.size 32 32 32"
-    words += " --data.subvolume_depth 16 --hagan.channels 64 --hagan.d_channels 64 --hagan.latent_dim 8"
-    train_door.main([*words.split(), "--log.preview_every", "0", "--train.device", "cpu"])
+    small = "--train.steps 1 --train.batch_size 2 --data.size 32 32 32 --data.subvolume_depth 16 --hagan.channels 64"
+    small += " --hagan.d_channels 64 --hagan.latent_dim 8 --log.preview_every 0 --train.device cpu"
+    train_door.main(["--config", "hagan_32", "--data.store", str(store), "--out", str(run), *small.split()])
     return store, run
 
 

@@ -91,7 +91,8 @@ def main(argv: Sequence[str]) -> None:
     print(f"   components hold {', '.join(f'{share:.0%}' for share in shares)} of the variance")
 
     print("6. From the real volume with least to that with most")
-    ids = [store.ids[int(i)] for i in (np.argmin(store.columns[a.attribute]), np.argmax(store.columns[a.attribute]))]
+    column = store.columns[a.attribute]
+    ids = [store.ids[int(i)] for i in (np.nanargmin(column), np.nanargmax(column))]
     explore_between(model, store, ids, a.out / "between", ExploreConfig(steps=5))
     print(f"   {a.out}/between/strip.png")
 
@@ -108,15 +109,20 @@ def real_latents(model: Model, store: Store, attribute: str) -> tuple[np.ndarray
     """Latents ``[N, latent_dim]`` of the training volumes, their attribute and their subjects."""
     if attribute not in store.columns:
         raise InputError(f"{store.path}: no column {attribute}; it has {', '.join(store.columns) or 'none'}")
-    train = store.indices("train")
+    train = known(store, store.indices("train"), attribute)
     encoded = encode_volumes(model, store, train)
     z = np.stack([encoded[store.ids[i]][1] for i in train])
     return z, store.columns[attribute][train], np.array(store.subjects)[train]
 
 
+def known(store: Store, indices: np.ndarray, attribute: str) -> np.ndarray:
+    """Return those of some volumes whose attribute is known."""
+    return indices[np.isfinite(store.columns[attribute][indices])]
+
+
 def calibrated(store: Store, measure: Measure, attribute: str) -> SegmenterReader:
     """Fit what thresholds measure to the truth on training volumes, and evaluate it on held-out ones."""
-    chosen, segmenter = store.indices("all"), ChestCT()
+    chosen, segmenter = known(store, store.indices("all"), attribute), ChestCT()
     measured = measure_volumes(store, chosen, segmenter, measure)
     held_out = np.array([store.splits[i] != "train" for i in chosen])
     return SegmenterReader(segmenter, measure, calibrate(measured, store.columns[attribute][chosen], held_out))

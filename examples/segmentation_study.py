@@ -90,6 +90,7 @@ def segment(store: Store, arm: str, seeds: Sequence[int], steps: int, folder: Pa
     """
     asked, sources, dice = study.held_out(store), study.sources_of(store)[arm], []
     folder.mkdir(parents=True, exist_ok=True)
+    study.check_made_by(folder / "made-by.json", {"volumes": store.store_fingerprint, "U-Net steps": steps})
     for seed in seeds:
         path = folder / f"{arm.replace(' ', '-')}-{seed}.npy"
         if not path.exists():

@@ -6,6 +6,7 @@ both kinds in equal parts, and on generated ones alone. What is done is kept in 
 
 import argparse
 import csv
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from hagan3d import train as train_command
 from hagan3d.checkpoint import load_model
+from hagan3d.checkpoint.generator_hash import generator_hash
 from hagan3d.data.store.derived import training_fraction, write_subset
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
@@ -78,7 +80,7 @@ def part_of(whole: Store, fraction: float, out: Path) -> Store:
 def generator(seen: Store, out: Path, config: str, steps: int, settings: Sequence[str]) -> Path:
     """Train a generator on the training volumes of a store, unless that is done; return its run."""
     run = out / seen.path.stem.replace("store", "run")
-    words = f"--config {config} --data.store {seen.path} --out {run} --train.steps {steps}".split()
+    words = ["--config", config, "--data.store", str(seen.path), "--out", str(run), "--train.steps", str(steps)]
     if not (any((run / "checkpoints").glob("*.pt")) and load_model(run, generate=True).step >= steps):
         train_command.main([*words, *settings])
     return run
@@ -88,16 +90,33 @@ def with_generated(part: Store, seen: Store, run: Path, path: Path, count: int) 
     """Write the volumes of a store and generated ones into one store, unless it is there.
 
     Raises:
-        InputError: If the generator was trained on other volumes than those of ``seen``.
+        InputError: If the generator was trained on other volumes than those of ``seen``, or the store that is there was
+            made by another generator or with another count.
     """
-    if path.exists():
-        return Store(path)
     model = load_model(run, generate=True)
     if origin_warning(model, seen):
         raise InputError(
             f"{run}: was trained on other volumes than those of {seen.path}; an honest study needs its own"
         )
-    return augment(model, part, path, GeneratedSet(count))
+    check_made_by(path.with_suffix(".made-by.json"), {"generator": generator_hash(model), "generated": count})
+    return Store(path) if path.exists() else augment(model, part, path, GeneratedSet(count))
+
+
+def check_made_by(path: Path, now: dict[str, str | int]) -> None:
+    """Note in a file what results beside it are made by, unless it is there.
+
+    Raises:
+        InputError: If they were made by something else.
+    """
+    if not path.exists():
+        path.write_text(json.dumps(now), encoding="utf-8")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = next((name for name, value in now.items() if before.get(name) != value), None)
+    if changed is not None:
+        raise InputError(
+            f"{path}: results there were made with {changed} {before.get(changed)}, not {now[changed]}; give another "
+            f"--out, or remove {path.parent}"
+        )
 
 
 def sources_of(store: Store) -> dict[str, list[np.ndarray]]:

@@ -242,9 +242,8 @@ class Model:
 
 
 def _settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
-    """Return settings by name, paths as text; InputError if a name is unknown or a value is invalid."""
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-    return section_from_dict(plain, kind)
+    """Return settings by name; InputError if a name is unknown or a value is invalid."""
+    return section_from_dict(run_settings.plain(values), kind)
 
 
 def _path(store: "str | Path | stores.Store") -> Path:

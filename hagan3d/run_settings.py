@@ -7,6 +7,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import numpy as np
 import yaml
 
 from hagan3d import cli
@@ -109,12 +110,26 @@ def load_config(name: str | Path, **sections: dict[str, Any]) -> Config:
     path = config_path(str(name))
     check_config_file(path)
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for section, changes in sections.items():
-        values[section] = _merged(values.get(section) or {}, changes)
     try:
-        return from_dict(values)
+        from_dict(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    for section, changes in sections.items():
+        if not isinstance(changes, dict):
+            raise InputError(f"{section} {changes!r}: must be a section of settings, such as data={{'store': 'a.h5'}}")
+        values[section] = _merged(values.get(section) or {}, plain(changes))
+    return from_dict(values)
+
+
+def plain(value: Any) -> Any:
+    """Return a setting as a file would have it: paths as text, NumPy's numbers and arrays as Python's."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(plain(item) for item in value)
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else value
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,17 @@ def test_settings_are_checked():
         h3.Config.load("hagan_32", train={"stepps": 1})
     with pytest.raises(InputError, match="no such config"):
         h3.Config.load("hagan_33")
+    with pytest.raises(InputError, match="data None: must be a section of settings, such as data="):
+        h3.Config.load("hagan_32", data=None)
+
+
+def test_settings_may_be_paths_and_numbers_of_numpy(small_store):
+    size, steps = np.array([32, 32, 32]), np.int64(3)
+    config = h3.Config.load("hagan_32", data={"store": small_store, "size": size}, train={"steps": steps})
+    assert config == h3.Config.load("hagan_32", data={"store": str(small_store)}, train={"steps": 3})
+    assert (config.data.size, type(config.train.steps)) == ((32, 32, 32), int)
+    with pytest.raises(InputError, match="in: does not exist"):  # its settings are good
+        h3.Store.prepare("in", "a.h5", size=tuple(size))
 
 
 @pytest.mark.slow

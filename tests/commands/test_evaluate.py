@@ -85,7 +85,7 @@ def test_the_report_is_one_file_that_needs_nothing_beside_it(evaluated):
         "Variety",
         "Geometry",
         "Training",
-        "Protocol 3",
+        "Protocol 4",
         "Sharpness and texture",
     ):
         assert f"<h2>{heading}" in text
@@ -93,7 +93,7 @@ def test_the_report_is_one_file_that_needs_nothing_beside_it(evaluated):
 
 def test_the_numbers_say_what_was_measured(evaluated):
     metrics = json.loads((evaluated / "metrics.json").read_text())
-    assert metrics["protocol"] == 3
+    assert metrics["protocol"] == 4
     assert metrics["volumes"] == {"generated": 6, "held-out": 10, "train": 8}
     assert [(e["name"], len(e["sha256"])) for e in metrics["extractors"]] == [("random", 64), ("encoder", 64)]
     for found in metrics["features"].values():

@@ -12,8 +12,8 @@ from hagan3d import cli, prepare
 from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.data.preprocess import pipeline
-from hagan3d.data.preprocess.facts import grouped, read_report
 from hagan3d.data.preprocess.cases import find_channels, find_table
+from hagan3d.data.preprocess.facts import grouped, read_report
 from hagan3d.data.preprocess.inputs import find_cases
 from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.settings import PrepareConfig

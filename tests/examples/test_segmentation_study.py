@@ -12,13 +12,14 @@ import torch
 from hagan3d import cli
 from hagan3d.checkpoint import load
 from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
+    folder = tmp_path_factory.mktemp("a study")
     assert cli.run(segmentation_study.main, ["--quick", "--out", str(folder)]) == 0
     return folder
 
@@ -51,6 +52,15 @@ def test_the_same_line_again_trains_nothing(out, monkeypatch):
     before = (out / "study.csv").read_text()
     assert cli.run(segmentation_study.main, ["--quick", "--out", str(out)]) == 0
     assert (out / "study.csv").read_text() == before
+
+
+def test_results_of_other_settings_are_not_taken_for_these(out, capsys):
+    store = Store(out / "more-050.h5")
+    with pytest.raises(InputError, match="made with U-Net steps 1, not 9; give another --out"):
+        segmentation_study.segment(store, "real alone", range(1), 9, out / "050")
+    run = out / "run-050"
+    with pytest.raises(InputError, match="made with generated 2, not 5; give another --out"):
+        study.with_generated(Store(out / "store-050.h5"), Store(out / "store-050.h5"), run, out / "more-050.h5", 5)
 
 
 def test_dice_is_one_for_the_truth_and_counted_by_hand_for_a_shift(out):

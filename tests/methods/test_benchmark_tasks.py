@@ -24,6 +24,20 @@ def contrast(monkeypatch):
     return importlib.import_module("contrast")
 
 
+def test_a_folder_of_runs_is_of_one_config_time_and_number_of_threads(methods, tmp_path):
+    timed, folder = methods.timed, tmp_path / "default-0"
+    timed.check_plan(folder, "hagan_32", 1800.0, 1)  # nothing has begun
+    folder.mkdir()
+    (folder / "plan.json").write_text(
+        '{"steps": 9, "seconds": 5.0, "config": "hagan_32", "minutes": 30.0, "threads": 1}'
+    )
+    timed.check_plan(folder, "hagan_32", 1800.0, 1)
+    assert timed.planned_steps(folder, 1800.0, 1.0) == 9
+    for asked, said in ((("hagan_64", 1800.0, 1), "hagan_32"), (("hagan_32", 300.0, 1), "30.0")):
+        with pytest.raises(SystemExit, match=said):
+            timed.check_plan(folder, *asked)
+
+
 def test_every_run_of_every_task_is_a_valid_config(methods):
     for name, task in methods.TASKS.items():
         for kind, changes in methods.runs(task).items():

@@ -156,7 +156,9 @@ def summarize(
             raise InputError(f"volumes of {list(odd)} and {list(size)} voxels cannot be compared")
         x = np.stack(group)
         if not np.isfinite(x).all():
-            raise InputError("generated volumes hold NaN or infinite values: the run diverged; use an earlier checkpoint")
+            raise InputError(
+                "generated volumes hold NaN or infinite values: the run diverged; use an earlier checkpoint"
+            )
         for view, own in zip(views, parts, strict=True):
             own.append(view.summarize(x, pairs))
     return [concatenate(own) for own in parts]

@@ -268,9 +268,7 @@ def _share_inside(
     return Estimate(value, max(error, binomial_error(value, len(np.unique(of_points)))))
 
 
-@metric(
-    "precision", title="precision", better="higher", needs="features", settings=("neighbours",), by_subject=True
-)
+@metric("precision", title="precision", better="higher", needs="features", settings=("neighbours",), by_subject=True)
 def precision(fake: np.ndarray, real: np.ndarray, neighbours: int, subjects: Subjects | None = None) -> Estimate:
     """Share of generated volumes that lie in the manifold of the real ones, see `precision_recall`."""
     return precision_recall(fake, real, neighbours, subjects)[0]
