@@ -37,6 +37,9 @@ class TrainConfig(Section):
     """Storage of Adam's moments. fp32: 8 bytes per weight. The others keep the first moment only if betas[0] is above
     0, which changes nothing, and have no fused kernel. lean: 4 bytes. bf16, 8bit: 2 and 1, rounded stochastically.
     offload: 0 on the device, moved from and to host memory."""
+    muon: tuple[str, ...] = ()
+    """Networks whose convolutions and linear layers learn by Muon: updates are made orthogonal. It has one moment, and
+    the learning rates of Adam, which goes on with biases and norms. Default: none."""
     ema: float = bounded(0.999, at_least=0, below=1)
     """Decay per update of the exponential moving average of generator weights used at inference; 0: off."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
@@ -71,6 +74,8 @@ class TrainConfig(Section):
             raise InputError(f"train.accumulate: must divide batch_size {self.batch_size}, got {self.accumulate}")
         if self.optimizer != "adam" and self.optimizer_state != "fp32":
             raise InputError(f"train.optimizer_state {self.optimizer_state}: works with train.optimizer adam only")
+        if self.optimizer != "adam" and self.muon:
+            raise InputError(f"train.muon {' '.join(self.muon)}: works with train.optimizer adam only")
         if self.compile and self.kernels not in ("auto", "fixed"):
             raise InputError(f"train.kernels {self.kernels}: works without train.compile only; use fixed")
         self._check_decay()

@@ -51,13 +51,27 @@ class LeanAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
-                    names = MOMENTS if group["betas"][0] > 0 else MOMENTS[1:]
-                    state.update({"step": 0, **self._zeros(parameter, names)})
+                    state.update({"step": 0, **self._zeros(parameter, self._moments_of(parameter, group))})
                 state["step"] += 1
                 if parameter.device not in noise:
                     noise[parameter.device] = torch.Generator(parameter.device).manual_seed(state["step"])
-                for part in _parts(parameter, parameter.grad, state):
-                    self._move(*part, state["step"], group, noise[parameter.device])
+                self._update(parameter, parameter.grad, state, group, noise[parameter.device])
+
+    def _moments_of(self, parameter: nn.Parameter, group: dict[str, Any]) -> tuple[str, ...]:
+        """Return the names of the moments that are kept of a weight."""
+        return MOMENTS if group["betas"][0] > 0 else MOMENTS[1:]
+
+    def _update(
+        self,
+        parameter: nn.Parameter,
+        grad: Tensor,
+        state: dict[str, Any],
+        group: dict[str, Any],
+        noise: torch.Generator,
+    ) -> None:
+        """Update a weight and its moments."""
+        for part in _parts(parameter, grad, state):
+            self._move(*part, state["step"], group, noise)
 
     def _move(
         self,

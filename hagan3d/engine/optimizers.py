@@ -6,6 +6,7 @@ import torch
 
 from hagan3d.config import TrainConfig
 from hagan3d.engine.lean_adam import LeanAdam
+from hagan3d.engine.muon import Muon
 from hagan3d.errors import InputError
 from hagan3d.ops.device import find_device, has_bf16
 
@@ -13,15 +14,18 @@ from hagan3d.ops.device import find_device, has_bf16
 def make_optimizer(
     train: TrainConfig, lr: float, groups: list[dict[str, Any]], device: torch.device
 ) -> torch.optim.Optimizer:
-    """Return Adam over groups of parameters: torch's (fused), NVIDIA apex's, or one with less state on the device.
+    """Return an optimizer over groups of parameters.
+
+    Adam: torch's (fused), NVIDIA apex's, or one with less state on the device; Muon if a group has ``muon``.
 
     Raises:
         InputError: If apex is requested and not installed (the package of that name on PyPI is another project).
     """
-    if train.optimizer_state != "fp32":
+    with_muon = any(group.get("muon") for group in groups)
+    if train.optimizer_state != "fp32" or with_muon:
         bits = {"bf16": 16, "8bit": 8}.get(train.optimizer_state, 32)
         home = torch.device("cpu") if train.optimizer_state == "offload" else None
-        return LeanAdam(groups, lr, train.betas, bits, home)
+        return (Muon if with_muon else LeanAdam)(groups, lr, train.betas, bits, home)
     if train.optimizer == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=train.betas, fused=True)
     try:

@@ -47,6 +47,9 @@ class Updates:
         self.precision = precision_on(device_kind(next(networks.parameters())), train.precision)
         self.frozen = frozen_parameters(networks, train.freeze)
         self._check_frozen()
+        unknown = [name for name in train.muon if name not in networks.names()]
+        if unknown:
+            raise InputError(f"train.muon {unknown[0]}: no such network; there are {', '.join(networks.names())}")
         networks.set_memory(train.recompute_norms, train.checkpointing)
         if train.compile:
             penalised = {name for phase in phases for name in phase.penalised}
@@ -77,13 +80,16 @@ class Updates:
         return [parameter for group in self._rate_groups(phase) for parameter in group["params"]]
 
     def _rate_groups(self, phase: Phase) -> list[dict[str, Any]]:
-        """Parameters that learn in a phase, grouped by learning rate."""
+        """Parameters that learn in a phase, grouped by learning rate and by whether they learn by Muon."""
         frozen = {id(parameter) for parameter in self.frozen}
-        groups: dict[float, list[nn.Parameter]] = {}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name in phase.updates:
             parameters = [p for p in self.networks[name].parameters() if id(p) not in frozen]
-            groups.setdefault(phase.lr_of.get(name, phase.lr), []).extend(parameters)
-        return [{"params": parameters, "lr": lr} for lr, parameters in groups.items() if parameters]
+            key = phase.lr_of.get(name, phase.lr), name in self.train.muon
+            groups.setdefault(key, []).extend(parameters)
+        return [
+            {"params": own, "lr": lr} | ({"muon": True} if muon else {}) for (lr, muon), own in groups.items() if own
+        ]
 
     def _check_frozen(self) -> None:
         """Raise InputError if a phase has nothing left to learn."""

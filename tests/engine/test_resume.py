@@ -16,10 +16,13 @@ from tests.helpers import assert_equal
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stop_after", "optimizer_state", "every"), [(1, "fp32", 1), (3, "bf16", 1), (3, "fp32", 2)])
-def test_resuming_equals_an_uninterrupted_run(small_store, tmp_path, stop_after, optimizer_state, every):
+@pytest.mark.parametrize(
+    ("stop_after", "settings", "every"),
+    [(1, {}, 1), (3, {"optimizer_state": "bf16"}, 1), (3, {}, 2), (3, {"muon": ("g", "e_g")}, 1)],
+)
+def test_resuming_equals_an_uninterrupted_run(small_store, tmp_path, stop_after, settings, every):
     augment = DiffAugConfig(translate=0.1, brightness=0.2, contrast=0.2, probability=0.2, adaptive=True, ramp=20)
-    config = tiny_config(diffaug=augment, r1_weight=0.1, r1_every=2, optimizer_state=optimizer_state)
+    config = tiny_config(diffaug=augment, r1_weight=0.1, r1_every=2, **settings)
     config = dataclasses.replace(config, log=dataclasses.replace(config.log, every=every))
     straight = make_trainer(small_store, tmp_path / "straight", config)
     assert straight.run()
