@@ -40,6 +40,7 @@ PUBLISHED = {
     "train.lr_d": 4.0e-4,
     "hagan.lr_e": 1.0e-4,
     "train.betas": [0.0, 0.999],
+    "train.muon": [],
     "train.lr_decay": None,
     "hagan.r1_weight": 0,
     "train.ema": 0,
@@ -56,6 +57,7 @@ SELDOM = {"train.batch_size": 8, "hagan.encoder_every": 2}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "published": PUBLISHED,
+    "Adam alone": {"train.muon": []},
     "wider networks, objective bce": WIDER | BCE,
     "wider networks": WIDER,
     "objective bce": BCE,
