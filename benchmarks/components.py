@@ -51,8 +51,8 @@ cycles nor codes forbid, and its discriminators have a tenth of a per cent of th
 are too few for it. Its eight rows see four slices a step, a quarter of the voxels of volumes at 32^3,
 and are not done after 700 to 1700 steps either: translations have holes and stripes, which KID shows
 more than the errors. Attention in the generator with the Charbonnier error is the furthest on; with
-spectral norm everywhere as well, contrasts are not mapped yet. From PET to CT, L1 alone is 4 dB ahead of
-UP-GAN and pix2pix: what PET does not show D invents.
+spectral norm everywhere as well, contrasts are not mapped yet. From PET to CT, L1 alone is ahead of
+UP-GAN by 4 dB, which has 431 steps for its three stages, and of pix2pix by 1.3 dB.
 """
 DEVIATES = "# Deviates: "
 HEADER = ("title", "config", "method", "generators", "discriminators", "objective", "terms x weights", "trained on")
