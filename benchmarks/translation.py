@@ -34,19 +34,20 @@ DEGRADATIONS = {
 MEASURES = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("MAE, %", "mae_percent"), ("NMSE", "nmse"))
 
 
-def compared_methods() -> dict[str, tuple[str, dict[str, str]]]:
-    """Return the methods that compare with a target voxel by voxel and have a config at 32^3, and a plain cascade.
+def compared_methods() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return the methods that compare with a target voxel by voxel and have a config at 32^3, a plain cascade, and UNIT.
 
-    Each has the name of its config's method, and the settings that it changes.
+    Each has the name of its config's method, and the settings that it changes. UNIT sees the same volumes without
+    knowing which belong together.
     """
-    methods: dict[str, tuple[str, dict[str, str]]] = {}
+    methods: dict[str, tuple[str, dict[str, Any]]] = {}
     for name in method_names():
         kind = config_class(name)
         if kind.data_config is WindowDataConfig and (ROOT / "configs" / f"{name}_32.yaml").exists():
             methods[name] = (name, {})
             if "guide" in kind.__dataclass_fields__:
                 methods["cascade"] = (name, {f"{name}.guide": "none"})
-    return methods
+    return methods | {"unit": ("unit", {"data.paired": False})}
 
 
 METHODS = compared_methods()
