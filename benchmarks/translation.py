@@ -35,7 +35,7 @@ MEASURES = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("MAE, %", "mae_percent")
 
 
 def compared_methods() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the methods that compare with a target voxel by voxel and have a config at 32^3, a plain cascade, and UNIT.
+    """Return the methods that compare with a target voxel by voxel and have a config at 32^3, a cascade, and UNIT.
 
     Each has the name of its config's method, and the settings that it changes. UNIT sees the same volumes without
     knowing which belong together.

@@ -53,7 +53,7 @@ def unbiased_mmd(kxx: np.ndarray, kxy: np.ndarray, kyy: np.ndarray, subjects: Su
     parts = ((1, kxx, of_x, of_x), (-2, kxy, of_x, of_y), (1, kyy, of_y, of_y))
     means = [(sign, *_mean_and_without(kernel, rows, columns)) for sign, kernel, rows, columns in parts]
     value = sum(sign * mean for sign, mean, _ in means)
-    without = sum((sign * each for sign, _, each in means), np.zeros(len(in_x)))
+    without = sum((sign * each for sign, _, each in means), np.zeros(of_x.shape[1]))
     groups = (in_x & in_y, in_x & ~in_y, in_y & ~in_x)
     variance = sum((group.sum() - 1) * without[group].var() for group in groups if group.any())
     return Estimate(float(value), math.sqrt(variance))
