@@ -45,14 +45,14 @@ stain transfer has no term of voxels, so that it keeps contrast and outlines and
 the mean of its contrasts hardly shows, as its regression does too.
 
 Of slices of heads, whose k-space is undersampled in their plane, UP-GAN restores most, 1.7 dB, and its
-generator with L1 alone 3.1 dB; pix2pix and MedGAN gain half a decibel, as their strided U-Nets with L1
-alone do in so many steps. UNIT, without pairs, has inverted the contrast after 430 steps, which neither
+generator with L1 alone 3.1 dB; methods of strided U-Nets gain half a decibel, and with L1 alone no more
+in so many steps. UNIT, without pairs, has inverted the contrast after 430 steps, which neither
 cycles nor codes forbid, and its discriminators have a tenth of a per cent of the gradient: ten minutes
 are too few for it. Its eight rows see four slices a step, a quarter of the voxels of volumes at 32^3,
 and are not done after 700 to 1700 steps either: translations have holes and stripes, which KID shows
 more than the errors. Attention in the generator with the Charbonnier error is the furthest on; with
 spectral norm everywhere as well, contrasts are not mapped yet. From PET to CT, L1 alone is ahead of
-UP-GAN by 4 dB, which has 431 steps for its three stages, and of pix2pix by 1.3 dB.
+UP-GAN by 4 dB, which has 431 steps for its three stages, and of a strided U-Net with D by 1.3 dB.
 """
 DEVIATES = "# Deviates: "
 HEADER = ("title", "config", "method", "generators", "discriminators", "objective", "terms x weights", "trained on")

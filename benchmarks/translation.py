@@ -21,7 +21,7 @@ import numpy as np
 import timed
 import torch
 
-from hagan3d.config import WindowDataConfig
+from hagan3d.config import UnpairedDataConfig, WindowDataConfig
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.run_settings import load_config
 
@@ -35,19 +35,23 @@ MEASURES = (("PSNR, dB", "psnr_db"), ("SSIM", "ssim"), ("MAE, %", "mae_percent")
 
 
 def compared_methods() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the methods that compare with a target voxel by voxel and have a config at 32^3, a cascade, and UNIT.
+    """Return the methods of translation that have a config at 32^3, and a plain cascade.
 
-    Each has the name of its config's method, and the settings that it changes. UNIT sees the same volumes without
-    knowing which belong together.
+    Each has the name of its config's method, and the settings that it changes. Methods without pairs see the same
+    volumes without knowing which belong together.
     """
     methods: dict[str, tuple[str, dict[str, Any]]] = {}
     for name in method_names():
         kind = config_class(name)
-        if kind.data_config is WindowDataConfig and (ROOT / "configs" / f"{name}_32.yaml").exists():
+        if not (ROOT / "configs" / f"{name}_32.yaml").exists():
+            continue
+        if kind.data_config is UnpairedDataConfig:
+            methods[name] = (name, {"data.paired": False})
+        if kind.data_config is WindowDataConfig:
             methods[name] = (name, {})
             if "guide" in kind.__dataclass_fields__:
                 methods["cascade"] = (name, {f"{name}.guide": "none"})
-    return methods | {"unit": ("unit", {"data.paired": False})}
+    return methods
 
 
 METHODS = compared_methods()

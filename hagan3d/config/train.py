@@ -75,7 +75,7 @@ class TrainConfig(Section):
         if self.optimizer != "adam" and self.optimizer_state != "fp32":
             raise InputError(f"train.optimizer_state {self.optimizer_state}: works with train.optimizer adam only")
         if self.optimizer != "adam" and self.muon:
-            raise InputError(f"train.muon {' '.join(self.muon)}: works with train.optimizer adam only")
+            raise InputError(f"train.optimizer {self.optimizer}: works without train.muon only; use --train.muon=[]")
         if self.compile and self.kernels not in ("auto", "fixed"):
             raise InputError(f"train.kernels {self.kernels}: works without train.compile only; use fixed")
         self._check_decay()

@@ -41,7 +41,7 @@ def test_a_table_names_files_in_either_form_of_unicode(tmp_path: Path):
     assert set(pair.files) == {other, on_disk}
     (case,) = find_table(table, ()).files
     (given,) = find_channels(table, ("source", "target"))
-    assert case.files == given.files == (on_disk, other)
+    assert [*case.files] == [*given.files] == [on_disk, other]
     (tmp_path / "list.txt").write_text(f"{tmp_path / written}\n")
     assert [file.path for file in find_volumes([tmp_path / "list.txt"])] == [on_disk]
     table.write_text("id,source,target\na,M\u00fcnch/a.nii.gz,ct.nii.gz\n")

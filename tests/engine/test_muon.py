@@ -74,7 +74,7 @@ def test_it_learns_the_networks_that_are_named(small_store, tmp_path):
 def test_networks_that_there_are_not_are_named(small_store, tmp_path):
     with pytest.raises(InputError, match="train.muon f: no such network; there are g, d_h, d_l"):
         make_trainer(small_store, tmp_path / "run", tiny_config(muon=("f",)))
-    with pytest.raises(InputError, match="train.muon g: works with train.optimizer adam only"):
+    with pytest.raises(InputError, match="train.optimizer apex: works without train.muon only; use --train.muon=."):
         TrainConfig(muon=("g",), optimizer="apex")
 
 

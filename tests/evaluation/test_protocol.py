@@ -5,6 +5,7 @@ import pytest
 
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
+from hagan3d.evaluation.metrics.estimate import one_per_subject_first
 from hagan3d.evaluation.report.figures import losses_png
 from hagan3d.evaluation.report.protocol import _real_set
 from hagan3d.evaluation.settings import EvaluateConfig
@@ -15,6 +16,15 @@ def test_the_limit_of_training_volumes_leaves_held_out_ones_alone(small_store):
     sets = {name: _real_set(name, store, np.arange(8), config) for name in ("train", "held-out")}
     assert {name: one.count for name, one in sets.items()} == {"train": 5, "held-out": 8}
     assert sets["held-out"].identity["indices"][:5] == sets["train"].identity["indices"]
+
+
+def test_volumes_of_one_subject_are_no_neighbours_and_the_first_are_of_as_many_as_there_are():
+    subjects = ["a"] * 6 + ["b", "b", "c", "d"]
+    for seed in range(20):
+        order = one_per_subject_first(range(10), subjects, seed)
+        assert sorted(order) == list(range(10))
+        assert {subjects[i] for i in order[:4]} == {*"abcd"} and {subjects[i] for i in order[4:6]} == {*"ab"}
+    assert one_per_subject_first(range(10), subjects, 0) != one_per_subject_first(range(10), subjects, 1)
 
 
 @pytest.mark.parametrize(("settings", "limit"), [({"num": 5}, "num 5"), ({"train_limit": 6}, "train_limit 6")])

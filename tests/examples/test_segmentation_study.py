@@ -56,7 +56,7 @@ def test_the_same_line_again_trains_nothing(out, monkeypatch):
 
 def test_results_of_other_settings_are_not_taken_for_these(out, capsys):
     store = Store(out / "more-050.h5")
-    with pytest.raises(InputError, match="made with U-Net steps 1, not 9; give another --out"):
+    with pytest.raises(InputError, match="made with U-Net steps 4, not 9; give another --out"):
         segmentation_study.segment(store, "real alone", range(1), 9, out / "050")
     run = out / "run-050"
     with pytest.raises(InputError, match="made with generated 2, not 5; give another --out"):

@@ -1,7 +1,8 @@
 """An estimated number with its standard error and 95 % confidence interval."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,24 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.4g}" + ("" if self.error is None else f" +- {self.error:.2g}")
+
+
+def one_per_subject_first(indices: Sequence[int] | np.ndarray, subjects: Sequence[str], seed: int) -> list[int]:
+    """Return indices of volumes in random order: one of each subject, then the second of each, and so on.
+
+    The first of them are of as many subjects as there can be, and neighbours hardly ever of one.
+
+    Args:
+        indices: Of the volumes to order.
+        subjects: Subject of every volume, by index.
+        seed: Of the order.
+    """
+    order = [int(i) for i in np.random.default_rng(seed).permutation(indices)]
+    seen, rounds = Counter[str](), {}
+    for i in order:
+        rounds[i] = seen[subjects[i]]
+        seen[subjects[i]] += 1
+    return sorted(order, key=rounds.__getitem__)
 
 
 def bootstrap_error(

@@ -29,7 +29,7 @@ from hagan3d.evaluation.metrics import voxels
 from hagan3d.evaluation.metrics.classes import ClassScores, class_scores
 from hagan3d.evaluation.metrics.compare import LARGEST_SUBSET, FeatureComparison, compare_features, compare_summaries
 from hagan3d.evaluation.metrics.distances import LEAST_SUBJECTS
-from hagan3d.evaluation.metrics.estimate import Estimate, Subjects
+from hagan3d.evaluation.metrics.estimate import Estimate, Subjects, one_per_subject_first
 from hagan3d.evaluation.metrics.fidelity import Fidelity, fidelity
 from hagan3d.evaluation.progress import ProgressCallback, no_progress
 from hagan3d.evaluation.report.geometry import check_geometry
@@ -95,14 +95,14 @@ def _generated_set(model: Model, store: Store, train: VolumeSet, config: Evaluat
 
 
 def _real_set(name: str, store: Store, indices: np.ndarray, config: EvaluateConfig) -> VolumeSet:
-    """Volumes of a store in random order, so that MS-SSIM does not pair neighbours (both hemispheres of a subject)."""
+    """Volumes of a store in an order by which MS-SSIM does not pair volumes of one subject, such as both sides."""
     limit = config.train_limit if name == "train" else None
-    order = np.random.default_rng(config.seed).permutation(indices)[:limit]
+    order = one_per_subject_first(indices, store.subjects, config.seed)[:limit]
 
     def read(first: int, last: int) -> Iterator[np.ndarray]:
-        return (store.volume(int(i)).numpy() for i in order[first:last])
+        return (store.volume(i).numpy() for i in order[first:last])
 
-    identity = {"store": store.store_fingerprint, "indices": [int(i) for i in order]}
+    identity = {"store": store.store_fingerprint, "indices": order}
     names = sorted(set(store.subjects))
     subjects = np.array([names.index(store.subjects[i]) for i in order])
     if len(np.unique(subjects)) < LEAST_SUBJECTS:

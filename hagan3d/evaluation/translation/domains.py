@@ -4,7 +4,6 @@ import hashlib
 import json
 import platform
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -25,7 +24,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
 from hagan3d.evaluation.metrics.distances import fid, kid, rbf_mmd
-from hagan3d.evaluation.metrics.estimate import Estimate, Subjects
+from hagan3d.evaluation.metrics.estimate import Estimate, Subjects, one_per_subject_first
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.translation.pairs import FOREGROUND, voxel_errors
 from hagan3d.evaluation.translation.results import Spread, plain
@@ -253,23 +252,19 @@ def _held_out(store: Store, domain: str) -> list[int]:
 
 
 def _training(store: Store, domain: str, count: int) -> list[int]:
-    """Return the indices of so many training volumes of a domain, if there are, in random order, one per subject first.
+    """Return the indices of so many training volumes of a domain, if there are; see `one_per_subject_first`.
 
     Raises:
         InputError: If they are of too few subjects.
     """
-    order = [int(i) for i in np.random.default_rng(0).permutation(Pairs(store).indices("train", domain))]
-    seen = Counter[str]()
-    rounds = {}
-    for i in order:
-        rounds[i] = seen[store.subjects[i]]
-        seen[store.subjects[i]] += 1
-    if len(seen) < LEAST:
+    order = one_per_subject_first(Pairs(store).indices("train", domain), store.subjects, seed=0)
+    people = len({*_subjects(store, order)})
+    if people < LEAST:
         raise InputError(
-            f"{store.path}: the training volumes of the {domain} domain are of {len(seen)} subjects; an evaluation "
-            f"needs at least {LEAST}"
+            f"{store.path}: the training volumes of the {domain} domain are of {people} subjects; an evaluation needs "
+            f"at least {LEAST}"
         )
-    return sorted(order, key=rounds.__getitem__)[: max(LEAST, count)]
+    return order[: max(LEAST, count)]
 
 
 def _translations(
