@@ -57,7 +57,7 @@ SELDOM = {"train.batch_size": 8, "hagan.encoder_every": 2}
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "published": PUBLISHED,
-    "Adam alone": {"train.muon": []},
+    "Muon for G and E^G": {"train.muon": ["g", "e_g"]},
     "wider networks, objective bce": WIDER | BCE,
     "wider networks": WIDER,
     "objective bce": BCE,
