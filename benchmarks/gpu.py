@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import metered
 import torch
 
 from hagan3d import __version__, ops
@@ -160,19 +160,12 @@ def write_results(out: Path, device: str, rows: list[dict[str, object]]) -> None
         "cuda": torch.version.cuda or "none",
         "cudnn": torch.backends.cudnn.version() or 0,
         "operators": ops.backend(),
-        "commit": commit(),
+        "commit": metered.commit(),
     }
     text = "\n".join([*(f"{key}: {value}" for key, value in machine.items()), "", *map(line, rows)])
     write_text(out / "summary.txt", text + "\n")
     write_text(out / "summary.json", json.dumps({"machine": machine, "parts": rows}, indent=1) + "\n")
     print(f"\n{text}\n\nresults: {out}")
-
-
-def commit() -> str:
-    if shutil.which("git") is None:
-        return "unknown"
-    words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Commands of hagan3d as processes of their own, with their processor time counted and, where it is short, limited."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +9,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 STOPPED = 1  # status of a training that a signal ended after it had saved
+
+
+def commit() -> str:
+    """Return the commit of this checkout; unknown in a copy without one."""
+    if shutil.which("git") is None:
+        return "unknown"
+    words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
 
 
 def start(command: Sequence[object], threads: int) -> "subprocess.Popen[bytes]":

@@ -11,8 +11,6 @@ docs/methods.md. Methods that train without pairs get the volumes of a store and
 import argparse
 import csv
 import json
-import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import metered
 import timed
 import torch
 import yaml
@@ -110,8 +109,7 @@ def task_rows(name: str, out: Path) -> Iterator[list[str]]:
 
 def table(tasks: list[str], a: argparse.Namespace) -> None:
     """Print what there is."""
-    cores = len(os.sched_getaffinity(0))
-    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {timed.commit()}")
+    print(timed.machine(a.threads))
     print(f"held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; shares at the first step")
     for header, of_domains in ((HEADER, False), (DOMAIN_HEADER, True)):
         names = [name for name in tasks if is_of_domains(name) == of_domains]
@@ -126,7 +124,7 @@ def record(tasks: list[str], a: argparse.Namespace) -> None:
         header = DOMAIN_HEADER if is_of_domains(name) else HEADER
         for cells in task_rows(name, a.out):
             row = dict(zip(header, cells, strict=True))
-            by = timed.plan_of(a.out / f"{name}-{row['trained as']}").get("commit", timed.commit())
+            by = timed.plan_of(a.out / f"{name}-{row['trained as']}").get("commit", metered.commit())
             kept.setdefault(name, {})[row["trained as"]] = row | {"minutes": f"{a.minutes:g}", "commit": by}
     RECORDS.write_text(
         json.dumps({name: kept[name] for name in TASKS if name in kept}, indent=1) + "\n", encoding="utf-8"

@@ -1,7 +1,8 @@
 """Runs of equal processor time: the cost of a step is measured first, then a run is trained and evaluated."""
 
 import json
-import subprocess
+import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import metered
+import torch
 
 from hagan3d.engine.training import train
 from hagan3d.run_settings import load_config
@@ -78,7 +80,7 @@ def make(
         return
     folder.mkdir(parents=True, exist_ok=True)
     plan = folder / "plan.json"
-    begun = json.loads(plan.read_text()) if plan.exists() else {"seconds": 0.0, "commit": commit()}
+    begun = plan_of(folder) or {"seconds": 0.0, "commit": metered.commit()}
     begun |= {"steps": settings["train.steps"], "config": config, "minutes": seconds / 60, "threads": threads}
     spent = begun["seconds"]
     words = [
@@ -112,10 +114,10 @@ def plan_of(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def commit() -> str:
-    """Return the commit of this checkout."""
-    words = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parent, check=True).stdout.strip()
+def machine(threads: int) -> str:
+    """Describe the machine, the threads of a run, and the versions."""
+    cores, version = len(os.sched_getaffinity(0)), torch.__version__
+    return f"{platform.machine()}, {cores} cores, {threads} thread a run; torch {version}; {metered.commit()}"
 
 
 def metrics(folder: Path) -> dict[str, Any] | None:

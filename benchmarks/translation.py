@@ -8,8 +8,6 @@ same command again resumes; the table shows all runs that are done.
 
 import argparse
 import itertools
-import os
-import platform
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -122,8 +120,7 @@ def make(run: Run, a: argparse.Namespace) -> None:
 
 def table(runs: Sequence[Run], a: argparse.Namespace) -> None:
     """Print means and deviations over seeds of what there is."""
-    cores = len(os.sched_getaffinity(0))
-    print(f"{platform.machine()}, {cores} cores, {a.threads} thread a run; torch {torch.__version__}; {timed.commit()}")
+    print(timed.machine(a.threads))
     print(f"{a.store}: held-out volumes, in the mask; {a.minutes:g} minutes of processor time a run; +-: deviation")
     header = [
         "sources",

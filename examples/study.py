@@ -103,10 +103,10 @@ def with_generated(part: Store, seen: Store, run: Path, path: Path, count: int) 
 
 
 def check_made_by(path: Path, now: dict[str, str | int]) -> None:
-    """Note in a file what results beside it are made by, unless it is there.
+    """Write down the settings that results in a folder are made with, or compare them with those written before.
 
     Raises:
-        InputError: If they were made by something else.
+        InputError: If the results that are there were made with other settings.
     """
     if not path.exists():
         path.write_text(json.dumps(now), encoding="utf-8")

@@ -110,15 +110,16 @@ def load_config(name: str | Path, **sections: dict[str, Any]) -> Config:
     path = config_path(str(name))
     check_config_file(path)
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    try:
-        from_dict(values)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     for section, changes in sections.items():
         if not isinstance(changes, dict):
             raise InputError(f"{section} {changes!r}: must be a section of settings, such as data={{'store': 'a.h5'}}")
         values[section] = _merged(values.get(section) or {}, plain(changes))
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except InputError as error:
+        if sections:  # the file may be right
+            raise
+        raise InputError(f"{path}: {error}") from error
 
 
 def plain(value: Any) -> Any:

@@ -50,7 +50,7 @@ def _is_matrix(parameter: nn.Parameter, group: dict[str, Any]) -> bool:
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Return the matrix ``x [M, N]`` with its singular values near 1, or 0 where they are below about 1e-4 of the norm.
+    """Return the matrix ``x [M, N]`` with singular values near 1; those far below its norm become less.
 
     Newton-Schulz iterations. All of them are polynomials of ``x x^T`` times ``x``, so that they are computed on that,
     the smaller square matrix: two products with ``x`` instead of ten.

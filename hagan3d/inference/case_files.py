@@ -14,7 +14,8 @@ from hagan3d.data.store.description import Channel
 from hagan3d.errors import InputError
 
 LEAST_SPREAD = 0.05  # of the range a model was trained on: with less, an input is in other units
-LEAST_INSIDE = 0.02  # of an input's range must lie within that of the model: a window may be far narrower than CT
+LEAST_INSIDE = 0.5  # of an input's range must lie within that of the model
+AIR_HU = -500.0  # CT that holds air is in HU, and its range may be far wider than the window of a model
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def check_units(values: np.ndarray, lo: float, hi: float, units: str, name: str)
     """Raise InputError if a volume cannot be in the units of a model whose volumes lay in [lo, hi]."""
     first, last = (float(value) for value in np.percentile(values, (1, 99)))
     inside = max(0.0, min(last, hi) - max(first, lo))
-    if inside < LEAST_SPREAD * (hi - lo) or inside < LEAST_INSIDE * (last - first):
+    is_ct = units == "HU" and first < AIR_HU
+    if inside < LEAST_SPREAD * (hi - lo) or (inside < LEAST_INSIDE * (last - first) and not is_ct):
         raise InputError(
             f"{name}: its values run from {first:g} to {last:g}, but the model was trained on {lo:g} to {hi:g} "
             f"{units}".rstrip()

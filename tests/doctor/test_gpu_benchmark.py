@@ -12,10 +12,12 @@ PATH = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 
 @pytest.fixture(scope="module")
 def gpu():
+    sys.path.insert(0, str(PATH.parent))  # where a script finds the others
     spec = importlib.util.spec_from_file_location("gpu_benchmark", PATH)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    sys.path.remove(str(PATH.parent))
     return module
 
 

@@ -23,7 +23,7 @@ from hagan3d.data.store.preparation import check_preparation
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.extractors import Extractor
-from hagan3d.evaluation.metrics.distances import fid, kid, rbf_mmd
+from hagan3d.evaluation.metrics.distances import LEAST_SUBJECTS, fid, kid, rbf_mmd
 from hagan3d.evaluation.metrics.estimate import Estimate, Subjects, one_per_subject_first
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.evaluation.translation.pairs import FOREGROUND, voxel_errors
@@ -34,7 +34,6 @@ from hagan3d.networks.state_hash import state_hash
 from hagan3d.networks.translation import ROUTES
 
 DOMAIN_PROTOCOL_VERSION = 4
-LEAST = 3  # subjects of a set in a distance
 SHOWN = 4  # volumes of each domain in the picture
 NAMES = {direction: ROUTES[direction] for direction in ("a2b", "b2a")}
 
@@ -243,11 +242,11 @@ def _held_out(store: Store, domain: str) -> list[int]:
     """Return the test volumes of a domain; without enough of them, its validation volumes."""
     for split in ("test", "validation"):
         chosen = [i for i, name in enumerate(store.splits) if name == split and store.domains[i] == domain]
-        if len({*_subjects(store, chosen)}) >= LEAST:
+        if len({*_subjects(store, chosen)}) >= LEAST_SUBJECTS:
             return chosen
     raise InputError(
-        f"{store.path}: has fewer than {LEAST} held-out subjects of the {domain} domain; prepare it with a larger "
-        "--test"
+        f"{store.path}: has fewer than {LEAST_SUBJECTS} held-out subjects of the {domain} domain; prepare it with a "
+        "larger --test"
     )
 
 
@@ -259,12 +258,12 @@ def _training(store: Store, domain: str, count: int) -> list[int]:
     """
     order = one_per_subject_first(Pairs(store).indices("train", domain), store.subjects, seed=0)
     people = len({*_subjects(store, order)})
-    if people < LEAST:
+    if people < LEAST_SUBJECTS:
         raise InputError(
             f"{store.path}: the training volumes of the {domain} domain are of {people} subjects; an evaluation needs "
-            f"at least {LEAST}"
+            f"at least {LEAST_SUBJECTS}"
         )
-    return order[: max(LEAST, count)]
+    return order[: max(LEAST_SUBJECTS, count)]
 
 
 def _translations(
