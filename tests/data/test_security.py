@@ -3,9 +3,11 @@
 import gzip
 import os
 import pickle
+import sys
 import zipfile
 import zlib
 from pathlib import Path
+from subprocess import run
 
 import numpy as np
 import pytest
@@ -107,6 +109,23 @@ def test_a_link_does_not_lead_writes_elsewhere(tmp_path: Path):
     with replacing(tmp_path / "a") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "other").read_text() == "kept" and (tmp_path / "a").read_text() == "new"
+
+
+def test_a_file_that_another_process_writes_is_refused(tmp_path: Path):
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("first")
+        code = "import sys, pathlib, hagan3d.data.io.files as f; f.write_text(pathlib.Path(sys.argv[1]), 'second')"
+        other = run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=False)
+        assert f"{tmp_path / 'a'}: another process is writing this file" in other.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "first"
+
+
+def test_what_a_kill_left_is_emptied(tmp_path: Path):
+    (tmp_path / ".part.a").write_text("half of another file")
+    with replacing(tmp_path / "a") as temporary:
+        assert temporary.stat().st_size == 0
+        temporary.write_text("new")
+    assert [file.name for file in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "new"
 
 
 def test_results_are_not_written_next_to_their_sources(tmp_path: Path):

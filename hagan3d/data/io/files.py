@@ -23,20 +23,51 @@ def replacing(path: Path) -> Iterator[Path]:
     The folder is created if needed. After an error the temporary file is removed, and an existing `path` is unchanged.
 
     Raises:
-        InputError: If the disk is full or the folder cannot be written to.
+        InputError: If the disk is full, the folder cannot be written to, or another process writes the same file.
     """
     with readable_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".part.{path.name}")  # same file system: a rename is atomic
-        temporary.unlink(missing_ok=True)  # what a kill left; a link there would lead the writes elsewhere
+        handle = _create_locked(temporary, f"{path}: another process is writing this file; wait for it or stop it")
         try:
             yield temporary
             _flush(temporary)
             os.replace(temporary, path)
-            _flush(path.parent)
-        finally:
+        except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+        _flush(path.parent)
+
+
+def _create_locked(path: Path, message: str) -> int:
+    """Create a file, or empty what a kill left of it, and return its handle, which has a lock where the disk has locks."""
+    while True:
+        if path.is_symlink():  # it would lead the writes elsewhere
+            path.unlink()
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            with suppress(OSError):
+                if not _lock(handle):
+                    raise InputError(message)
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                os.ftruncate(handle, 0)
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # the other process renamed or removed it between the two calls
+
+
+def _lock(handle: int) -> bool:
+    """Lock a file; return False if another process has the lock. Raises OSError where the disk has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager
@@ -49,9 +80,8 @@ def locked(path: Path, message: str) -> Iterator[None]:
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(message) from error
+            if not _lock(handle):
+                raise InputError(message)
         except OSError as error:  # of disks without locks, such as some of NFS and Lustre
             text = f"{path.parent}: its disk has no locks ({error.strerror}), so nothing stops a second process here"
             print(text, file=sys.stderr)
