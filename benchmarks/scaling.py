@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="Volumes per step, of all processes together.")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--steps", type=int, default=5, help="Timed steps, after one to warm up.")
+    parser.add_argument("--rounds", type=int, default=3, help="Times that the numbers of processes take turns.")
     parser.add_argument("--threads", type=int, help="Of each process. Default: they share out all cores.")
     a = parser.parse_args()
     if "LOCAL_RANK" in os.environ:
@@ -41,14 +42,15 @@ def main() -> None:
     cores, count = len(os.sched_getaffinity(0)), torch.cuda.device_count()
     device = torch.cuda.get_device_name() if count else f"{cores} cores, {platform.machine()}"
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {device}")
-    print(f"{a.size}^3, batch {a.batch}, {a.precision}, published networks with norm rms, medians of {a.steps} steps\n")
-    print(f"{'processes':>9}{'s per step':>12}{'times as fast':>15}{'of linear':>11}")
-    first: float | None = None
-    for number in a.processes:
-        seconds = timed(number, a.threads or max(1, cores // number))
-        first = first or seconds * a.processes[0]
-        gain = first / a.processes[0] / seconds
-        print(f"{number:>9}{seconds:12.3f}{gain:15.2f}{gain * a.processes[0] / number:11.0%}", flush=True)
+    print(f"{a.size}^3, batch {a.batch}, {a.precision}, published networks with norm rms, medians of {a.steps} steps,", end=" ")
+    print(f"of {a.rounds} rounds in turns\n\n{'processes':>9}{'s per step':>12}{'times as fast':>15}{'of linear':>11}")
+    rounds = [
+        [timed(number, a.threads or max(1, cores // number)) for number in a.processes] for _ in range(a.rounds)
+    ]
+    for number, seconds in zip(a.processes, zip(*rounds, strict=True), strict=True):
+        gain = statistics.median(one[0] for one in rounds) / statistics.median(seconds)
+        linear = gain * a.processes[0] / number
+        print(f"{number:>9}{statistics.median(seconds):12.3f}{gain:15.2f}{linear:11.0%}", flush=True)
 
 
 def timed(number: int, threads: int) -> float:
