@@ -42,11 +42,12 @@ def main() -> None:
     cores, count = len(os.sched_getaffinity(0)), torch.cuda.device_count()
     device = torch.cuda.get_device_name() if count else f"{cores} cores, {platform.machine()}"
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {device}")
-    print(f"{a.size}^3, batch {a.batch}, {a.precision}, published networks with norm rms, medians of {a.steps} steps,", end=" ")
+    print(
+        f"{a.size}^3, batch {a.batch}, {a.precision}, published networks with norm rms, medians of {a.steps} steps,",
+        end=" ",
+    )
     print(f"of {a.rounds} rounds in turns\n\n{'processes':>9}{'s per step':>12}{'times as fast':>15}{'of linear':>11}")
-    rounds = [
-        [timed(number, a.threads or max(1, cores // number)) for number in a.processes] for _ in range(a.rounds)
-    ]
+    rounds = [[timed(number, a.threads or max(1, cores // number)) for number in a.processes] for _ in range(a.rounds)]
     for number, seconds in zip(a.processes, zip(*rounds, strict=True), strict=True):
         gain = statistics.median(one[0] for one in rounds) / statistics.median(seconds)
         linear = gain * a.processes[0] / number

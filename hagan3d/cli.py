@@ -321,9 +321,12 @@ def parse_seeds(text: str) -> list[int]:
     if max(map(int, re.findall(r"\d+", text))) > MAX_SEED:
         raise InputError(f"--seeds {text}: must be at most {MAX_SEED}")
     ends = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in text.split(","))]
-    if sum(last - first + 1 for first, last in ends) > MOST_SEEDS:
+    if sum(max(0, last - first + 1) for first, last in ends) > MOST_SEEDS:
         raise InputError(f"--seeds {text}: are more than {MOST_SEEDS}; generate them by several commands")
-    return [seed for first, last in ends for seed in range(first, last + 1)]
+    seeds = [seed for first, last in ends for seed in range(first, last + 1)]
+    if any(last < first for first, last in ends) or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {text}: ranges must ascend, and no seed may occur twice")
+    return seeds
 
 
 def _where(error: OSError) -> str:

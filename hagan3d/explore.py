@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     parser = cli.parser("explore", DESCRIPTION, EXAMPLES)
     parser.add_argument("run", type=str, help="Folder of a run (its newest checkpoint), or a checkpoint file.")
     parser.add_argument("--store", type=str, required=True, help="Store of real volumes of the size of the model.")
-    parser.add_argument("--attribute", type=str | None, default=None, help="Attribute to walk along.")
+    parser.add_argument("--attribute", type=str, default=None, help="Attribute to walk along.")
     parser.add_argument("--pca", type=int | None, default=None, help="Number of principal components to walk along.")
     parser.add_argument("--between", type=str, nargs=2, default=None, help="Ids of two volumes of the store.")
     parser.add_argument("--truncations", type=list[float] | float | None, default=None, help="Truncation factors.")

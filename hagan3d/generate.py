@@ -26,10 +26,10 @@ def main(argv: list[str]) -> None:
     cli.add_run_options(parser)
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
     parser.add_argument("--num", type=int, default=8, help="Number of volumes, with seeds 0, 1, ...")
-    parser.add_argument("--seeds", type=str | None, default=None, help="Seeds instead of --num, such as 0-99,200.")
+    parser.add_argument("--seeds", type=str, default=None, help="Seeds instead of --num, such as 0-99,200.")
     parser.add_argument(
         "--class_name",
-        type=str | None,
+        type=str,
         default=None,
         help="Class of all. Default: that of each seed, seed modulo classes.",
     )
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
     parser.add_argument("--force", action="store_true", help="Replace volumes that are in --out already.")
     a = parser.parse_args(argv)
-    seeds, out = cli.parse_seeds(a.seeds) if a.seeds else range(a.num), Path(a.out)
+    seeds, out = range(a.num) if a.seeds is None else cli.parse_seeds(a.seeds), Path(a.out)
     if not seeds or not 0 < a.truncation <= 10:
         raise InputError(
             f"--num, --truncation: must be at least 1, and above 0, at most 10; got {len(seeds)}, {a.truncation}"
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     from hagan3d.checkpoint import load_model
     from hagan3d.data.io.files import write_text
     from hagan3d.inference.devices import inference_device
-    from hagan3d.inference.generation import class_index, generate
+    from hagan3d.inference.generation import SAMPLES, class_index, generate, remove_others, seeds_of
     from hagan3d.inference.memory import window_depth
 
     model = load_model(Path(a.run), a.weights, inference_device(a.device), generate=True)
@@ -62,8 +62,10 @@ def main(argv: list[str]) -> None:
     depth = None if budget is None else window_depth(model, budget)
     label = None if a.class_name is None else class_index(model, a.class_name)
     how = {"label": label, "truncation": a.truncation, "dtype": a.dtype, "format": a.format, "depth": depth}
+    replaced = seeds_of(out / SAMPLES)
     write_text(out / UNFINISHED, command)
     paths = generate(model, seeds, out, progress=cli.progress("generate", len(seeds)), **how)
+    remove_others(out, replaced, paths)
     (out / UNFINISHED).unlink()
     print(f"{cli.volumes(len(paths))} from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
 

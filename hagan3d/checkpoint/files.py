@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast, get_type_hints
 import torch
 from torch import Tensor
 
-from hagan3d.config import Config
+from hagan3d.config import Config, VolumeDataConfig
 from hagan3d.config.serialization import from_dict, has_type, to_dict
 from hagan3d.data.io.files import replacing
 from hagan3d.data.store.description import DataDescription
@@ -150,9 +150,22 @@ def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
     try:
         values["config"] = from_dict(values["config"])
         values["description"] = DataDescription.from_dict(values["description"])
+        _check_agreement(values["config"], values["description"])
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return Checkpoint(**values)
+
+
+def _check_agreement(config: Config, description: DataDescription) -> None:
+    """Raise InputError unless the described volumes have the size, channels and labels that networks generate."""
+    data = config.data
+    if isinstance(data, VolumeDataConfig):
+        described = (tuple(description.size), len(description.channels), len(description.label_names))
+        if described != (tuple(data.size), data.channels, data.labels):
+            raise InputError(
+                "the size, the number of channels or that of labels in its data description differ from its config; it "
+                "is damaged"
+            )
 
 
 def _has_its_type(name: str, value: Any) -> bool:

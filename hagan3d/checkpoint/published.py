@@ -1,5 +1,6 @@
 """Published weights of a method as a run: fit for inference, not for further training."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,15 +73,30 @@ def _read(path: Path) -> State:
     """Read a state dict; keys may start with ``module.`` (torch.nn.DataParallel)."""
     values = read_tensors(path)
     state = values.get("model", values) if isinstance(values, dict) else values
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise InputError(f"{path}: expected a file with a state dict under 'model', as the published code writes it")
+    odd = [key for key, value in state.items() if not value.isfinite().all()]
+    if odd:
+        raise InputError(
+            f"{path}: {odd[0]} holds NaN or infinite values; download the file again, or use an earlier one"
+        )
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _description(
     size: Size, num_classes: int, window: tuple[float, float], spacing: Triple, units: str
 ) -> DataDescription:
-    """Describe axial volumes centred on the origin; classes are named by their numbers."""
+    """Describe axial volumes centred on the origin; classes are named by their numbers.
+
+    Raises:
+        InputError: If the window or the spacing is invalid.
+    """
+    if not -math.inf < window[0] < window[1] < math.inf:
+        raise InputError(f"--window {window[0]:g} {window[1]:g}: must be two numbers, the lower first")
+    if not all(0 < step < math.inf for step in spacing):
+        raise InputError(f"--spacing {' '.join(f'{step:g}' for step in spacing)}: must be three numbers above 0")
     d, h, w = spacing
     centre = [-step * (side - 1) / 2 for step, side in zip((w, h, d), reversed(size), strict=True)]
     affine = ((0.0, 0.0, w, centre[0]), (0.0, h, 0.0, centre[1]), (d, 0.0, 0.0, centre[2]), (0.0, 0.0, 0.0, 1.0))

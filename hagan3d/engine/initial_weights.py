@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hagan3d.checkpoint import files
 from hagan3d.errors import InputError
 from hagan3d.networks.network_set import NetworkSet
+from hagan3d.networks.spectral import iterate_spectral_norms
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,19 @@ def _copy(name: str, network: nn.Module, state: dict[str, Tensor]) -> Taken:
             value.copy_(other)
             taken += 1
         elif not left:
-            what = "not in that run" if other is None else f"{list(value.shape)} here, {list(other.shape)} there"
-            left = f"{key} ({what})"
+            left = f"{key} ({_difference(value, other)})"
+    if left:  # u and v may belong to a weight that did not fit
+        iterate_spectral_norms(network)
     return Taken(name, taken, len(own), left)
+
+
+def _difference(here: Tensor, there: Tensor | None) -> str:
+    """Say why a tensor of another run does not fit."""
+    if there is None:
+        return "not in that run"
+    if here.shape == there.shape:
+        return f"{here.dtype} here, {there.dtype} there"
+    return f"{list(here.shape)} here, {list(there.shape)} there"
 
 
 def frozen_parameters(networks: NetworkSet, parts: Sequence[str]) -> list[nn.Parameter]:

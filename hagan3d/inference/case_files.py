@@ -46,7 +46,7 @@ def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel], fil
     Raises:
         InputError: If a file cannot be used, or is in other units than the model was trained on.
     """
-    first, *others = volumes = list(read_channels(file, fill))
+    first, *others = volumes = list(read_channels(file, fill, [one.rule.is_label_map for one in channels]))
     check_patient(file.id, file.files)
     remarks = odd_shape(first, grid.size)
     for volume, channel in zip(volumes, channels, strict=True):

@@ -3,8 +3,10 @@
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from hagan3d.errors import InputError
 from hagan3d.inference.volume_files import shown_channels, write_label_names, write_slabs
 
 SHEET_VOLUMES = 12  # on the contact sheet
+SAMPLES = "samples.csv"
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,27 @@ def generate(
         rows.append([written[0].name, sample.seed, name, *(f"{value:.9g}" for value in sample.z)])
     write_label_names(out, model.description)
     header = ["file", "seed", "class", *(f"z{i}" for i in range(model.networks.latent_dim))]
-    write_csv(out / "samples.csv", header, rows)
+    write_csv(out / SAMPLES, header, rows)
     contact_sheet(shown, model.description.affine_array, captions, out / "samples.png")
     return paths
+
+
+def seeds_of(path: Path) -> list[int]:
+    """Return the seeds in the table of generated volumes, none if there is no such table."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8", errors="replace") as file, suppress(csv.Error):
+        found = (str(row.get("seed")) for row in csv.DictReader(file))
+        return [int(seed) for seed in found if seed.isascii() and seed.isdigit()]
+    return []
+
+
+def remove_others(out: Path, seeds: Sequence[int], written: Sequence[Path]) -> None:
+    """Remove the volumes of seeds from a folder, of any format, but for those that were written."""
+    for seed in seeds:
+        for path in out.glob(f"volume-{seed:06d}[._]*"):
+            if path.name.endswith(tuple(f".{ending}" for ending in get_args(Format))) and path not in written:
+                path.unlink()
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -260,6 +260,33 @@ def test_a_wrong_file_is_named(tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"window": (600.0, -1024.0)}, "--window 600 -1024: must be two numbers, the lower first"),
+        ({"window": (5.0, 5.0)}, "--window 5 5"),
+        ({"spacing": (0.0, 1.0, 1.0)}, "--spacing 0 1 1: must be three numbers above 0"),
+    ],
+)
+def test_a_window_or_spacing_that_is_none_is_refused(settings, reason):
+    with pytest.raises(InputError, match=reason):
+        _description((128, 128, 128), 0, **({"window": (0.0, 1.0), "spacing": (1.0, 1.0, 1.0)} | settings), units="")
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({0: torch.zeros(1)}, "expected a file with a state dict"),
+        ({"fc1.weight": torch.tensor([1.0, float("nan")])}, "fc1.weight holds NaN or infinite values"),
+    ],
+)
+def test_weights_that_are_none_are_refused(state, reason, tmp_path):
+    torch.save({"model": state}, tmp_path / "G_iter1.pth")
+    with pytest.raises(InputError, match=rf"^.*G_iter1\.pth: {reason}"):
+        import_published("hagan", {"generator": tmp_path / "G_iter1.pth"}, 128, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_low_rank_first_layer_is_refused_in_one_line(tmp_path):
     state = {"fc1.0.weight": torch.zeros(16, 1024), "fc1.1.weight": torch.zeros(512 * 64, 16)}
     torch.save({"model": state}, tmp_path / "G_iter1.pth")

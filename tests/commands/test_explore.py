@@ -165,6 +165,7 @@ def test_a_model_without_encoders_explores_the_prior_only(phantom_run, phantom_s
     assert "no encoders" in capsys.readouterr().err
     words = "--truncations 0.5 --seeds 1 --out".split()
     assert command(phantom_run, "--store", phantom_store, *words, tmp_path / "out") == 0
+    assert "difference between seeds" not in capsys.readouterr().out  # there is one
 
 
 def _refuse(model):

@@ -82,6 +82,22 @@ def test_a_source_lies_on_the_grid_of_its_target_in_units_of_its_own(folders, tm
     assert again.done_before
 
 
+def test_a_label_map_without_labels_is_a_target_or_a_source(folders, tmp_path):
+    affine, names = affine_of(1.5), ("sources", "targets")
+    for k in range(4):
+        lesion = np.zeros((40, 36, 34), np.uint8)
+        lesion[:20, :9] = k % 2
+        nibabel.save(nibabel.Nifti1Image(lesion, affine), tmp_path / "targets" / f"p{k}.nii.gz")
+    labels = dataclasses.replace(SETTINGS, intensity="labels", window=(0.0, 1.0))
+    store = Store(prepare(find_pairs(folders), tmp_path / "s.h5", labels, progress=False).path)
+    volumes = [Pairs(store).pair(k).target[0].numpy() for k in range(4)]
+    assert [bool((x > 0).any()) for x in volumes] == [False, True, False, True] and len(store) == 4
+    rule = DomainConfig(intensity="labels", window=(0.0, 1.0))
+    back = find_pairs([tmp_path / name for name in names[::-1]])
+    store = Store(prepare(back, tmp_path / "b.h5", SETTINGS, progress=False, sources_as=rule).path)
+    assert [bool((Pairs(store).pair(k).source > 0).any()) for k in range(4)] == [False, True, False, True]
+
+
 def test_a_grid_that_another_volume_has_is_the_one_it_was_brought_to():
     """Resampling onto the grid that `to_grid` chose is what `to_grid` does, and turned axes show the same field."""
     rng, rule = np.random.default_rng(0), SETTINGS

@@ -17,7 +17,7 @@ from PIL import Image
 from hagan3d import checkpoint
 from hagan3d.config_file import check_config_file
 from hagan3d.data.io.dicom_files import read_dataset
-from hagan3d.data.io.files import replacing
+from hagan3d.data.io.files import file_name, replacing
 from hagan3d.data.io.volumes import read_volume
 from hagan3d.errors import InputError
 from hagan3d.evaluation.report import page
@@ -118,6 +118,12 @@ def test_a_file_that_another_process_writes_is_refused(tmp_path: Path):
         other = run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True, check=False)
         assert f"{tmp_path / 'a'}: another process is writing this file" in other.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_text() == "first"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "...", "../x", "a/../../x", "a\0b"])
+def test_no_channel_is_written_outside_its_folder(name: str, tmp_path: Path):
+    path = (tmp_path / file_name(name)).resolve()
+    assert path.parent == tmp_path.resolve() and path != tmp_path.resolve()
 
 
 def test_what_a_kill_left_is_emptied(tmp_path: Path):

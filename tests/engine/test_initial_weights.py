@@ -1,5 +1,7 @@
 """Training that starts from the weights of another run, and parts that do not learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,6 +42,26 @@ def test_what_does_not_fit_keeps_its_initial_values_and_is_named(run):
     assert g.taken == g.total - 1 and g.first_left.startswith("downs.0.weight ([4, 2, 4, 4, 4] here, [4, 1, 4, 4, 4]")
     assert torch.equal(before["g.downs.0.weight"], networks.g.downs[0].weight)
     assert "not in that run" in str(d) or "here" in str(d)
+
+
+def test_spectral_norms_fit_the_weights_that_stayed(small_store, tmp_path):
+    settings = {"spectral_norm": True, "prior": "normal"}
+    make_trainer(small_store, tmp_path / "first", small_config("hagan", steps=1, **settings)).run()
+    networks = make_networks(replace_data(small_config("hagan", **settings), channels=2))
+    take_weights(networks, tmp_path / "first")
+    for network in (networks.d_h, networks.d_l):
+        assert all(0.3 < sigma(layer) for layer in network.modules() if hasattr(layer, "iterate"))
+
+
+def replace_data(config, **changed):
+    """Return a config with other settings of its data."""
+    return replace(config, data=replace(config.data, **changed))
+
+
+def sigma(layer):
+    """Return the estimate of the largest singular value of a layer's weight, as a fraction of the exact one."""
+    exact = torch.linalg.matrix_norm(layer.matrix(), 2)
+    return float(torch.dot(layer.u, layer.matrix() @ layer.v) / exact)
 
 
 def test_a_run_takes_them_once_and_resumes(run, small_store, tmp_path, capsys):

@@ -72,6 +72,7 @@ def test_calibration_is_judged_on_what_it_was_not_fitted_to():
     measured = (truth - 7) / 1.6 + random.normal(0, 2, 400)
     found = calibrate(measured, truth, held_out)
     assert (found.slope, found.offset) == pytest.approx((1.6, 7), abs=0.6)
+    assert found.is_held_out and not calibrate(measured, truth, held_out & False).is_held_out
     assert found.volumes == 100 and found.correlation > 0.99 and found.error == pytest.approx(3.2, rel=0.15)
     measured[held_out] = random.permutation(measured[held_out])
     assert abs(calibrate(measured, truth, held_out).correlation) < 0.3
@@ -137,10 +138,14 @@ def test_a_volume_without_a_label_map_is_named(labelled, tmp_path):
         (tmp_path / f"{name}.nii.gz").write_bytes((folder / f"{name}.nii.gz").read_bytes())
     with pytest.raises(InputError, match="no label map for ball02"):
         read_label_maps(store, tmp_path, range(3))
-    empty = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.eye(4))
+    empty = nibabel.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.diag([-1.0, 1, 1, 1]))
     nibabel.save(empty, tmp_path / "ball00.nii.gz")
     assert read_label_maps(store, tmp_path, [0, 1]).labels == (2,)  # a volume may have nothing of what others have
     with pytest.raises(InputError, match="are empty"):
         read_label_maps(store, tmp_path, [0])
     with pytest.raises(InputError, match=r"ball00.*whole numbers"):
         read_label_maps(store, folder.parent / "images", [0])
+    image = nibabel.load(folder / "ball00.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(image.dataobj, image.affine + np.eye(4, k=3) * 500), tmp_path / "ball00.nii.gz")
+    with pytest.raises(InputError, match=r"ball00\.nii\.gz: its grid does not overlap with that of ball00 in"):
+        read_label_maps(store, tmp_path, [0, 1])

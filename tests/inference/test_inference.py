@@ -279,6 +279,11 @@ def test_seeds_are_parsed(text, seeds):
 def test_bad_seeds_are_refused():
     with pytest.raises(InputError, match="0-99,200"):
         cli.parse_seeds("1..3")
+    with pytest.raises(InputError, match="0-99,200"):
+        cli.parse_seeds("")
+    for text in ("5,5", "0-3,2", "3-1"):
+        with pytest.raises(InputError, match=f"--seeds {text}: ranges must ascend, and no seed may occur twice"):
+            cli.parse_seeds(text)
     with pytest.raises(InputError, match="are more than 1000000; generate them by several commands"):
         cli.parse_seeds("7,0-99999999999")
     with pytest.raises(InputError, match="must be at most 9223372036854775807"):

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from hagan3d.errors import InputError
 from hagan3d.ops import conv3d, upsample_conv3d
 from hagan3d.ops.winograd import dispatch
 from hagan3d.ops.winograd.dispatch import has_winograd, is_on, use_winograd
@@ -29,7 +30,7 @@ def test_the_environment_variable_is_read_at_import(setting, enabled):
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(ValueError, match=r"HAGAN3D_WINOGRAD: must be one of 0, 1, got 'off'"):
+    with pytest.raises(InputError, match=r"HAGAN3D_WINOGRAD: must be one of 0, 1, got 'off'"):
         is_on("off")
 
 

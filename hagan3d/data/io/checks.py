@@ -98,7 +98,7 @@ def check_voxels(array: np.ndarray, fill: float | None, is_image: bool = False) 
     """Return the voxels, non-finite ones replaced by ``fill``, with a remark on these; an image may have one slice.
 
     Raises:
-        InputError: For a single slice, a constant volume, or NaN and infinite voxels without ``fill``.
+        InputError: For a single slice, or NaN and infinite voxels without ``fill``.
     """
     if min(array.shape[1:] if is_image else array.shape) < 2:
         raise InputError(f"expected a volume, got one slice ({_times(array.shape)} voxels)")
@@ -111,9 +111,13 @@ def check_voxels(array: np.ndarray, fill: float | None, is_image: bool = False) 
     remarks = [f"{count} of {array.size} voxels are NaN or infinite and become {fill:g}"] if count else []
     if count:
         array = np.where(invalid, np.float32(fill), array)
+    return array, remarks
+
+
+def check_contrast(array: np.ndarray) -> None:
+    """Raise InputError if all voxels are the same."""
     if array.min() == array.max():
         raise InputError(f"every voxel is {array.flat[0]:g}; leave the file out (`hagan3d prepare`: --skip_bad true)")
-    return array, remarks
 
 
 def _times(sides: tuple[int, ...] | list[int]) -> str:

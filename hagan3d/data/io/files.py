@@ -4,8 +4,9 @@ import errno
 import fcntl
 import mmap
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -155,5 +156,16 @@ def _flush(path: Path) -> None:
 
 
 def file_name(channel: str) -> str:
-    """Return the name of a channel as part of the name of a file: without / and spaces."""
-    return channel.replace("/", "-").replace(" ", "-")
+    """Return the name of a channel as part of the name of a file: without / and spaces, and no name of a folder above."""
+    return re.sub(r"[/ \0]", "-", channel if channel.strip(".") else "-" * max(1, len(channel)))
+
+
+def same_file(channels: Iterable[str]) -> tuple[str, str] | None:
+    """Return two channels whose files would have one name, if there are any."""
+    taken: dict[str, str] = {}
+    for channel in channels:
+        name = file_name(channel).casefold()  # some disks do not distinguish upper and lower case
+        if name in taken:
+            return taken[name], channel
+        taken[name] = channel
+    return None

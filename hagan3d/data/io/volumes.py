@@ -1,14 +1,15 @@
 """Volumes on disk: read one with its units and geometry."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.io.checks import check_affine, check_voxels
+from hagan3d.data.io.checks import check_affine, check_contrast, check_voxels
 from hagan3d.data.io.files import exists
 from hagan3d.data.io.registry import RawVolume, find_reader
 from hagan3d.errors import InputError
@@ -60,33 +61,35 @@ class VolumeFile:
         return [self.path, *self.channels, *self.sources, *others]
 
 
-def read_volume(path: Path, fill: float | None = None) -> Volume:
+def read_volume(path: Path, fill: float | None = None, is_label_map: bool = False) -> Volume:
     """Read a volume with its affine, in the units of its file, and check that it is usable.
 
     Args:
         path: A file or folder of any format in the table (`hagan3d.data.io.registry`).
         fill: Replaces NaN and infinite voxels; None: they are an error.
+        is_label_map: Whether every voxel may be the same: nothing is labelled.
 
     Raises:
         InputError: With path, reason and remedy, whatever is wrong with the file.
     """
     path = Path(path)
-    return _checked(path, read_raw(path), fill)
+    return _checked(path, read_raw(path), fill, is_label_map)
 
 
-def read_channels(file: VolumeFile, fill: float | None = None) -> Iterator[Volume]:
+def read_channels(file: VolumeFile, fill: float | None = None, are_label_maps: Sequence[bool] = ()) -> Iterator[Volume]:
     """Read the image channels of a volume one after the other; a 4D file is read once.
 
     Args:
         file: The volume.
         fill: As for `read_volume`.
+        are_label_maps: For each channel, as for `read_volume`. Default: none is.
 
     Raises:
         InputError: As `read_volume`, or if a 4D file has another number of channels than ``file.frames``.
     """
     if not file.frames:
-        for path in (file.path, *file.channels):
-            yield read_volume(path, fill)
+        for path, is_label_map in zip_longest((file.path, *file.channels), are_label_maps, fillvalue=False):
+            yield read_volume(Path(path), fill, is_label_map)
         return
     array, affine, remarks = _read_frames(file.path)
     frames = _num_frames(array)
@@ -96,14 +99,17 @@ def read_channels(file: VolumeFile, fill: float | None = None) -> Iterator[Volum
             "or a CSV with a column of files per channel"
         )
     for frame in range(frames):
-        yield _checked(file.path, RawVolume(array[..., frame] if array.ndim == 4 else array, affine, remarks), fill)
+        raw = RawVolume(array[..., frame] if array.ndim == 4 else array, affine, remarks)
+        yield _checked(file.path, raw, fill, any(are_label_maps[frame : frame + 1]))
 
 
-def _checked(path: Path, raw: RawVolume, fill: float | None) -> Volume:
+def _checked(path: Path, raw: RawVolume, fill: float | None, is_label_map: bool = False) -> Volume:
     """Return one channel of a file, if it is usable."""
     with naming(path):
         check_affine(raw.affine)
         array, replaced = check_voxels(raw.array, fill, find_reader(path).is_image)
+        if not is_label_map:
+            check_contrast(array)
         remarks = tuple(f"{path}: {remark}" for remark in (*raw.remarks, *replaced))
         return Volume(array, np.asarray(raw.affine, dtype=np.float64), str(path), remarks)
 

@@ -89,7 +89,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
     """Read a volume and check everything that could make its preprocessing fail."""
     file = task.file
     try:
-        images = read_channels(file, task.fill)
+        images = read_channels(file, task.fill, are_label_maps(task.intensities))
         volume = next(images)
         check_slices(volume, task.grid)
         found = [facts_of(volume, task.channels[0])]
@@ -114,7 +114,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
 
 def write_cache_file(task: PreprocessingTask) -> None:
     """Preprocess a volume and write it to its cache file, atomically."""
-    images, size = read_channels(task.file, task.fill), task.grid.size
+    images, size = read_channels(task.file, task.fill, are_label_maps(task.intensities)), task.grid.size
     volume = next(images)
     mask = _mask(task, volume)
     first = preprocess_volume(volume, task.grid, task.intensities[0], mask)
@@ -126,12 +126,18 @@ def write_cache_file(task: PreprocessingTask) -> None:
         "intervals": np.array([(first.lo, first.hi), *others.intervals]),
     }
     if task.file.sources:
-        read = (read_volume(path, task.fill) for path in task.file.sources)
+        rules = zip(task.file.sources, task.source_intensities, strict=True)
+        read = (read_volume(path, task.fill, rule.is_label_map) for path, rule in rules)
         sources = preprocess_channels(read, task.source_intensities, first.affine, size)
         arrays |= {"source": to_int16(sources.x), "source_intervals": np.array(sources.intervals)}
     arrays |= _masks(task, volume, first.affine)
     with replacing(task.cache_path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
+
+
+def are_label_maps(rules: Sequence[IntensityRule]) -> list[bool]:
+    """Return whether the values of each channel are labels."""
+    return [rule.is_label_map for rule in rules]
 
 
 def read_cache_file(path: Path) -> CachedVolume:
@@ -211,7 +217,7 @@ def _check_sources(task: PreprocessingTask, volume: Volume, found: list[FileFact
     """Check the sources of a pair; return remarks on them."""
     remarks = []
     for path, rule, name in zip(task.file.sources, task.source_intensities, task.source_channels, strict=True):
-        source = read_volume(path, task.fill)
+        source = read_volume(path, task.fill, rule.is_label_map)
         remarks += [*source.remarks, *_check_interval(source, rule), *_check_grid(source, volume)]
         found.append(facts_of(source, name))
     return remarks

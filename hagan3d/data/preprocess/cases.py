@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hagan3d.data.io.files import exists, file_name, named_in
+from hagan3d.data.io.files import exists, named_in, same_file
 from hagan3d.data.io.listing import folders_of, unread_files
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
@@ -37,14 +37,10 @@ class Cases:
 
     def __post_init__(self) -> None:
         for names in ((*self.channels, *([SEGMENTATION] if self.label_names else [])), self.sources):
-            taken: dict[str, str] = {}
-            for name in names:
-                file = file_name(name).casefold()  # some disks do not distinguish upper and lower case
-                if file in taken:
-                    raise InputError(
-                        f"the channels {taken[file]!r} and {name!r} would be written to files of one name; rename one"
-                    )
-                taken[file] = name
+            if same := same_file(names):
+                raise InputError(
+                    f"the channels {same[0]!r} and {same[1]!r} would be written to files of one name; rename one"
+                )
 
 
 def find_nnunet(folder: Path) -> Cases:

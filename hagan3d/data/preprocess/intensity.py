@@ -38,6 +38,11 @@ class IntensityRule:
     percentiles: tuple[float, float]
     """Lower and upper percentile; for `percentiles`."""
 
+    @property
+    def is_label_map(self) -> bool:
+        """Whether the values are labels."""
+        return self.kind == "labels"
+
     def interval(self, values: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
         """Determine (lo, hi) in file units.
 
@@ -48,7 +53,7 @@ class IntensityRule:
         Raises:
             InputError: If the interval is empty or a label is invalid. The caller adds the name of the file.
         """
-        if self.kind == "labels":
+        if self.is_label_map:
             _check_labels(values, self.window[1])
             return self.window
         if self.kind == "window":

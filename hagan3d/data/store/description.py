@@ -10,6 +10,8 @@ import numpy as np
 
 from hagan3d.config import Size, check_size
 from hagan3d.config.serialization import has_type
+from hagan3d.data.io.checks import check_affine
+from hagan3d.data.io.files import same_file
 from hagan3d.data.io.geometry import (
     Axis,
     Fit,
@@ -171,6 +173,8 @@ class DataDescription:
         check_orientation(plain["orientation"])
         _check_grid(plain)
         plain |= {key: tuple(map(_channel, value)) for key, value in lists.items()}
+        if any(same_file(channel.name for channel in plain[key]) for key in lists):
+            raise InputError("data description: two channels have the same name")
         if values.get("source_grid") is not None:
             plain["source_grid"] = _grid(values["source_grid"])
         return cls(**plain)
@@ -180,8 +184,12 @@ def _check_grid(plain: dict[str, Any]) -> None:
     """Raise InputError unless the size and the affine of a grid are valid."""
     check_size(plain["size"])
     rows = plain["affine"]
-    if len(rows) != 4 or any(len(row) != 4 for row in rows) or not np.isfinite(rows).all():
-        raise InputError("data description: the affine must be 4 x 4 finite numbers")
+    if len(rows) != 4 or any(len(row) != 4 for row in rows) or tuple(rows[3]) != (0, 0, 0, 1):
+        raise InputError("data description: the affine must be 4 x 4 numbers, of which the last four are 0, 0, 0, 1")
+    try:
+        check_affine(np.array(rows, dtype=np.float64))
+    except InputError as error:
+        raise InputError(f"data description: {error}") from error
 
 
 def _grid(values: Any) -> Grid:
@@ -200,8 +208,10 @@ def _channel(values: Any) -> Channel:
         raise InputError(f"data description: a channel must have the fields {sorted(names)}, got {values}")
     plain = {key: _tuples(value) for key, value in values.items()}
     _check_types(plain, Channel)
-    if not (math.isfinite(plain["lo"]) and math.isfinite(plain["hi"])):
-        raise InputError(f"data description: the interval of channel {plain['name']} must be finite")
+    if not -math.inf < plain["lo"] < plain["hi"] < math.inf:
+        raise InputError(
+            f"data description: the interval of channel {plain['name']} must be two finite numbers, the lower first"
+        )
     return Channel(**plain)
 
 

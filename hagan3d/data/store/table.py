@@ -10,6 +10,7 @@ import numpy as np
 
 from hagan3d.config import Size, check_size, low_factors
 from hagan3d.config.serialization import has_type
+from hagan3d.data.io.files import same_file
 from hagan3d.data.io.geometry import Axis, Fit, check_orientation
 from hagan3d.data.preprocess.intensity import Kind
 from hagan3d.data.store.format import FORMAT, MAX_LABELS, SPLITS
@@ -112,6 +113,7 @@ def _are_valid(settings: Any) -> bool:
         all(isinstance(group, tuple) and group for group in groups)
         and all(isinstance(one, dict) and CHANNEL.keys() <= one.keys() for one in channels)
         and all(has_type(_tuples(one[key]), kind) for one in channels for key, kind in CHANNEL.items())
+        and not any(same_file(one["name"] for one in group) for group in groups)
         and len(settings["label_names"]) <= MAX_LABELS
     )
 

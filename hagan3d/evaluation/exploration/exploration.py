@@ -324,9 +324,8 @@ def explore_truncations(
         caption=lambda stop, value: [f"truncation {stop.position:g}"],
         progress=progress,
     )
-    spread = {
-        f"{factor:g}": _spread(model, [stops[i] for _, stops in walks], starts) for i, factor in enumerate(factors)
-    }
+    compared = enumerate(factors) if seeds > 1 else ()
+    spread = {f"{factor:g}": _spread(model, [stops[i] for _, stops in walks], starts) for i, factor in compared}
     return _write(TruncationExploration(_origin(model, store, config), spread), out)
 
 

@@ -39,12 +39,15 @@ class Measurement:
     """None: the attribute cannot be measured."""
 
     def summary(self) -> dict[str, Any]:
-        """Return plain values: names, and accuracy on real held-out volumes."""
+        """Return plain values: names, and accuracy on real volumes, held-out ones if there are enough."""
         if self.reader is None:
             return {"name": "prediction of the encoder and the regression: no independent check"}
         names = {"name": self.reader.measure.name, "segmenter": self.reader.name}
         calibration = self.reader.calibration
-        return names if calibration is None else {**names, "on_real_held_out": asdict(calibration)}
+        if calibration is None:
+            return names
+        accuracy = asdict(calibration)
+        return {**names, "on_real_held_out" if accuracy.pop("is_held_out") else "on_real_fitted": accuracy}
 
 
 def measurement_for(

@@ -140,11 +140,13 @@ class LinearCalibration:
     slope: float
     offset: float
     correlation: float
-    """Correlation of measure and ground truth on real held-out volumes."""
+    """Correlation of measure and ground truth on real volumes."""
     error: float
     """Root mean square error there, after calibration, in the unit of the attribute."""
     volumes: int
     """Number of these volumes."""
+    is_held_out: bool
+    """Whether the line was fitted on others."""
 
     def __call__(self, measured: float) -> float:
         """Return the calibrated value."""
@@ -164,4 +166,4 @@ def calibrate(measured: np.ndarray, truth: np.ndarray, held_out: np.ndarray) -> 
     error = float(np.sqrt(np.mean((slope * measured[tested] + offset - truth[tested]) ** 2)))
     varies = measured[tested].std() > 0 and truth[tested].std() > 0
     r = float(np.corrcoef(measured[tested], truth[tested])[0, 1]) if varies else 0.0
-    return LinearCalibration(slope, offset, r, error, int(tested.sum()))
+    return LinearCalibration(slope, offset, r, error, int(tested.sum()), not (tested & inside).any())

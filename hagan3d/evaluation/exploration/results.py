@@ -137,7 +137,7 @@ class TruncationExploration:
 
     origin: dict[str, Any]
     mean_difference: dict[str, float]
-    """Mean absolute deviation from the mean over seeds, by truncation factor, for a data range of 2."""
+    """Mean absolute deviation from the mean over seeds, by truncation factor, for a data range of 2; empty for one."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for explore.json."""
@@ -145,6 +145,8 @@ class TruncationExploration:
 
     def describe(self) -> list[str]:
         """Return lines for the terminal."""
+        if not self.mean_difference:
+            return []
         rows = ", ".join(f"{value:.4f} at {factor}" for factor, value in self.mean_difference.items())
         return [f"mean difference between seeds (data range 2) by truncation factor: {rows}"]
 

@@ -15,9 +15,10 @@ from torch import nn
 
 from hagan3d.data.io.geometry import spacing_of
 from hagan3d.data.io.listing import find_volumes
-from hagan3d.data.io.volumes import read_voxels
+from hagan3d.data.io.volumes import Volume, read_voxels
 from hagan3d.data.label_maps import dice, overlap_counts
 from hagan3d.data.preprocess.metadata import abbreviate
+from hagan3d.data.preprocess.volume import check_overlap
 from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 from hagan3d.evaluation.exploration.measures import Measure, millilitres
@@ -85,7 +86,8 @@ def read_label_maps(store: Store, folder: Path, indices: Iterable[int]) -> Label
     """Find the label maps of volumes of a store: files of any format that `prepare` reads, named like the volumes.
 
     Raises:
-        InputError: If a label map is missing, holds other values than integers from 0 to 63, or all are empty.
+        InputError: If a label map is missing, does not overlap with its volume, holds other values than integers from 0
+            to 63, or all are empty.
     """
     files = {source.id: source.path for source in find_volumes(folder)}
     chosen = [int(i) for i in indices]
@@ -94,8 +96,13 @@ def read_label_maps(store: Store, folder: Path, indices: Iterable[int]) -> Label
         raise InputError(
             f"{folder}: no label map for {abbreviate(missing)}; each volume of {store.path} needs a file of its name"
         )
-    paths = {i: files[store.ids[i]] for i in chosen}
-    labels = {int(label) for path in paths.values() for label in np.unique(_labels_of(path)[0])} - {0}
+    paths, labels = {i: files[store.ids[i]] for i in chosen}, {0}
+    for i, path in paths.items():
+        values, affine = _labels_of(path)
+        volume = Volume(np.empty(store.size), store.affines[i], f"{store.ids[i]} in {store.path}")
+        check_overlap(Volume(values, affine, str(path)), volume)
+        labels |= set(map(int, np.unique(values)))
+    labels -= {0}
     if not labels:
         raise InputError(f"{folder}: all label maps are empty; labels above 0 are needed")
     return LabelMaps(store, paths, tuple(sorted(labels)))
@@ -113,14 +120,14 @@ def _labels_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
 class UNetSegmenter:
     """Segments volumes with a trained U-Net."""
 
-    def __init__(self, network: nn.Module, labels: tuple[int, ...], dice: float = math.nan) -> None:
-        """Set a network with logits for background and each label, and its Dice on held-out volumes."""
-        self.network, self.labels, self.dice = network.eval(), labels, dice
+    def __init__(self, network: nn.Module, labels: tuple[int, ...], dice: float = math.nan, tested: str = "") -> None:
+        """Set a network with logits for background and each label, and its Dice on the volumes ``tested``."""
+        self.network, self.labels, self.dice, self.tested = network.eval(), labels, dice, tested
 
     @property
     def name(self) -> str:
         """Short description."""
-        return f"U-Net, Dice {self.dice:.3f} on held-out volumes"
+        return f"U-Net, Dice {self.dice:.3f} on {self.tested} volumes"
 
     @torch.no_grad()
     def __call__(self, x: np.ndarray, interval: tuple[float, float], affine: np.ndarray) -> np.ndarray:
@@ -140,7 +147,7 @@ def train_unet(
     config: UNetConfig | None = None,
     progress: ProgressCallback = no_progress,
 ) -> UNetSegmenter:
-    """Train a small U-Net on volumes ``train`` of a store and their label maps; compute its Dice on ``held_out``.
+    """Train a small U-Net on volumes ``train`` of a store and their label maps; compute its Dice on ``held_out``, if any.
 
     On a CPU, deterministic in the seed; the random state of torch is restored.
     """
@@ -150,8 +157,9 @@ def train_unet(
         network = _unet(len(maps.labels) + 1)
     _learn(network, store, maps, train, config, progress)
     segmenter = UNetSegmenter(network, maps.labels)
-    tested = held_out if len(held_out) else train
-    return UNetSegmenter(network, maps.labels, float(np.mean([_dice(segmenter, store, maps, int(i)) for i in tested])))
+    tested, name = (held_out, "held-out") if len(held_out) else (train, "its own training")
+    found = [_dice(segmenter, store, maps, int(i)) for i in tested]
+    return UNetSegmenter(network, maps.labels, float(np.mean(found)), name)
 
 
 def _learn(

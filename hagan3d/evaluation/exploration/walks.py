@@ -20,7 +20,7 @@ from hagan3d.evaluation.exploration.strips import Tile, planes_of, regions_of, w
 from hagan3d.evaluation.metrics.estimate import Estimate
 from hagan3d.evaluation.progress import ProgressCallback, no_progress, track
 from hagan3d.inference.generation import volume_slabs, write_csv
-from hagan3d.inference.volume_files import write_slabs
+from hagan3d.inference.volume_files import LABELS, claim, write_label_names, write_slabs
 
 VOLUMES, WALK_TABLE, STRIP, GIF = "volumes", "walk.csv", "strip.png", "walk.gif"
 Intervals = Sequence[tuple[float, float]]
@@ -160,7 +160,7 @@ def walk(
     Args:
         model: The model, with G.
         walks: Starts and their stops, equally many for each.
-        out: Folder for `volumes/START_STEP.nii.gz` (a file per channel, and `_seg`, of several), `walk.csv`,
+        out: Folder for `volumes/START_STEP.nii.gz` (a file per channel, and `_seg` with `labels.json`, of several), `walk.csv`,
             `strip.png` and `walk.gif`.
         title: Title of the pictures.
         caption: Caption lines of a stop, given the measured value.
@@ -171,15 +171,17 @@ def walk(
     todo = [(start, step, stop) for start, stops in walks for step, stop in enumerate(stops)]
     frames: list[WalkFrame] = []
     rows: dict[str, list[Tile]] = {start.name: [] for start, _ in walks}
+    taken: set[Path] = set()
     for start, step, stop in track(todo, task, len(todo), progress):
         x = volume_at(model, stop.z, start.label)
         value, mask = reader.read(x, start.intervals, start.affine) if reader else (None, None)
-        path = out / VOLUMES / f"{_stem(start.name, step)}.nii.gz"
+        path = claim(out / VOLUMES / f"{_stem(start.name, step)}.nii.gz", taken)
         files, _ = write_slabs([x], model.description, path, affine=start.affine, intervals=start.intervals)
         frames.append(WalkFrame(start.name, step, stop.position, stop.intended, value, files[0].name))
         label_map = label_map_of(x, len(start.intervals)) if model.description.label_names else None
         picture = planes_of(x[0], start.affine, regions_of(mask, label_map))
         rows[start.name].append(Tile(picture, tuple(caption(stop, value))))
+    write_label_names(out / VOLUMES, model.description)
     _write_table(frames, out / WALK_TABLE)
     write_strip(list(rows.items()), title, out / STRIP)
     write_gif(list(rows.items()), title, out / GIF)
@@ -191,7 +193,8 @@ def files_of_walks(out: Path) -> Iterator[Path]:
     for table in (out / WALK_TABLE, *out.glob(f"component-*/{WALK_TABLE}")):
         lines = read_table(table)[1] if table.exists() else []
         if lines and {"start", "step"} <= lines[0].keys():
-            yield from (path for name in (table.name, STRIP, GIF) if (path := table.with_name(name)).exists())
+            names = (table.name, STRIP, GIF, f"{VOLUMES}/{LABELS}")
+            yield from (path for name in names if (path := table.parent / name).exists())
             for line in lines:
                 stem = glob.escape(_stem(line["start"], line["step"]))
                 yield from (table.parent / VOLUMES).glob(f"{stem}[._]*nii.gz")

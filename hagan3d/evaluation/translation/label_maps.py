@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hagan3d.data.label_maps import dice, overlap_counts
-from hagan3d.evaluation.translation.results import LabelDice
+from hagan3d.evaluation.translation.results import LabelDice, Spread
 
 
 def dice_of_labels(predicted: np.ndarray, target: np.ndarray, names: Sequence[str]) -> dict[str, float | None]:
@@ -29,8 +29,8 @@ def dice_summary(rows: Sequence[dict[str, float | None]]) -> dict[str, LabelDice
         return None
     summary: dict[str, LabelDice] = {}
     for label in rows[0]:
-        values = np.array([value for row in rows if (value := row[label]) is not None])
-        if values.size:
-            mean, deviation, least = (float(value) for value in (values.mean(), values.std(), values.min()))
-            summary[label] = LabelDice(mean, deviation, least, int(values.size))
+        values = [value for row in rows if (value := row[label]) is not None]
+        if values:
+            found = Spread.of(values)
+            summary[label] = LabelDice(found.mean, found.deviation, min(values), found.volumes)
     return summary

@@ -298,7 +298,7 @@ class _PairEvaluator:
         rows = [row.channels[name] for row in self.rows]
         seams = [row.seam_ratio for row in rows if row.seam_ratio is not None]
         calibration: dict[str, Any] | None = None
-        if name in self.calibration:
+        if name in self.calibration and all(one.voxels for one in self.calibration[name].values()):
             calibration = {title: one.result() for title, one in self.calibration[name].items()}
             calibration |= {"scale": scale, "scales": used}
         return ChannelEvaluation(
@@ -312,8 +312,8 @@ class _PairEvaluator:
         )
 
     def worst(self, count: int) -> tuple[ShownCase, ...]:
-        """Return the volumes with the lowest PSNR in the mask, translated again for pictures."""
-        rows = sorted(self.rows, key=lambda row: row.psnr_db)[:count]
+        """Return the volumes with the lowest PSNR in the mask, translated again for pictures; last those without one."""
+        rows = sorted(self.rows, key=lambda row: (np.isnan(row.psnr_db), row.psnr_db))[:count]
         return tuple(self._cases([row.index for row in rows]))
 
     def _cases(self, indices: list[int]) -> Iterator[ShownCase]:

@@ -202,6 +202,9 @@ def _calibration(evaluated: EvaluatedPairs) -> str:
     if not evaluated.calibration:
         return text + "<p>This model predicts no uncertainty.</p>"
     for name, channel in results.channels.items():
+        if channel.calibration is None:
+            text += _heading(name, results) + note("No voxel lies inside the masks.")
+            continue
         text += _heading(name, results) + _channel_calibration(channel, evaluated.calibration[name])
     return text
 

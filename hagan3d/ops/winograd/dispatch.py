@@ -8,6 +8,7 @@ import os
 import torch
 from torch import Tensor
 
+from hagan3d.errors import InputError
 from hagan3d.ops.device import device_kind
 from hagan3d.ops.extension import has_kernels
 
@@ -24,10 +25,10 @@ def is_on(setting: str) -> bool:
     """Return what a value of the environment variable means.
 
     Raises:
-        ValueError: If the value is invalid.
+        InputError: If the value is invalid.
     """
     if setting not in _SETTINGS:
-        raise ValueError(f"{SWITCH}: must be one of {', '.join(_SETTINGS)}, got {setting!r}")
+        raise InputError(f"{SWITCH}: must be one of {', '.join(_SETTINGS)}, got {setting!r}")
     return _SETTINGS[setting]
 
 
