@@ -25,7 +25,6 @@ from hagan3d.data.io.files import write_text
 
 ROOT = Path(__file__).parents[1]
 LIMIT = "16GB"  # of the GPU's memory, for training
-STORE = "import sys; from pathlib import Path; from hagan3d.data.phantoms.store import phantom_store as make; "
 TINY = "--hagan.channels 64 --hagan.d_channels 64 --hagan.latent_dim 8 --train.batch_size 2 --hagan.minibatch_std 2"
 
 
@@ -37,6 +36,8 @@ class Part:
     words: tuple[str, ...]
     seconds: int
     """Time limit."""
+    needs: tuple[str, ...] = ()
+    """Parts whose files it reads."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class Run:
     seconds: int
     """Time limit; the forms of convolutions are timed first."""
     changes: str = ""
+    made: int = 0
+    """Side of the phantoms, which are enlarged to ``side``: those of 512^3 take minutes. 0: ``side``."""
 
 
 FULL = (
     Run(128, "hagan_128", 8, 200, 150),
     Run(256, "hagan_256", 4, 200, 210),
-    Run(512, "hagan_512", 2, 20, 210),
+    Run(512, "hagan_512", 2, 20, 210, made=256),
 )
 SMALL = (Run(32, "hagan_32", 4, 3, 120, TINY),)
 
@@ -65,20 +68,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu tries the parts without a GPU.")
     parser.add_argument("--tiny", action="store_true", help="Smallest sizes, to try the parts.")
-    parser.add_argument("--only", nargs="+", default=[], help="Names of the parts to run. Default: all.")
+    parser.add_argument("--only", nargs="+", default=[], help="Parts to run, with those that they need. Default: all.")
     parser.add_argument("--out", type=Path, help="Folder of the results.")
     a = parser.parse_args()
     if a.device == "cuda" and not torch.cuda.is_available():
         print("error: torch sees no GPU here; see `hagan3d doctor`", file=sys.stderr)
         return 2
-    out = a.out or ROOT / "benchmarks" / "results" / f"gpu_{slug(device_name(a.device))}"
-    out.mkdir(parents=True, exist_ok=True)
+    out = (a.out or ROOT / "benchmarks" / "results" / f"gpu_{slug(device_name(a.device))}").resolve()
     with tempfile.TemporaryDirectory() as work:
-        chosen = [part for part in parts(a.device, a.tiny, out, Path(work)) if not a.only or part.name in a.only]
+        offered = list(parts(a.device, a.tiny, out, Path(work)))
+        if unknown := set(a.only) - {part.name for part in offered}:
+            parser.error(
+                f"--only {' '.join(sorted(unknown))}: the parts are {', '.join(part.name for part in offered)}"
+            )
+        wanted = {name for part in offered if part.name in a.only for name in (part.name, *part.needs)}
+        out.mkdir(parents=True, exist_ok=True)
         rows = []
-        for part in chosen:
-            rows.append(run(part, out))
-            print(line(rows[-1]), flush=True)
+        for part in offered:
+            if not a.only or part.name in wanted:
+                rows.append(run(part, out))
+                print(line(rows[-1]), flush=True)
     write_results(out, a.device, rows)
     return 1 if any(row["status"] != "ok" for row in rows) else 0
 
@@ -105,20 +114,25 @@ def parts(device: str, tiny: bool, out: Path, work: Path) -> Iterator[Part]:
 
 
 def training_parts(training: Run, device: str, work: Path) -> Iterator[Part]:
-    """Yield the parts of one size: phantoms, training under a limit of memory, sampling."""
-    side, folder = training.side, work / f"{training.side}"
-    size = f"({side},) * 3"
-    code = f"{STORE}make(Path(sys.argv[1]), {training.phantoms}, {size})"
-    yield Part(f"phantoms_{side}", (sys.executable, "-c", code, str(folder)), 120)
+    """Yield the parts of one size: phantoms, their store, training under a limit of memory, sampling."""
+    side, folder, names = training.side, work / f"{training.side}", [f"phantoms_{training.side}"]
+    module, made = (sys.executable, "-m"), str(training.made or side)
+    phantoms = ("--num", str(training.phantoms), "--size", made, made, made, "--out", str(folder / "phantoms"))
+    yield Part(names[-1], (*module, "hagan3d.phantoms", *phantoms), 120)
+    store = ("--input", str(folder / "phantoms" / "volumes"), "--output", str(folder / "phantoms.h5"))
+    rule = ("--size", *[str(side)] * 3, "--intensity", "window", "--window", "-1024", "600")
+    yield Part(f"prepare_{side}", (*module, "hagan3d.prepare", *store, *rule), 120, tuple(names))
+    names.append(f"prepare_{side}")
     limit = ("--vram", LIMIT) if device == "cuda" else ()
     settings = f"--config {training.config} --train.steps {training.steps} --train.device {device} {training.changes}"
     where = ("--data.store", str(folder / "phantoms.h5"), "--out", str(folder / "run"), *limit)
     quiet = ("--log.preview_every", "0", "--log.every", "10")
-    train = (sys.executable, "-m", "hagan3d.train", *settings.split(), *where, *quiet)
-    yield Part(f"train_{side}", train, training.seconds)
+    train = (*module, "hagan3d.train", *settings.split(), *where, *quiet)
+    yield Part(f"train_{side}", train, training.seconds, tuple(names))
+    names.append(f"train_{side}")
     sample = ("--num", "2", "--out", str(folder / "samples"), "--device", device, "--format", "nii")
-    generate = (sys.executable, "-m", "hagan3d.generate", str(folder / "run"), *sample)
-    yield Part(f"generate_{side}", generate, 60)
+    generate = (*module, "hagan3d.generate", str(folder / "run"), *sample)
+    yield Part(f"generate_{side}", generate, 60, tuple(names))
 
 
 def run(part: Part, out: Path) -> dict[str, object]:
@@ -151,7 +165,7 @@ def slug(name: str) -> str:
 
 
 def write_results(out: Path, device: str, rows: list[dict[str, object]]) -> None:
-    """Write the table, with the device and the versions, as text and as JSON."""
+    """Write the table, with the device and the versions, as text and as JSON; other parts of an earlier one stay."""
     machine = {
         "device": device_name(device),
         "memory_gb": round(torch.cuda.mem_get_info()[1] / 1e9, 1) if device == "cuda" else 0,
@@ -162,9 +176,12 @@ def write_results(out: Path, device: str, rows: list[dict[str, object]]) -> None
         "operators": ops.backend(),
         "commit": metered.commit(),
     }
+    path, now = out / "summary.json", [row["part"] for row in rows]
+    before = json.loads(path.read_text())["parts"] if path.exists() else []
+    rows = [*(row for row in before if row["part"] not in now), *({**row, "commit": metered.commit()} for row in rows)]
     text = "\n".join([*(f"{key}: {value}" for key, value in machine.items()), "", *map(line, rows)])
     write_text(out / "summary.txt", text + "\n")
-    write_text(out / "summary.json", json.dumps({"machine": machine, "parts": rows}, indent=1) + "\n")
+    write_text(path, json.dumps({"machine": machine, "parts": rows}, indent=1) + "\n")
     print(f"\n{text}\n\nresults: {out}")
 
 

@@ -34,7 +34,7 @@ def usage() -> str:
             "",
             "a first run:",
             "  hagan3d prepare --input scans/ --output scans.h5 --size 64 64 64",
-            "  hagan3d train --config configs/hagan_64.yaml --data.store scans.h5 --out runs/scans",
+            "  hagan3d train --config hagan_64 --data.store scans.h5 --out runs/scans",
             "  hagan3d generate runs/scans --num 8 --out volumes/",
         ]
     )

@@ -1,6 +1,7 @@
 """Training steps on a device against the CPU, and their peak memory against the plan."""
 
 import gc
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -91,14 +92,20 @@ def step_against_cpu(name: str, device: torch.device) -> Iterator[Finding]:
     terms, expected = gradients(config, CPU)
     with planned_for("cuda") if device.type == "cpu" else nullcontext():
         own_terms, found = gradients(config, device)
-    loss, term = max((abs(own_terms[k] - v) / max(abs(v), 1e-2), k) for k, v in terms.items())
-    error, network = max(
-        (float((found[k] - v).norm() / v.norm().clamp(min=1e-8)), k) for k, v in expected.items() if k in found
+    loss, term = largest({k: abs(own_terms[k] - v) / max(abs(v), 1e-2) for k, v in terms.items()})
+    error, network = largest(
+        {k: float((found[k] - v).norm() / v.norm().clamp(min=1e-8)) for k, v in expected.items() if k in found}
     )
     is_right = loss <= LOSS_TOLERANCE and error <= GRADIENT_TOLERANCE and found.keys() == expected.keys()
     where = "branches of a GPU, on the CPU" if device.type == "cpu" else str(device)
     text = f"{where}: losses within {loss:.1e} ({term}), gradients within {error:.1e} ({network}) of the CPU's"
     yield Finding(f"step of {name}", "ok" if is_right else "FAILED", text, {"loss": loss, "gradient": error})
+
+
+def largest(errors: dict[str, float]) -> tuple[float, str]:
+    """Return the largest of some errors and its name; NaN is larger than any other."""
+    name = max(errors, key=lambda key: math.inf if math.isnan(errors[key]) else errors[key])
+    return errors[name], name
 
 
 def memory(device: torch.device) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -108,6 +109,11 @@ class Distributed:
                         "the same command, version and store, and one folder --out that all can see"
                     )
 
+    def of_largest(self, size: float, value: Any) -> Any:
+        """Return the value (plain, as JSON has them) of the rank with the largest size, the first of equal ones."""
+        everyone = [json.loads(text) for text in self._gather(json.dumps([size, value]))]
+        return max(everyone, key=lambda one: one[0])[1]
+
     @contextlib.contextmanager
     def first_rank_first(self) -> Iterator[None]:
         """Let rank 0 run this block before the others do."""
@@ -174,11 +180,20 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def from_environment() -> Distributed:
-    """Return the rank that `torchrun` gave this process in its environment; without it, a single rank."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """Return the rank that `torchrun` gave this process in its environment; without it, a single rank.
+
+    Raises:
+        InputError: If the environment names other ranks than torchrun would.
+    """
+    world, rank, local = (os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    if world in ("", "1"):
         return SINGLE
-    return Distributed(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_RANK", "0")))
+    if not (world.isdecimal() and rank.isdecimal() and (local or "0").isdecimal() and int(rank) < int(world)):
+        raise InputError(
+            f"WORLD_SIZE {world}, RANK {rank or 'unset'}: are not those of a process that torchrun started; start with "
+            "torchrun, or unset WORLD_SIZE"
+        )
+    return Distributed(int(rank), int(world), int(local or "0"))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch
 from hagan3d import __version__, ops
 from hagan3d.checkpoint import files
 from hagan3d.config import Config
-from hagan3d.config.serialization import flat, to_dict
+from hagan3d.config.serialization import flat, from_dict, to_dict
 from hagan3d.data.phantoms.store import phantom_store
 from hagan3d.data.store.store import Store
 from hagan3d.engine.distributed import SINGLE, Distributed
@@ -66,7 +66,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     if vram is not None:
         if before is not None:
             plan = replace(plan, config=_with_memory_of(plan.config, before))
-        config, plan = fit(config, plan, vram, device, distributed.is_first, before is not None)
+        config, plan = fit(config, plan, vram, device, distributed, before is not None)
     networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
     method.add_extractor(store, device)
     source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
@@ -131,17 +131,25 @@ def _with_memory_of(config: Config, before: Config) -> Config:
 
 
 def fit(
-    config: Config, plan: Plan, vram: int, device: torch.device, prints: bool, resumes: bool = False
+    config: Config, plan: Plan, vram: int, device: torch.device, distributed: Distributed, resumes: bool = False
 ) -> tuple[Config, Plan]:
-    """Change a config so that one rank fits ``vram`` bytes of a card, and limit a GPU to them.
+    """Change a config so that every rank fits ``vram`` bytes of its card, and limit a GPU to them.
 
     ``resumes``: by settings that a run can go on with.
+
+    All ranks take the settings of the one that needs most: what is needed in addition to tensors is measured on each
+    machine.
 
     Raises:
         InputError: If no setting makes it fit.
     """
+    needed = plan.needed
     changes, plan = fitted(plan, vram, resumes)
-    if prints:
+    if not distributed.is_single:
+        changes, values = distributed.of_largest(needed, [changes, to_dict(plan.config)])
+        chosen = from_dict(values)
+        plan = replace(plan, config=replace(chosen, data=replace(chosen.data, store=config.data.store)))
+    if distributed.is_first:
         result = f"set {changes}" if changes else "fits as it is"
         print(f"--vram {vram / 1e9:.1f} GB: {result} (about {plan.needed / 1e9:.1f} GB needed)", file=sys.stderr)
     if device.type == "cuda":

@@ -48,9 +48,20 @@ def test_runs_of_all_sizes_train_under_a_limit_of_memory(gpu, tmp_path):
 
 @pytest.mark.slow
 def test_training_and_sampling_run_here(gpu, monkeypatch, tmp_path):
-    chosen = ["phantoms_32", "train_32", "generate_32"]
-    words = ["gpu.py", "--device", "cpu", "--tiny", "--out", str(tmp_path), "--only", *chosen]
+    monkeypatch.chdir(tmp_path)  # a relative --out is of the folder of the command
+    (tmp_path / "results").mkdir()
+    earlier = {"part": "doctor", "status": "ok", "seconds": 1.0, "command": "", "commit": "0"}
+    (tmp_path / "results" / "summary.json").write_text(json.dumps({"parts": [earlier]}))
+    words = ["gpu.py", "--device", "cpu", "--tiny", "--out", "results", "--only", "generate_32"]
     monkeypatch.setattr(sys, "argv", words)
     assert gpu.main() == 0
-    rows = json.loads((tmp_path / "summary.json").read_text())["parts"]
-    assert [row["part"] for row in rows] == chosen
+    rows = json.loads((tmp_path / "results" / "summary.json").read_text())["parts"]
+    assert [row["part"] for row in rows] == ["doctor", "phantoms_32", "prepare_32", "train_32", "generate_32"]
+
+
+def test_unknown_parts_are_refused(gpu, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--out", str(tmp_path / "x"), "--only", "kernel"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert "--only kernel: the parts are doctor, tests, kernels" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

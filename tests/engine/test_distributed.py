@@ -19,6 +19,7 @@ from hagan3d import cli
 from hagan3d import train as train_command
 from hagan3d.checkpoint import files
 from hagan3d.config.diffaug import DiffAugConfig
+from hagan3d.config.serialization import to_dict
 from hagan3d.data.batches.subvolumes import Batch
 from hagan3d.data.phantoms.head import CHANNELS, LABEL_NAMES, write_heads
 from hagan3d.data.preprocess.inputs import find_inputs
@@ -26,9 +27,12 @@ from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
 from hagan3d.engine import distributed as engine_distributed
-from hagan3d.engine.distributed import SINGLE, Distributed, init_distributed
+from hagan3d.engine import memory_plan
+from hagan3d.engine.distributed import SINGLE, Distributed, from_environment, init_distributed
+from hagan3d.engine.margins import Margins, current_margins
+from hagan3d.engine.memory_plan import Plan, fitted
 from hagan3d.engine.trainer import Trainer
-from hagan3d.engine.training import train
+from hagan3d.engine.training import fit, train
 from hagan3d.errors import InputError
 from hagan3d.methods.hagan import losses as hagan
 from hagan3d.methods.registry import make_method, make_networks
@@ -111,6 +115,17 @@ def observe_refusal(store, out, distributed):
     return "no error"
 
 
+def observe_fit(distributed):
+    """Return the settings that fit a card which only rank 0 fits as it is, since its margins are smaller."""
+    plan = Plan(make_config("hagan", batch_size=2, device="cpu"), 0, "cuda")
+    card = plan.needed + 2**20
+    memory_plan.current_margins = lambda: Margins(context=Margins().context + distributed.rank * 4 * 2**20)
+    alone = fitted(plan, card)[0]
+    config, _ = fit(plan.config, plan, card, torch.device("cpu"), distributed)
+    memory_plan.current_margins = current_margins
+    return alone, to_dict(config)
+
+
 def observe_communication(distributed):
     """Return the means of terms and of gradients, and the error where ranks differ."""
     first = distributed.is_first
@@ -167,6 +182,7 @@ def main(store, out):
             "single": observe_step(store, out / "single", SINGLE) if distributed.is_first else None,
             "step": observe_step(store, own, distributed),
             "refusal": observe_refusal(store, out, distributed),
+            "fit": observe_fit(distributed),
             "communication": observe_communication(distributed),
             "overflow": observe_overflow(store, own, distributed),
             "stop": observe_stop(store, own, distributed),
@@ -223,6 +239,23 @@ def assert_close(one, other):
     for key, value in one.items():
         assert value.dtype == torch.float64
         assert (value - other[key]).norm() <= 1e-6 * value.norm() + 1e-12, key
+
+
+def test_ranks_with_other_margins_take_the_same_settings(two):
+    (alone, config), (other_alone, other) = (observed["fit"] for observed in two[1])
+    assert alone != other_alone and config == other
+
+
+def test_an_environment_that_torchrun_did_not_make_is_one_line(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE 2, RANK unset: .*start with torchrun, or unset WORLD_SIZE"):
+        from_environment()
+    for rank in ("x", "2"):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(InputError, match=f"WORLD_SIZE 2, RANK {rank}"):
+            from_environment()
 
 
 def test_terms_are_averaged_and_all_ranks_see_nan_and_stop(two):

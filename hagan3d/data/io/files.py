@@ -44,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _create_locked(path: Path, message: str) -> int:
-    """Create a file, or empty what a kill left of it, and return its handle, which has a lock where the disk has locks."""
+    """Create a file, or empty what a kill left of it; return its handle, which has a lock where the disk has locks."""
     while True:
         if path.is_symlink():  # it would lead the writes elsewhere
             path.unlink()
@@ -156,7 +156,7 @@ def _flush(path: Path) -> None:
 
 
 def file_name(channel: str) -> str:
-    """Return the name of a channel as part of the name of a file: without / and spaces, and no name of a folder above."""
+    """Return the name of a channel as part of the name of a file: without / and spaces, and not that of a folder above."""
     return re.sub(r"[/ \0]", "-", channel if channel.strip(".") else "-" * max(1, len(channel)))
 
 

@@ -160,8 +160,8 @@ def walk(
     Args:
         model: The model, with G.
         walks: Starts and their stops, equally many for each.
-        out: Folder for `volumes/START_STEP.nii.gz` (a file per channel, and `_seg` with `labels.json`, of several), `walk.csv`,
-            `strip.png` and `walk.gif`.
+        out: Folder for `volumes/START_STEP.nii.gz` (a file per channel, and `_seg` with `labels.json`, of several),
+            `walk.csv`, `strip.png` and `walk.gif`.
         title: Title of the pictures.
         caption: Caption lines of a stop, given the measured value.
         reader: Measures each volume.
