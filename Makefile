@@ -1,5 +1,5 @@
-# make build | test | test-fast | lint | docs | package | demo | bench | gpu: each sets up .venv first; a second call
-# only does what changed.
+# make build | test | test-fast | lint | docs | package | demo | bench | gpu: each sets up .venv first (docs: .venv-docs); a
+# second call only does what changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -37,12 +37,13 @@ docs: .venv-docs/.installed
 		|| { echo "these pages fetch from other servers"; exit 1; }
 	@echo "site/index.html"
 
-.venv-docs/.installed: pyproject.toml
+.venv-docs/.installed: pyproject.toml constraints.txt
 	@.venv-docs/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
 		| .venv-docs/bin/pip install -q --disable-pip-version-check -c constraints.txt -r /dev/stdin
 	@touch $@
 
+# Wheel and sdist in dist/, which is emptied first; each is installed elsewhere and trains five steps.
 package: build
 	.ci/package
 

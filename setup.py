@@ -89,7 +89,14 @@ def _extensions() -> tuple[list[Any], dict[str, Any]]:
             except Exception as error:
                 if os.environ.get("CI"):
                     raise
+                self._remove(ext)
                 print(f"hagan3d: {ext.name} left out, its build failed: {error}")
+
+        def _remove(self, ext: Any) -> None:
+            """Remove what an earlier build left, which is of other sources."""
+            file = self.get_ext_filename(self.get_ext_fullname(ext.name))
+            for folder in (self.build_lib, "."):
+                Path(folder, file).unlink(missing_ok=True)
 
         def copy_extensions_to_source(self) -> None:
             self.extensions = [ext for ext in self.extensions if self._built(ext)]

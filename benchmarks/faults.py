@@ -36,6 +36,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hagan3d import cli, generate, train
+from hagan3d.checkpoint.files import FOLDER
 from hagan3d.data.io.files import write_text
 
 CONFIG = "wgan_gp_32"
@@ -272,12 +273,11 @@ def limit(kind: int, value: int) -> Callable[[], None]:
 
 
 def full_disk() -> None:
-    """Let every flush to the disk fail after the third, as on a full disk."""
-    flush, left = os.fsync, [3]
+    """Let the flush of a checkpoint fail, as on a full disk."""
+    flush = os.fsync
 
     def failing(handle: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
+        if f"/{FOLDER}/" in os.readlink(f"/proc/self/fd/{handle}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         flush(handle)
 

@@ -7,7 +7,9 @@ orientation. The source and the licence of the data go below each picture in the
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,12 +47,15 @@ Array = NDArray[np.float32]
 def main() -> int:
     """Make the picture that the command line names."""
     a = parse()
-    {"crops": crops, "walk": walk, "translation": translation, "curve": curve}[a.picture](a)
-    size = a.out.stat().st_size
-    if size > LIMIT:
-        a.out.unlink()
-        raise InputError(f"{a.out}: would have {size} bytes, more than {LIMIT}; show less (--num, --frames)")
-    print(f"{a.out}: {size / 1000:.0f} kB")
+    with tempfile.TemporaryDirectory() as folder:
+        out, a.out = a.out, Path(folder) / a.out.name
+        {"crops": crops, "walk": walk, "translation": translation, "curve": curve}[a.picture](a)
+        size = a.out.stat().st_size
+        if size > LIMIT:
+            raise InputError(f"{out}: would have {size} bytes, more than {LIMIT}; show less (--num, --frames)")
+        with replacing(out) as temporary:
+            shutil.copyfile(a.out, temporary)
+    print(f"{out}: {size / 1000:.0f} kB")
     return 0
 
 
@@ -60,7 +65,8 @@ def parse() -> argparse.Namespace:
     kinds = parser.add_subparsers(dest="picture", required=True)
     for name in ("crops", "walk", "translation", "curve"):
         one = kinds.add_parser(name)
-        one.add_argument("run", type=Path, help="Folder of the run, or a checkpoint.")
+        checkpoint = "" if name == "curve" else ", or a checkpoint"
+        one.add_argument("run", type=Path, help=f"Folder of the run{checkpoint}.")
         one.add_argument("--out", type=Path, required=True, help="The .png, or the .gif of a walk.")
         if name in ("crops", "translation"):
             one.add_argument("--store", type=Path, required=True, help="Store with the real volumes.")
@@ -94,6 +100,8 @@ def segmented(x: Array, labels: int) -> Array | Segmented:
 
 def walk(a: argparse.Namespace) -> None:
     """Draw volumes along great circles between the latents of seeds, back to the first, as a GIF that loops."""
+    if len(set(a.seeds)) < len(a.seeds) or len(a.seeds) < 2:
+        raise InputError(f"--seeds {' '.join(map(str, a.seeds))}: a walk needs two or more different seeds")
     model = Model.load(a.run, device="cpu")
     z = closed_walk([latent(model.loaded, seed) for seed in a.seeds], a.frames)
     labels, affine = len(model.loaded.description.label_names), model.loaded.description.affine_array
@@ -161,12 +169,14 @@ def curve(a: argparse.Namespace) -> None:
 
     rows = [json.loads(line) for line in (a.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    shown: list[float] = []
     for term in a.terms:
         points = [(row["step"], row[term]) for row in rows if term in row]
         if not points:
             raise InputError(f"{a.run}: logs no term {term}; it has {', '.join(sorted(set().union(*rows)))}")
         axes.plot(*zip(*points, strict=True), label=term, linewidth=1)
-    axes.set(xlabel="step", ylabel="loss term", yscale="log")
+        shown += [value for _, value in points]
+    axes.set(xlabel="step", ylabel="loss term", yscale="log" if min(shown) > 0 else "linear")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     with replacing(a.out) as temporary:

@@ -167,6 +167,7 @@ def measured(config: Config, snapshot: Path | None) -> dict[str, float]:
     with torch.device("cuda"):
         networks = make_networks(config)
         updates = Updates(config.train, phases, networks, torch.device("cuda"))
+        method.add_extractor(None, torch.device("cuda"))
         batch = method.zero_batch()
         for step in (step for step in stage_starts(phases) for _ in range(3)):
             updates.prepare(step)
@@ -244,6 +245,7 @@ def print_layers(name: str, config: Config) -> None:
         print(f"\n{name}: " + ", ".join(f"{n} {sum(p.numel() for p in networks[n].parameters()) / 1e6:.1f} M"
                                          for n in networks.names()) + " parameters")  # fmt: skip
         updates = Updates(config.train, phases, networks, torch.device("cpu"))
+        method.add_extractor(None, torch.device("cpu"))
         batch = method.zero_batch()
         held = [*networks.state_dict().values(), *tree_iter([v.state for v in updates.averages.values()])]
         with Census(held) as census, named(networks, census):

@@ -26,13 +26,21 @@ PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 def measure(pid: int, folder: Path) -> dict[str, float]:
     """Return the columns for a process and the folder it writes."""
     process = Path("/proc") / str(pid)
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    sizes = [size_of(path) for path in folder.rglob("*")]
     return {
         "rss_mb": int((process / "statm").read_text().split()[1]) * PAGE_MB,
         "file_handles": len(list((process / "fd").iterdir())),
         "threads": len(list((process / "task").iterdir())),
         "disk_mb": sum(sizes) / 1e6,
     }
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, which training may have removed meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0
 
 
 def slopes(path: Path) -> list[str]:
@@ -71,6 +79,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that training ends too
     options.out.mkdir(parents=True, exist_ok=True)
     table, run = options.out / "soak.csv", options.out / "run"
+    if table.exists():
+        raise SystemExit(f"{table}: holds a soak, which is not gone on with; use another --out")
     arguments = ["--train.steps", ENDLESS, *options.train, "--out", str(run)]
     started = time.monotonic()
     with table.open("w", newline="") as file, (options.out / "train.log").open("w") as log:

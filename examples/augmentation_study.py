@@ -95,6 +95,7 @@ def classify(store: Store, arm: str, seeds: Sequence[int], steps: int) -> study.
     """Steps 4 and 5: train a classifier per seed and ask it about the held-out volumes; see `right_answers`."""
     sources = [tensors(store, indices) for indices in study.sources_of(store)[arm]]
     asked = study.held_out(store)
+    asked = asked[store.labels[asked] >= 0]  # those without a class cannot be right
     x, truth = tensors(store, asked)
     predicted = [answers(train_classifier(sources, len(store.class_names), seed, steps), x) for seed in seeds]
     return study.Outcome(right_answers(np.stack(predicted), truth.numpy()), np.array(store.subjects)[asked])

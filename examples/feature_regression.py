@@ -157,13 +157,21 @@ def histograms(store: Store, chosen: np.ndarray) -> np.ndarray:
 
 
 def vae(store: Store, model: Model, minutes: float, path: Path) -> VarAutoEncoder:
-    """Step 2: train an autoencoder on the training volumes for so much processor time, unless its file is there."""
+    """Step 2: train an autoencoder on the training volumes for so much processor time, unless its file is there.
+
+    Raises:
+        InputError: If the file is there and was made otherwise.
+    """
     torch.manual_seed(0)
     net = VarAutoEncoder(
         3, (1, *store.size), 1, model.config.method.latent_dim, VAE_CHANNELS, (2, 2, 2), norm="BATCH", use_sigmoid=False
     )
+    made_by = {"store": store.store_fingerprint, "latent_dim": model.config.method.latent_dim, "minutes": minutes}
     if path.exists():
-        net.load_state_dict(torch.load(path, weights_only=True))
+        found = torch.load(path, weights_only=True)
+        if found.get("made_by") != made_by:
+            raise InputError(f"{path}: was made by {found.get('made_by')}, not by {made_by}; give another --out")
+        net.load_state_dict(found["weights"])
         return net.eval()
     train, random = store.indices("train", generated=False), np.random.default_rng(0)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -177,7 +185,7 @@ def vae(store: Store, model: Model, minutes: float, path: Path) -> VarAutoEncode
         step += 1
     sizes = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (net, model.networks.e_h, model.networks.e_g)]
     print(f"VAE: {sizes[0]:.1f} million weights (E^H and E^G: {sum(sizes[1:]):.1f}), {step} steps, loss {loss:.0f}")
-    torch.save(net.state_dict(), path)
+    torch.save({"made_by": made_by, "weights": net.state_dict()}, path)
     return net.eval()
 
 

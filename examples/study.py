@@ -67,14 +67,14 @@ def percent(fraction: float) -> str:
 
 
 def part_of(whole: Store, fraction: float, out: Path) -> Store:
-    """Write the store of a fraction with all held-out volumes, unless it is there."""
+    """Write the store of a fraction with all held-out volumes, unless it is there.
+
+    Raises:
+        InputError: If the store that is there was made of another one.
+    """
     path, chosen = out / f"store-{percent(fraction)}.h5", training_fraction(whole, fraction)
-    if not path.exists():
-        return write_subset(path, whole, chosen)
-    part = Store(path)
-    if part.ids != [whole.ids[i] for i in chosen]:
-        raise InputError(f"{path}: holds other volumes than {fraction:g} of {whole.path}; give another --out")
-    return part
+    check_made_by(path.with_suffix(".made-by.json"), {"store": whole.store_fingerprint, "volumes": len(chosen)})
+    return Store(path) if path.exists() else write_subset(path, whole, chosen)
 
 
 def generator(seen: Store, out: Path, config: str, steps: int, settings: Sequence[str]) -> Path:

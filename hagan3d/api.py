@@ -14,6 +14,7 @@ from hagan3d.config.serialization import section_from_dict
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
 from hagan3d.data.store import store as stores
+from hagan3d.engine.distributed import init_distributed
 from hagan3d.engine.memory_plan import Plan
 from hagan3d.engine.plan_report import memory_lines
 from hagan3d.engine.training import default_folder, train
@@ -96,7 +97,8 @@ class Run:
 
     def train(self) -> bool:
         """Train, or resume the run that is in the folder; return whether all steps are done."""
-        return train(self.config, Path(self.out) if self.out else default_folder(self.config))
+        with init_distributed() as distributed:  # of torchrun, if it started this process
+            return train(self.config, Path(self.out) if self.out else default_folder(self.config), distributed)
 
 
 class Model:

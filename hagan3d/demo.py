@@ -1,6 +1,7 @@
 """`hagan3d demo`: the whole chain on phantoms, in a few minutes on a CPU: make, prepare, train, generate, encode."""
 
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -33,8 +34,17 @@ def main(argv: list[str]) -> None:
     print("  checkpoints/, config.yaml, metrics.jsonl, tensorboard/, previews/   the run")
     print("  features/features.csv   latents of the real phantoms")
     print("\nnext, with your own scans:")
-    print("  .venv/bin/hagan3d prepare --input SCANS/ --output scans.h5 --size 64 64 64")
-    print("  .venv/bin/hagan3d train --config hagan_64 --data.store scans.h5 --out runs/scans")
+    program = cli.path_word(installed())
+    print(f"  {program} prepare --input SCANS/ --output scans.h5 --size 64 64 64")
+    print(f"  {program} train --config hagan_64 --data.store scans.h5 --out runs/scans")
+
+
+def installed() -> Path:
+    """Return the command of this installation: its name where it is the one on the path, else its path."""
+    own = Path(sys.executable).with_name("hagan3d")
+    if not own.exists() or shutil.which(own.name) == str(own):
+        return Path(own.name)
+    return own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own
 
 
 def commands(out: Path, steps: int, num: int) -> list[tuple[str, Callable[[list[str]], None], str]]:

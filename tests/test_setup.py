@@ -55,6 +55,17 @@ def test_a_toolkit_of_another_version_leaves_the_cpu_library(project):
 
 
 @pytest.mark.slow
+def test_a_build_that_fails_leaves_no_library_of_other_sources(project):
+    pytest.importorskip("ninja")
+    assert build(project, "9.2").returncode == 0
+    assert (project / "hagan3d" / "_C.so").exists()
+    (project / "csrc" / "ops.cpp").write_text("int answer() { return nothing; }\n")
+    done = build(project, "9.2")
+    assert done.returncode == 0 and "hagan3d._C left out, its build failed" in done.stdout
+    assert not list(project.rglob("_C.so"))
+
+
+@pytest.mark.slow
 def test_in_ci_nothing_is_left_out(project):
     done = build(project, "9.2", CI="1")
     assert done.returncode != 0

@@ -1,5 +1,6 @@
 """Versions of what is installed, pairs of them that are known to fail, and which operators are used."""
 
+import os
 import platform
 import re
 import shutil
@@ -29,7 +30,13 @@ def environment(device: torch.device) -> Iterator[Finding]:
         yield Finding("TF32", "note", f"{'on' if has_tf32() else 'off'} here; train.tf32 sets it for training")
     reason = missing_kernels(device)
     text = f"{ops.backend()}; {_toolkit()}"
-    yield Finding("operators", "FAILED" if reason else "ok", f"{text}; rebuild with make build" if reason else text)
+    if reason and device.type == "cpu" and shutil.which(os.environ.get("CXX", "c++")) is None:
+        yield Finding("operators", "note", f"{text}; no C++ compiler: the references compute the same, slower")
+    elif reason:
+        remedy = "build them by `make build`, or by `pip install --force-reinstall --no-deps .` in the sources"
+        yield Finding("operators", "FAILED", f"{text}; {remedy}")
+    else:
+        yield Finding("operators", "ok", text)
 
 
 def _cuda_line() -> str:

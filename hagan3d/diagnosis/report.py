@@ -57,7 +57,8 @@ def check_report(path: Path) -> None:
         return
     try:
         keys = {field.name for field in fields(Finding)}
-        if all(set(row) == keys for row in json.loads(path.read_text(encoding="utf-8"))):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, list) and found and all(isinstance(row, dict) and set(row) == keys for row in found):
             return
     except (ValueError, TypeError, OSError):
         pass

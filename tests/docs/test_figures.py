@@ -44,3 +44,13 @@ def test_a_large_picture_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="more than 300000"):
         draw(monkeypatch, "crops", "run", "--store", "s.h5", "--out", tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+    (tmp_path / "x.png").write_bytes(b"before")
+    with pytest.raises(InputError, match="more than 300000"):
+        draw(monkeypatch, "crops", "run", "--store", "s.h5", "--out", tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("seeds", [[5], [1, 2, 1]])
+def test_a_walk_needs_different_seeds(seeds, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="a walk needs two or more different seeds"):
+        draw(monkeypatch, "walk", "run", "--seeds", *seeds, "--out", tmp_path / "x.gif")

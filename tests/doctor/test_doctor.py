@@ -1,6 +1,7 @@
 """The diagnosis of an installation: a right one passes, and faults that are put in are found."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from hagan3d import cli, doctor, ops
 from hagan3d.diagnosis import environment, operators, run_diagnosis, speed, steps
-from hagan3d.diagnosis.report import Finding, page, run_check
+from hagan3d.diagnosis.report import Finding, check_report, page, run_check
 from hagan3d.diagnosis.steps import margins_of
 from hagan3d.engine import margins
 from hagan3d.engine.kernel_choice import Choice
 from hagan3d.engine.margins import Margins, current_margins, save_margins
 from hagan3d.engine.memory_plan import with_margin
+from hagan3d.errors import InputError
 from hagan3d.ops import conv, extension
 from hagan3d.ops.forms import Table
 from tests.helpers import CPU
@@ -79,6 +81,36 @@ def test_a_wrong_gradient_in_a_branch_of_the_gpu_is_found(monkeypatch):
 
     monkeypatch.setattr(conv, "_contraction", wrong)
     assert failed(steps.step_against_cpu("pix2pix_32", CPU)) == ["step of pix2pix_32"]
+
+
+@pytest.mark.parametrize("what", ["term", "network"])
+def test_nan_is_the_largest_difference(what, monkeypatch):
+    nan = float("nan")
+    right = {"d/gan": 1.0, "g/gan": 2.0}, {"d, d": torch.ones(2), "g, g": torch.ones(2)}
+    wrong = {
+        "term": ({**right[0], "g/gan": nan}, right[1]),
+        "network": (right[0], {**right[1], "g, g": nan * torch.ones(2)}),
+    }
+    results = iter([right, wrong[what]])
+    monkeypatch.setattr(steps, "gradients", lambda *_: next(results))
+    (finding,) = steps.step_against_cpu("pix2pix_32", CPU)
+    assert finding.status == "FAILED" and "nan (g" in finding.detail
+
+
+def test_a_machine_without_a_compiler_is_no_failure(monkeypatch):
+    monkeypatch.setattr(extension, "_NO_CPU", "not built")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    found = {finding.check: finding for finding in environment.environment(CPU)}
+    assert found["operators"].status == "note" and "no C++ compiler" in found["operators"].detail
+    monkeypatch.setenv("CXX", sys.executable)
+    assert failed(environment.environment(CPU)) == ["operators"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '""', "[1]", '[{"name": 1}]'])
+def test_other_files_are_no_reports(text, tmp_path):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(InputError, match="is no report of doctor"):
+        check_report(tmp_path / "mine.json")
 
 
 def test_a_check_that_raises_is_a_failure_with_its_place():

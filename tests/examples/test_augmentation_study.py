@@ -11,6 +11,7 @@ import study
 from hagan3d import cli
 from hagan3d.checkpoint import load
 from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +42,14 @@ def test_the_generator_saw_the_training_volumes_of_the_fraction_and_no_others(ou
     assert checkpoint.store == part.store_fingerprint and checkpoint.config.data.split == "train"
 
 
+def test_a_part_of_another_store_is_refused(out, tmp_path):
+    for name in ("phantoms.h5", "store-050.h5"):
+        shutil.copy(out / name, tmp_path / name)
+    (tmp_path / "store-050.made-by.json").write_text('{"store": "another", "volumes": 5}')
+    with pytest.raises(InputError, match="were made with store another"):
+        study.part_of(Store(tmp_path / "phantoms.h5"), 0.5, tmp_path)
+
+
 def test_a_run_that_saw_more_is_refused(out, tmp_path, capsys):
     for name in ("phantoms.h5", "store-050.h5"):
         shutil.copy(out / name, tmp_path / name)
@@ -56,6 +65,10 @@ def test_generated_volumes_are_never_among_those_that_are_asked_about(out):
     outcome = augmentation_study.classify(store, study.ARMS[1], range(1), 1)
     assert store.generated.sum() == 10
     assert not any(subject.startswith("generated") for subject in outcome.subjects)
+    without = study.held_out(store)[:2]
+    store.labels[without] = -1
+    assert len(augmentation_study.classify(store, study.ARMS[1], range(1), 1).subjects) == len(outcome.subjects) - 2
+    store = Store(out / "more-050.h5")
     real, made = study.sources_of(store)[study.ARMS[1]]
     assert len(made) == 10 and len(real) + len(made) + len(outcome.subjects) == len(store)
 

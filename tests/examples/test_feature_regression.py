@@ -12,6 +12,7 @@ from PIL import Image
 from hagan3d import cli
 from hagan3d.checkpoint import load_model
 from hagan3d.data.store.store import Store
+from hagan3d.errors import InputError
 from hagan3d.inference.encoding import inputs_of_store, latents
 
 pytestmark = pytest.mark.slow
@@ -56,6 +57,12 @@ def test_features_are_those_of_encode_and_fresh_weights_give_others(script, out)
     np.testing.assert_array_equal(made["E, latent"], wanted)
     assert made["E, map"].shape == (3, 8 * model.networks.e_h(torch.zeros(1, 1, 16, 32, 32)).shape[1])
     assert np.abs(script.of_run(script.untrained(model), store, chosen)["E, latent"] - wanted).max() > 1e-3
+
+
+def test_an_autoencoder_of_another_store_or_time_is_refused(script, out):
+    store, model = Store(out / "phantoms.h5"), load_model(out / "run", encode=True)
+    with pytest.raises(InputError, match=r"vae\.pt: was made by .*'minutes': 0.001.*; give another --out"):
+        script.vae(store, model, 5.0, out / "vae.pt")
 
 
 def test_the_autoencoder_loss_is_the_evidence_bound(script):

@@ -156,7 +156,7 @@ def _flush(path: Path) -> None:
 
 
 def file_name(channel: str) -> str:
-    """Return the name of a channel as part of the name of a file: without / and spaces, and not that of a folder above."""
+    """Return the name of a channel as part of the name of a file: without / and spaces, and not . or .. alone."""
     return re.sub(r"[/ \0]", "-", channel if channel.strip(".") else "-" * max(1, len(channel)))
 
 

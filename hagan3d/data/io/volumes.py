@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +87,8 @@ def read_channels(file: VolumeFile, fill: float | None = None, are_label_maps: S
         InputError: As `read_volume`, or if a 4D file has another number of channels than ``file.frames``.
     """
     if not file.frames:
-        for path, is_label_map in zip_longest((file.path, *file.channels), are_label_maps, fillvalue=False):
-            yield read_volume(Path(path), fill, is_label_map)
+        for number, path in enumerate((file.path, *file.channels)):
+            yield read_volume(path, fill, any(are_label_maps[number : number + 1]))
         return
     array, affine, remarks = _read_frames(file.path)
     frames = _num_frames(array)

@@ -147,7 +147,7 @@ def train_unet(
     config: UNetConfig | None = None,
     progress: ProgressCallback = no_progress,
 ) -> UNetSegmenter:
-    """Train a small U-Net on volumes ``train`` of a store and their label maps; compute its Dice, on ``held_out`` if any.
+    """Train a small U-Net on volumes ``train`` of a store and their label maps; its Dice is that on ``held_out``.
 
     On a CPU, deterministic in the seed; the random state of torch is restored.
     """

@@ -312,7 +312,7 @@ class _PairEvaluator:
         )
 
     def worst(self, count: int) -> tuple[ShownCase, ...]:
-        """Return the volumes with the lowest PSNR in the mask, last those without one, translated again for pictures."""
+        """Return the volumes with the lowest PSNR in the mask (last those without), translated again for pictures."""
         rows = sorted(self.rows, key=lambda row: (np.isnan(row.psnr_db), row.psnr_db))[:count]
         return tuple(self._cases([row.index for row in rows]))
 
