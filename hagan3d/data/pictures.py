@@ -127,11 +127,11 @@ def contact_sheet(
         columns: Volumes side by side.
     """
     tiles = [
-        _captioned(_row([_plane(volume, own, plane) for plane in planes or planes_of(volume.shape, own)]), text)
+        _captioned(row_of([_plane(volume, own, plane) for plane in planes or planes_of(volume.shape, own)]), text)
         for volume, own, text in zip(volumes, np.broadcast_to(affine, (len(volumes), 4, 4)), captions, strict=True)
     ]
-    rows = [_row(tiles[first : first + columns], 3 * GAP) for first in range(0, len(tiles), columns)]
-    _save(_column(rows, 2 * GAP), path)
+    rows = [row_of(tiles[first : first + columns], 3 * GAP) for first in range(0, len(tiles), columns)]
+    write_png(column_of(rows, 2 * GAP), path)
 
 
 def comparison_sheet(
@@ -153,9 +153,9 @@ def comparison_sheet(
     affines = affine if isinstance(affine, Mapping) else dict.fromkeys(groups, affine)
     shown, blocks = planes or planes_of(first.shape, affines[title]), []
     for title, volumes in groups.items():
-        rows = [_row([_plane(volume, affines[title], plane) for volume in volumes]) for plane in shown]
-        blocks.append(_titled(_column(rows), title))
-    _save(_column(blocks, 2 * GAP), path)
+        rows = [row_of([_plane(volume, affines[title], plane) for volume in volumes]) for plane in shown]
+        blocks.append(_titled(column_of(rows), title))
+    write_png(column_of(blocks, 2 * GAP), path)
 
 
 def planes_of(shape: Sequence[int], affine: np.ndarray) -> Sequence[Plane]:
@@ -214,7 +214,7 @@ def _plane(volume: Any, affine: np.ndarray, plane: Plane) -> Image.Image:
     return Image.fromarray(grey).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _row(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
+def row_of(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     """Arrange images in a row, vertically centred."""
     width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
     height = max(picture.height for picture in pictures)
@@ -225,7 +225,7 @@ def _row(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     return sheet
 
 
-def _column(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
+def column_of(pictures: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     """Arrange images in a column."""
     height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
     sheet, y = _blank(pictures, max(picture.width for picture in pictures), height), 0
@@ -243,7 +243,7 @@ def _blank(pictures: Sequence[Image.Image], width: int, height: int) -> Image.Im
 
 
 def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    return _column([picture, _line(text, picture.width)], 0)
+    return column_of([picture, _line(text, picture.width)], 0)
 
 
 @cache
@@ -255,7 +255,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _titled(picture: Image.Image, text: str) -> Image.Image:
-    return _column([_line(text, picture.width), picture], 0)
+    return column_of([_line(text, picture.width), picture], 0)
 
 
 def _line(text: str, width: int) -> Image.Image:
@@ -271,7 +271,8 @@ def _line(text: str, width: int) -> Image.Image:
     return picture
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def write_png(picture: Image.Image, path: Path) -> None:
+    """Write a picture with a margin, marked as of this project."""
     framed = _blank([picture], picture.width + 2 * GAP, picture.height + 2 * GAP)
     framed.paste(picture, (GAP, GAP))
     made_by = PngInfo()

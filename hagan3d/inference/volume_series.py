@@ -7,8 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from hagan3d.data.label_maps import one_hot
-from hagan3d.data.preprocess.intensity import normalize
+from hagan3d.data.label_maps import label_map_of, one_hot
+from hagan3d.data.preprocess.intensity import denormalize, normalize
 from hagan3d.data.store.description import DataDescription
 from hagan3d.inference.encoding import Input
 from hagan3d.inference.volume_files import write_label_names, write_slabs
@@ -31,15 +31,9 @@ class VolumeSeries:
         Of the channels, those of labels come last, as networks yield them.
         """
         x, images = np.stack(arrays), len(description.channels)
-        voxels = np.stack(
-            [
-                (x[:, channel] + 1) * np.float32((one.hi - one.lo) / 2) + np.float32(one.lo)
-                for channel, one in enumerate(description.channels)
-            ],
-            axis=1,
-        )
-        label_maps = x[:, images:].argmax(axis=1).astype(np.uint8) if description.label_names else None
-        return cls(voxels, description, label_maps)
+        channels = [denormalize(x[:, channel], *one.interval) for channel, one in enumerate(description.channels)]
+        label_maps = np.stack([label_map_of(volume, images) for volume in x]) if description.label_names else None
+        return cls(np.stack(channels, axis=1), description, label_maps)
 
     def numpy(self) -> np.ndarray:
         """Return the voxels of the image channels ``[N, C, D, H, W]`` in file units."""

@@ -11,10 +11,21 @@ from PIL import Image, ImageDraw
 
 from hagan3d.data.io.files import replacing
 from hagan3d.data.io.geometry import spacing_of
-from hagan3d.data.pictures import Colour, Plane, draw_mask, font, label_colour, middle_plane
+from hagan3d.data.pictures import (
+    GAP,
+    Colour,
+    Plane,
+    column_of,
+    draw_mask,
+    font,
+    label_colour,
+    middle_plane,
+    row_of,
+    write_png,
+)
 
 CELL = 176  # pixels of the longest side of a volume
-GAP, LINE, TEXT = 6, 16, 11  # pixels
+LINE, TEXT = 16, 11  # pixels
 GROUND, INK, RED = (16, 16, 16), (235, 235, 235), (230, 40, 40)
 INSIDE, RIM = 0.18, 2  # opacity of the colour inside a measured region, and pixels of its outline
 MILLISECONDS = 350  # per frame of the GIF
@@ -66,7 +77,7 @@ def planes_of(x: np.ndarray, affine: np.ndarray, regions: Sequence[Region] = ())
         regions: Voxels to mark.
     """
     per_mm = CELL / float((np.array(x.shape) * spacing_of(affine)).max())
-    return _column([_plane(x, affine, regions, plane, per_mm) for plane in PLANES], GAP // 2)
+    return column_of([_plane(x, affine, regions, plane, per_mm) for plane in PLANES], GAP // 2)
 
 
 def _plane(x: np.ndarray, affine: np.ndarray, regions: Sequence[Region], plane: Plane, per_mm: float) -> Image.Image:
@@ -82,7 +93,7 @@ def _plane(x: np.ndarray, affine: np.ndarray, regions: Sequence[Region], plane: 
 
 def write_strip(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path) -> None:
     """Write a PNG with a title and one row of tiles per start."""
-    _save(_sheet(rows, title), path)
+    write_png(_sheet(rows, title), path)
 
 
 def write_gif(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path) -> None:
@@ -99,19 +110,19 @@ def write_gif(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, path: Path
 def _sheet(rows: Sequence[tuple[str, Sequence[Tile]]], title: str) -> Image.Image:
     pictures = [(name, [_captioned(tile) for tile in tiles]) for name, tiles in rows]
     width = max(tile.width for _, row in pictures for tile in row)
-    blocks = [_column([_text(name), _row([_padded(tile, width) for tile in row])], 0) for name, row in pictures]
-    return _column([_text(title), *blocks], GAP)
+    blocks = [column_of([_text(name), row_of([_padded(tile, width) for tile in row])], 0) for name, row in pictures]
+    return column_of([_text(title), *blocks], GAP)
 
 
 def _frame(rows: Sequence[tuple[str, Sequence[Tile]]], title: str, step: int) -> Image.Image:
     """All starts at one step, quantized to few colours for a GIF."""
-    shown = [_column([_text(name, CELL), _captioned(tiles[step])], 0) for name, tiles in rows]
-    picture = _column([_text(title), _row(shown)], GAP)
+    shown = [column_of([_text(name, CELL), _captioned(tiles[step])], 0) for name, tiles in rows]
+    picture = column_of([_text(title), row_of(shown)], GAP)
     return picture.quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 def _captioned(tile: Tile) -> Image.Image:
-    return _column([tile.planes, *(_text(line) for line in tile.caption)], 0)
+    return column_of([tile.planes, *(_text(line) for line in tile.caption)], 0)
 
 
 def _padded(picture: Image.Image, width: int) -> Image.Image:
@@ -129,30 +140,3 @@ def _text(line: str, width: int = 0) -> Image.Image:
     picture = Image.new("RGB", (max(1, round(letters.getlength(line)) + 2), LINE), GROUND)
     ImageDraw.Draw(picture).text((1, 1), line, fill=INK, font=letters)
     return picture
-
-
-def _row(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures side by side, aligned at the top."""
-    width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1)
-    sheet, x = Image.new("RGB", (width, max(picture.height for picture in pictures)), GROUND), 0
-    for picture in pictures:
-        sheet.paste(picture, (x, 0))
-        x += picture.width + GAP
-    return sheet
-
-
-def _column(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
-    """Pictures in a column."""
-    height = sum(picture.height for picture in pictures) + gap * (len(pictures) - 1)
-    sheet, y = Image.new("RGB", (max(picture.width for picture in pictures), height), GROUND), 0
-    for picture in pictures:
-        sheet.paste(picture, (0, y))
-        y += picture.height + gap
-    return sheet
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    framed = Image.new("RGB", (picture.width + 2 * GAP, picture.height + 2 * GAP), GROUND)
-    framed.paste(picture, (GAP, GAP))
-    with replacing(path) as temporary:
-        framed.save(temporary, format="PNG")
