@@ -23,4 +23,4 @@ class LogConfig(Section):
     keep_last: int = bounded(3, at_least=1)
     """Number of newest checkpoints that are kept."""
     keep_every: int = bounded(0, at_least=0)
-    """Checkpoints at multiples of this step are kept for good; 0: off."""
+    """At multiples of this step a checkpoint is written and kept for good; 0: off."""

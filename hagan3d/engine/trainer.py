@@ -206,7 +206,9 @@ class Trainer:
 
     def _save_if_due(self, is_stopping: bool) -> None:
         log, done = self.config.log, self.steps_done
-        is_due = time.monotonic() >= self._save_at or (log.checkpoint_steps and done % log.checkpoint_steps == 0)
+        is_due = time.monotonic() >= self._save_at or any(
+            every and done % every == 0 for every in (log.checkpoint_steps, log.keep_every)
+        )
         if is_due or is_stopping or done == self.config.train.steps or done in stage_starts(self.phases):
             self.save()
             self._save_at = time.monotonic() + log.checkpoint_minutes * 60

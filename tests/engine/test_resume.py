@@ -88,7 +88,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(small_store, tmp_path, monkeypatc
 
 def test_the_last_and_every_nth_checkpoint_are_kept(small_store, tmp_path):
     config = tiny_config(steps=5)
-    config = dataclasses.replace(config, log=dataclasses.replace(config.log, keep_last=1, keep_every=2))
+    log = dataclasses.replace(config.log, keep_last=1, keep_every=2, checkpoint_steps=0, checkpoint_minutes=1e3)
+    config = dataclasses.replace(config, log=log)
     make_trainer(small_store, tmp_path, config).run()
     assert [path.stem for path in files.all_of(tmp_path)] == ["step-00000002", "step-00000004", "step-00000005"]
 
