@@ -26,10 +26,8 @@ EXAMPLES = (
 OPTIONS = ("weights", "device", "audit", "depth", "overlap", "force", "samples")
 
 
-def main(argv: list[str]) -> None:
-    """Parse, evaluate, print where the report is."""
-    # before NumPy is imported: thousands of small matrices, which several threads slow down
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+def options() -> cli.Parser:
+    """Return the options of the command."""
     parser = cli.parser("evaluate", DESCRIPTION, EXAMPLES)
     what = "Folder of a run, or a checkpoint file. Several translating ones of one task: their mean."
     parser.add_argument("run", type=str, nargs="*", help=what)
@@ -50,6 +48,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--force", action="store_true", help="Replace another evaluation in --out.")
     parser.add_class_arguments(EvaluateConfig, as_group=False)
     parser.add_class_arguments(FeatureTrainConfig, "feature_training")
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parse, evaluate, print where the report is."""
+    # before NumPy is imported: thousands of small matrices, which several threads slow down
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    parser = options()
     a = parser.instantiate(parser.parse_args(argv))
     config = EvaluateConfig(**{field.name: a[field.name] for field in fields(EvaluateConfig)})
     if bool(a.run) != (a.out is not None) or not (a.run or a.train_features):
@@ -70,8 +76,8 @@ def main(argv: list[str]) -> None:
             from hagan3d.evaluation.run_evaluation import EvaluateOptions, run_evaluation
 
             given = {name: a[name] for name in OPTIONS} | {"augment": tuple(a.augment)}
-            options = EvaluateOptions(**given, further=tuple(map(Path, a.run[1:])))
-            lines += run_evaluation(Path(a.run[0]), Path(a.store), Path(a.out), config, options, progress)
+            how = EvaluateOptions(**given, further=tuple(map(Path, a.run[1:])))
+            lines += run_evaluation(Path(a.run[0]), Path(a.store), Path(a.out), config, how, progress)
     print("\n".join(lines))
 
 

@@ -20,8 +20,8 @@ EXAMPLES = (
 UNFINISHED = ".unfinished.json"  # what a command depends on that has not ended, or was killed
 
 
-def main(argv: list[str]) -> None:
-    """Parse, generate, print where the result is."""
+def options() -> cli.Parser:
+    """Return the options of the command."""
     parser = cli.parser("generate", DESCRIPTION, EXAMPLES)
     cli.add_run_options(parser)
     parser.add_argument("--out", type=str, required=True, help="Folder to write to.")
@@ -38,7 +38,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--format", type=cli.Format, default="nii.gz", help="NIfTI, compressed or not, or HDF5.")
     parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
     parser.add_argument("--force", action="store_true", help="Replace volumes that are in --out already.")
-    a = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    """Parse, generate, print where the result is."""
+    a = options().parse_args(argv)
     seeds, out = range(a.num) if a.seeds is None else cli.parse_seeds(a.seeds), Path(a.out)
     if not seeds or not 0 < a.truncation <= 10:
         raise InputError(
@@ -54,9 +59,9 @@ def main(argv: list[str]) -> None:
     from hagan3d.inference.memory import window_depth
 
     model = load_model(Path(a.run), a.weights, inference_device(a.device), generate=True)
-    options = {key: value for key, value in vars(a).items() if key not in ("out", "force", "debug", "device")}
+    asked = {key: value for key, value in vars(a).items() if key not in ("out", "force", "debug", "device")}
     checkpoint = {"name": model.path.name, "written": model.path.stat().st_mtime_ns}
-    command = json.dumps(options | {"checkpoint": checkpoint}, sort_keys=True)
+    command = json.dumps(asked | {"checkpoint": checkpoint}, sort_keys=True)
     if not a.force:
         _check_out(out, command)
     depth = None if budget is None else window_depth(model, budget)
