@@ -356,9 +356,12 @@ def parser_message(text: str, known: Sequence[str]) -> str:
         name = found[1] or found[2]
         if found[1] in known:
             return f"--{found[1]}: no option; write its value alone"
+        own = {key: key for key in known if "." not in key}  # of the command itself, before those of its sections
         names = {key.rpartition(".")[2]: key for key in known} | {key: key for key in known}
-        near = difflib.get_close_matches(name, names, 1)
+        near = difflib.get_close_matches(name, own, 1) or difflib.get_close_matches(name, names, 1)
         return f"{text}; did you mean {'--' if found[1] else ''}{names[near[0]]}?" if near else text
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        return f"{text}; a value stands after its option (--OPTION {found[1]}): `--help` tells which there are"
     return re.sub(r'Parser key "(.+?)":', r"\1:", text)
 
 

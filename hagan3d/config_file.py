@@ -12,6 +12,8 @@ from hagan3d.errors import InputError
 
 def check_config_file(path: Path) -> None:
     """Raise InputError unless a file holds settings in YAML, each once."""
+    if (path / "config.yaml").is_file():
+        raise InputError(f"{path}: is the folder of a run; its config is {path / 'config.yaml'}")
     if not path.is_file():
         shipped = importlib.resources.files("hagan3d.configs")
         names = [Path(str(file)).stem for file in shipped.iterdir() if file.name.endswith(".yaml")]

@@ -8,8 +8,8 @@ from typing import Literal
 from hagan3d import cli
 from hagan3d.errors import InputError
 
-DESCRIPTION = """Generate volumes of any size: files in the units, orientation and position of the training data, a
-contact sheet (samples.png) and a table with seed, class and latent of each (samples.csv)."""
+DESCRIPTION = """Generate volumes of the size of the training data, however large, in its units, orientation and
+position; a contact sheet (samples.png) and a table with seed, class and latent of each (samples.csv)."""
 EXAMPLES = (
     "hagan3d generate runs/lungs --num 8 --out volumes/",
     "hagan3d generate runs/lungs --seeds 0-99,200 --truncation 0.8 --dtype int16 --out volumes/",
@@ -45,10 +45,10 @@ def main(argv: list[str]) -> None:
     """Parse, generate, print where the result is."""
     a = options().parse_args(argv)
     seeds, out = range(a.num) if a.seeds is None else cli.parse_seeds(a.seeds), Path(a.out)
-    if not seeds or not 0 < a.truncation <= 10:
-        raise InputError(
-            f"--num, --truncation: must be at least 1, and above 0, at most 10; got {len(seeds)}, {a.truncation}"
-        )
+    if not seeds:
+        raise InputError(f"--num {a.num}: must be at least 1")
+    if not 0 < a.truncation <= 10:
+        raise InputError(f"--truncation {a.truncation:g}: must be above 0, at most 10")
     if not a.force:
         _check_out(out)
     budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     paths = generate(model, seeds, out, progress=cli.progress("generate", len(seeds)), **how)
     remove_others(out, replaced, paths)
     (out / UNFINISHED).unlink()
-    print(f"{cli.volumes(len(paths))} from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
+    print(f"{cli.volumes(len(seeds))} from step {model.step} of {a.run}: {out} (samples.png, samples.csv)")
 
 
 def _check_out(out: Path, command: str | None = None) -> None:

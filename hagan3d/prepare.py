@@ -52,6 +52,7 @@ def main(arguments: list[str]) -> None:
     config = PrepareConfig(**{name: args[name] for name in PrepareConfig.__dataclass_fields__})
     from hagan3d.data.preprocess.inputs import find_inputs  # after parsing, so that --help is fast
     from hagan3d.data.preprocess.pipeline import inspect, prepare
+    from hagan3d.data.store.store import Store
 
     inputs = find_inputs(args.input, args.pairs, args.domains, args.nnunet, config.label_names)
     if args.dry_run:
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
     _print_remarks(result.remarks)
     state = "is already there" if result.done_before else "is ready"
     print(f"{result.path} {state}: {cli.volumes(result.volumes)}; contact sheet: {result.sheet}")
-    if config.shard is None:
+    if config.shard is None and "train" in Store(result.path).splits:
         print(f"next: hagan3d train{_settings(result, config.size)} --out RUN")
 
 
@@ -100,7 +101,8 @@ def _settings(result: "Prepared", size: Size) -> str:
     if is_slice(size):
         return store + sides + " --method METHOD" + _channels(result)  # HA-GAN takes volumes
     side = max(side for side in CONFIG_SIDES if side <= max(size))
-    return f" --config hagan_{side}" + store + ("" if set(size) == {side} else sides) + _channels(result)
+    config = "hagan_32_labels" if result.labels and side == CONFIG_SIDES[0] else f"hagan_{side}"
+    return f" --config {config}" + store + ("" if set(size) == {side} else sides) + _channels(result)
 
 
 def _channels(result: "Prepared") -> str:

@@ -1,5 +1,6 @@
 """Checkpoint files: tensors and plain values, written to a temporary name and renamed atomically."""
 
+import difflib
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from hagan3d.networks.translation import TranslationNetworks
 
 FORMAT = "hagan3d checkpoint 3"
 FOLDER = "checkpoints"
+OTHER_FILES = (".h5", ".yaml", ".yml", ".json")  # that people give in the place of a checkpoint
 State = dict[str, Tensor]
 
 
@@ -129,6 +131,8 @@ def load(path: Path, device: torch.device | str = "cpu", mapped: bool = False) -
     Raises:
         InputError: If it is missing, truncated, not safe to load or not a checkpoint of this project.
     """
+    if path.suffix in OTHER_FILES and path.is_file():
+        raise InputError(f"{path}: is no checkpoint; give the folder of a run, or a .pt file in its folder {FOLDER}")
     values = read_tensors(path, device, mapped)
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT and str(found).startswith("hagan3d checkpoint"):
@@ -258,8 +262,7 @@ def _load(run: Path, weights: str, device: torch.device | str, parts: _Parts | N
         raise InputError(f"weights {weights}: must be ema or raw")
     path = run if run.is_file() else newest(run)
     if path is None:
-        what = "no such run" if not run.exists() else f"no checkpoint in {run / FOLDER}"
-        raise InputError(f"{run}: {what}; train one by `hagan3d train --out {run}`")
+        raise InputError(f"{run}: {_what_is_there(run)}")
     checkpoint = load(path, mapped=True)
     names = None if parts is None else parts.names(networks_class(checkpoint.config.name))
     networks = build(checkpoint, path, names)
@@ -270,6 +273,21 @@ def _load(run: Path, weights: str, device: torch.device | str, parts: _Parts | N
     networks.set_step(checkpoint.step)
     networks.to(device).eval().requires_grad_(False)
     return Loaded(networks, checkpoint.config, checkpoint.description, checkpoint.step, path)
+
+
+def _what_is_there(folder: Path) -> str:
+    """Say why a folder is no run with a checkpoint, and which one may be meant."""
+    train = f"train one by `hagan3d train --out {folder}`"
+    if not folder.exists():
+        runs = [path.name for path in folder.parent.glob("*") if newest(path) is not None]
+        near = difflib.get_close_matches(folder.name, runs, 1)
+        return f"no such run; {f'did you mean {folder.parent / near[0]}?' if near else train}"
+    if newest(folder.absolute().parent) is not None and folder.name == FOLDER:
+        return f"holds the checkpoints of a run; give the run, {folder.parent}, or one of the files"
+    runs = sorted(str(path) for path in folder.iterdir() if newest(path) is not None)
+    if runs:
+        return f"is no run, but holds some; give one of them: {', '.join(runs[:5])}{' ...' if len(runs) > 5 else ''}"
+    return f"no checkpoint in {folder / FOLDER}; {train}"
 
 
 def build(checkpoint: Checkpoint, path: Path, names: Collection[str] | None = None) -> NetworkSet:

@@ -1,7 +1,7 @@
 """Evaluation of a run from its checkpoint to report.html and metrics.json."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,7 @@ def run_evaluation(
     if not translates(run) and options.is_ensemble:
         raise InputError(f"{run}: generates volumes; several runs, --samples and --augment are for translations")
     if translates(run):
+        _check_has_effect(run, config, options)
         lines = _evaluate_translation(run, store, out, options, progress)
     else:
         device = inference_device(options.device)
@@ -145,6 +146,17 @@ def run_evaluation(
         )
         lines = evaluation.run(progress)
     return [*lines, f"{out / REPORT}, {METRICS}"]
+
+
+def _check_has_effect(run: Path, config: EvaluateConfig, options: EvaluateOptions) -> None:
+    """Raise InputError if settings of the evaluation of generated volumes are given for a translation."""
+    default = EvaluateConfig()
+    changed = [field.name for field in fields(config) if getattr(config, field.name) != getattr(default, field.name)]
+    given = [*changed, *(["audit"] if options.audit else [])]
+    if given:
+        raise InputError(
+            f"{', '.join(f'--{name}' for name in given)}: is of generated volumes, and {run} translates; leave it out"
+        )
 
 
 def _evaluate_translation(

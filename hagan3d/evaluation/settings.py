@@ -48,7 +48,7 @@ class EvaluateConfig(Section):
     train_limit: int = bounded(300, at_least=5)
     """Maximum number of training volumes."""
     least: int = bounded(LEAST_HELD_OUT, at_least=LEAST_HELD_OUT)
-    """Minimum number of held-out volumes (validation and test)."""
+    """Minimum number of held-out volumes (validation and test), and of those to train on; 5 or more."""
     neighbours: int = bounded(3, at_least=1)
     """k nearest neighbours of precision and recall."""
     kid_subsets: int = bounded(100, at_least=1)

@@ -80,6 +80,7 @@ def test_a_missing_argument_is_named_as_it_is_written(command, words, names, mon
     [
         (["--data.sise", "3"], "data.sise.*did you mean --data.size"),
         (["--steps", "3"], "did you mean --train.steps"),
+        (["s.h5"], r"unrecognized arguments: s.h5; a value stands after its option \(--OPTION s.h5\)"),
         (["--data.subvolume_sampling", "foo"], "data.subvolume_sampling foo: must be one of even, uniform"),
         (["--hagan.fc_rank", "x"], "hagan.fc_rank x: must be a whole number"),
         (["--data.size", "33", "33", "33"], "multiple of 32"),
@@ -99,6 +100,11 @@ def test_a_setting_that_cannot_work_is_named_in_one_line(words, message, capsys)
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
     assert re.search(message, lines[0])
+
+
+def test_an_option_of_the_command_goes_before_those_of_sections(capsys):
+    assert cli.run(train.main, ["--config", "hagan_32", "--output", "x"]) == 2
+    assert "unrecognized arguments: --output x; did you mean --out?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

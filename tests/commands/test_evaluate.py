@@ -184,7 +184,11 @@ def test_bad_input_is_one_line_and_status_2(run, store, small_store, tmp_path, c
     for a_run, a_store, words, message in [
         (tmp_path / "nothing", store, [], "no such run"),
         (run, tmp_path / "nothing.h5", [], "does not exist"),
-        (run, small_store, [], "0 held-out volumes"),
+        (run, small_store, [], "0 held-out volumes (validation and test) and "),
+        (run.parent, store, [], f"is no run, but holds some; give one of them: {run}"),
+        (run / "checkpoints", store, [], f"holds the checkpoints of a run; give the run, {run}, or one of the files"),
+        (run.with_name(f"{run.name}x"), store, [], f"no such run; did you mean {run}?"),
+        (store, store, [], "is no checkpoint; give the folder of a run"),
         (run, small_store, ["--train-features"], "0 held-out volumes"),  # before minutes of training
         (run, wide, [], r"[32, 32, 64] voxels, but the model's"),
         (run, store, ["--features", "inception"], "self, encoder, random"),

@@ -94,3 +94,6 @@ def test_too_few_held_out_subjects_are_told_at_once(tmp_path: Path, capsys):
     assert f"{len(splits) - splits.count('train')} {told}" in shown
     assert cli.run(prepare.main, [*arguments, "--output", f"{tmp_path}/b.h5", "--validation", "0"]) == 0
     assert told not in capsys.readouterr().err
+    assert cli.run(prepare.main, [*arguments, "--output", f"{tmp_path}/c.h5", "--validation", "0.99999"]) == 0
+    shown = capsys.readouterr()
+    assert "all 12 subjects are held out, none is left for training" in shown.err and "next:" not in shown.out

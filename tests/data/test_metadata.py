@@ -7,7 +7,7 @@ import pytest
 
 from hagan3d.data.preprocess.cases import find_table
 from hagan3d.data.preprocess.inputs import collect_inputs
-from hagan3d.data.preprocess.metadata import match_rows, read_labels, splits_of, subject_of
+from hagan3d.data.preprocess.metadata import match_rows, read_labels, read_table, splits_of, subject_of
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
@@ -151,11 +151,11 @@ def test_sessions_of_a_participant_are_of_one_subject(tmp_path: Path, nifti):
 
 
 def test_a_patient_of_dicom_is_a_subject_unless_all_are_the_same(tmp_path: Path, series):
-    def prepared(names: list[str], output: str):
-        for number, name in enumerate(names):
+    def prepared(names: list[str], output: str, studies: str = "123"):
+        for number, (name, study) in enumerate(zip(names, studies, strict=True)):
             folder = series(f"{output}/scan{number}", smooth((8, 9, 7), number))
             for path in folder.iterdir():
-                rewrite(path, PatientID=name)
+                rewrite(path, PatientID=name, StudyInstanceUID=f"1.2.{study}")
         config = PrepareConfig(size=(32, 32, 32), validation=0)
         result = prepare(tmp_path / output, tmp_path / f"{output}.h5", config, progress=False)
         return Store(result.path).subjects, result.remarks
@@ -163,6 +163,47 @@ def test_a_patient_of_dicom_is_a_subject_unless_all_are_the_same(tmp_path: Path,
     assert prepared(["P1", "P2", "P1"], "known") == (["P1", "P2", "P1"], ())
     subjects, remarks = prepared(["ANON"] * 3, "anonymous")
     assert subjects == ["scan0", "scan1", "scan2"] and "have the PatientID 'ANON'" in remarks[0]
+    subjects, remarks = prepared(["ANON"] * 3, "shared", studies="121")  # CT and PET of one study
+    assert subjects == ["1.2.1", "scan1", "1.2.1"] and "(2 subjects)" in remarks[0]
+    subjects, remarks = prepared(["P"] * 3, "single", studies="111")
+    assert subjects == ["1.2.1"] * 3 and "are of one study of one patient ('P')" in remarks[0]
+
+
+def test_an_nnunet_folder_is_no_folder_of_scans(tmp_path: Path, nifti):
+    nifti("set/imagesTr/a_0000.nii.gz", smooth((6, 5, 4)))
+    nifti("set/labelsTr/a.nii.gz", np.ones((6, 5, 4), np.uint8))
+    (tmp_path / "set" / "dataset.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"set: holds an nnU-Net data set.*; use --nnunet .*set, or --input .*imagesTr"
+    ):
+        collect_inputs([tmp_path / "set"], PrepareConfig())
+    assert len(collect_inputs([tmp_path / "set" / "imagesTr"], PrepareConfig()).files) == 1
+
+
+def test_equal_names_in_two_folders_are_a_remark(tmp_path: Path, nifti):
+    for name in ("ct/a.nii", "ct/b.nii", "pet/a.nii", "pet/c.nii", "sub/1/t1.nii", "sub/2/t1.nii"):
+        nifti(name, smooth((6, 5, 4)))
+    (remark,) = collect_inputs([tmp_path / "ct", tmp_path / "pet"], PrepareConfig()).remarks
+    assert "ct/a.nii and" in remark and "as 1 in all: they are taken as different subjects; use --pairs" in remark
+    assert collect_inputs([tmp_path / "sub"], PrepareConfig()).remarks == []  # a folder for each subject
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"id;source;target\na;b;c\n", "'id;source;target', is one cell; use commas between cells"),
+        (b'\xef\xbb\xbfid;"source";"target"\na;b;c\n', "is one cell; use commas"),
+        (b"sep=;\nid;source\n", "'sep=;', is one cell"),
+        (b"id\tsource\na\tb\n", "is one cell; use commas"),
+        ("id,source\nä,b\n".encode("cp1252"), "is no text in UTF-8; save it as CSV in UTF-8"),
+        ("id,source\nä,b\n".encode("utf-16"), "is no text in UTF-8; save it as CSV in UTF-8"),
+    ],
+)
+def test_tables_of_other_programs_are_told_how_to_be_saved(content: bytes, reason: str, tmp_path: Path):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_table(tmp_path / "table.csv")
+    assert reason in str(caught.value)
 
 
 def test_underscores_are_no_part_of_a_number(tmp_path: Path):

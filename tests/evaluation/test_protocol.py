@@ -8,6 +8,7 @@ from hagan3d.errors import InputError
 from hagan3d.evaluation.metrics.estimate import one_per_subject_first
 from hagan3d.evaluation.report.figures import losses_png
 from hagan3d.evaluation.report.protocol import _real_set
+from hagan3d.evaluation.run_evaluation import EvaluateOptions, _check_has_effect
 from hagan3d.evaluation.settings import EvaluateConfig
 
 
@@ -31,6 +32,12 @@ def test_volumes_of_one_subject_are_no_neighbours_and_the_first_are_of_as_many_a
 def test_neighbours_that_a_set_cannot_have_are_refused(settings, limit):
     with pytest.raises(InputError, match=f"neighbours: must be below {limit}, got 6"):
         EvaluateConfig(neighbours=6, least=7, **settings)
+
+
+def test_settings_without_effect_on_a_translation_are_refused(tmp_path):
+    _check_has_effect(tmp_path, EvaluateConfig(), EvaluateOptions())
+    with pytest.raises(InputError, match="^--num, --truncation, --audit: is of generated volumes, and .* translates"):
+        _check_has_effect(tmp_path, EvaluateConfig(num=50, truncation=0.5), EvaluateOptions(audit=True))
 
 
 def test_the_log_of_a_killed_run_is_drawn(tmp_path):

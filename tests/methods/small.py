@@ -159,7 +159,7 @@ def make_trainer(path: Path, out: Path, config: Config, method: Method | None = 
     store, method = Store(path), method or make_method(config)
     torch.manual_seed(config.train.seed)
     networks, source = make_networks(config), method.batches(store, config.train.batch_size)
-    return Trainer(method, networks, source, store.description(), out, CPU, store.store_fingerprint)
+    return Trainer(method, networks, source, method.description(store), out, CPU, store.store_fingerprint)
 
 
 def train_with_stops(path: Path, folder: Path, config: Config, stops: Sequence[int]) -> tuple[Checkpoint, Checkpoint]:

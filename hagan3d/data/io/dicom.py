@@ -32,12 +32,13 @@ from hagan3d.data.io.dicom_frames import (
     patient_id,
     series_uid,
     stack,
+    study_uid,
 )
 from hagan3d.data.io.geometry import LPS_TO_RAS
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.errors import InputError
 
-__all__ = ["is_dicom", "patient_id", "read_multiframe", "read_series", "series_uid"]
+__all__ = ["is_dicom", "patient_id", "read_multiframe", "read_series", "series_uid", "study_uid"]
 
 NO_PIXELS = "{}: DICOM pixels cannot be read: truncated, or compressed in a way that is not supported"
 SYNTAXES: dict[tuple[bool, bool] | tuple[None, None], UID] = {

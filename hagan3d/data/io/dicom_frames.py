@@ -122,6 +122,11 @@ def series_uid(path: Path) -> str | None:
     return _identifier(path, "SeriesInstanceUID")
 
 
+def study_uid(path: Path) -> str | None:
+    """Return the StudyInstanceUID of a DICOM file or a folder of slices; None without one."""
+    return _identifier(path, "StudyInstanceUID")
+
+
 def _identifier(path: Path, keyword: str) -> str | None:
     """Return an identifier of a DICOM file or of the first slices of a folder, hidden ones (._x.dcm) left out."""
     files = sorted(file for file in path.iterdir() if not file.name.startswith(".")) if path.is_dir() else [path]

@@ -133,6 +133,11 @@ def find_channels(path: Path, names: Sequence[str]) -> list[VolumeFile]:
     return [_case(path.parent, line, tuple(names)) for line in sorted(cells, key=lambda line: line["id"])]
 
 
+def _slashes(name: str) -> str:
+    """Return advice on a path that is written with the separators of another system."""
+    return "; write / between folders" if "\\" in name else ""
+
+
 def _check_cells(path: Path, lines: list[dict[str, str]], columns: tuple[str, ...]) -> None:
     """Raise InputError unless ids are unique and every column names a file that exists."""
     ids = [line["id"] for line in lines]
@@ -142,7 +147,7 @@ def _check_cells(path: Path, lines: list[dict[str, str]], columns: tuple[str, ..
     problems = [
         f"{path}: {line['id']} has no {name}; fill it in, or remove the line"
         if not line[name]
-        else f"{path}: the {name} of {line['id']}, {path.parent / line[name]}, does not exist"
+        else f"{path}: the {name} of {line['id']}, {path.parent / line[name]}, does not exist{_slashes(line[name])}"
         for line in lines
         for name in columns
         if not line[name] or not exists(named_in(path.parent, line[name]))

@@ -131,6 +131,12 @@ class Plan:
     def remarks(self) -> list[str]:
         """What is not used of the inputs, which subjects were assumed, and whether too few are held out."""
         held_out = sum(split != "train" for split in self.splits.values())
+        if held_out == len(self.splits):
+            return [
+                *self.listed.remarks,
+                f"all {held_out} subjects are held out, none is left for training: use a smaller --validation "
+                "or --test, or another --seed",
+            ]
         asked = self.config.validation + self.config.test > 0 and not self.listed.cases.sources
         if not asked or held_out >= LEAST_HELD_OUT or len(self.splits) <= LEAST_HELD_OUT:
             return self.listed.remarks

@@ -43,7 +43,7 @@ class PreparationInputs:
     cases: Cases
     """All volumes of all shards, with the names of channels and labels."""
     patients: dict[str, str]
-    """PatientID by volume id, of DICOM of more than one patient."""
+    """PatientID by volume id, of DICOM of more than one patient; else the study, of volumes that share one."""
 
     remarks: list[str]
     """What is not used of the labels CSV, and which subjects were assumed, one line each."""
@@ -57,7 +57,7 @@ class PreparationInputs:
         """Return the subject id: of the labels CSV, else of the table of files, else by the rule.
 
         Without a rule, volumes that match one line of the labels CSV are of one subject, as sessions of a participant
-        are, and so are volumes of one PatientID of DICOM, of one participant of BIDS, or that share a file.
+        are, and so are volumes of one PatientID or study of DICOM, of one participant of BIDS, or that share a file.
         """
         named = self._named_subject(file)
         if named or rule is not None:
@@ -167,8 +167,10 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
         if len(given) == 1 and given[0].suffix.lower() == TABLE_SUFFIX:
             cases = find_table(given[0], config.label_names)
         else:
+            _check_no_nnunet(given)
             tables = [Path(table) for table in (config.labels,) if table]
-            cases = Cases(find_volumes(given), remarks=tuple(unread_files(given, tables)))
+            found = find_volumes(given)
+            cases = Cases(found, remarks=(*unread_files(given, tables), *_same_names(found, given)))
     if config.label_names and not cases.label_names:
         raise InputError("label_names: name the labels of column seg of a CSV; leave them out without one")
     if config.channels == "3d":
@@ -176,6 +178,33 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
             raise InputError("channel_names: name the channels of 4D files; use them with --channels 4d")
         return cases
     return _with_frames(cases, config.channel_names)
+
+
+def _check_no_nnunet(given: Sequence[Path]) -> None:
+    """Raise InputError if a folder holds an nnU-Net data set, whose label maps would be read as volumes."""
+    for folder in given:
+        if exists(folder / "dataset.json") and exists(folder / "imagesTr") and exists(folder / "labelsTr"):
+            raise InputError(
+                f"{folder}: holds an nnU-Net data set, images and label maps; use --nnunet {folder}, or --input "
+                f"{folder / 'imagesTr'} for the images alone"
+            )
+
+
+def _same_names(files: Sequence[VolumeFile], given: Sequence[Path]) -> list[str]:
+    """Return a remark if volumes have the same names in several of the given folders: they may be of one subject."""
+    names: dict[str, list[Path]] = {}
+    for folder in dict.fromkeys(given):
+        for file in files:
+            if file.path.is_relative_to(folder) and file.path != folder:
+                names.setdefault(str(file.path.relative_to(folder)), []).append(file.path)
+    repeated = [paths for paths in names.values() if len(paths) > 1]
+    if not repeated:
+        return []
+    first, second = repeated[0][:2]
+    return [
+        f"{first} and {second} have the same name in two folders, as {len(repeated)} in all: they are taken as "
+        "different subjects; use --pairs or --domains, or name the subjects in a labels CSV or by --subject, if not"
+    ]
 
 
 def _with_frames(cases: Cases, names: tuple[str, ...]) -> Cases:
@@ -235,22 +264,37 @@ def _split_series(files: list[VolumeFile]) -> list[str]:
 
 
 def _patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:
-    """Return the PatientID of DICOM volumes; none, and a remark, if it is the same for all, as in anonymized data."""
-    from hagan3d.data.io.dicom import is_dicom, patient_id  # not at the top: SimpleITK and pydicom are slow to import
+    """Return the PatientID of DICOM volumes.
 
-    found = {
-        file.id: patient
+    If it is the same for all, as in anonymized data, the study of those that share one, and a remark.
+    """
+    # not at the top: SimpleITK and pydicom are slow to import
+    from hagan3d.data.io.dicom import is_dicom, patient_id, study_uid
+
+    dicom = {
+        file.id: path
         for file in files
         for path in (*file.sources, *file.channels, file.path)
-        if (path.is_dir() or is_dicom(path)) and (patient := patient_id(path)) is not None
+        if path.is_dir() or is_dicom(path)
     }
+    found = {id: patient for id, path in dicom.items() if (patient := patient_id(path)) is not None}
     same = set(found.values())
-    if len(found) > 1 and len(same) == 1:
-        return {}, [
-            f"all {len(found)} DICOM volumes have the PatientID {same.pop()!r}: they are taken as different subjects; "
-            "name the subjects in a labels CSV, or by --subject, if they are not"
+    if len(found) < 2 or len(same) > 1:
+        return found, []
+    studies = {id: study for id in found if (study := study_uid(dicom[id])) is not None}
+    counts = Counter(studies.values())
+    shared = {id: study for id, study in studies.items() if counts[study] > 1}
+    apart = len(found) - len(shared) + len(set(shared.values()))
+    if apart == 1:
+        return shared, [
+            f"all {len(found)} DICOM volumes are of one study of one patient ({same.pop()!r}): they are taken as one "
+            "subject; name the subjects in a labels CSV, or by --subject, if they are not"
         ]
-    return found, []
+    return shared, [
+        f"all {len(found)} DICOM volumes have the PatientID {same.pop()!r}: those of one study are taken as one "
+        f"subject, others as different ones ({apart} subjects); name the subjects in a labels CSV, or by --subject, if "
+        "they are not"
+    ]
 
 
 def _match_labels(

@@ -196,8 +196,15 @@ def read_table(path: Path, reserved: Iterable[str] = ()) -> tuple[list[str], lis
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             table = [[cell.strip() for cell in line] for line in lines if any(cell.strip() for cell in line)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8; save it as CSV in UTF-8 (Excel: CSV UTF-8)") from error
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from error
+    if table and len(table[0]) == 1 and any(mark in table[0][0] for mark in ";\t"):
+        raise InputError(
+            f"{path}: its first line, {table[0][0]!r}, is one cell; use commas between cells (Excel: CSV UTF-8, comma "
+            "delimited; a .tsv has tabs)"
+        )
     if len(table) < 2:
         raise InputError(f"{path}: has no lines below its header")
     named = [*map(canonical, table[0])]

@@ -55,14 +55,14 @@ def volume_sets(model: Model, store: Store, config: EvaluateConfig) -> dict[str,
         raise InputError(f"{store.path}: holds single slices, but the metrics of generated volumes are of volumes")
     real = ~store.generated
     held_out = [i for i, split in enumerate(store.splits) if real[i] and split in ("validation", "test")]
-    if len(held_out) < config.least:
-        raise InputError(
-            f"{store.path}: {len(held_out)} held-out volumes (validation and test), expected at least {config.least}; "
-            "prepare it with a larger --validation"
-        )
     train = store.indices("train", generated=False)
-    if len(train) < config.least:
-        raise InputError(f"{store.path}: {len(train)} training volumes, expected at least {config.least}")
+    if min(len(held_out), len(train)) < config.least:
+        enough = len(held_out) + len(train) >= 2 * config.least
+        remedy = "prepare it with another --validation" if enough else f"it takes at least {2 * config.least} volumes"
+        raise InputError(
+            f"{store.path}: {len(held_out)} held-out volumes (validation and test) and {len(train)} to train on, "
+            f"expected at least {config.least} of both; {remedy}"
+        )
     real_train = _real_set("train", store, train, config)
     return {
         "generated": _generated_set(model, store, real_train, config),

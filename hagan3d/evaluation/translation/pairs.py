@@ -155,7 +155,7 @@ def _origin(
         "passes": translator.passes,
         "degrade": pairs.degrade.kind,
         "store": {"path": str(store.path), "fingerprint": store.store_fingerprint},
-        "split": folds.text,
+        "split": folds.text if translator.predicts_uncertainty else folds.text.partition(",")[0],
         "versions": {"hagan3d": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
