@@ -73,8 +73,13 @@ def part_of(whole: Store, fraction: float, out: Path) -> Store:
         InputError: If the store that is there was made of another one.
     """
     path, chosen = out / f"store-{percent(fraction)}.h5", training_fraction(whole, fraction)
-    check_made_by(path.with_suffix(".made-by.json"), {"store": whole.store_fingerprint, "volumes": len(chosen)})
-    return Store(path) if path.exists() else write_subset(path, whole, chosen)
+    check_made_by(path.with_suffix(".made-by.json"), {"store": whole.store_fingerprint})
+    if not path.exists():
+        return write_subset(path, whole, chosen)
+    part = Store(path)
+    if part.ids != [whole.ids[i] for i in chosen]:
+        raise InputError(f"{path}: holds other volumes than {fraction:g} of {whole.path}; give another --out")
+    return part
 
 
 def generator(seen: Store, out: Path, config: str, steps: int, settings: Sequence[str]) -> Path:

@@ -45,7 +45,7 @@ def test_the_generator_saw_the_training_volumes_of_the_fraction_and_no_others(ou
 def test_a_part_of_another_store_is_refused(out, tmp_path):
     for name in ("phantoms.h5", "store-050.h5"):
         shutil.copy(out / name, tmp_path / name)
-    (tmp_path / "store-050.made-by.json").write_text('{"store": "another", "volumes": 5}')
+    (tmp_path / "store-050.made-by.json").write_text('{"store": "another"}')
     with pytest.raises(InputError, match="were made with store another"):
         study.part_of(Store(tmp_path / "phantoms.h5"), 0.5, tmp_path)
 

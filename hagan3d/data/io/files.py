@@ -53,13 +53,14 @@ def _create_locked(path: Path, message: str) -> int:
             with suppress(OSError):
                 if not _lock(handle):
                     raise InputError(message)
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                os.ftruncate(handle, 0)
-                return handle
+            with suppress(FileNotFoundError):  # the other process renamed or removed it between the two calls
+                if os.path.samestat(os.fstat(handle), path.stat()):
+                    os.ftruncate(handle, 0)
+                    return handle
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # the other process renamed or removed it between the two calls
+        os.close(handle)
 
 
 def _lock(handle: int) -> bool:

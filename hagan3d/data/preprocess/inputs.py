@@ -192,11 +192,11 @@ def _check_no_nnunet(given: Sequence[Path]) -> None:
 
 def _same_names(files: Sequence[VolumeFile], given: Sequence[Path]) -> list[str]:
     """Return a remark if volumes have the same names in several of the given folders: they may be of one subject."""
-    names: dict[str, list[Path]] = {}
-    for folder in dict.fromkeys(given):
-        for file in files:
-            if file.path.is_relative_to(folder) and file.path != folder:
-                names.setdefault(str(file.path.relative_to(folder)), []).append(file.path)
+    names: dict[Path, list[Path]] = {}
+    folders = set(given)
+    for file in files:
+        for folder in folders.intersection(file.path.parents):
+            names.setdefault(file.path.relative_to(folder), []).append(file.path)
     repeated = [paths for paths in names.values() if len(paths) > 1]
     if not repeated:
         return []
