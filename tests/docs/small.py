@@ -7,6 +7,7 @@ from typing import Any
 import nibabel
 import yaml
 
+from hagan3d.checkpoint.files import translates
 from hagan3d.data.preprocess.pipeline import Prepared, prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.run_settings import config_path
@@ -46,7 +47,9 @@ def shortened(command: str, arguments: list[str]) -> list[str]:
     added = ADDED.get(command, "").split()
     if command == "generate" and "--seeds" in arguments:
         added = []
-    if command == "evaluate" and not any(option in arguments for option in ("--train-features", "--audit")):
+    if command == "evaluate" and not arguments[0].startswith("-") and translates(Path(arguments[0])):
+        added = []
+    elif command == "evaluate" and not any(option in arguments for option in ("--train-features", "--audit")):
         added = [*added, "--features", "random"]
     if command == "train":
         method = method_of(arguments[arguments.index("--config") + 1])
