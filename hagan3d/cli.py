@@ -68,6 +68,7 @@ def parser(command: str, description: str, examples: Sequence[str] = ()) -> "Par
         epilog="\n".join(lines),
         formatter_class=_Formatter,
         exit_on_error=False,
+        allow_abbrev=False,  # options that others are looked up by would be missed
     )
     made.add_argument("--debug", action="store_true", help="Show where an error came from.")
     return made

@@ -64,10 +64,12 @@ def write_nnunet(
 
 def check_folder(folder: Path, force: bool) -> None:
     """Raise InputError if a data set may not be written there."""
-    if folder.exists() and not (force and _is_own(folder)):
-        raise InputError(
-            f"{folder}: is there already; use another --nnunet, or --force to replace a data set made here"
-        )
+    if not folder.exists():
+        return
+    if not _is_own(folder):
+        raise InputError(f"{folder}: holds other files than a data set made here, nothing is written; use another one")
+    if not force:
+        raise InputError(f"{folder}: is there already; use another --nnunet, or --force to replace it")
 
 
 def _is_own(folder: Path) -> bool:

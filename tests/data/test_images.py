@@ -14,7 +14,7 @@ from hagan3d.config import AugmentConfig, DegradeConfig, WindowDataConfig
 from hagan3d.data.batches.degrade import degrade
 from hagan3d.data.batches.transforms import augment
 from hagan3d.data.io.listing import find_volumes
-from hagan3d.data.io.volumes import VolumeFile, num_frames, read_channels, read_volume, read_voxels
+from hagan3d.data.io.volumes import VolumeFile, num_frames, read_channels, read_raw, read_volume
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.data.store.store import Store
@@ -158,7 +158,7 @@ def test_a_store_of_images_of_several_sizes(tmp_path):
     assert store.size == (1, 64, 32) and store.low(0).shape == (1, 1, 16, 8)
     stored = (store.volume(0)[0, 0].numpy() + 1) * 127.5
     # RAS: rows lead to the front, columns to the right
-    np.testing.assert_allclose(stored, read_voxels(tmp_path / "i0.png")[0][0, ::-1, ::-1], atol=0.01)
+    np.testing.assert_allclose(stored, read_raw(tmp_path / "i0.png").array[0, ::-1, ::-1], atol=0.01)
     again = prepare([tmp_path], tmp_path / "s.h5", PrepareConfig(size=(1, 64, 32), **SETTINGS), progress=False)
     assert again.done_before
 

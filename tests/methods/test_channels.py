@@ -282,9 +282,11 @@ def test_only_data_sets_made_here_are_replaced(dataset: Path, heads: Path, tmp_p
     (tmp_path / "scans" / "cases.csv").write_text("id,ct\n")
     mixed = shutil.copytree(dataset, tmp_path / "mixed")
     (mixed / "notes.txt").write_text("mine")
-    for folder, force in ((dataset, False), (tmp_path / "heads", True), (tmp_path / "scans", True), (mixed, True)):
-        with pytest.raises(InputError, match="use another --nnunet, or --force to replace a data set made here"):
-            check_folder(folder, force)
+    for folder in (tmp_path / "heads", tmp_path / "scans", mixed):
+        with pytest.raises(InputError, match="holds other files than a data set made here"):
+            check_folder(folder, force=True)
+    with pytest.raises(InputError, match="use another --nnunet, or --force to replace it"):
+        check_folder(dataset, force=False)
 
 
 def test_a_store_with_generated_volumes_keeps_their_labels(run: Path, heads: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ from hagan3d.data.io.unpack import read_unpacked
 from hagan3d.errors import InputError
 
 HEADER = 284  # bytes
+GOOD_RAS = slice(28, 30)  # its flag that the axes are known
 NOT_FREESURFER = "not a FreeSurfer volume, in spite of its ending, or its header is damaged"
 NO_GEOMETRY = (
     "does not say which sides its axes point to, where it lies, nor how large its voxels are: taken as coronal (LIA), "
@@ -27,8 +28,9 @@ def read_mgh(path: Path) -> RawVolume:
     shape = check_shape(image.shape)
     check_memory(shape)
     array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
-    remarks = () if int(image.header["goodRASFlag"]) else (NO_GEOMETRY,)
-    return RawVolume(array, np.array(image.affine, dtype=np.float64), remarks)
+    is_placed = any(content[GOOD_RAS])  # as written: nibabel sets the flag where it takes the axes as LIA
+    remarks = () if is_placed else (NO_GEOMETRY,)
+    return RawVolume(array, np.array(image.affine, dtype=np.float64), remarks, is_placed)
 
 
 def _total_bytes(content: bytes) -> int:

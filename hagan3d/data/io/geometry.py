@@ -139,21 +139,35 @@ def to_grid(
     Returns:
         Voxels [D, H, W], float32, and their affine. Outside the file, voxels have its smallest value, of label maps 0.
     """
-    array, affine = reorient(array, affine, stored_code(rule.orientation, rule.axis))
-    begin, end = _foreground_box(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
-    box = np.ascontiguousarray(array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))])
-    first, step = _placement(box.shape, spacing_of(affine), rule)
-    shift = np.eye(4)
-    shift[:3, :3] = np.diag(step)
-    shift[:3, 3] = begin + first
-    grid = affine @ shift
+    box, affine, first, step = _box(array, affine, rule)
+    box, grid = np.ascontiguousarray(box), _moved(affine, first, step)
     if labels:
-        return resample_labels(box, _moved(affine, begin), grid, rule.size), grid
+        return resample_labels(box, affine, grid, rule.size), grid
     background = float(box.min())
     for axis in range(3):
         taps = _taps(box.shape[axis], rule.size[axis], first[axis], step[axis])
         box = _resample_axis(box, axis, taps, background)
     return np.ascontiguousarray(box, dtype=np.float32), grid
+
+
+def grid_of(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> np.ndarray:
+    """Return the affine of the grid onto which `to_grid` resamples a volume."""
+    _, affine, first, step = _box(array, affine, rule)
+    return _moved(affine, first, step)
+
+
+def _box(
+    array: np.ndarray, affine: np.ndarray, rule: GridRule
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return a volume with the axes of a grid, without its margins if they are trimmed, its affine, and the grid on it.
+
+    The grid is the index of its first voxel in the box, and its step.
+    """
+    array, affine = reorient(array, affine, stored_code(rule.orientation, rule.axis))
+    begin, end = _foreground_box(array) if rule.trim else (np.zeros(3, int), np.array(array.shape))
+    box = array[tuple(slice(b, e) for b, e in zip(begin, end, strict=True))]
+    first, step = _placement(box.shape, spacing_of(affine), rule)
+    return box, _moved(affine, begin), first, step
 
 
 def resample_labels(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, size: Size) -> np.ndarray:
@@ -199,9 +213,10 @@ def resample_labels(array: np.ndarray, affine: np.ndarray, grid: np.ndarray, siz
     return labels
 
 
-def _moved(affine: np.ndarray, index: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the affine of a volume that begins at a voxel of another."""
+def _moved(affine: np.ndarray, index: Sequence[int] | np.ndarray, step: float | np.ndarray = 1.0) -> np.ndarray:
+    """Return the affine of a volume that begins at a voxel of another, and whose voxels are ``step`` of its voxels."""
     moved = affine.copy()
+    moved[:3, :3] = affine[:3, :3] * step
     moved[:3, 3] = apply_affine(affine, np.array(index))
     return moved
 

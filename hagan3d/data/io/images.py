@@ -43,7 +43,8 @@ def read_image(path: Path) -> RawVolume:
             if image.format == "TIFF" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
                 remarks.append("is shown inverted (WhiteIsZero): its values are taken as stored")
             array = np.array(ImageOps.exif_transpose(image), dtype=np.float32)[None]
-            return RawVolume(_stored_values(array, mode, raw, is_signed), ROWS_DOWN.copy(), tuple(remarks))
+            values = _stored_values(array, mode, raw, is_signed)
+            return RawVolume(values, ROWS_DOWN.copy(), tuple(remarks), is_placed=False)
     except InputError:
         raise
     except Image.DecompressionBombError as error:

@@ -88,7 +88,8 @@ def _read(path: Path, kind: str, header: Header) -> RawVolume:
     affine[:3, 3] = image.GetOrigin()[:3] if header.has_place else 0  # where ITK may take the axis mins of NRRD
     affine[:3] *= header.unit_mm
     remarks = (*header.remarks, *surplus_remarks(_surplus(path, header)))
-    return RawVolume(array.reshape(shape), LPS_TO_RAS @ affine if header.has_sides else affine, remarks)
+    affine = LPS_TO_RAS @ affine if header.has_sides else affine
+    return RawVolume(array.reshape(shape), affine, remarks, header.has_sides and header.has_place)
 
 
 def _surplus(path: Path, header: Header) -> int:

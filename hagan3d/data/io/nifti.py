@@ -33,13 +33,13 @@ def read_nifti(path: Path) -> RawVolume:
     written = kind.header_class(content[: _header_size(content)], check=False)
     with LoggingOutputSuppressor():  # nibabel sets codes that it does not know to 0, and prints that
         image = kind.from_stream(io.BytesIO(content))
-    geometry, remarks = _geometry(image, written)
+    geometry, remarks, is_placed = _geometry(image, written)
     shape = check_shape(image.shape)
     check_memory(shape)
     with np.errstate(over="ignore"):
         array = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     check_range(array, lambda: np.asarray(image.dataobj))
-    return RawVolume(array, geometry, (*remarks, *surplus_remarks(surplus)))
+    return RawVolume(array, geometry, (*remarks, *surplus_remarks(surplus)), is_placed)
 
 
 def _header_size(content: bytes) -> int:
@@ -79,8 +79,10 @@ def _total_bytes(content: bytes) -> int:
     return offset + dtype.itemsize * int(np.prod([int(side) for side in shape], dtype=object))
 
 
-def _geometry(image: nib.Nifti1Image, written: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the affine in mm, and what has to be assumed of it; the header may use metres, and no unit means mm.
+def _geometry(image: nib.Nifti1Image, written: nib.Nifti1Header) -> tuple[np.ndarray, tuple[str, ...], bool]:
+    """Return the affine in mm, what has to be assumed of it, and whether the header has one at all.
+
+    The header may use metres, and no unit means mm.
 
     Of transforms with a code that the standard names, the sform goes first, then the qform; then those with other codes
     above 0, which the standard holds to be valid.
@@ -101,7 +103,7 @@ def _geometry(image: nib.Nifti1Image, written: nib.Nifti1Header) -> tuple[np.nda
         remarks = tuple(f"{name}_code {codes[name]} is unknown: the {chosen} is used" for name in unknown)
         remarks += _differing(image) if len(coded) == 2 else ()
     affine[:3] *= UNITS_IN_MM.get(int(image.header["xyzt_units"]) & 7, 1.0)
-    return affine, remarks
+    return affine, remarks, chosen is not None
 
 
 def _differing(image: nib.Nifti1Image) -> tuple[str, ...]:

@@ -36,4 +36,4 @@ def read_npy(path: Path) -> RawVolume:
     with np.errstate(over="ignore"):
         values = np.array(array, dtype=np.float32).reshape(shape)
     check_range(values, lambda: array)
-    return RawVolume(values, np.eye(4), (NO_GEOMETRY,))
+    return RawVolume(values, np.eye(4), (NO_GEOMETRY,), is_placed=False)

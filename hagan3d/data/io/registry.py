@@ -28,6 +28,8 @@ class RawVolume(NamedTuple):
     """Voxel index (d, h, w) to RAS mm [4, 4]."""
     remarks: tuple[str, ...] = ()
     """What had to be assumed, one line each, without the path."""
+    is_placed: bool = True
+    """Whether the file says where its voxels lie; if not, the affine is assumed."""
 
 
 ReadFunction = Callable[[Path], RawVolume]

@@ -28,6 +28,8 @@ class Volume:
     """File or folder it was read from."""
     remarks: tuple[str, ...] = ()
     """What had to be assumed of it, one line each."""
+    is_placed: bool = True
+    """Whether its file says where its voxels lie; if not, the affine is assumed."""
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,15 @@ def read_channels(file: VolumeFile, fill: float | None = None, are_label_maps: S
         for number, path in enumerate((file.path, *file.channels)):
             yield read_volume(path, fill, any(are_label_maps[number : number + 1]))
         return
-    array, affine, remarks = _read_frames(file.path)
-    frames = _num_frames(array)
+    raw = _read_frames(file.path)
+    frames = _num_frames(raw.array)
     if frames != file.frames:
         raise InputError(
             f"{file.path}: has {frames} channels along its last axis, expected {file.frames}; use files of one kind, "
             "or a CSV with a column of files per channel"
         )
     for frame in range(frames):
-        raw = RawVolume(array[..., frame] if array.ndim == 4 else array, affine, remarks)
-        yield _checked(file.path, raw, fill, any(are_label_maps[frame : frame + 1]))
+        yield _checked(file.path, _frame(raw, frame), fill, any(are_label_maps[frame : frame + 1]))
 
 
 def _checked(path: Path, raw: RawVolume, fill: float | None, is_label_map: bool = False) -> Volume:
@@ -110,47 +111,36 @@ def _checked(path: Path, raw: RawVolume, fill: float | None, is_label_map: bool 
         if not is_label_map:
             check_contrast(array)
         remarks = tuple(f"{path}: {remark}" for remark in (*raw.remarks, *replaced))
-        return Volume(array, np.asarray(raw.affine, dtype=np.float64), str(path), remarks)
-
-
-def read_voxels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a volume or label map without the checks of `read_volume`.
-
-    Args:
-        path: As for `read_volume`.
-
-    Returns:
-        Voxels [D, H, W], float32, in file units, and the affine from index (d, h, w) to RAS mm [4, 4].
-
-    Raises:
-        InputError: With path and reason, if it does not exist or cannot be read.
-    """
-    array, affine, _ = read_raw(path)
-    return array, affine
+        return Volume(array, np.asarray(raw.affine, dtype=np.float64), str(path), remarks, raw.is_placed)
 
 
 def read_raw(path: Path, remedy: str = ONE_CHANNEL) -> RawVolume:
-    """Read a file of one channel without the checks of `read_volume`, with its remarks.
+    """Read a volume or label map of one channel without the checks of `read_volume`.
 
     Args:
         path: As for `read_volume`.
         remedy: What to do about a file of several.
 
     Raises:
-        InputError: As `read_voxels`.
+        InputError: With path and reason, if it does not exist or cannot be read.
     """
-    array, affine, remarks = _read_frames(path)
-    if _num_frames(array) > 1:
-        sides = " x ".join(str(side) for side in array.shape)
+    raw = _read_frames(path)
+    if _num_frames(raw.array) > 1:
+        sides = " x ".join(str(side) for side in raw.array.shape)
         raise InputError(f"{path}: expected one 3D volume, got 4D ({sides}); {remedy}")
-    return RawVolume(array[..., 0] if array.ndim == 4 else array, affine, remarks)
+    return _frame(raw, 0)
+
+
+def _frame(raw: RawVolume, number: int) -> RawVolume:
+    """Return one channel of a file, of several along its last axis or one alone."""
+    return raw._replace(array=raw.array[..., number]) if raw.array.ndim == 4 else raw
 
 
 def num_frames(path: Path) -> int:
     """Return the number of channels along the last axis of a file: 1 of a 3D volume.
 
     Raises:
-        InputError: As `read_voxels`.
+        InputError: As `read_raw`.
     """
     return _num_frames(_read_frames(path).array)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hagan3d.config import Size
 from hagan3d.data.io.files import replacing
-from hagan3d.data.io.geometry import GridRule, resample_onto
+from hagan3d.data.io.geometry import GridRule, grid_of, resample_onto
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, read_raw, read_volume
 from hagan3d.data.preprocess.facts import FileFacts, facts_of, odd_shape
@@ -29,6 +30,7 @@ from hagan3d.data.store.write import Interval, Voxels
 from hagan3d.errors import InputError
 
 INSIDE = 0.5  # a resampled mask is 1 from here up
+LOST = "on the grid of the store: too small for it, or outside"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
             *odd_shape(volume, task.grid.size),
             *_window_remark(volume, task.intensities[0]),
             *_check_channels(task, images, volume, found, _mask_volume(task, mask, volume)),
+            *_check_mask(task, mask, volume),
             *_check_label_map(task, volume, found),
             *_check_sources(task, volume, found),
         ]
@@ -160,16 +163,20 @@ def _intervals(values: np.ndarray) -> list[Interval]:
 def _masks(task: PreprocessingTask, volume: Volume, grid: np.ndarray) -> dict[str, np.ndarray]:
     """Resample the mask of a pair and the label map onto the grid of the preprocessed volume."""
     arrays: dict[str, np.ndarray] = {}
-    size = task.grid.size
     if task.file.mask is not None:
-        inside = _mask(task, volume)
-        assert inside is not None
-        resampled = resample_onto(inside.astype(np.float32), volume.affine, grid, size, background=0.0)
-        arrays["mask"] = (resampled >= INSIDE).astype(np.uint8)
+        mask = _mask(task, volume)
+        assert mask is not None
+        arrays["mask"] = _mask_on_grid(mask, volume, grid, task.grid.size)
     if task.file.label_map is not None:
         label_map = read_label_map(task.file.label_map, task.label_names)
-        arrays["label_map"] = preprocess_label_map(label_map, grid, size)
+        arrays["label_map"] = preprocess_label_map(label_map, grid, task.grid.size)
     return arrays
+
+
+def _mask_on_grid(mask: np.ndarray, volume: Volume, grid: np.ndarray, size: Size) -> np.ndarray:
+    """Resample the mask of a volume onto a grid: uint8 [D, H, W]."""
+    resampled = resample_onto(mask.astype(np.float32), volume.affine, grid, size, background=0.0)
+    return (resampled >= INSIDE).astype(np.uint8)
 
 
 def _check_channels(
@@ -195,6 +202,15 @@ def _window_remark(volume: Volume, rule: IntensityRule) -> list[str]:
     return [f"{volume.name}: {remark}"] if remark else []
 
 
+def _check_mask(task: PreprocessingTask, mask: np.ndarray | None, volume: Volume) -> list[str]:
+    """Return a remark if the mask of a pair has no voxel on the grid of the store."""
+    if task.file.mask is None or mask is None:
+        return []
+    grid = grid_of(volume.array, volume.affine, task.grid)
+    is_lost = not _mask_on_grid(mask, volume, grid, task.grid.size).any()
+    return [f"{task.file.mask}: has no voxel {LOST}; nothing is measured in it"] if is_lost else []
+
+
 def _check_label_map(task: PreprocessingTask, first: Volume, found: list[FileFacts]) -> list[str]:
     """Check a label map; return a remark if it lies on another grid than the first channel."""
     path = task.file.label_map
@@ -202,7 +218,19 @@ def _check_label_map(task: PreprocessingTask, first: Volume, found: list[FileFac
         return []
     label_map = read_label_map(path, task.label_names)
     found.append(facts_of(label_map, "label map"))
-    return [*label_map.remarks, *_check_grid(label_map, first)]
+    return [*label_map.remarks, *_check_grid(label_map, first), *_lost_labels(task, label_map, first)]
+
+
+def _lost_labels(task: PreprocessingTask, label_map: Volume, first: Volume) -> list[str]:
+    """Return a remark if labels of a map have no voxel on the grid of the store."""
+    grid = grid_of(first.array, first.affine, task.grid)
+    kept = preprocess_label_map(label_map, grid, task.grid.size)
+    before, after = (
+        np.bincount(labels.astype(np.uint8).ravel(), minlength=len(task.label_names))
+        for labels in (label_map.array, kept)
+    )
+    lost = [name for name, b, a in zip(task.label_names, before, after, strict=True) if b and not a]
+    return [f"{label_map.name}: has no voxel of {', '.join(lost)} {LOST}"] if lost else []
 
 
 def _check_grid(volume: Volume, first: Volume) -> list[str]:
@@ -227,8 +255,9 @@ def _mask(task: PreprocessingTask, volume: Volume) -> np.ndarray | None:
     """Read the mask of a volume as booleans, on the grid of its file."""
     if task.mask is None:
         return None
-    array, affine, _ = read_raw(task.mask)  # which may be 1 everywhere
-    if not same_grid(Volume(array, affine, str(task.mask)), volume):
+    raw = read_raw(task.mask)  # which may be 1 everywhere
+    array = raw.array
+    if not same_grid(Volume(array, raw.affine, str(task.mask)), volume):
         raise InputError(f"{task.mask}: must have the shape and affine of {task.file.path}; resample the mask")
     if not np.isfinite(array).all() or not (array > 0).any():
         raise InputError(f"{task.mask}: mask is empty, or holds NaN or infinite values; repair it or leave it out")

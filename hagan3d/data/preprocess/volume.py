@@ -149,9 +149,10 @@ def read_label_map(path: Path, names: Sequence[str]) -> Volume:
     Raises:
         InputError: If it cannot be read, has voxels that are no integers, or has a label without a name.
     """
-    array, affine, notes = read_raw(path, ONE_LABEL)
+    raw = read_raw(path, ONE_LABEL)
+    array = raw.array
     with naming(path):
-        check_affine(affine)
+        check_affine(raw.affine)
     if not np.isfinite(array).all():
         raise InputError(f"{path}: labels must be integers, got NaN or infinite voxels; set them to a label, such as 0")
     if (array != np.rint(array)).any():
@@ -160,7 +161,7 @@ def read_label_map(path: Path, names: Sequence[str]) -> Volume:
     if unknown:
         known = ", ".join(f"{value} {name}" for value, name in enumerate(names))
         raise InputError(f"{path}: has the label {unknown[0]}, but the labels are {known}; name it or correct the file")
-    return Volume(array, affine, str(path), tuple(f"{path}: {note}" for note in notes))
+    return Volume(array, raw.affine, str(path), tuple(f"{path}: {note}" for note in raw.remarks), raw.is_placed)
 
 
 def preprocess_label_map(label_map: Volume, grid: np.ndarray, size: Size) -> np.ndarray:
@@ -178,7 +179,17 @@ def same_grid(one: Volume, other: Volume) -> bool:
 
 
 def check_overlap(volume: Volume, first: Volume) -> None:
-    """Raise InputError unless a volume, however small, overlaps with that onto whose grid it is resampled."""
+    """Raise InputError unless a volume, however small, overlaps with that onto whose grid it is resampled.
+
+    A file that does not say where it lies fits one with the same grid alone.
+    """
+    unplaced = next((one for one in (volume, first) if not one.is_placed), None)
+    if unplaced is not None and not same_grid(volume, first):
+        partner = first if unplaced is volume else volume
+        raise InputError(
+            f"{unplaced.name}: does not say where it lies, and its grid is not that of {partner.name}; save it with "
+            "the affine that it has in the space of that file"
+        )
     one, other = (volume.array.shape, volume.affine), (first.array.shape, first.affine)
     if not (overlap(*one, *reversed(other)) or overlap(*other, *reversed(one))):
         raise InputError(

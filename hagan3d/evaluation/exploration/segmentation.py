@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from hagan3d.data.io.geometry import spacing_of
+from hagan3d.data.io.geometry import GridRule, grid_of, spacing_of
 from hagan3d.data.io.listing import find_volumes
-from hagan3d.data.io.volumes import Volume, read_voxels
+from hagan3d.data.io.volumes import Volume, read_raw
 from hagan3d.data.label_maps import dice, overlap_counts
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.preprocess.volume import check_overlap
@@ -28,6 +28,7 @@ MOST_SAMPLES = 4  # maximum samples of a label map per voxel and axis
 MOST_LABEL = 63
 MOST_BYTES = 2**30  # cache of label maps
 BLOCK = 64  # maximum side of a training patch in voxels
+SAME_PLACE = 1e-3  # mm
 BLUR = 0.8  # voxels, maximum blur augmentation, since generated volumes may be blurred
 
 
@@ -68,15 +69,15 @@ class LabelMaps:
 
     def _read(self, index: int) -> np.ndarray:
         """Sample the file at several points per voxel (supersampling)."""
-        values, affine = _labels_of(self.paths[index])
-        to_file = np.linalg.inv(affine) @ self.store.affines[index]
+        label_map = _label_map(self.paths[index])
+        to_file = np.linalg.inv(label_map.affine) @ self.store.affines[index]
         ratio = spacing_of(to_file)  # voxels of the file per voxel of the grid
         samples = [min(max(math.ceil(step - 1e-3), 1), MOST_SAMPLES) for step in ratio]
         shares = np.zeros((len(self.labels) + 1, *self.store.size), np.float32)
         for point in np.ndindex(*samples):
             offset = (np.array(point) + 0.5) / samples - 0.5
             start = to_file[:3, :3] @ offset + to_file[:3, 3]
-            taken = ndimage.affine_transform(values, to_file[:3, :3], start, self.store.size, order=0)
+            taken = ndimage.affine_transform(label_map.array, to_file[:3, :3], start, self.store.size, order=0)
             for row, label in enumerate((0, *self.labels)):
                 shares[row] += (taken == label) / np.float32(math.prod(samples))
         return shares
@@ -97,24 +98,38 @@ def read_label_maps(store: Store, folder: Path, indices: Iterable[int]) -> Label
             f"{folder}: no label map for {abbreviate(missing)}; each volume of {store.path} needs a file of its name"
         )
     paths, labels = {i: files[store.ids[i]] for i in chosen}, {0}
+    rule = store.description().grid_rule
     for i, path in paths.items():
-        values, affine = _labels_of(path)
+        label_map = _label_map(path)
         volume = Volume(np.empty(store.size), store.affines[i], f"{store.ids[i]} in {store.path}")
-        check_overlap(Volume(values, affine, str(path)), volume)
-        labels |= set(map(int, np.unique(values)))
+        check_overlap(_placed(label_map, volume, rule), volume)
+        labels |= set(map(int, np.unique(label_map.array)))
     labels -= {0}
     if not labels:
         raise InputError(f"{folder}: all label maps are empty; labels above 0 are needed")
     return LabelMaps(store, paths, tuple(sorted(labels)))
 
 
-def _labels_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Labels in a file, uint8 ``[D, H, W]``, and index to RAS mm ``[4, 4]``."""
-    array, affine = read_voxels(path)
-    values = np.rint(array)
-    if not (np.abs(array - values).max() < 1e-3 and values.min() >= 0 and values.max() <= MOST_LABEL):
+def _placed(label_map: Volume, volume: Volume, rule: GridRule) -> Volume:
+    """Return a label map whose file does not say where it lies as one that does, if that of the volume did not, either.
+
+    The volume's grid in the store is then the one that follows from the label map. If margins were trimmed, nothing
+    tells.
+    """
+    if label_map.is_placed or rule.trim:
+        return label_map
+    grid = grid_of(label_map.array, label_map.affine, rule)
+    return replace(label_map, is_placed=np.allclose(grid, volume.affine, atol=SAME_PLACE))
+
+
+def _label_map(path: Path) -> Volume:
+    """Read a label map as uint8."""
+    raw = read_raw(path)
+    values = np.rint(raw.array)
+    if not (np.abs(raw.array - values).max() < 1e-3 and values.min() >= 0 and values.max() <= MOST_LABEL):
         raise InputError(f"{path}: not a label map; values must be whole numbers from 0 to {MOST_LABEL}")
-    return values.astype(np.uint8), np.asarray(affine, dtype=np.float64)
+    affine = np.asarray(raw.affine, dtype=np.float64)
+    return Volume(values.astype(np.uint8), affine, str(path), is_placed=raw.is_placed)
 
 
 class UNetSegmenter:
