@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hagan3d import checkpoint, cli, config, run_settings
+from hagan3d.config.bounds import MOST_TRUNCATION
 from hagan3d.config.serialization import section_from_dict
 from hagan3d.data.preprocess.pipeline import prepare
 from hagan3d.data.preprocess.settings import DomainConfig, PrepareConfig
@@ -133,9 +134,11 @@ class Model:
             InputError: If the model translates, ``num`` is below 1, ``seed`` below 0, ``truncation`` not above 0 and at
                 most 10, or there is no such class.
         """
-        if num < 1 or seed < 0 or not 0 < truncation <= 10:
-            text = f"got {num}, {seed}, {truncation}"
-            raise InputError(f"num, seed, truncation: must be at least 1, at least 0, above 0 and at most 10, {text}")
+        if num < 1 or seed < 0 or not 0 < truncation <= MOST_TRUNCATION:
+            raise InputError(
+                "num, seed, truncation: must be at least 1, at least 0, above 0 and at most "
+                f"{MOST_TRUNCATION}, got {num}, {seed}, {truncation}"
+            )
         label = None if class_name is None else class_index(self._generative(), class_name)
         made = samples(self._generative(), range(seed, seed + num), label, truncation)
         return self._series([sample.volume for sample in made])

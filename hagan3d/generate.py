@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from hagan3d import cli
+from hagan3d.config.bounds import MOST_TRUNCATION
 from hagan3d.errors import InputError
 
 DESCRIPTION = """Generate volumes of the size of the training data, however large, in its units, orientation and
@@ -47,8 +48,8 @@ def main(argv: list[str]) -> None:
     seeds, out = range(a.num) if a.seeds is None else cli.parse_seeds(a.seeds), Path(a.out)
     if not seeds:
         raise InputError(f"--num {a.num}: must be at least 1")
-    if not 0 < a.truncation <= 10:
-        raise InputError(f"--truncation {a.truncation:g}: must be above 0, at most 10")
+    if not 0 < a.truncation <= MOST_TRUNCATION:
+        raise InputError(f"--truncation {a.truncation:g}: must be above 0, at most {MOST_TRUNCATION}")
     if not a.force:
         _check_out(out)
     budget = None if a.memory is None else cli.parse_bytes("--memory", a.memory)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from hagan3d.errors import InputError
 
 MAX_SEED = 2**63 - 1  # torch takes integers of 64 bits
+MOST_TRUNCATION = 10  # factor on the distance of z from its mean
 
 
 @dataclass(frozen=True)

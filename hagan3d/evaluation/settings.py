@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from hagan3d.config.bounds import MAX_SEED, Section, bounded
+from hagan3d.config.bounds import MAX_SEED, MOST_TRUNCATION, Section, bounded
 from hagan3d.data.preprocess.metadata import LEAST_HELD_OUT
 from hagan3d.errors import InputError
 
@@ -37,7 +37,7 @@ class EvaluateConfig(Section):
     """Number of volumes to generate."""
     seed: int = bounded(0, at_least=0, at_most=MAX_SEED)
     """Seed of the first generated volume, of the order of real volumes and of resampling."""
-    truncation: float = bounded(1.0, above=0, at_most=10)
+    truncation: float = bounded(1.0, above=0, at_most=MOST_TRUNCATION)
     """Truncation: factor on the distance of z from its mean."""
     features: str | None = None
     """Feature extractors, comma-separated: self, encoder, random. Default: self, and encoder if the run has one."""

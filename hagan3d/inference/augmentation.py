@@ -10,7 +10,7 @@ import numpy as np
 
 from hagan3d.checkpoint import Model, load
 from hagan3d.checkpoint.generator_hash import generator_hash
-from hagan3d.config.bounds import MAX_SEED
+from hagan3d.config.bounds import MAX_SEED, MOST_TRUNCATION
 from hagan3d.data.pictures import comparison_sheet
 from hagan3d.data.store.derived import write_with_generated
 from hagan3d.data.store.preparation import check_preparation
@@ -36,10 +36,11 @@ class GeneratedSet:
     """Factor on the distance of z from its mean."""
 
     def __post_init__(self) -> None:
-        if self.per_class < 1 or not 0 <= self.first_seed <= MAX_SEED or not 0 < self.truncation <= 10:
+        is_seed, is_factor = 0 <= self.first_seed <= MAX_SEED, 0 < self.truncation <= MOST_TRUNCATION
+        if self.per_class < 1 or not is_seed or not is_factor:
             raise InputError(
                 f"want --per-class from 1 up, --first-seed from 0 up (to {MAX_SEED}) and --truncation above 0 (at most "
-                f"10), got {self.per_class}, {self.first_seed}, {self.truncation:g}"
+                f"{MOST_TRUNCATION}), got {self.per_class}, {self.first_seed}, {self.truncation:g}"
             )
 
     def seeds(self, label: int) -> range:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from hagan3d.config import Config, LabelledTargetConfig, Size, UnpairedDataConfig
 from hagan3d.config.methods import config_class, method_names
 from hagan3d.data.batches.pairs import PairBatch, PairSource
-from hagan3d.data.batches.simulated_sources import check_sources
+from hagan3d.data.batches.simulated_sources import check_degradation
 from hagan3d.data.batches.slices import SlicePairSource
 from hagan3d.data.io.geometry import slice_affine
 from hagan3d.data.label_maps import label_map_of
@@ -91,7 +91,7 @@ class TranslationMethod(Method):
     def check_store(self, store: Store) -> None:
         """Raise InputError unless the method can train on a store."""
         super().check_store(store)
-        check_sources(store, self.config.data.degrade)
+        check_degradation(store, self.config.data.degrade)
         if store.has_domains and self.config.data.paired:
             able = [name for name in method_names() if config_class(name).data_config is UnpairedDataConfig]
             raise InputError(

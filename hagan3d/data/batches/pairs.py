@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hagan3d.config import AugmentConfig, DegradeConfig, PairDataConfig, Size, low_factor
 from hagan3d.data.batches.degrade import Physics, degrade, misalignment
-from hagan3d.data.batches.simulated_sources import check_sources
+from hagan3d.data.batches.simulated_sources import check_degradation
 from hagan3d.data.batches.steps import StepBatch, StepSource, sample_index
 from hagan3d.data.batches.subvolumes import choose_start, uniform_of
 from hagan3d.data.batches.transforms import augment
@@ -104,7 +104,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         """Raise InputError unless the store has the pairs, domains or volumes that `degrade` needs."""
-        check_sources(self.store, self.degrade)
+        check_degradation(self.store, self.degrade)
 
     def indices(self, split: str, domain: str = "target", fraction: float = 1.0, seed: int = 0) -> np.ndarray:
         """Return the indices of the volumes of a domain in a split, optionally of a fraction of the subjects.

@@ -5,7 +5,7 @@ from hagan3d.data.store.store import Store
 from hagan3d.errors import InputError
 
 
-def check_sources(store: Store, degrade: DegradeConfig) -> None:
+def check_degradation(store: Store, degrade: DegradeConfig) -> None:
     """Raise InputError unless a store has the pairs, domains or volumes that `degrade` needs."""
     path, registers = store.path, degrade.kind == "misalign"
     if degrade.active and ((store.has_sources and not registers) or store.has_domains):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hagan3d.checkpoint import Model
+from hagan3d.config.bounds import MOST_TRUNCATION
 from hagan3d.data.io.files import replacing, write_text
 from hagan3d.data.preprocess.metadata import abbreviate
 from hagan3d.data.store.store import Store
@@ -308,8 +309,8 @@ def explore_truncations(
     """
     factors = [factors] if isinstance(factors, float | int) else list(factors)
     seeds = WALKS if config.seeds is None else config.seeds
-    if not seeds or not factors or not all(0 <= factor <= 10 for factor in factors):
-        raise InputError(f"--truncations: factors must be 0 to 10 and --seeds at least 1, got {factors}")
+    if not seeds or not factors or not all(0 <= factor <= MOST_TRUNCATION for factor in factors):
+        raise InputError(f"--truncations: factors must be 0 to {MOST_TRUNCATION} and --seeds at least 1, got {factors}")
     starts = seed_starts(model, seeds)
     scaled = [[start.z for start in seed_starts(model, seeds, factor)] for factor in factors]
     walks = [
