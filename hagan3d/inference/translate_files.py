@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -229,46 +229,59 @@ def write_translations(
     """
     rows: list[list[object]] = []
     shown: dict[str, list[MiddlePlanes]] = {}
-    names, uncertainty = shown_channels(model.description), uncertainty or Uncertainty()
-    names = names[: len(model.description.channels)]
+    description = model.description
+    files = _TranslatedFiles(out, description, uncertainty or Uncertainty(), dtype, format)
     write_text(out / UNFINISHED, "")
-    write_label_names(out, model.description)
-    taken: set[Path] = set()
+    write_label_names(out, description)
     for source in sources:
         made = translator.whole(source.x)
-        borders = translator.windows(source.x.shape[1]).borders
-        paths = channel_paths(out / f"{source.id.replace('/', '_')}.{format}", model.description)
-        row: list[object] = [source.id]
-        if model.description.label_names:
-            _write(
-                claim(paths.pop(), taken),
-                label_map_of(made.mean[0].numpy(), len(paths)),
-                source,
-                model.description,
-                "int16",
-                None,
-            )
-        for channel, path in enumerate(paths):
-            seams = seam_ratio(made.mean[0, channel].numpy(), borders)
-            maps = maps_of(made, channel, source.intervals[channel], uncertainty)
-            for suffix, array in maps.items():
-                own = path.with_name(f"{path.name.removesuffix(f'.{format}')}{suffix}.{format}")
-                # Where the grid of the model ends nothing was translated: anything from the lowest intensity to the
-                # highest, the largest sigma.
-                lowest, highest = source.intervals[channel]
-                unknown = {"_upper": highest} | dict.fromkeys(OF_SIGMA, float(array.max()))
-                outside = unknown.get(suffix, lowest)
-                _write(claim(own, taken), array, source, model.description, dtype, channel, outside)
-            row += ["" if seams is None else f"{seams:.4f}"]
-            row += ["" if "_sigma" not in maps else f"{maps['_sigma'].mean():.6g}"]
-        rows.append(row)
+        rows.append(files.write(source, made, translator.windows(source.x.shape[1]).borders))
         if len(rows) <= SHEET_VOLUMES:
-            _show(shown, source, made, model.description)
+            _show(shown, source, made, description)
+    names = shown_channels(description)[: len(description.channels)]
     columns = [f"{column}{name and '_'}{name}" for name in names for column in ("seam_ratio", "mean_sigma")]
     write_csv(out / TRANSLATIONS, ["id", *columns], rows)
-    comparison_sheet(shown, model.description.affine_array, out / "translations.png")
+    comparison_sheet(shown, description.affine_array, out / "translations.png")
     (out / UNFINISHED).unlink()
     return len(rows)
+
+
+@dataclass(frozen=True)
+class _TranslatedFiles:
+    """Writes translated volumes to a folder, each under names of its own."""
+
+    out: Path
+    description: DataDescription
+    uncertainty: Uncertainty
+    dtype: Dtype
+    format: str
+    taken: set[Path] = field(default_factory=set)
+
+    def write(self, source: SourceVolume, made: Translation, borders: Sequence[int]) -> list[object]:
+        """Write a volume, its label map and maps of uncertainty; return its row: id, seam ratios and sigmas."""
+        paths = channel_paths(self.out / f"{source.id.replace('/', '_')}.{self.format}", self.description)
+        row: list[object] = [source.id]
+        if self.description.label_names:
+            labels = label_map_of(made.mean[0].numpy(), len(paths) - 1)
+            _write(claim(paths.pop(), self.taken), labels, source, self.description, "int16", None)
+        for channel, path in enumerate(paths):
+            seams = seam_ratio(made.mean[0, channel].numpy(), borders)
+            sigma = self._write_channel(source, made, channel, path)
+            row += ["" if seams is None else f"{seams:.4f}", "" if sigma is None else f"{sigma:.6g}"]
+        return row
+
+    def _write_channel(self, source: SourceVolume, made: Translation, channel: int, path: Path) -> float | None:
+        """Write a channel and its maps of uncertainty; return the mean sigma."""
+        lowest, highest = source.intervals[channel]
+        maps = maps_of(made, channel, (lowest, highest), self.uncertainty)
+        for suffix, array in maps.items():
+            own = path.with_name(f"{path.name.removesuffix(f'.{self.format}')}{suffix}.{self.format}")
+            # Where the grid of the model ends nothing was translated: anything from the lowest intensity to the
+            # highest, the largest sigma.
+            unknown = {"_upper": highest} | dict.fromkeys(OF_SIGMA, float(array.max()))
+            outside = unknown.get(suffix, lowest)
+            _write(claim(own, self.taken), array, source, self.description, self.dtype, channel, outside)
+        return float(maps["_sigma"].mean()) if "_sigma" in maps else None
 
 
 def maps_of(made: Translation, channel: int, interval: Interval, uncertainty: Uncertainty) -> dict[str, np.ndarray]:
