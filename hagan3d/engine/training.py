@@ -51,10 +51,7 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     per_rank = distributed.per_rank_batch(config.train.batch_size, config.train.accumulate, config.group)
     checkpoint = files.newest(out)
     before = None if checkpoint is None else files.load(checkpoint, mapped=True).config
-    if before is not None and config.train.precision == "auto":  # the node may be of another kind than the first
-        config = with_train(config, precision=before.train.precision)
-    device = choose_device(config.train.device, config.train.precision, distributed.local_rank)
-    config = with_train(config, precision=precision_on(device.type, config.train.precision))  # as the run records it
+    config, device = _on_device(config, before, distributed)
     set_tf32(config.train.tf32)
     make_method(config).check_ranks(distributed.world_size)
     with distributed.first_rank_first():
@@ -67,11 +64,8 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
         if before is not None:
             plan = replace(plan, config=_with_memory_of(plan.config, before))
         config, plan = fit(config, plan, vram, device, distributed, before is not None)
-    networks, method = _initial_networks(config, num_classes, out, distributed.is_first), make_method(config)
-    method.add_extractor(store, device)
-    source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
-    fingerprint = store.store_fingerprint
-    trainer = Trainer(method, networks, source, method.description(store), out, device, fingerprint, distributed)
+    networks = _initial_networks(config, num_classes, out, distributed.is_first)
+    trainer = _make_trainer(config, networks, store, per_rank, out, device, distributed)
     if distributed.is_first:
         _describe(trainer, store)
     table = kernel_table(out, device, plan, distributed)  # after the checks of a resume: a refused run keeps its file
@@ -81,17 +75,50 @@ def train(config: Config, out: Path, distributed: Distributed = SINGLE, vram: in
     except RuntimeError as error:
         if not is_on_gpu(device) or not is_out_of_memory(error):
             raise
-        free, total = torch.cuda.mem_get_info(device)
-        way_out = advice(plan, min(vram or total, total), files.newest(out) is not None)
-        raise InputError(
-            f"the card is full ({(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use): the run "
-            f"{way_out}; the last checkpoint in {out} is intact"
-        ) from error
+        raise InputError(_when_full(plan, vram, out, device)) from error
 
 
 def is_on_gpu(device: torch.device) -> bool:
     """Return whether a device has memory of its own."""
     return device.type == "cuda"
+
+
+def _on_device(config: Config, before: Config | None, distributed: Distributed) -> tuple[Config, torch.device]:
+    """Choose the device of a rank; return the config with its precision there, as the run records it.
+
+    ``before``: that of the run so far, whose precision goes on, since the node may be of another kind than the first.
+    """
+    if before is not None and config.train.precision == "auto":
+        config = with_train(config, precision=before.train.precision)
+    device = choose_device(config.train.device, config.train.precision, distributed.local_rank)
+    return with_train(config, precision=precision_on(device.type, config.train.precision)), device
+
+
+def _make_trainer(
+    config: Config,
+    networks: NetworkSet,
+    store: Store,
+    per_rank: int,
+    out: Path,
+    device: torch.device,
+    distributed: Distributed,
+) -> Trainer:
+    """Build the trainer of one rank, whose batches have ``per_rank`` volumes."""
+    method = make_method(config)
+    method.add_extractor(store, device)
+    source = method.batches(store, per_rank, distributed.rank, distributed.world_size)
+    fingerprint = store.store_fingerprint
+    return Trainer(method, networks, source, method.description(store), out, device, fingerprint, distributed)
+
+
+def _when_full(plan: Plan, vram: int | None, out: Path, device: torch.device) -> str:
+    """Return what to do when a run does not fit its card."""
+    free, total = torch.cuda.mem_get_info(device)
+    way_out = advice(plan, min(vram or total, total), files.newest(out) is not None)
+    return (
+        f"the card is full ({(total - free) / 1e9:.1f} of {total / 1e9:.1f} GB in use): the run {way_out}; the last "
+        f"checkpoint in {out} is intact"
+    )
 
 
 def _store_path(config: Config, out: Path) -> Path:
