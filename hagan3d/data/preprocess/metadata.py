@@ -190,16 +190,7 @@ def read_table(path: Path, reserved: Iterable[str] = ()) -> tuple[list[str], lis
         InputError: If it does not exist, is not CSV, has no lines, lines of different lengths, or columns whose names
             are equal or differ in case alone.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: does not exist or is a folder; use a CSV file")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            table = [[cell.strip() for cell in line] for line in lines if any(cell.strip() for cell in line)]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text in UTF-8; save it as CSV in UTF-8 (Excel: CSV UTF-8)") from error
-    except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from error
+    table = _read_cells(path)
     if table and len(table[0]) == 1 and any(mark in table[0][0] for mark in ";\t"):
         raise InputError(
             f"{path}: its first line, {table[0][0]!r}, is one cell; use commas between cells (Excel: CSV UTF-8, comma "
@@ -216,16 +207,35 @@ def read_table(path: Path, reserved: Iterable[str] = ()) -> tuple[list[str], lis
             f"{path}: line {uneven} and the header differ in their number of cells; use commas between cells and one "
             "line per volume"
         )
-    columns = dict[str, str]()
-    for name in named:
-        if name.casefold() in columns:
-            other = columns[name.casefold()]
-            raise InputError(f"{path}: the columns {other!r} and {name!r} have one name; rename one or leave it out")
-        columns[name.casefold()] = name
+    _check_columns(path, named)
     return header, [
         {name: canonical(cell) if name in NAMES else cell for name, cell in zip(header, line, strict=True)}
         for line in table[1:]
     ]
+
+
+def _read_cells(path: Path) -> list[list[str]]:
+    """Read the lines of a CSV file that are not blank, with stripped cells."""
+    if not path.is_file():
+        raise InputError(f"{path}: does not exist or is a folder; use a CSV file")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            return [[cell.strip() for cell in line] for line in lines if any(cell.strip() for cell in line)]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is no text in UTF-8; save it as CSV in UTF-8 (Excel: CSV UTF-8)") from error
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from error
+
+
+def _check_columns(path: Path, names: Iterable[str]) -> None:
+    """Raise InputError if two columns have the same name, in whatever case."""
+    columns = dict[str, str]()
+    for name in names:
+        if name.casefold() in columns:
+            other = columns[name.casefold()]
+            raise InputError(f"{path}: the columns {other!r} and {name!r} have one name; rename one or leave it out")
+        columns[name.casefold()] = name
 
 
 def _match_row(name: str, rows: dict[str, LabelRow]) -> str | None:
