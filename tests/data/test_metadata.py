@@ -166,7 +166,7 @@ def test_a_patient_of_dicom_is_a_subject_unless_all_are_the_same(tmp_path: Path,
     subjects, remarks = prepared(["ANON"] * 3, "shared", studies="121")  # CT and PET of one study
     assert subjects == ["1.2.1", "scan1", "1.2.1"] and "(2 subjects)" in remarks[0]
     subjects, remarks = prepared(["P"] * 3, "single", studies="111")
-    assert subjects == ["1.2.1"] * 3 and "are of one study of one patient ('P')" in remarks[0]
+    assert subjects == ["1.2.1"] * 3 and "are of one study and have the PatientID 'P'" in remarks[0]
 
 
 def test_an_nnunet_folder_is_no_folder_of_scans(tmp_path: Path, nifti):

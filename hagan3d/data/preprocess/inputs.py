@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from hagan3d.data.io.files import exists
 from hagan3d.data.io.listing import find_volumes, unread_files
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile, num_frames
+from hagan3d.data.preprocess import identity
 from hagan3d.data.preprocess.cases import Cases, find_nnunet, find_table
 from hagan3d.data.preprocess.metadata import LabelRow, LabelTable, abbreviate, match_rows, read_labels, subject_of
 from hagan3d.data.preprocess.pairing import find_domains, find_pairs
@@ -25,7 +25,6 @@ TABLE_SUFFIX = ".csv"
 BIDS = 2  # rank of a participant of BIDS among the names of a subject
 VOLUME = 5  # rank of a volume's own id
 FILE = 6  # rank of the path of a file
-PARTICIPANT = re.compile(r"(?:^|_)(sub-[0-9A-Za-z]+)(?=[_.]|$)")  # of a name with the entities of BIDS
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class PreparationInputs:
         """
         counts = Counter(row.id for row in self.rows.values())
         shared = {name: row.id for name, row in self.rows.items() if row.id and counts[row.id] > 1}
-        participants = _participants(self.cases.files)
+        participants = identity.participants(self.cases.files)
         names: dict[tuple[int, str], set[tuple[int, str]]] = {}
         for file in self.cases.files:
             known = (
@@ -147,11 +146,14 @@ def collect_inputs(inputs: Inputs, config: PrepareConfig) -> PreparationInputs:
         raise InputError(f"shard: {k}/{n} is empty, as there are {len(files)} volumes only; use fewer shards")
     rows, mismatches = _match_labels(files, own, labels, config)
     problems, accepted = ([], mismatches) if config.partial_labels else (mismatches, [])
-    patients, remarks = _patients(files)
-    remarks += _split_series(files)
+    patients, remarks = identity.patients(files)
+    remarks += [*identity.split_series(files), *identity.repeated_files(files)]
     masks, unused = _find_masks(own, files, config)
     remarks = [*cases.remarks, *labels.remarks, *accepted, *unused, *remarks]
-    return PreparationInputs(own, rows, masks, labels, problems, cases, patients, remarks)
+    found = PreparationInputs(own, rows, masks, labels, problems, cases, patients, remarks)
+    if config.subject is None and not any(row.subject for row in rows.values()):
+        remarks += identity.folders_of_several(files, _folders(inputs), found.shared_subjects)
+    return found
 
 
 def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
@@ -170,7 +172,14 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
             _check_no_nnunet(given)
             tables = [Path(table) for table in (config.labels,) if table]
             found = find_volumes(given)
-            cases = Cases(found, remarks=(*unread_files(given, tables), *_same_names(found, given)))
+            cases = Cases(
+                found,
+                remarks=(
+                    *unread_files(given, tables),
+                    *identity.same_names(found, given),
+                    *identity.kinds_of_names(found),
+                ),
+            )
     if config.label_names and not cases.label_names:
         raise InputError("label_names: name the labels of column seg of a CSV; leave them out without one")
     if config.channels == "3d":
@@ -178,6 +187,14 @@ def find_cases(inputs: Inputs, config: PrepareConfig) -> Cases:
             raise InputError("channel_names: name the channels of 4D files; use them with --channels 4d")
         return cases
     return _with_frames(cases, config.channel_names)
+
+
+def _folders(inputs: Inputs) -> list[Path]:
+    """Return the folders that are searched for volumes."""
+    if isinstance(inputs, Cases):
+        return []
+    given = [inputs] if isinstance(inputs, Path | str) else inputs
+    return [Path(item) for item in given if Path(item).is_dir()]
 
 
 def _check_no_nnunet(given: Sequence[Path]) -> None:
@@ -188,23 +205,6 @@ def _check_no_nnunet(given: Sequence[Path]) -> None:
                 f"{folder}: holds an nnU-Net data set, images and label maps; use --nnunet {folder}, or --input "
                 f"{folder / 'imagesTr'} for the images alone"
             )
-
-
-def _same_names(files: Sequence[VolumeFile], given: Sequence[Path]) -> list[str]:
-    """Return a remark if volumes have the same names in several of the given folders: they may be of one subject."""
-    names: dict[Path, list[Path]] = {}
-    folders = set(given)
-    for file in files:
-        for folder in folders.intersection(file.path.parents):
-            names.setdefault(file.path.relative_to(folder), []).append(file.path)
-    repeated = [paths for paths in names.values() if len(paths) > 1]
-    if not repeated:
-        return []
-    first, second = repeated[0][:2]
-    return [
-        f"{first} and {second} have the same name in two folders, as {len(repeated)} in all: they are taken as "
-        "different subjects; use --pairs or --domains, or name the subjects in a labels CSV or by --subject, if not"
-    ]
 
 
 def _with_frames(cases: Cases, names: tuple[str, ...]) -> Cases:
@@ -225,76 +225,6 @@ def _check_intensities(cases: Cases, config: PrepareConfig) -> None:
     unknown = [name for name in config.intensities if name not in names]
     if unknown:
         raise InputError(f"intensities: no channel is named {unknown[0]!r}; the channels are {', '.join(names)}")
-
-
-def _participants(files: list[VolumeFile]) -> dict[str, set[str]]:
-    """Return the participants of BIDS that the id of each volume and the paths of its files name.
-
-    The folders that all files lie in are not looked at: their names do not tell subjects apart.
-    """
-    paths = {file.id: [os.path.abspath(path) for path in (file.path, *file.channels, *file.sources)] for file in files}
-    top = os.path.commonpath([os.path.dirname(path) for own in paths.values() for path in own])
-    found = {}
-    for name, own in paths.items():
-        named = [(name,), *(Path(path).relative_to(top).parts for path in own)]
-        found[name] = {participant for parts in named if (participant := _participant_of(parts))}
-    return found
-
-
-def _participant_of(parts: Sequence[str]) -> str | None:
-    """Return the participant that the last of some folder and file names that has one names."""
-    return next((match[1] for part in reversed(parts) if (match := PARTICIPANT.search(part))), None)
-
-
-def _split_series(files: list[VolumeFile]) -> list[str]:
-    """Return a remark for each DICOM series that several volumes are of, whose slices may belong to one volume."""
-    from hagan3d.data.io.dicom import is_dicom, series_uid  # not at the top: SimpleITK and pydicom are slow to import
-
-    volumes: dict[str, dict[str, Path]] = {}
-    for file in files:
-        for path in (*file.sources, *file.channels, file.path):
-            if (path.is_dir() or is_dicom(path)) and (series := series_uid(path)) is not None:
-                volumes.setdefault(series, {}).setdefault(os.path.realpath(path), path)
-    return [
-        f"{', '.join(str(path) for path in paths.values())}: are of one DICOM series, but are read as volumes of their "
-        "own; if they hold the slices of one volume, put all of them into one folder"
-        for paths in volumes.values()
-        if len(paths) > 1
-    ]
-
-
-def _patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:
-    """Return the PatientID of DICOM volumes.
-
-    If it is the same for all, as in anonymized data, the study of those that share one, and a remark.
-    """
-    # not at the top: SimpleITK and pydicom are slow to import
-    from hagan3d.data.io.dicom import is_dicom, patient_id, study_uid
-
-    dicom = {
-        file.id: path
-        for file in files
-        for path in (*file.sources, *file.channels, file.path)
-        if path.is_dir() or is_dicom(path)
-    }
-    found = {id: patient for id, path in dicom.items() if (patient := patient_id(path)) is not None}
-    same = set(found.values())
-    if len(found) < 2 or len(same) > 1:
-        return found, []
-    studies = {id: study for id in found if (study := study_uid(dicom[id])) is not None}
-    counts = Counter(studies.values())
-    shared = {id: study for id, study in studies.items() if counts[study] > 1}
-    apart = len(found) - len(shared) + len(set(shared.values()))
-    if apart == 1:
-        return shared, [
-            f"all {len(found)} DICOM volumes are of one study of one patient ({same.pop()!r}): they are taken as one "
-            "subject; name the subjects in a labels CSV, or by --subject, if they are not"
-        ]
-    return shared, [
-        f"all {len(found)} DICOM volumes have the PatientID {same.pop()!r}: those of one study are taken as one "
-        f"subject, others as different ones ({apart} subjects); name the subjects in a labels CSV, or by --subject, if "
-        "they are not"
-    ]
 
 
 def _match_labels(
