@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 (the usual abbreviation)
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import (
     UID,
     ExplicitVRBigEndian,
@@ -135,6 +136,13 @@ def _stored_values(frame: Frame) -> np.ndarray:
         raise
     except Exception as error:  # nor for what its decoders raise
         values = _decoded_by_itk(frame, data, error)
+    if "PixelData" in data and not data.file_meta.TransferSyntaxUID.is_compressed:
+        surplus = len(data.PixelData) - get_expected_length(data)
+        if surplus >= rows * columns * values.itemsize:
+            raise InputError(
+                f"{frame.path}: holds {surplus} bytes more of pixels than its header declares (NumberOfFrames?); "
+                "export it again"
+            )
     if values.size % (rows * columns):
         raise InputError(f"{frame.path}: holds {values.size} values, but frames have {columns} x {rows}")
     return values.reshape(-1, rows, columns)

@@ -51,6 +51,7 @@ def read_dataset(path: Path, **options: Any) -> Dataset:
         return Dataset()
     with mapped(path) as content:
         _check_deflated(path, content)
+        content.seek(0)
         return pydicom.dcmread(cast(BinaryIO, content), force=True, **options)
 
 

@@ -51,6 +51,8 @@ class Frame:
     """Distance between columns and between rows, mm; NaN if missing."""
     rescale: tuple[float, float] | None
     """Slope and intercept from stored values to file units (HU for CT); None if missing."""
+    mapping: tuple[str, ...]
+    """Slope and intercept of its RealWorldValueMapping, which is not applied."""
     source: tuple[str, ...]
     """Patient, frame of reference, modality and units, where the file names them."""
     stack: tuple[str, ...]
@@ -154,7 +156,8 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
     rows, columns = _numbers(first("PixelMeasuresSequence", "PixelSpacing"), 2)
     slope = first("PixelValueTransformationSequence", "RescaleSlope")
     intercept = first("PixelValueTransformationSequence", "RescaleIntercept")
-    kinds = np.atleast_1d(first("MRImageFrameTypeSequence", "FrameType") or data.get("ImageType") or [])
+    frame_types = (first(f"{kind}FrameTypeSequence", "FrameType") for kind in ("MRImage", "CTImage", "PET"))
+    kinds = np.atleast_1d(next(filter(None, frame_types), data.get("ImageType") or []))
     stack = (
         first("FrameContentSequence", "StackID"),
         first("FrameContentSequence", "TemporalPositionIndex") or data.get("TemporalPositionIdentifier"),
@@ -164,7 +167,9 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
         first("MRDiffusionSequence", "DiffusionBValue"),
     )
     units = first("PixelValueTransformationSequence", "RescaleType") or data.get("Units")
-    source = (data.get("PatientID"), data.get("FrameOfReferenceUID"), data.get("Modality"), units)
+    patient = data.get("PatientID") or data.get("PatientName")
+    mapping = [first("RealWorldValueMappingSequence", f"RealWorldValue{part}") for part in ("Slope", "Intercept")]
+    source = (patient, data.get("FrameOfReferenceUID"), data.get("Modality"), units)
     return Frame(
         path=path,
         index=index,
@@ -175,6 +180,7 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
         cosines=_numbers(cosines, 6),
         spacing=(float(columns), float(rows)),
         rescale=None if slope is None or intercept is None else (float(slope), float(intercept)),
+        mapping=tuple(str(value or "") for value in mapping),
         source=tuple(str(value or "") for value in source),
         stack=tuple(str(value) for value in stack),
         ratio=largest_ratio(data),
@@ -257,6 +263,10 @@ def _check_complete(frames: Sequence[Frame]) -> None:
     unscaled = sum(item.rescale is None for item in frames)
     if 0 < unscaled < count:
         raise InputError(f"{unscaled} of {count} slices have no RescaleSlope and RescaleIntercept; export it again")
+    if unscaled and len(mappings := {item.mapping for item in frames}) > 1:
+        raise InputError(
+            f"has no RescaleSlope, and {len(mappings)} scales in its RealWorldValueMappings; convert it to NIfTI first"
+        )
 
 
 def stack(frames: Sequence[Frame]) -> tuple[list[Frame], np.ndarray]:

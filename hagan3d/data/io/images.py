@@ -1,6 +1,7 @@
 """Reader of images in grey levels or RGB (PNG, TIFF, JPEG): a volume of one axial slice."""
 
 import mmap
+import re
 import zlib
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,7 +20,8 @@ GREY_MODES = ("1", "L", "I", "I;16", "I;16L", "I;16B", "F")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-ORIENTATION, PHOTOMETRIC, SAMPLE_FORMAT = 0x0112, 0x0106, 0x0153  # tags of EXIF and TIFF
+ORIENTATION, PHOTOMETRIC, SAMPLE_FORMAT, DESCRIPTION = 0x0112, 0x0106, 0x0153, 0x010E  # tags of EXIF and TIFF
+IMAGEJ_STACK = re.compile(r"^ImageJ=.*?^images=(\d+)", re.MULTILINE | re.DOTALL)
 WHITE_IS_ZERO, SIGNED = 0, 2  # values of the last two
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SHORT_PIXELS = {"2": 85, "4": 17}  # what Pillow multiplies pixels of so many bits by
@@ -69,6 +71,12 @@ def _check(image: Image.Image, size: int) -> None:
     pages = getattr(image, "n_frames", 1)
     if pages > 1:
         raise InputError(f"has {pages} pages; convert a stack of slices to NIfTI, or export one page")
+    described = str(getattr(image, "tag_v2", {}).get(DESCRIPTION, ""))  # of TIFF
+    if (stack := IMAGEJ_STACK.search(described)) and int(stack[1]) > pages:
+        raise InputError(
+            f"is an ImageJ stack of {stack[1]} images, of which readers of TIFF see one; save it as NIfTI, or export "
+            "single images"
+        )
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         raise InputError(f"has an alpha channel ({image.mode}); export it as RGB or in grey levels")
     raw = _raw_mode(image)

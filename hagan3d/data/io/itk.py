@@ -23,6 +23,8 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 DEFLATE_RATIO = 1032  # most bytes that a packed byte holds
 BZIP2_RATIO = 2**20
+TEXTUAL = ("text", "hex")
+UNIT_TOLERANCE = 1e-3  # of the length of a direction
 
 
 def data_files(path: Path) -> list[Path]:
@@ -83,13 +85,36 @@ def _read(path: Path, kind: str, header: Header) -> RawVolume:
     except RuntimeError as error:
         raise InputError("cannot be read: truncated, damaged, or not NRRD or MetaImage") from error
     array = np.moveaxis(array.transpose(), 0, -1) if components > 1 else array.transpose()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3] * image.GetSpacing()[:3]
+    if header.encoding == "text":
+        _check_text(path, header, array)
+    affine, direction = np.eye(4), np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3]
+    if np.abs((lengths := np.linalg.norm(direction, axis=0)) - 1).max() > UNIT_TOLERANCE:
+        shown = ", ".join(f"{length:g}" for length in lengths)
+        raise InputError(f"has axes of length {shown} (TransformMatrix), which must be 1; repair the header")
+    affine[:3, :3] = direction * image.GetSpacing()[:3]
     affine[:3, 3] = image.GetOrigin()[:3] if header.has_place else 0  # where ITK may take the axis mins of NRRD
     affine[:3] *= header.unit_mm
     remarks = (*header.remarks, *surplus_remarks(_surplus(path, header)))
     affine = LPS_TO_RAS @ affine if header.has_sides else affine
     return RawVolume(array.reshape(shape), affine, remarks, header.has_sides and header.has_place)
+
+
+def _check_text(path: Path, header: Header, array: np.ndarray) -> None:
+    """Raise InputError unless voxels that are written as text are as many as declared, and fit their type.
+
+    ITK cuts fractions off, wraps numbers that are too large, and does not look for more.
+    """
+    with (header.files[0] if header.files else path).open("rb") as file:
+        file.seek(max(header.start, 0))
+        words = file.read().replace(b",", b" ").split()
+    try:
+        numbers = np.array(words, dtype=np.float64)
+    except ValueError as error:
+        raise InputError("is damaged: its voxels are text, and not all are numbers") from error
+    if len(numbers) != array.size:
+        raise InputError(f"is damaged: {array.size} voxels are declared, and {len(numbers)} are there as text")
+    if not np.array_equal(np.sort(numbers.astype(np.float32)), np.sort(array.ravel()), equal_nan=True):
+        raise InputError("has voxels as text that do not fit the type in its header; write it with a type that does")
 
 
 def _surplus(path: Path, header: Header) -> int:
@@ -117,7 +142,7 @@ def _check_voxels(path: Path, header: Header) -> bytes:
             with file.open("rb") as stream:
                 stream.seek(start)
                 voxels.append(unpack(stream.read(), header.encoding, declared))
-        elif header.encoding != "text":
+        elif header.encoding not in TEXTUAL:
             _check_size(file, size - start, declared, is_exact=bool(header.files) and header.start >= 0)
             if header.is_joined:
                 check_memory((header.voxel_bytes,))
@@ -134,7 +159,7 @@ def _declared(files: list[Path], header: Header) -> list[int]:
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
         raise InputError(f"names the file of its voxels {missing.name}, which does not exist in its folder")
-    if len(files) > 1 and (header.encoding == "text" or (not header.num_files and header.encoding)):
+    if len(files) > 1 and (header.encoding in TEXTUAL or (not header.num_files and header.encoding)):
         raise InputError("has voxels as text, or packed slabs of them, in several files; save it as one file")
     if header.num_files:
         if len(files) != header.num_files:

@@ -20,7 +20,16 @@ META_SIZES = {"CHAR": 1, "UCHAR": 1, "SHORT": 2, "USHORT": 2, "INT": 4, "UINT": 
 META_SIZES |= {"LONG": 4, "ULONG": 4, "LONG_LONG": 8, "ULONG_LONG": 8}
 NRRD_SIZES = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8}
 NRRD_ALIASES = {"uchar": "char", "ushort": "short", "uint": "int", "ulonglong": "longlong", "block": ""}
-ENCODINGS = {"gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2", "raw": "", "txt": "text", "text": "text"}
+ENCODINGS = {
+    "gz": "gzip",
+    "gzip": "gzip",
+    "bz2": "bzip2",
+    "bzip2": "bzip2",
+    "raw": "",
+    "txt": "text",
+    "text": "text",
+    "ascii": "text",
+}
 UNITS_IN_MM = {
     "mm": 1.0,
     "millimeter": 1.0,
@@ -53,7 +62,7 @@ class Header:
     start: int
     """First byte of the voxels in their file; -1: they end with it."""
     encoding: str
-    """gzip, zlib, bzip2 or text; empty: not packed."""
+    """gzip, zlib, bzip2, text or hex; empty: not packed."""
     has_sides: bool
     """Whether it says which sides its axes point to."""
     has_place: bool
@@ -94,8 +103,7 @@ def header_lines(path: Path, end: re.Pattern[bytes]) -> tuple[list[str], int]:
 def meta_header(path: Path) -> Header:
     """Read the header of a MetaImage file."""
     lines, size = header_lines(path, META_END)
-    pairs = (line.partition("=") for line in lines if "=" in line)
-    values = {key.strip().lower(): value.strip() for key, _, value in pairs}
+    values = _meta_values(lines)
     try:
         sides = _sides(values["dimsize"], values["ndims"])
         one = META_SIZES[values["elementtype"].upper().removeprefix("MET_").removesuffix("_ARRAY")]
@@ -114,6 +122,22 @@ def meta_header(path: Path) -> Header:
     letters = values.get("anatomicalorientation", "").strip("?")
     voxel_bytes = one * int(np.prod(sides, dtype=object))
     return Header(voxel_bytes, files, start, encoding, has_sides, has_place, unit, num_files, letters)
+
+
+def _meta_values(lines: list[str]) -> dict[str, str]:
+    """Return the fields of a MetaImage header by name, in lower case.
+
+    Raises:
+        InputError: If a field has two values.
+    """
+    values = dict[str, str]()
+    for line in lines:
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals:
+            continue
+        if values.setdefault(name.lower(), value) != value:
+            raise InputError(f"has two values of {name}; repair the header")
+    return values
 
 
 def _is_true(values: dict[str, str], key: str) -> bool:
@@ -236,7 +260,7 @@ def nrrd_header(path: Path) -> Header:
     try:
         sides = _sides(values["sizes"], values["dimension"])
         one = _nrrd_type_bytes(values["type"])
-        encoding = ENCODINGS.get(values["encoding"].lower(), "text")
+        encoding = ENCODINGS.get(values["encoding"].lower(), "hex")
     except (KeyError, ValueError) as error:
         raise InputError("not an NRRD file, in spite of its ending, or its header is damaged") from error
     if "space directions" not in values and "spacings" not in values:

@@ -91,6 +91,8 @@ def _geometry(image: nib.Nifti1Image, written: nib.Nifti1Header) -> tuple[np.nda
         image: As nibabel reads it, which sets other codes to 0.
         written: Its header with the codes as written.
     """
+    # as the standard: below 0 the third axis points the other way; nibabel takes what is not 1 or -1 as 1
+    image.header["pixdim"][0] = -1.0 if written["pixdim"][0] < 0 else 1.0
     codes = {name: int(written[f"{name}_code"]) for name in ("sform", "qform")}
     coded = [name for name in codes if codes[name] in KNOWN_CODES]
     unknown = [name for name in codes if codes[name] > 0 and name not in coded]

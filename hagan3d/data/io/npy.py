@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hagan3d.data.io.checks import check_memory, check_range, check_shape
+from hagan3d.data.io.checks import check_memory, check_range, check_shape, surplus_remarks
 from hagan3d.data.io.registry import RawVolume, reader
 from hagan3d.errors import InputError
 
@@ -36,4 +36,6 @@ def read_npy(path: Path) -> RawVolume:
     with np.errstate(over="ignore"):
         values = np.array(array, dtype=np.float32).reshape(shape)
     check_range(values, lambda: array)
-    return RawVolume(values, np.eye(4), (NO_GEOMETRY,), is_placed=False)
+    # a second array, as of two calls of np.save
+    surplus = path.stat().st_size - array.offset - array.nbytes if isinstance(array, np.memmap) else 0
+    return RawVolume(values, np.eye(4), (NO_GEOMETRY, *surplus_remarks(surplus)), is_placed=False)
