@@ -9,7 +9,7 @@ from hagan3d.data.io.geometry import GridRule
 from hagan3d.data.io.volumes import Volume, VolumeFile, read_channels
 from hagan3d.data.preprocess.facts import odd_shape
 from hagan3d.data.preprocess.intensity import window_remark
-from hagan3d.data.preprocess.volume import check_overlap, check_patient, preprocess_channels, preprocess_volume
+from hagan3d.data.preprocess.volume import check_grid, check_patient, preprocess_channels, preprocess_volume
 from hagan3d.data.store.description import Channel
 from hagan3d.errors import InputError
 
@@ -48,7 +48,7 @@ def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel], fil
     """
     first, *others = volumes = list(read_channels(file, fill, [one.rule.is_label_map for one in channels]))
     check_patient(file.id, file.files)
-    remarks = odd_shape(first, grid.size)
+    remarks = odd_shape(first, grid)
     for volume, channel in zip(volumes, channels, strict=True):
         if channel.masked:
             raise InputError(
@@ -56,7 +56,7 @@ def read_case(file: VolumeFile, grid: GridRule, channels: Sequence[Channel], fil
                 "prepared with masks"
             )
         remarks += [*volume.remarks, *checked_units(volume, channel)]
-        check_overlap(volume, first)
+        remarks += check_grid(volume, first)
     made = preprocess_volume(first, grid, channels[0].rule)
     further = preprocess_channels(others, [channel.rule for channel in channels[1:]], made.affine, grid.size)
     x = np.concatenate([made.x[None], further.x])

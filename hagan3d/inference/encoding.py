@@ -118,18 +118,19 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
         InputError: If there is none, or some cannot be used: one line for each, before any is given.
     """
     from hagan3d.data.io.volumes import VolumeFile
-    from hagan3d.data.preprocess.volume import check_overlap, preprocess_label_map, read_label_map
+    from hagan3d.data.preprocess.volume import check_grid, lost_labels, preprocess_label_map, read_label_map
     from hagan3d.inference.case_files import read_case
 
     names = description.label_names
 
     def read(source: VolumeFile) -> Input:
         case = read_case(source, description.grid_rule, description.channels, description.fill)
-        x = case.x
+        x, remarks = case.x, case.remarks
         if source.label_map is not None:
             label_map = read_label_map(source.label_map, names)
-            check_overlap(label_map, case.first)
             labels = preprocess_label_map(label_map, case.affine, description.size)
+            found = (*check_grid(label_map, case.first), *lost_labels(label_map, labels, names))
+            remarks = (*remarks, *label_map.remarks, *found)
             x = np.concatenate([x, one_hot(labels, len(names))])
         return Input(
             source.id,
@@ -137,7 +138,7 @@ def inputs_of_files(path: Path, description: DataDescription) -> tuple[int, Iter
             x.shape[1],
             case.affine,
             case.intervals,
-            remarks=case.remarks,
+            remarks=remarks,
         )
 
     sources = cases_of(path, description)

@@ -45,7 +45,7 @@ def moving_and_fixed_of_files(path: Path, model: TranslationModel) -> tuple[int,
                 f"{fixed.name}: the model was trained on z-scores inside masks, which a file lacks; give a store "
                 "prepared with masks"
             )
-        remarks = [*fixed.remarks, *moving.remarks, *odd_shape(fixed, description.size)]
+        remarks = [*fixed.remarks, *moving.remarks, *odd_shape(fixed, description.grid_rule)]
         for volume, channel in ((fixed, stays), (moving, moves)):
             remarks += checked_units(volume, channel)
         check_overlap(moving, fixed)

@@ -10,12 +10,12 @@ from hagan3d.data.io.geometry import GridRule, grid_of, to_grid
 from hagan3d.data.preprocess.pairing import find_pairs
 from hagan3d.data.preprocess.pipeline import inspect, prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
+from hagan3d.data.preprocess.volume import LOST
 from hagan3d.data.store.store import Store
 from tests.data.conftest import smooth
 
 SIDE, NAMES = 96, ("background", "organ", "lesion")
 COARSE, FINE = (32, 32, 32), (96, 96, 96)
-LOST = "on the grid of the store: too small for it, or outside"
 
 
 def write(path: Path, array: np.ndarray) -> None:

@@ -156,6 +156,14 @@ def grid_of(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> np.ndarray
     return _moved(affine, first, step)
 
 
+def coverage(array: np.ndarray, affine: np.ndarray, rule: GridRule) -> tuple[float, float]:
+    """Return the share of a volume, without trimmed margins, that is on the grid of a store, and how much it fills."""
+    box, _, _, step = _box(array, affine, rule)
+    extent = step * np.array(rule.size)  # in voxels of the volume; both have one centre
+    both = np.minimum(extent, box.shape)
+    return float(np.prod(both / box.shape)), float(np.prod(both / extent))
+
+
 def _box(
     array: np.ndarray, affine: np.ndarray, rule: GridRule
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -15,9 +15,11 @@ from hagan3d.data.io.volumes import Volume, VolumeFile, naming, read_channels, r
 from hagan3d.data.preprocess.facts import FileFacts, facts_of, odd_shape
 from hagan3d.data.preprocess.intensity import IntensityRule, window_remark
 from hagan3d.data.preprocess.volume import (
-    check_overlap,
+    LOST,
+    check_grid,
     check_patient,
     check_slices,
+    lost_labels,
     mask_on,
     preprocess_channels,
     preprocess_label_map,
@@ -30,7 +32,6 @@ from hagan3d.data.store.write import Interval, Voxels
 from hagan3d.errors import InputError
 
 INSIDE = 0.5  # a resampled mask is 1 from here up
-LOST = "on the grid of the store: too small for it, or outside"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
         task.intensities[0].interval(volume.array, mask)
         remarks = [
             *volume.remarks,
-            *odd_shape(volume, task.grid.size),
+            *odd_shape(volume, task.grid),
             *_window_remark(volume, task.intensities[0]),
             *_check_channels(task, images, volume, found, _mask_volume(task, mask, volume)),
             *_check_mask(task, mask, volume),
@@ -185,7 +186,7 @@ def _check_channels(
     """Check the further channels of a case; return a remark on each that lies on another grid than the first."""
     remarks = []
     for channel, rule, name in zip(channels, task.intensities[1:], task.channels[1:], strict=True):
-        remarks += [*channel.remarks, *_check_grid(channel, first), *_check_interval(channel, rule, mask)]
+        remarks += [*channel.remarks, *check_grid(channel, first), *_check_interval(channel, rule, mask)]
         found.append(facts_of(channel, name))
     return remarks
 
@@ -218,27 +219,9 @@ def _check_label_map(task: PreprocessingTask, first: Volume, found: list[FileFac
         return []
     label_map = read_label_map(path, task.label_names)
     found.append(facts_of(label_map, "label map"))
-    return [*label_map.remarks, *_check_grid(label_map, first), *_lost_labels(task, label_map, first)]
-
-
-def _lost_labels(task: PreprocessingTask, label_map: Volume, first: Volume) -> list[str]:
-    """Return a remark if labels of a map have no voxel on the grid of the store."""
-    grid = grid_of(first.array, first.affine, task.grid)
-    kept = preprocess_label_map(label_map, grid, task.grid.size)
-    before, after = (
-        np.bincount(labels.astype(np.uint8).ravel(), minlength=len(task.label_names))
-        for labels in (label_map.array, kept)
-    )
-    lost = [name for name, b, a in zip(task.label_names, before, after, strict=True) if b and not a]
-    return [f"{label_map.name}: has no voxel of {', '.join(lost)} {LOST}"] if lost else []
-
-
-def _check_grid(volume: Volume, first: Volume) -> list[str]:
-    """Raise InputError unless a grid overlaps with that of the first channel; return a remark if it is another."""
-    if same_grid(volume, first):
-        return []
-    check_overlap(volume, first)
-    return [f"{volume.name}: resampled onto the grid of {first.name}"]
+    remarks = check_grid(label_map, first)
+    kept = preprocess_label_map(label_map, grid_of(first.array, first.affine, task.grid), task.grid.size)
+    return [*label_map.remarks, *remarks, *lost_labels(label_map, kept, task.label_names)]
 
 
 def _check_sources(task: PreprocessingTask, volume: Volume, found: list[FileFacts]) -> list[str]:
@@ -246,7 +229,7 @@ def _check_sources(task: PreprocessingTask, volume: Volume, found: list[FileFact
     remarks = []
     for path, rule, name in zip(task.file.sources, task.source_intensities, task.source_channels, strict=True):
         source = read_volume(path, task.fill, rule.is_label_map)
-        remarks += [*source.remarks, *_check_interval(source, rule), *_check_grid(source, volume)]
+        remarks += [*source.remarks, *_check_interval(source, rule), *check_grid(source, volume)]
         found.append(facts_of(source, name))
     return remarks
 

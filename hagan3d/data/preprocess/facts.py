@@ -11,7 +11,7 @@ import numpy as np
 from nibabel.orientations import aff2axcodes
 
 from hagan3d.data.io.files import write_text
-from hagan3d.data.io.geometry import reorient, spacing_of
+from hagan3d.data.io.geometry import GridRule, coverage, reorient, spacing_of
 from hagan3d.data.io.volumes import Volume
 from hagan3d.data.pictures import is_own_picture
 from hagan3d.errors import InputError
@@ -21,6 +21,7 @@ SMALLEST_MM, LARGEST_MM = (
     1e-2,
     5e3,
 )  # sides of volumes, from cells to whole bodies; beyond, the unit is most likely wrong
+LITTLE_INSIDE, LITTLE_FILLED = 0.2, 0.05  # shares of a volume on its grid, and of the grid that it fills
 SIMILAR_REMARKS = 3  # remarks of one text that are printed one by one
 
 
@@ -63,16 +64,21 @@ def facts_of(volume: Volume, channel: str) -> FileFacts:
     )
 
 
-def odd_shape(volume: Volume, size: tuple[int, ...]) -> list[str]:
-    """Return remarks on a volume of few slices, as of a localizer, or of a size that nothing has; not on images."""
+def odd_shape(volume: Volume, grid: GridRule) -> list[str]:
+    """Return remarks on a volume of few slices, as of a localizer, of an impossible size, or hardly on the grid."""
     least, remarks = min(volume.array.shape), []
     if 1 < least < FEW_SLICES:
-        sides = " x ".join(map(str, size))
+        sides = " x ".join(map(str, grid.size))
         remarks.append(f"{volume.name}: has {least} slices along one axis, for a volume of {sides} voxels")
     extent = spacing_of(volume.affine) * volume.array.shape
     if least > 1 and not (extent.min() >= SMALLEST_MM and extent.max() <= LARGEST_MM):
         shown = " x ".join(f"{side:.4g}" for side in extent)
         remarks.append(f"{volume.name}: is {shown} mm large: is the unit of its header right?")
+    inside, filled = coverage(volume.array, volume.affine, grid)
+    if inside < LITTLE_INSIDE:
+        remarks.append(f"{volume.name}: {1 - inside:.0%} of it lie outside the grid ({grid}) and are left out")
+    elif filled < LITTLE_FILLED:
+        remarks.append(f"{volume.name}: fills {filled:.1%} of the grid ({grid}); the rest is padding")
     return remarks
 
 

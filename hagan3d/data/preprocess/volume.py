@@ -17,6 +17,7 @@ from hagan3d.errors import InputError
 
 ONE_LABEL = "a label map has one integer per voxel: of a channel per label, take the number of the largest"
 SAME_VOXELS = 0.05  # voxels: largest distance of the corners of two grids that are one
+LOST = "on the grid: too small for it, or outside"
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,29 @@ def same_grid(one: Volume, other: Volume) -> bool:
     corners = np.array(list(product(*((0, side - 1) for side in one.array.shape))))
     at = apply_affine(np.linalg.solve(other.affine, one.affine), corners)
     return bool(np.abs(at - corners).max() <= SAME_VOXELS)
+
+
+def lost_labels(label_map: Volume, kept: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Return a remark if labels of a map have no voxel after it was resampled.
+
+    Args:
+        label_map: As it was read.
+        kept: Labels on the grid of a store or a model, uint8.
+        names: Of the labels, in the order of their values.
+    """
+    before, after = (
+        np.bincount(labels.astype(np.uint8).ravel(), minlength=len(names)) for labels in (label_map.array, kept)
+    )
+    lost = [name for name, b, a in zip(names, before, after, strict=True) if b and not a]
+    return [f"{label_map.name}: has no voxel of {', '.join(lost)} {LOST}"] if lost else []
+
+
+def check_grid(volume: Volume, first: Volume) -> list[str]:
+    """Raise InputError unless a grid overlaps with that of the first channel; return a remark if it is another."""
+    if same_grid(volume, first):
+        return []
+    check_overlap(volume, first)
+    return [f"{volume.name}: resampled onto the grid of {first.name}"]
 
 
 def check_overlap(volume: Volume, first: Volume) -> None:
