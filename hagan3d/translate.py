@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     from hagan3d.checkpoint import load_translation
     from hagan3d.inference.devices import inference_device
     from hagan3d.inference.directions import directed
-    from hagan3d.inference.ensemble import EnsembleOptions, ensemble
+    from hagan3d.inference.ensemble import EnsembleOptions, ensemble, ensemble_bytes_of
     from hagan3d.inference.inputs import check_translations_out
     from hagan3d.inference.translate_files import (
         Uncertainty,
@@ -52,7 +52,8 @@ def main(argv: list[str]) -> None:
     models = [directed(load_translation(Path(run), a.weights, device), a.direction) for run in a.run]
     model = models[0]
     scales = [] if a.calibration is None else calibrated_scales(Path(a.calibration), model.description)
-    translator = ensemble(models, [make_translator(one, a.depth, a.overlap, budget) for one in models], options)
+    held = ensemble_bytes_of(models, options) if budget is not None else 0
+    translator = ensemble(models, [make_translator(one, a.depth, a.overlap, budget, held) for one in models], options)
     count, sources = sources_of(Path(a.input), model, a.split, a.simulate)
     shown = cli.progress("translate", count)(sources)
     files = {"dtype": a.dtype, "format": a.format}

@@ -106,8 +106,11 @@ class TranslationConfig(MethodConfig):
         return self.target_channels + self.target_labels
 
     @property
-    def has_spatial_norm(self) -> bool:
-        """Whether a norm of the generator takes statistics over space, so that a window differs from its volume."""
+    def is_global(self) -> bool:
+        """Whether a voxel depends on all voxels that the generator sees, as by norms over space.
+
+        A window is then translated otherwise than the volume that it is part of.
+        """
         return getattr(self, "norm", "rms") == "instance"
 
     def check(self, data: PairDataConfig, train: TrainConfig) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from hagan3d.checkpoint import TranslationModel
 from hagan3d.data.store.preparation import differences
 from hagan3d.errors import InputError
+from hagan3d.inference.memory import ensemble_bytes
 from hagan3d.inference.windowed_translation import Translator, Windows
 from hagan3d.networks.translation import Translation
 from hagan3d.ops import ggd_log_sigma
@@ -154,6 +155,15 @@ class EnsembleTranslator(Translator):
 
 def _same(x: Tensor) -> Tensor:
     return x
+
+
+def ensemble_bytes_of(models: Sequence[TranslationModel], options: EnsembleOptions) -> int:
+    """Return the bytes that an ensemble of models holds besides one member; 0 of one model without other members."""
+    if len(models) == 1 and options == EnsembleOptions():
+        return 0
+    first = models[0]
+    predicts = any(model.networks.predicts_uncertainty for model in models)
+    return ensemble_bytes([model.config for model in models], first.description.size, predicts)
 
 
 def ensemble(models: Sequence[TranslationModel], members: Sequence[Translator], options: EnsembleOptions) -> Translator:

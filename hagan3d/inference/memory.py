@@ -17,6 +17,7 @@ from hagan3d.methods.registry import make_generative_networks, make_translation_
 from hagan3d.peak_memory import PeakMemory
 
 MAPS = 4  # of a translation: mean, alpha, beta and sigma
+ENSEMBLE_MAPS = {False: 4, True: 10}  # running means, what changes them, and what is changed back; with uncertainty
 MAPS_WRITTEN = 5  # of one channel in target units, with half the width of the interval
 WRITER_BLOCKS = 5  # what the writer of files holds at once, in blocks of voxels
 
@@ -157,6 +158,8 @@ def translation_depth(
     device: torch.device | str = "cpu",
     only_whole: bool = False,
     size: Size | None = None,
+    only: int = 0,
+    held: int = 0,
 ) -> int:
     """Choose the thickest windows of a translation that fit a budget, or with ``only_whole`` check whole volumes.
 
@@ -169,21 +172,44 @@ def translation_depth(
         device: Device to translate on.
         only_whole: Whether volumes cannot be cut into windows.
         size: Voxels D, H, W of a volume. Default: those of targets in training.
+        only: Slices of the only windows that there are; 0: any.
+        held: Bytes that are in memory besides.
 
     Raises:
         InputError: If not even the thinnest fit; it names the minimum.
     """
     size = size or config.data.size
     unit = window_unit(config.method)
-    depths = [*([] if only_whole else range(overlap + unit, size[0], unit)), size[0]]
+    depths = [only] if only else [*([] if only_whole else range(overlap + unit, size[0], unit)), size[0]]
     minimum = "whole volumes need" if only_whole else f"the minimum with an overlap of {overlap} slices is"
-    return _largest(config, size, depths, budget, minimum, device, size[1:])
+    return _largest(config, size, depths, budget, minimum, device, size[1:], held)
 
 
-def slices_at_once(config: Config, size: Size, axis: int, budget: int, device: torch.device | str = "cpu") -> int:
+def slices_at_once(
+    config: Config, size: Size, axis: int, budget: int, device: torch.device | str = "cpu", held: int = 0
+) -> int:
     """Choose how many slices of a volume of ``size`` voxels are translated at a time; see `translation_depth`."""
     rows, columns = (side for other, side in enumerate(size) if other != axis)
-    return _largest(config, size, range(1, size[axis] + 1), budget, "the minimum is", device, (rows, columns))
+    return _largest(config, size, range(1, size[axis] + 1), budget, "the minimum is", device, (rows, columns), held)
+
+
+def ensemble_bytes(configs: Sequence[Config], size: Size, predicts: bool) -> int:
+    """Return the bytes that an ensemble holds besides one of its members.
+
+    Weights of its other runs, the changed source, and in float32 running means and what they are updated by.
+
+    Args:
+        configs: Of its runs.
+        size: Voxels D, H, W of a volume.
+        predicts: Whether its members predict their uncertainty.
+    """
+    settings, weights = configs[0].method, 0
+    volumes = settings.source_channels + ENSEMBLE_MAPS[predicts] * settings.target_outputs
+    for config in configs[1:]:
+        with torch.device("meta"):
+            networks = make_translation_networks(config)
+        weights += sum(_bytes(networks[name]) for name in networks.averaged)
+    return volumes * 4 * math.prod(size) + weights
 
 
 def _largest(
@@ -194,11 +220,12 @@ def _largest(
     minimum: str,
     device: torch.device | str,
     sides: tuple[int, int],
+    besides: int,
 ) -> int:
     """Return the largest of some depths whose translation fits a budget, with the volumes of ``size`` in memory."""
     settings, count = config.method, _translation(config, sides, device)
     volumes = settings.source_channels + MAPS * settings.target_outputs + MAPS_WRITTEN
-    held = volumes * 4 * math.prod(size)  # float32
+    held = volumes * 4 * math.prod(size) + besides  # float32
 
     def needed(depth: int) -> int:
         return held + count(depth)

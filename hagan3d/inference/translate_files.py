@@ -82,38 +82,64 @@ def calibrated_scales(path: Path, description: DataDescription) -> list[float]:
         ) from error
 
 
-def make_translator(model: TranslationModel, depth: int | None, overlap: int, budget: int | None = None) -> Translator:
+def make_translator(
+    model: TranslationModel, depth: int | None, overlap: int, budget: int | None = None, held: int = 0
+) -> Translator:
     """Return a translator by windows of ``depth`` slices (0: whole volumes), or by the thickest that fit a budget.
 
     For a model of slices, ``depth`` is the number of slices at a time, and there is no overlap. Without a depth,
-    windows have 128 slices; of a model that was trained on whole volumes with norms over space, all slices.
+    windows have 128 slices; of a model in which voxels depend on all that it sees, as many as in training.
+
+    Args:
+        model: The model.
+        depth: Slices of a window; None: see above.
+        overlap: Slices that windows share, rounded up to what the model can halve.
+        budget: Bytes; None: any.
+        held: Bytes that are in memory besides, see `ensemble_bytes`.
 
     Raises:
-        InputError: If the windows do not fit the volumes, or no windows fit the budget (bytes), or the model does not
-            translate a window as it translates its volume.
+        InputError: If the windows do not fit the volumes, or no windows fit the budget, or the model does not translate
+            such windows as those it was trained on.
     """
     data, description = model.config.data, model.description
-    only_whole = model.config.method.has_spatial_norm and data.window == "whole" and data.slices == "none"
-    if only_whole and depth and depth < description.size[0]:
-        raise InputError(
-            f"--depth {depth}: {model.path} was trained on whole volumes of {description.size[0]} slices with norm "
-            f"instance, whose statistics are others in a window; use --depth 0, or train with {model.config.name}.norm "
-            "rms or on windows (data.window)"
-        )
     unit, length = window_unit(model.config.method), description.size[0]
-    is_whole = only_whole or model.networks.needs_whole_volume or length % unit != 0
-    overlap = unit * math.ceil(overlap / unit)
+    only = _only_depth(model, depth)
+    if 0 < only < length:
+        depth, overlap, unit, is_whole = only, only // 2, 1, False
+    else:
+        only, is_whole = 0, only == length or model.networks.needs_whole_volume or length % unit != 0
+        overlap = unit * math.ceil(overlap / unit)
     depth = depth if depth is not None else 0 if is_whole else max(LONGEST, 2 * unit)
     if data.slices != "none":
         axis = slice_axis(data.slices, description.orientation, description.axis)
         if budget is not None:
-            depth = slices_at_once(model.config, description.size, axis, budget, model.device)
+            depth = slices_at_once(model.config, description.size, axis, budget, model.device, held)
         return SliceTranslator(model.networks, axis, data.context, depth)
     if budget is not None:
-        depth = translation_depth(model.config, overlap, budget, model.device, is_whole, description.size)
+        depth = translation_depth(model.config, overlap, budget, model.device, is_whole, description.size, only, held)
     translator = Translator(model.networks, depth, overlap, unit)
     translator.windows(model.description.size[0])
     return translator
+
+
+def _only_depth(model: TranslationModel, depth: int | None) -> int:
+    """Return the slices of the only windows that a model translates as those it was trained on; 0: it takes others.
+
+    Raises:
+        InputError: If other windows of ``depth`` slices are asked for.
+    """
+    data, length = model.config.data, model.description.size[0]
+    if not model.config.method.is_global or data.slices != "none":
+        return 0
+    only = length if data.window == "whole" else min(data.depth, length)
+    if depth is not None and min(depth or length, length) != only:
+        trained, use = ("whole volumes", 0) if only == length else ("windows", only)
+        raise InputError(
+            f"--depth {depth}: {model.path} was trained on {trained} of {only} slices with norm instance or attention, "
+            f"whose statistics are others in windows of {depth or length}; use --depth {use}, or train with "
+            f"{model.config.name}.norm rms and no attention"
+        )
+    return only
 
 
 def sources_of(path: Path, model: TranslationModel, split: str, simulate: bool) -> tuple[int, Iterator[SourceVolume]]:

@@ -1,7 +1,10 @@
 """Ensembles of translations: several runs, dropout, mirrored and shifted sources; their mean and their spread."""
 
 import json
+import math
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -10,9 +13,14 @@ import torch
 
 from hagan3d import cli, evaluate, translate
 from hagan3d.checkpoint import load_translation
+from hagan3d.config import DegradeConfig
 from hagan3d.errors import InputError
-from hagan3d.inference.ensemble import CHANGES, EnsembleOptions, ensemble
+from hagan3d.inference.ensemble import CHANGES, EnsembleOptions, EnsembleTranslator, ensemble, ensemble_bytes_of
+from hagan3d.inference.memory import MAPS_WRITTEN, ensemble_bytes
+from hagan3d.inference.translate_files import make_translator
 from hagan3d.inference.windowed_translation import Translator
+from hagan3d.methods.registry import make_networks
+from hagan3d.peak_memory import PeakMemory
 from tests.methods.small import make_trainer, small_config
 
 
@@ -197,3 +205,34 @@ def test_members_without_sigma_do_not_halve_the_variance_of_those_that_predict_i
     made = moments.result()
     torch.testing.assert_close(made.sigma, x)
     torch.testing.assert_close(made.beta, 2 * x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("method", "samples"), [("upgan", 0), ("pix2pix", 2)])
+def test_an_ensemble_keeps_to_its_budget(method: str, samples: int, channels: int):
+    size, options = (64, 48, 48), EnsembleOptions(samples, ("flips",))
+    many = {"source_channels": channels, "target_channels": channels, "degrade": DegradeConfig(kind="none")}
+    config = small_config(method, norm="rms", size=size, width=4, levels=2, **many)
+    networks = make_networks(config).eval().requires_grad_(False)
+    model = SimpleNamespace(
+        config=config, description=SimpleNamespace(size=size), networks=networks, path="run", device=torch.device("cpu")
+    )
+    held = ensemble_bytes_of([model], options)
+    with pytest.raises(InputError) as caught:
+        make_translator(model, None, 32, 1, held)
+    budget = int(re.search(r"(\d+)MB$", str(caught.value))[1]) * 10**6
+    translator = EnsembleTranslator([make_translator(model, None, 32, budget, held)], options)
+    weights = [tensor for name in networks.averaged for tensor in networks[name].state_dict().values()]
+    source = torch.rand(channels, *size) * 2 - 1
+    with PeakMemory([*weights, source]) as memory:
+        translator.whole(source)
+    written = MAPS_WRITTEN * 4 * math.prod(size)
+    assert budget / 2 < memory.peak + written <= budget
+
+
+def test_weights_of_further_runs_are_counted():
+    configs = [small_config("pix2pix", size=(32, 32, 32), width=width) for width in (4, 4, 8)]
+    alone, two, three = (ensemble_bytes(configs[:count], (32, 32, 32), False) for count in (1, 2, 3))
+    generators = [make_networks(config)["g"] for config in configs]
+    sizes = [sum(tensor.untyped_storage().nbytes() for tensor in g.state_dict().values()) for g in generators]
+    assert (two - alone, three - two) == (sizes[1], sizes[2])

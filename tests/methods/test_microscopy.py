@@ -67,5 +67,5 @@ def test_a_mask_that_has_no_channel_is_refused(settings, message):
 
 def test_windows_have_another_mask_unless_it_is_given():
     kinds = [{"cell_mask": "contrast"}, {"cell_mask": "channel", "source_channels": 2}]
-    assert [make_config("microscopy", norm="rms", **kind).method.has_spatial_norm for kind in kinds] == [True, False]
-    assert make_config("microscopy", norm="instance", **kinds[1]).method.has_spatial_norm
+    assert [make_config("microscopy", norm="rms", **kind).method.is_global for kind in kinds] == [True, False]
+    assert make_config("microscopy", norm="instance", **kinds[1]).method.is_global

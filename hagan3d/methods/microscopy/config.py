@@ -39,6 +39,6 @@ class MicroscopyConfig(UNetMethodConfig, PatchDiscriminatorConfig):
             )
 
     @property
-    def has_spatial_norm(self) -> bool:
+    def is_global(self) -> bool:
         """Whether a window differs from its volume: by its norms, or by the contrast that makes the mask."""
-        return super().has_spatial_norm or self.cell_mask == "contrast"
+        return super().is_global or self.cell_mask == "contrast"

@@ -52,9 +52,9 @@ class RestoreConfig(UNetMethodConfig, FeatureLossConfig):
     """Total variation along D as mean square or mean absolute value, or its L1 error against the target's."""
 
     @property
-    def has_spatial_norm(self) -> bool:
-        """Whether a norm of the generator takes statistics over space; convolutions at full resolution have none."""
-        return self.generator == "unet" and super().has_spatial_norm
+    def is_global(self) -> bool:
+        """Whether a voxel depends on all voxels of a window; convolutions at full resolution have no norms."""
+        return self.generator == "unet" and super().is_global
 
     def __post_init__(self) -> None:
         super().__post_init__()

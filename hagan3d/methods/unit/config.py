@@ -38,3 +38,8 @@ class UNITConfig(PatchDiscriminatorConfig):
     """Weight of the cycle-consistency loss."""
     cycle_kl_weight: float = bounded(0.1, at_least=0)
     """Weight of the KL term of the latents of translated volumes."""
+
+    @property
+    def is_global(self) -> bool:
+        """Whether a voxel depends on all voxels of a window: by norms over space, or by self-attention."""
+        return super().is_global or self.attention != "none"
