@@ -31,6 +31,12 @@ class EMA:
             vectors = [self.state[name] for name in self.unit_vectors]
             torch._foreach_div_(vectors, torch._foreach_norm(vectors))
 
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Set the weights of the network to their average."""
+        for key, value in self.network.state_dict().items():
+            value.copy_(self.state[key])
+
     def load(self, state: dict[str, Tensor]) -> None:
         """Load a saved average."""
         for key, value in self.state.items():

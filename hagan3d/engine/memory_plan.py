@@ -72,6 +72,7 @@ class Plan:
             updates = Updates(
                 self.config.train, phases, make_networks(self.config, self.num_classes), torch.device("cpu")
             )
+            method.add_extractor(None, torch.device("cpu"))
             batch = method.zero_batch()
             for phase in phases:
                 updates.prepare(phase.first)

@@ -135,6 +135,8 @@ class Updates:
         for name in phase.updates:
             if name in self.averages:
                 self.averages[name].update(batch.step - self.first_updates[name])
+                if phase.end is not None and batch.step >= phase.end - phase.every:
+                    self.averages[name].write_back()  # later stages learn from the weights that inference uses
         return means
 
     def gradient_norms(self, phase: Phase, batch: StepBatch) -> dict[str, float]:

@@ -12,7 +12,7 @@ from hagan3d.engine.distributed import Distributed
 from hagan3d.engine.trainer import Trainer
 from hagan3d.methods.registry import make_method, make_networks
 from tests.helpers import CPU, make_config
-from tests.methods.small import make_updates, pair_batch, run_phase, small_config
+from tests.methods.small import make_updates, pair_batch, run_phase, run_steps, small_config
 
 
 class TwoAlike(Distributed):
@@ -99,3 +99,17 @@ def test_the_probability_of_augmentation_follows_the_volumes_of_all_ranks(world_
     trainer.step(trainer.source.batch(0))
     (probability,) = trainer.state.values()
     assert abs(probability - 0.5) == pytest.approx(2 * world_size / 1000)
+
+
+def test_a_stage_that_ends_takes_its_average():
+    config = small_config("upgan", ema=0.9, stages=2, stage_steps=3, steps=8)
+    updates, batch = make_updates(config), pair_batch(side=16)
+
+    def apart(name: str) -> float:
+        state, average = updates.networks[name].state_dict(), updates.averages[name].state
+        return max(float((state[key] - average[key]).abs().max()) for key in state)
+
+    run_steps(updates, batch, 2)
+    assert apart("g_1") > 0
+    run_steps(updates, batch, 3)
+    assert apart("g_1") == 0 and apart("g_2") == 0

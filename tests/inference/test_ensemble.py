@@ -210,7 +210,7 @@ def test_members_without_sigma_do_not_halve_the_variance_of_those_that_predict_i
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("method", "samples"), [("upgan", 0), ("pix2pix", 2)])
 def test_an_ensemble_keeps_to_its_budget(method: str, samples: int, channels: int):
-    size, options = (64, 48, 48), EnsembleOptions(samples, ("flips",))
+    size, options = (64, 32, 32), EnsembleOptions(samples, ("flips",))
     many = {"source_channels": channels, "target_channels": channels, "degrade": DegradeConfig(kind="none")}
     config = small_config(method, norm="rms", size=size, width=4, levels=2, **many)
     networks = make_networks(config).eval().requires_grad_(False)

@@ -5,6 +5,7 @@ import torch
 
 from hagan3d import cli, train
 from hagan3d.data.store.store import Store
+from hagan3d.engine.memory_plan import Plan
 from hagan3d.errors import InputError
 from hagan3d.evaluation.features.self_supervised import train_features
 from hagan3d.evaluation.settings import FeatureTrainConfig
@@ -89,6 +90,16 @@ def test_memory_counts_the_extractor(method):
         for made in (make_method(small_config(method)), _with_random("medicalnet", method))
     )
     assert narrow == 0 and wide > 4e7
+
+
+@pytest.mark.parametrize("extractor", ["self", "medicalnet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_plan_counts_the_operations_of_the_extractor(method, extractor):
+    plain, more = (
+        Plan(small_config(method, extractor=name, extractor_weights="resnet_50.pth" if name == "medicalnet" else None))
+        for name in ("discriminator", extractor)
+    )
+    assert more.flops["g"] > plain.flops["g"] > 0
 
 
 def _with_random(extractor, method):

@@ -108,3 +108,27 @@ def test_real_and_generated_pairs_are_augmented_by_numbers_of_their_own(small_st
     fake = networks.g(hagan.latents(networks, g_batch), batch.start)
     for x, y in zip(seen[0], augmented(g_batch, "fake", fake), strict=True):
         torch.testing.assert_close(x, y)
+
+
+def test_the_gradient_penalty_is_taken_where_d_looks(small_store, monkeypatch):
+    method, networks, batch = made(
+        small_store, objective="wgan-gp", diffaug=DiffAugConfig(probability=1.0, translate=0.5)
+    )
+    seen, penalised = {}, []
+    real = method._augmented
+    monkeypatch.setattr(method, "_augmented", lambda batch, name, *x: seen.setdefault(name, real(batch, name, *x)))
+    monkeypatch.setattr(
+        hagan, "interpolated_penalty", lambda logits_of, *pairs: penalised.append(pairs[:2]) or torch.zeros(())
+    )
+    method.d_loss(networks, batch)
+    ((real_pair, fake_pair),) = penalised
+    for name, pair in (("real", real_pair), ("fake", fake_pair)):
+        assert len(pair) == 2 and all(torch.equal(x, y) for x, y in zip(pair, seen[name], strict=True))
+    assert not torch.equal(real_pair[0], batch.window) and not torch.equal(real_pair[1], batch.low)
+
+
+@pytest.mark.parametrize(("low", "names"), [(True, ("d_h", "d_l")), (False, ("d_h",))])
+def test_an_audit_asks_discriminators_that_learn(small_store, low, names):
+    method, networks, batch = made(small_store, low_resolution_branch=low)
+    assert networks.discriminators == names == method.phases()[0].updates
+    assert networks.discriminate(torch.zeros(1, 1, 32, 32, 32)).shape == (len(names),)

@@ -57,7 +57,7 @@ class RealVolumes:
     features: np.ndarray
     """Of each volume and of its mirror image along W ``[N, 2, dim]``."""
     logits: dict[str, np.ndarray]
-    """``[N, 2]`` of D^H and D^L, by `trained` and `untrained`; empty where the checkpoint has no discriminators."""
+    """``[N, K]`` of K discriminators, by `trained` and `untrained`; empty where the checkpoint has none."""
 
 
 def shifted_distances(x: np.ndarray, y: np.ndarray, mirror: bool = True) -> np.ndarray:

@@ -188,10 +188,10 @@ class HAGAN(GenerationMethod):
     def _gradient_penalty(
         self, nets: HAGANNetworks, batch: Batch, real: tuple[Tensor, ...], fake: tuple[Tensor, ...]
     ) -> Tensor:
-        """WGAN-GP gradient penalty between real and generated pairs."""
-        count = 2 if self.settings.low_resolution_branch else 1
+        """WGAN-GP gradient penalty between real and generated pairs, as D sees them."""
+        seen_real, seen_fake = self._augmented(batch, "real", *real), self._augmented(batch, "fake", *fake)
         logits_of = partial(self._penalised_logits, nets, batch)
-        return interpolated_penalty(logits_of, real[:count], fake[:count], batch.uniform("mix", 1))
+        return interpolated_penalty(logits_of, seen_real, seen_fake, batch.uniform("mix", 1))
 
     def _penalised_logits(self, nets: HAGANNetworks, batch: Batch, inputs: list[Tensor]) -> Tensor:
         """Logits ``[B]`` whose gradient is penalized: the mean of D^H and D^L, or their sum (`logits` each)."""

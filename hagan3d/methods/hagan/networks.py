@@ -26,7 +26,6 @@ class HAGANNetworks(GenerativeNetworks):
 
     averaged = ("g",)
     encoders = ("e_h", "e_g")
-    discriminators = ("d_h", "d_l")
 
     def __init__(
         self,
@@ -63,6 +62,7 @@ class HAGANNetworks(GenerativeNetworks):
         low = {"group": std_group, "full_convs": settings.d_low_convs}
         self.d_h = HighDiscriminator(size, depth, channels=width, spectral=spectral, **common)
         self.d_l = LowDiscriminator(low_size, channels=width // 2, spectral=spectral, **low, **common)
+        self.discriminators = ("d_h", "d_l") if settings.low_resolution_branch else ("d_h",)  # those that learn
         self.e_h = HighEncoder(factor, features, images + labels, settings.encoder_norm)
         self.e_g = GroundEncoder(low_size, features, settings.latent_dim, settings.encoder_norm)
 
@@ -168,10 +168,12 @@ class HAGANNetworks(GenerativeNetworks):
 
     @torch.no_grad()
     def discriminate(self, volume: Tensor) -> np.ndarray:
-        """Return the mean logit of D^H over sub-volumes that cover it, and the logit of D^L, of one volume: ``[2]``."""
+        """Return the mean logit of D^H over sub-volumes that cover one volume, and the logit of D^L if it learns."""
         last = volume.shape[2] - self.depth
         starts = [*range(0, last, self.depth), last]
         windows = ((volume[:, :, s : s + self.depth], torch.tensor([s], device=volume.device)) for s in starts)
         high = [self.d_h(window, start)[0].item() for window, start in windows]
+        if "d_l" not in self.discriminators:
+            return np.array([np.mean(high)])
         low = self.d_l(F.avg_pool3d(volume, self.window_step))[0].item()
         return np.array([np.mean(high), low])

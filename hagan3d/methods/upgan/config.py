@@ -31,8 +31,8 @@ class UPGANConfig(UNetMethodConfig, PatchDiscriminatorConfig):
     guide: Literal["mean", "paper", "channels", "none"] = "mean"
     """Input of the next stage. mean: prediction x sigma / mean sigma, and ln sigma. paper: prediction x sigma / sum of
     sigma, as published; it is near 0 in volumes of many voxels. channels: prediction, alpha and beta. none: the
-    prediction, without uncertainty and GGD likelihood (plain cascade). With windows, mean and sum are of the window in
-    training and of the volume at inference."""
+    prediction, without uncertainty and GGD likelihood (plain cascade). With windows, the mean is of the window in
+    training and of the volume at inference, and so is the sum, for as many voxels as a window has."""
     parts: Triple = (0.2, 0.2, 0.6)
     """Fractions of a stage's steps with the first, second and third pair of weights."""
     l1_weights: Triple = bounded((1.0, 0.5, 0.1), at_least=0)
