@@ -37,12 +37,13 @@ def main(argv: list[str]) -> None:
     from hagan3d.inference.devices import inference_device
     from hagan3d.inference.encoding import inputs_of
     from hagan3d.inference.features import FEATURES, RECONSTRUCTIONS, encode
-    from hagan3d.inference.inputs import UNFINISHED, check_out
+    from hagan3d.inference.inputs import UNFINISHED, check_out, check_picture
     from hagan3d.inference.memory import window_depth
 
     if a.reconstruct:
         folder = out / RECONSTRUCTIONS
         check_out(Path(a.input), folder, RECONSTRUCTIONS, (out / FEATURES, folder / UNFINISHED))
+        check_picture(out / f"{RECONSTRUCTIONS}.png")
     model = load_model(Path(a.run), a.weights, inference_device(a.device), generate=a.reconstruct, encode=True)
     depth = None if budget is None else window_depth(model, budget)
     count, inputs = inputs_of(Path(a.input), model, a.split)

@@ -54,6 +54,7 @@ MAY_CHANGE = (
     "data.store",
     "log.",
 )
+WRITTEN = ("metrics.jsonl", "loss_shares.csv", "previews", "tensorboard")  # besides config.yaml and checkpoints
 
 
 class Trainer:
@@ -264,9 +265,13 @@ class Trainer:
         """Write all settings of the run.
 
         Raises:
-            InputError: If the run is new and a file of some settings is there, which was written by hand.
+            InputError: If the run is new and a file of some settings is there, which was written by hand, or files that
+                have the names of those of a run.
         """
         path, settings = self.out / "config.yaml", to_dict(self.config)
+        others = [self.out / name for name in WRITTEN if (self.out / name).exists()]
+        if self.steps_done == 0 and others and not path.exists():
+            raise InputError(f"{others[0]}: is of no run, and would be replaced; use another --out, or move it")
         if self.steps_done == 0 and path.exists():
             before = None
             with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):

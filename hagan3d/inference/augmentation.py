@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,6 +144,8 @@ def check_out(out: Path, store: Path, force: bool) -> None:
         raise InputError(f"{out}: want a file name that ends in .h5")
     if out.exists() and store.exists() and out.samefile(store):
         raise InputError(f"{out}: is the store with the real volumes; give another --out")
+    if store.is_dir() and os.path.realpath(out.parent) == os.path.realpath(store):
+        raise InputError(f"{out}: lies among the shards of {store}, which it would join; give another --out")
     if not force and any(path.exists() for path in (out, picture_of(out))):
         raise InputError(f"{out}: is there already, or its picture; give another --out, or --force to replace it")
 

@@ -22,15 +22,28 @@ class ReadFile(Protocol):
 
 
 TRANSLATIONS = "translations.csv"
+TRANSLATED_PICTURE = "translations.png"
 UNFINISHED = ".unfinished"  # in a folder whose volumes are being written, or were when the command was killed
 Item = TypeVar("Item", bound=ReadFile)
 
 
 def is_store(path: Path) -> bool:
-    """Return whether a path is a store, not scans: a .h5 file, or a folder that holds some."""
-    return path.suffix.lower() == ".h5" or (
-        path.is_dir() and any(not file.name.startswith(".") for file in path.glob("*.h5"))
-    )
+    """Return whether a path is a store, not scans: a .h5 file, or a folder that holds some.
+
+    Raises:
+        InputError: If a folder holds both.
+    """
+    from hagan3d.data.io.listing import scans_in
+
+    if not path.is_dir():
+        return path.suffix.lower() == ".h5"
+    stores = sorted(file.name for file in path.glob("*.h5") if not file.name.startswith("."))
+    if stores and (scans := scans_in(path)):
+        raise InputError(
+            f"{path}: holds both a store ({stores[0]}) and scans ({len(scans)}, such as {scans[0].name}); name the "
+            "store, or move it out of the folder"
+        )
+    return bool(stores)
 
 
 def check_out(path: Path, out: Path, what: str, marks: Sequence[Path]) -> None:
@@ -67,6 +80,15 @@ def check_out(path: Path, out: Path, what: str, marks: Sequence[Path]) -> None:
 def check_translations_out(path: Path, out: Path) -> None:
     """Raise InputError if ``out`` holds volumes that are no translations, or is read as input; see `check_out`."""
     check_out(path, out, "translations", (out / TRANSLATIONS, out / UNFINISHED))
+    check_picture(out / TRANSLATED_PICTURE)
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError if a picture would replace one that was not written here."""
+    from hagan3d.data.pictures import is_own_picture
+
+    if path.exists() and not is_own_picture(path):
+        raise InputError(f"{path}: was not written here, and would be replaced; use another --out, or move it")
 
 
 def all_readable(path: Path, files: "Sequence[VolumeFile]", read: "Callable[[VolumeFile], Item]") -> Iterator[Item]:

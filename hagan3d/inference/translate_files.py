@@ -21,7 +21,7 @@ from hagan3d.data.preprocess.intensity import denormalize
 from hagan3d.data.store.description import DataDescription
 from hagan3d.errors import InputError
 from hagan3d.inference.generation import write_csv
-from hagan3d.inference.inputs import TRANSLATIONS, UNFINISHED, all_readable, is_store
+from hagan3d.inference.inputs import TRANSLATED_PICTURE, TRANSLATIONS, UNFINISHED, all_readable, is_store
 from hagan3d.inference.memory import slices_at_once, translation_depth
 from hagan3d.inference.register_files import check_spacings, moving_and_fixed_of_files, moving_and_fixed_of_store
 from hagan3d.inference.slice_translation import SliceTranslator
@@ -267,7 +267,7 @@ def write_translations(
     names = shown_channels(description)[: len(description.channels)]
     columns = [f"{column}{name and '_'}{name}" for name in names for column in ("seam_ratio", "mean_sigma")]
     write_csv(out / TRANSLATIONS, ["id", *columns], rows)
-    comparison_sheet(shown, description.affine_array, out / "translations.png")
+    comparison_sheet(shown, description.affine_array, out / TRANSLATED_PICTURE)
     (out / UNFINISHED).unlink()
     return len(rows)
 

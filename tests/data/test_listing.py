@@ -39,8 +39,9 @@ def test_a_table_names_files_in_either_form_of_unicode(tmp_path: Path):
     table.write_text(f"id,source,target\na,{written},ct.nii.gz\n")
     (pair,) = find_pairs([table]).files
     assert set(pair.files) == {other, on_disk}
-    (case,) = find_table(table, ()).files
     (given,) = find_channels(table, ("source", "target"))
+    table.write_text(f"id,t1,t2\na,{written},ct.nii.gz\n")
+    (case,) = find_table(table, ()).files
     assert [*case.files] == [*given.files] == [on_disk, other]
     (tmp_path / "list.txt").write_text(f"{tmp_path / written}\n")
     assert [file.path for file in find_volumes([tmp_path / "list.txt"])] == [on_disk]

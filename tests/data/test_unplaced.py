@@ -92,7 +92,7 @@ def test_a_file_without_a_place_fits_the_same_grid_alone(tmp_path: Path, write):
 
 def test_images_fit_images_of_the_same_size_alone(tmp_path: Path):
     for name, side in (("a", 40), ("b", 40), ("c", 48)):
-        Image.fromarray(smooth((side, side), side).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(smooth((side, side), ord(name)).astype(np.uint8)).save(tmp_path / f"{name}.png")
     for target, problems in (("b", 0), ("c", 1)):
         (tmp_path / "pairs.csv").write_text(f"id,source,target\nx,a.png,{target}.png")
         found = inspect(find_pairs([tmp_path / "pairs.csv"]), PrepareConfig(size=(1, 32, 32)), progress=False)

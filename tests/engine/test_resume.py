@@ -155,6 +155,11 @@ def test_a_config_written_by_hand_is_not_replaced(small_store, tmp_path):
     with pytest.raises(InputError, match="config.yaml: would be replaced by all settings of the run"):
         make_trainer(small_store, tmp_path).run()
     assert (tmp_path / "config.yaml").read_text().startswith("# why: pilot")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "metrics.jsonl").write_text("{}")
+    with pytest.raises(InputError, match="metrics.jsonl: is of no run, and would be replaced"):
+        make_trainer(small_store, tmp_path / "mine").run()
+    assert (tmp_path / "mine" / "metrics.jsonl").read_text() == "{}"
     begun = make_trainer(small_store, tmp_path / "run", tiny_config(steps=1))  # killed before its first checkpoint
     begun._write_config()
     make_trainer(small_store, tmp_path / "run", tiny_config(steps=1, lr_g=0.01)).run()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import hagan3d as h3
@@ -273,6 +274,9 @@ def test_volumes_of_others_are_never_replaced_by_translations(run, tmp_path, cap
     assert cli.run(translate_command.main, words) == 0
     assert "1 file is not read: p2.nii.gz.part" in capsys.readouterr().err
     assert real.read_bytes() != before and not (tmp_path / "ct/.unfinished").exists()
+    Image.new("L", (4, 4)).save(tmp_path / "ct/translations.png")
+    assert cli.run(translate_command.main, words) == 2
+    assert "translations.png: was not written here, and would be replaced" in capsys.readouterr().err
 
 
 def test_two_volumes_of_one_name_are_refused(run, tmp_path, capsys):

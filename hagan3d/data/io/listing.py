@@ -121,6 +121,11 @@ def _volumes_in(folder: Path) -> list[Path]:
     return volumes or [path for path in _in_folder(folder, image_suffixes()) if not _belongs_to_store(path)]
 
 
+def scans_in(folder: Path) -> list[Path]:
+    """Return the volumes in a folder, sorted; none if it holds nothing but stores and their pictures."""
+    return _volumes_in(folder)
+
+
 def _belongs_to_store(path: Path) -> bool:
     """Return whether a file is a store, or its contact sheet or report, which have its name."""
     return path.suffix in (".h5", ".png", ".json") and path.with_suffix(".h5").exists()

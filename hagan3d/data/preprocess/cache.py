@@ -107,6 +107,7 @@ def check_file(task: PreprocessingTask) -> CheckResult:
             *_check_label_map(task, volume, found),
             *_check_sources(task, volume, found),
         ]
+        _check_copies(found)
         paths = list(dict.fromkeys([*file.files, *([task.mask] if task.mask else [])]))
         check_patient(file.id, paths)
         return CheckResult(content_hash(paths), remarks=tuple(remarks), facts=tuple(found))
@@ -114,6 +115,17 @@ def check_file(task: PreprocessingTask) -> CheckResult:
         message = str(error)
         is_named = any(str(path) in message for path in file.files)
         return CheckResult("", message if is_named else f"{file.path}: {message}")
+
+
+def _check_copies(found: Sequence[FileFacts]) -> None:
+    """Raise InputError if two channels of a volume, or a source and a target, are files with the same voxels."""
+    seen: dict[str, FileFacts] = {}
+    for one in found:
+        first = seen.setdefault(one.voxels, one)
+        if first is not one and first.path != one.path:
+            raise InputError(
+                f"{one.path}: has the same voxels as {first.path} ({first.channel}); give the file of {one.channel}"
+            )
 
 
 def write_cache_file(task: PreprocessingTask) -> None:

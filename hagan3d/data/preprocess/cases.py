@@ -12,7 +12,7 @@ from hagan3d.data.io.listing import folders_of, unread_files
 from hagan3d.data.io.registry import parts_of
 from hagan3d.data.io.volumes import VolumeFile
 from hagan3d.data.names import canonical
-from hagan3d.data.preprocess.metadata import abbreviate, alike, known, read_table
+from hagan3d.data.preprocess.metadata import abbreviate, alike, known, missing_values, read_table
 from hagan3d.data.store.format import MAX_LABELS
 from hagan3d.errors import InputError
 
@@ -101,10 +101,17 @@ def find_table(path: Path, label_names: tuple[str, ...]) -> Cases:
     has_maps = SEGMENTATION in header
     if "id" not in header or not channels:
         raise InputError(f"{path}: must have the column id and a column of files per channel, got {', '.join(header)}")
+    if {"source", "target"} <= {name.casefold() for name in header}:
+        raise InputError(f"{path}: has the columns source and target, of pairs; use it as --pairs")
+    if any(name.casefold() == "mask" for name in channels):
+        raise InputError(
+            f"{path}: has a column mask, which would be an image channel; use --masks FOLDER, or name it otherwise"
+        )
     check_named(path, has_maps, label_names)
     _check_cells(path, lines, (*channels, *([SEGMENTATION] if has_maps else [])))
     files = [_case(path.parent, line, channels) for line in sorted(lines, key=lambda line: line["id"])]
     remarks = alike(path, "subject", "subjects", [line.get("subject", "") for line in lines])
+    remarks += missing_values(path, lines, "id", ["subject"] if "subject" in header else [])
     remarks += tuple(unread_files(folders_of(files), [path]))
     return Cases(files, channels, check_label_names(label_names), remarks=remarks)
 

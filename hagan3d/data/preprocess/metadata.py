@@ -83,7 +83,7 @@ def read_labels(path: Path, class_column: str) -> LabelTable:
     others = [name for name in header if name not in (id_column, chosen, subject)]
     columns = tuple(name for name in others if _is_numeric([line[name] for line in lines]))
     remarks = tuple(_unused(path, name, [line[name] for line in lines]) for name in others if name not in columns)
-    remarks += _missing_values(path, lines, id_column, [*columns, *([chosen] if chosen else [])])
+    remarks += missing_values(path, lines, id_column, [*columns, *filter(None, (chosen, subject))])
     class_of = _canonical_classes([line[chosen] for line in lines] if chosen else [])
     remarks += alike(path, chosen, "classes", class_of.values()) if chosen else ()
     remarks += alike(path, subject, "subjects", [line[subject] for line in lines]) if subject else ()
@@ -277,7 +277,7 @@ def _unused(path: Path, name: str, cells: list[str]) -> str:
     return f"{path}: the column {name} is not used, as {what}"
 
 
-def _missing_values(path: Path, lines: list[dict[str, str]], id_column: str, columns: list[str]) -> tuple[str, ...]:
+def missing_values(path: Path, lines: list[dict[str, str]], id_column: str, columns: list[str]) -> tuple[str, ...]:
     """Return a remark for each column with cells that hold no value."""
     remarks = []
     for name in columns:
