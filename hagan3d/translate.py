@@ -80,7 +80,8 @@ def add_options(parser: cli.Parser) -> None:
         "--depth",
         type=int | None,
         default=None,
-        help="Slices per window, x32; 0: all. Of a slice model: slices at once. Default: 128; all if a norm needs it.",
+        help="Slices per window, x32; 0: all. Of a slice model: slices at once. Default: 128; as in training with norm "
+        "instance or attention.",
     )
     parser.add_argument("--memory", type=str | None, default=None, help=cli.MEMORY)
     parser.add_argument("--overlap", type=int, default=32, help="Slices that windows overlap, a multiple of 32.")

@@ -126,7 +126,7 @@ def _only_depth(model: TranslationModel, depth: int | None) -> int:
     """Return the slices of the only windows that a model translates as those it was trained on; 0: it takes others.
 
     Raises:
-        InputError: If other windows of ``depth`` slices are asked for.
+        InputError: If other windows of ``depth`` slices are given.
     """
     data, length = model.config.data, model.description.size[0]
     if not model.config.method.is_global or data.slices != "none":

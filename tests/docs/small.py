@@ -11,7 +11,7 @@ from hagan3d.checkpoint.files import translates
 from hagan3d.data.preprocess.pipeline import Prepared, prepare
 from hagan3d.data.preprocess.settings import PrepareConfig
 from hagan3d.run_settings import config_path
-from tests.data.conftest import write_series
+from tests.data.conftest import rewrite, write_series
 
 SIZE = "--size 32 32 32"
 ADDED = {
@@ -83,3 +83,5 @@ def write_dicom(folder: Path, volumes: Path) -> None:
         series = folder / path.name.removesuffix(".nii.gz")
         series.mkdir(parents=True)
         write_series(series, nibabel.load(path).get_fdata().transpose(2, 1, 0).astype("int16"))
+        for file in series.iterdir():
+            rewrite(file, PatientID=series.name)
