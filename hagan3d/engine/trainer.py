@@ -54,7 +54,7 @@ MAY_CHANGE = (
     "data.store",
     "log.",
 )
-WRITTEN = ("metrics.jsonl", "loss_shares.csv", "previews", "tensorboard")  # besides config.yaml and checkpoints
+WRITTEN = ("metrics.jsonl", "previews")  # after config.yaml, which is there if they are of a run
 
 
 class Trainer:
