@@ -32,20 +32,21 @@ def no_codes(path: Path, array: np.ndarray) -> Path:
     return path
 
 
-def bare_nrrd(path: Path, array: np.ndarray) -> Path:
-    kind, sides = {"int16": "short", "uint8": "uchar"}[array.dtype.name], " ".join(map(str, array.shape))
-    header = f"NRRD0004\ntype: {kind}\ndimension: 3\nsizes: {sides}\nspacings: 1 1 1\nendian: little\nencoding: raw\n\n"
-    path = path.with_name(f"{path.name}.nrrd")
-    path.write_bytes(header.encode() + array.tobytes("F"))
+def bare(path: Path, array: np.ndarray, header: str, kinds: dict[str, str]) -> Path:
+    """Write voxels after a text header that has neither directions nor an origin."""
+    sides = " ".join(map(str, array.shape))
+    path.write_bytes(header.format(kind=kinds[array.dtype.name], sides=sides).encode() + array.tobytes("F"))
     return path
+
+
+def bare_nrrd(path: Path, array: np.ndarray) -> Path:
+    header = "NRRD0004\ntype: {kind}\ndimension: 3\nsizes: {sides}\nspacings: 1 1 1\nendian: little\nencoding: raw\n\n"
+    return bare(path.with_name(f"{path.name}.nrrd"), array, header, {"int16": "short", "uint8": "uchar"})
 
 
 def bare_meta(path: Path, array: np.ndarray) -> Path:
-    kind, sides = {"int16": "MET_SHORT", "uint8": "MET_UCHAR"}[array.dtype.name], " ".join(map(str, array.shape))
-    header = f"NDims = 3\nDimSize = {sides}\nElementSpacing = 1 1 1\nElementType = {kind}\nElementDataFile = LOCAL\n"
-    path = path.with_name(f"{path.name}.mha")
-    path.write_bytes(header.encode() + array.tobytes("F"))
-    return path
+    header = "NDims = 3\nDimSize = {sides}\nElementSpacing = 1 1 1\nElementType = {kind}\nElementDataFile = LOCAL\n"
+    return bare(path.with_name(f"{path.name}.mha"), array, header, {"int16": "MET_SHORT", "uint8": "MET_UCHAR"})
 
 
 def freesurfer(path: Path, array: np.ndarray) -> Path:

@@ -56,7 +56,7 @@ def unread_files(inputs: Path | str | Iterable[Path | str], used: Iterable[Path]
     known = {os.path.abspath(path) for path in used}
     remarks = []
     for folder in _folders_among(_paths(inputs)):
-        volumes = _volumes_in(folder)
+        volumes = scans_in(folder)
         read = {os.path.abspath(part) for path in volumes if not path.is_dir() for part in parts_of(path)}
         series = {os.path.abspath(path) for path in volumes if path.is_dir()}
         names = [
@@ -109,21 +109,16 @@ def _expand(path: Path) -> list[Path]:
     if not exists(path):
         raise InputError(f"{path}: does not exist")
     if path.is_dir():
-        return _volumes_in(path)
+        return scans_in(path)
     if _is_list(path):
-        return [volume for item in _named_in(path) for volume in (_volumes_in(item) if item.is_dir() else [item])]
+        return [volume for item in _named_in(path) for volume in (scans_in(item) if item.is_dir() else [item])]
     return [path]
 
 
-def _volumes_in(folder: Path) -> list[Path]:
+def scans_in(folder: Path) -> list[Path]:
     """Return the volumes in a folder; images only if there are no others, since pictures often lie next to volumes."""
     volumes = _in_folder(folder, volume_suffixes())
     return volumes or [path for path in _in_folder(folder, image_suffixes()) if not _belongs_to_store(path)]
-
-
-def scans_in(folder: Path) -> list[Path]:
-    """Return the volumes in a folder, sorted; none if it holds nothing but stores and their pictures."""
-    return _volumes_in(folder)
 
 
 def _belongs_to_store(path: Path) -> bool:

@@ -33,9 +33,9 @@ def _participant_of(parts: Sequence[str]) -> str | None:
 
 
 def patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:
-    """Return the PatientID of DICOM volumes, and remarks.
+    """Return the subjects of DICOM volumes by id, and remarks: the PatientID.
 
-    If it is the same for all, or there is none, as in anonymized data, the study of those that share one.
+    Volumes without a PatientID, or all if they have the same, as in anonymized data, are of the subject of their study.
     """
     # not at the top: SimpleITK and pydicom are slow to import
     from hagan3d.data.io.dicom import is_dicom, patient_id
@@ -51,7 +51,7 @@ def patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:
     same = set(named.values())
     found, remarks = named, list[str]()
     if len(named) > 1 and len(same) == 1:
-        found = _shared_studies({id: dicom[id] for id in named})
+        found = _shared(_studies({id: dicom[id] for id in named}))
         remarks = [_of_studies(f"have the PatientID {same.pop()!r}", len(named), found)]
     if unnamed:
         found = found | _studies_of_unnamed(unnamed, {id: dicom[id] for id in named}, found)
@@ -63,18 +63,20 @@ def patients(files: list[VolumeFile]) -> tuple[dict[str, str], list[str]]:
 
 def _studies_of_unnamed(unnamed: dict[str, Path], named: dict[str, Path], found: dict[str, str]) -> dict[str, str]:
     """Return the subjects of DICOM volumes without a PatientID: that of a volume of the same study, else the study."""
+    known = {study: found[id] for id, study in _studies(named).items() if id in found}
+    studies = _studies(unnamed)
+    return _shared(studies) | {id: known[study] for id, study in studies.items() if study in known}
+
+
+def _studies(paths: dict[str, Path]) -> dict[str, str]:
+    """Return the StudyInstanceUID of each DICOM volume that has one, by id."""
     from hagan3d.data.io.dicom import study_uid
 
-    known = {study: found[id] for id, path in named.items() if id in found and (study := study_uid(path)) is not None}
-    studies = {id: study for id, path in unnamed.items() if (study := study_uid(path)) is not None}
-    return _shared_studies(unnamed) | {id: known[study] for id, study in studies.items() if study in known}
+    return {id: study for id, path in paths.items() if (study := study_uid(path)) is not None}
 
 
-def _shared_studies(paths: dict[str, Path]) -> dict[str, str]:
-    """Return the study of each DICOM volume that shares it with another."""
-    from hagan3d.data.io.dicom import study_uid
-
-    studies = {id: study for id, path in paths.items() if (study := study_uid(path)) is not None}
+def _shared(studies: dict[str, str]) -> dict[str, str]:
+    """Return the studies of those volumes that share one with another."""
     counts = Counter(studies.values())
     return {id: study for id, study in studies.items() if counts[study] > 1}
 

@@ -110,7 +110,7 @@ class PrepareConfig(Section):
     """Whether to accept volumes without a line in the CSV (unknown class) and lines without a volume."""
     subject: str | None = None
     """Rule for the subject of an id without a subject in the CSV: a regular expression with one group, or `pairs`.
-    Default: volumes of one PatientID of DICOM (if all have the same: of one study), of one participant of BIDS
+    Default: volumes of one PatientID of DICOM (of one study, if all have the same or none), of one participant of BIDS
     (sub-01_ses-1, sub-01_ses-2) or that share a file are of one subject."""
     validation: float = bounded(0.1, at_least=0, below=1)
     """Fraction of subjects held out for validation. Of 20 subjects or more at least 5 are held out, which `evaluate`
