@@ -4,7 +4,7 @@ A file of a series holds one frame, an enhanced (multi-frame) file many; both ar
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -156,16 +156,6 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
     rows, columns = _numbers(first("PixelMeasuresSequence", "PixelSpacing"), 2)
     slope = first("PixelValueTransformationSequence", "RescaleSlope")
     intercept = first("PixelValueTransformationSequence", "RescaleIntercept")
-    frame_types = (first(f"{kind}FrameTypeSequence", "FrameType") for kind in ("MRImage", "CTImage", "PET"))
-    kinds = np.atleast_1d(next(filter(None, frame_types), data.get("ImageType") or []))
-    stack = (
-        first("FrameContentSequence", "StackID"),
-        first("FrameContentSequence", "TemporalPositionIndex") or data.get("TemporalPositionIdentifier"),
-        first("MREchoSequence", "EffectiveEchoTime") or data.get("EchoTime"),
-        kinds[KIND] if len(kinds) > KIND else None,
-        first("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
-        first("MRDiffusionSequence", "DiffusionBValue"),
-    )
     units = first("PixelValueTransformationSequence", "RescaleType") or data.get("Units")
     patient = data.get("PatientID") or data.get("PatientName")
     mapping = [first("RealWorldValueMappingSequence", f"RealWorldValue{part}") for part in ("Slope", "Intercept")]
@@ -182,10 +172,25 @@ def _frame(path: Path, index: int, data: Dataset, sources: Sequence[Dataset]) ->
         rescale=None if slope is None or intercept is None else (float(slope), float(intercept)),
         mapping=tuple(str(value or "") for value in mapping),
         source=tuple(str(value or "") for value in source),
-        stack=tuple(str(value) for value in stack),
+        stack=_stack_of(first, data),
         ratio=largest_ratio(data),
         problem=_problem(data, slope, intercept),
     )
+
+
+def _stack_of(first: Callable[[str, str], Any], data: Dataset) -> tuple[str, ...]:
+    """Return the attributes in which stacks of a series differ, see `Frame.stack`; ``first`` reads one of the frame."""
+    frame_types = (first(f"{kind}FrameTypeSequence", "FrameType") for kind in ("MRImage", "CTImage", "PET"))
+    kinds = np.atleast_1d(next(filter(None, frame_types), data.get("ImageType") or []))
+    values = (
+        first("FrameContentSequence", "StackID"),
+        first("FrameContentSequence", "TemporalPositionIndex") or data.get("TemporalPositionIdentifier"),
+        first("MREchoSequence", "EffectiveEchoTime") or data.get("EchoTime"),
+        kinds[KIND] if len(kinds) > KIND else None,
+        first("SegmentIdentificationSequence", "ReferencedSegmentNumber"),
+        first("MRDiffusionSequence", "DiffusionBValue"),
+    )
+    return tuple(str(value) for value in values)
 
 
 def _problem(data: Dataset, slope: Any, intercept: Any) -> str:
